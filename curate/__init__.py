@@ -1,0 +1,1 @@
+"""curate: choose training data by what it does to the model."""

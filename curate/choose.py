@@ -1,0 +1,86 @@
+"""Score and choose: a job and a policy's name in, a kept set with reasons out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from curate.ledger import Scores
+from curate.policies import (
+    Array,
+    Budget,
+    Choice,
+    KNNShapley,
+    LookAhead,
+    Policy,
+    Random,
+    SmallLoss,
+    shapley_values,
+)
+from curate.prepare import Job, snapshot_count
+from curate.progress import Phases
+from curate.select import Selector
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a policy thought of every candidate, and what the budget made of it."""
+
+    scores: Scores
+    choice: Choice
+
+
+def choose(job: Job, policy: str, phases: Phases) -> Chosen:
+    """Value all candidates of a job by the named policy and apply the recipe's budget."""
+    selection = job.recipe.selection
+    budget = Budget(**selection.keep.model_dump())
+    groups = None if selection.group_by is None else job.data.groups(selection.group_by)
+    task, rule, state = job.start(job.recipe.training.seed)
+    steps = job.steps(job.recipe.training.seed)
+    horizon = len(steps) if selection.horizon == "full" else min(selection.horizon, len(steps))
+    selector = Selector(
+        task=task,
+        rule=rule,
+        policy=POLICIES[policy](job),
+        budget=budget,
+        horizon=horizon,
+        targets=job.data.targets,
+        stride=None if selection.stride is None else min(selection.stride, horizon),
+        removal=selection.removal,
+        snapshots=snapshot_count(job.recipe, state),
+        groups=groups,
+        strata=job.data.classes,
+    )
+    with phases.phase(f"score ({policy})", selector.ticks(len(steps))) as tick:
+        scores = selector.run(state, steps, tick)
+    return Chosen(scores, budget.choose(scores.score, groups))
+
+
+def _knn_shapley(job: Job) -> Policy:
+    points, labels = zip(
+        *((_flat(t.examples.all_features()), t.examples.labels) for t in job.data.targets),
+        strict=True,
+    )
+    return KNNShapley(
+        shapley_values(
+            _flat(job.data.examples.all_features()),
+            job.data.examples.labels.numpy(),
+            np.concatenate(points),
+            np.concatenate([label.numpy() for label in labels]),
+            job.recipe.selection.neighbors,
+        )
+    )
+
+
+def _flat(features: Tensor) -> Array:
+    flat: Array = features.flatten(1).double().numpy()
+    return flat
+
+
+POLICIES: dict[str, Callable[[Job], Policy]] = {
+    "look_ahead": lambda job: LookAhead(),
+    "random": lambda job: Random(len(job.data.examples), seed=job.recipe.training.seed),
+    "loss": lambda job: SmallLoss(),
+    "knn_shapley": _knn_shapley,
+}

@@ -1,0 +1,94 @@
+"""The `curate` command. Importing this loads no torch; each command loads what it needs.
+
+Exit codes: 0 done, 1 the run failed, 2 something given to us needs changing, 130 interrupted.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from curate.errors import CurateError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="curate")
+def cli() -> None:
+    """Choose training data by what it does to the model."""
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Directory to write; out/NAME for NAME.yaml if not given.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe, e.g. selection.horizon=7. Repeatable.",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option("--overwrite", is_flag=True, help="Replace DIR if curate wrote it.")
+@click.option("--quiet", is_flag=True, help="No progress bars and no closing lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def select(
+    recipe: Path, out: Path | None, overrides: tuple[str, ...], device: str,
+    overwrite: bool, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Score the rows of a dataset, keep the best, write them as an Arrow dataset."""
+    from curate.recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides)
+    silence_libraries()
+    from curate.jobs import run_select
+    from curate.progress import Phases
+    from curate.summary import describe
+
+    bars = not quiet and sys.stderr.isatty()
+    summary = run_select(
+        checked, out or Path("out") / recipe.stem, device=device, overwrite=overwrite,
+        phases=Phases(bars=bars),
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(summary))
+    elif not quiet:
+        click.echo(describe(summary))
+
+
+def silence_libraries() -> None:
+    """Our bars are the only ones, and nobody asks the network without need."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def main() -> None:
+    """The entry point: run a command and turn errors into one line and an exit code."""
+    sys.exit(run(cli))
+
+
+def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
+    """Run a click command; returns the exit code."""
+    try:
+        command(arguments, standalone_mode=False)
+    except CurateError as error:
+        click.echo(f"curate: {error}", err=True)
+        return error.exit_code
+    except click.exceptions.Exit as finished:
+        return finished.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("curate: interrupted; nothing was written.", err=True)
+        return 130
+    return 0

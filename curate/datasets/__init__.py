@@ -1,0 +1,32 @@
+"""Where candidates and targets come from."""
+
+from curate.datasets.columns import match_features, read_features, require_columns
+from curate.datasets.examples import Examples, Scaling, TensorExamples
+from curate.datasets.labels import (
+    Classes,
+    PlantedNoise,
+    find_classes,
+    holds_names,
+    plant_label_noise,
+    read_classes,
+    read_numbers,
+)
+from curate.datasets.readers import describe, read
+
+__all__ = [
+    "Classes",
+    "Examples",
+    "PlantedNoise",
+    "Scaling",
+    "TensorExamples",
+    "describe",
+    "find_classes",
+    "holds_names",
+    "match_features",
+    "plant_label_noise",
+    "read",
+    "read_classes",
+    "read_features",
+    "read_numbers",
+    "require_columns",
+]

@@ -1,0 +1,93 @@
+"""Examples as the trainer sees them: batches of tensors, by position."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Examples(Protocol):
+    """Something that batches can be taken from by position. Identity is the position."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: Tensor, device: torch.device) -> Mapping[str, Tensor]:
+        """The examples at positions `rows`, shape (n,), as tensors of first dimension n."""
+        ...
+
+    def source_row(self, position: int) -> int:
+        """Where the example at `position` stands in the source the user gave."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """features -> (features - shift) * factor, each broadcast over one example."""
+
+    shift: Tensor
+    factor: Tensor
+
+    @classmethod
+    def standardising(cls, features: Tensor, dtype: torch.dtype) -> "Scaling":
+        """To mean 0 and variance 1: per feature for (N, F), one pair for images and others.
+
+        A feature that never varies becomes 0.
+        """
+        dims = 0 if features.ndim == 2 else tuple(range(features.ndim))
+        values = features.double()
+        spread = values.std(dim=dims, correction=0)
+        factor = torch.where(spread > 0, 1 / spread.where(spread > 0, 1.0), 0.0)
+        return cls(values.mean(dim=dims).to(dtype), factor.to(dtype))
+
+
+@dataclass(frozen=True)
+class TensorExamples:
+    """Examples held in memory, with features and labels as tensors.
+
+    features: shape (N, ...); uint8 images stay bytes and become floats in 0..1 batch by batch.
+    labels: shape (N,) int64 for classes, (N,) or (N, k) floats for numbers, None without labels.
+    rows: each example's position in the source, shape (N,).
+    """
+
+    features: Tensor
+    labels: Tensor | None
+    rows: Tensor
+    dtype: torch.dtype = torch.float32
+    scaling: Scaling | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def batch(self, rows: Tensor, device: torch.device) -> Mapping[str, Tensor]:
+        features = self.features[rows].to(device)
+        if features.dtype == torch.uint8:
+            features = features.to(self.dtype) / 255
+        if self.scaling is not None:
+            shift, factor = self.scaling.shift.to(device), self.scaling.factor.to(device)
+            features = (features - shift) * factor
+        batch = {"features": features}
+        if self.labels is not None:
+            batch["label"] = self.labels[rows].to(device)
+        return batch
+
+    def all_features(self) -> Tensor:
+        """The features of all examples as a batch would have them, shape (N, ...)."""
+        return self.batch(torch.arange(len(self)), self.features.device)["features"]
+
+    def source_row(self, position: int) -> int:
+        return int(self.rows[position])
+
+    def take(self, positions: Tensor) -> "TensorExamples":
+        """The examples at `positions`, shape (n,), as examples of their own."""
+        return replace(
+            self,
+            features=self.features[positions],
+            labels=None if self.labels is None else self.labels[positions],
+            rows=self.rows[positions],
+        )
+
+    def standardised_by(self, scaling: Scaling | None) -> "TensorExamples":
+        """The same examples, scaled on the way into a batch."""
+        return replace(self, scaling=scaling)

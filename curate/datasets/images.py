@@ -1,0 +1,78 @@
+"""Image columns: `datasets.Image`, encoded bytes (PNG, JPEG, ...), or raw pixels."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import PIL.Image
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from curate.errors import DataError
+
+
+def is_image_column(feature: Any) -> bool:
+    """Whether a column of this feature holds images or bytes."""
+    return isinstance(feature, datasets.Image) or (
+        isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+    )
+
+
+def decode_images(
+    data: Dataset, name: str, source: str, shape: Sequence[int] | None = None
+) -> Tensor:
+    """An image column as uint8, shape (N, channels, height, width).
+
+    Args:
+        shape: [height, width] or [height, width, channels] of raw bytes, row
+            by row with the channels last; None for encoded images. Grey images
+            have one channel, all others are converted to RGB.
+
+    Raises:
+        DataError: an image cannot be decoded or has another size, with its row.
+    """
+    if isinstance(data.features[name], datasets.Image):
+        data = data.cast_column(name, datasets.Image(decode=False))
+    images: list[np.ndarray[Any, Any]] = []
+    for row, cell in enumerate(data.with_format(None)[name]):
+        where = f"{source}: column {name}, row {row}"
+        pixels = _raw(cell, shape, where) if shape is not None else _decoded(cell, where)
+        if images and pixels.shape != images[0].shape:
+            raise DataError(
+                f"{where}: the image is {_size(pixels)} but the first one is {_size(images[0])}; "
+                "bring them to one size first."
+            )
+        images.append(pixels)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def _raw(cell: Any, shape: Sequence[int], where: str) -> np.ndarray[Any, Any]:
+    if not isinstance(cell, bytes):
+        raise DataError(f"{where}: data.columns.image_shape is for raw bytes; remove it.")
+    height, width, channels = (*shape, 1)[:3]
+    if len(cell) != height * width * channels:
+        raise DataError(
+            f"{where}: {len(cell)} bytes, but data.columns.image_shape {list(shape)} "
+            f"needs {height * width * channels}."
+        )
+    return np.frombuffer(cell, dtype=np.uint8).reshape(height, width, channels)
+
+
+def _decoded(cell: Any, where: str) -> np.ndarray[Any, Any]:
+    raw = cell if isinstance(cell, bytes) else cell["bytes"]
+    try:
+        with PIL.Image.open(io.BytesIO(raw) if raw is not None else cell["path"]) as image:
+            pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+    except (OSError, PIL.UnidentifiedImageError) as error:
+        raise DataError(
+            f"{where}: not an image that can be decoded ({error}); "
+            "for raw pixels give data.columns.image_shape."
+        ) from error
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _size(pixels: np.ndarray[Any, Any]) -> str:
+    return "x".join(str(n) for n in pixels.shape)

@@ -1,0 +1,156 @@
+"""Where rows come from: one function from a source to a `datasets.Dataset`."""
+
+import glob
+import os
+import re
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, DatasetDict
+
+from curate.errors import DataError, MissingExtraError
+
+BUILDERS = MappingProxyType(
+    {
+        ".parquet": "parquet",
+        ".jsonl": "json",
+        ".json": "json",
+        ".csv": "csv",
+        ".arrow": "arrow",
+    }
+)
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def read(path: str, *, split: str | None = None, name: str | None = None) -> Dataset:
+    """Read a source.
+
+    Args:
+        path: `sklearn:digits` (iris, wine, breast_cancer, diabetes); a Parquet, JSON,
+            JSON Lines, CSV or Arrow file, or a glob of such files; a directory written by
+            `save_to_disk`; otherwise the name of a dataset on the Hugging Face Hub.
+        split: which split, where the source has several; "train" if it has that one.
+        name: the configuration of a Hub dataset.
+
+    Raises:
+        DataError: nothing is there, it cannot be read, or it has no rows.
+    """
+    try:
+        data = _reader(path)(path, split, name)
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read: {_innermost(error)}") from error
+    except datasets.exceptions.DatasetsError as error:
+        raise DataError(f"{path}: cannot be read: {_innermost(error)}") from error
+    if len(data) == 0:
+        raise DataError(f"{path}: has no rows.")
+    return data
+
+
+def _reader(path: str) -> Callable[[str, str | None, str | None], Dataset]:
+    if path.startswith("sklearn:"):
+        return _read_sklearn
+    if os.path.isdir(path):
+        return _read_directory
+    if os.path.splitext(path)[1] in BUILDERS or glob.has_magic(path):
+        return _read_files
+    if os.path.isfile(path):
+        raise DataError(
+            f"{path}: files of this kind cannot be read; use one of {', '.join(BUILDERS)}."
+        )
+    if not HUB_NAME.fullmatch(path):
+        raise DataError(f"{path}: no such file or directory.")
+    return _read_hub
+
+
+def _read_sklearn(path: str, split: str | None, name: str | None) -> Dataset:
+    _refuse_options(path, split=split, name=name)
+    try:
+        from sklearn import datasets as bundled
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", f"data source {path}", "demo") from error
+    key = path.removeprefix("sklearn:")
+    known = ("digits", "iris", "wine", "breast_cancer", "diabetes")
+    if key not in known:
+        raise DataError(f"{path}: there is sklearn:{', sklearn:'.join(known)}.")
+    bunch = getattr(bundled, f"load_{key}")()
+    features = datasets.Features(
+        {
+            "features": datasets.List(datasets.Value("float32"), length=bunch.data.shape[1]),
+            "label": datasets.Value("float64")
+            if key == "diabetes"
+            else datasets.ClassLabel(names=[str(n) for n in bunch.target_names]),
+        }
+    )
+    columns = {"features": bunch.data.astype("float32").tolist(), "label": bunch.target.tolist()}
+    return Dataset.from_dict(columns, features=features)
+
+
+def _read_directory(path: str, split: str | None, name: str | None) -> Dataset:
+    _refuse_options(path, name=name)
+    if not any(os.path.isfile(os.path.join(path, f)) for f in ("dataset_dict.json", "state.json")):
+        raise DataError(
+            f"{path}: is a directory that save_to_disk did not write; for files in it, give a "
+            f"glob such as {os.path.join(path, '*.parquet')}."
+        )
+    return _pick_split(datasets.load_from_disk(path), path, split)
+
+
+def _read_files(path: str, split: str | None, name: str | None) -> Dataset:
+    _refuse_options(path, split=split, name=name)
+    files = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else [path]
+    if not files or not os.path.isfile(files[0]):
+        raise DataError(f"{path}: no such file.")
+    endings = {os.path.splitext(file)[1] for file in files}
+    if len(endings) > 1 or not endings <= BUILDERS.keys():
+        raise DataError(
+            f"{path}: matches files ending in {', '.join(sorted(endings))}; "
+            f"give files of one kind among {', '.join(BUILDERS)}."
+        )
+    empty = next((file for file in files if os.path.getsize(file) == 0), None)
+    if empty is not None:
+        raise DataError(f"{empty}: is empty.")
+    return datasets.load_dataset(BUILDERS[endings.pop()], data_files=files, split="train")
+
+
+def _read_hub(path: str, split: str | None, name: str | None) -> Dataset:
+    try:
+        found = datasets.load_dataset(path, name)
+    except (ConnectionError, OSError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise DataError(
+            f"{path}: is no file or directory here, and no dataset of that name could be "
+            f"reached on the Hub: {_innermost(error)}"
+        ) from error
+    return _pick_split(found, path, split)
+
+
+def _pick_split(found: Dataset | DatasetDict, path: str, split: str | None) -> Dataset:
+    if isinstance(found, Dataset):
+        _refuse_options(path, split=split)
+        return found
+    names = list(found)
+    if split is None and len(names) > 1 and "train" not in names:
+        raise DataError(f"{path}: has splits {', '.join(names)}; say which with `split`.")
+    wanted = split or ("train" if "train" in names else names[0])
+    if wanted not in found:
+        raise DataError(f"{path}: has no split {wanted}; it has {', '.join(names)}.")
+    return found[wanted]
+
+
+def _refuse_options(path: str, **options: str | None) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise DataError(f"{path}: `{option}` means nothing for this source; remove it.")
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None or (error.__context__ is not None and not str(error)):
+        error = error.__cause__ or error.__context__ or error
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def describe(data: Dataset) -> dict[str, Any]:
+    """What identifies the data in a provenance record."""
+    return {"rows": len(data), "columns": data.column_names, "fingerprint": data._fingerprint}

@@ -1,0 +1,118 @@
+"""Is the choice any good? Retrain from scratch on it, and on what others would keep."""
+
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+
+from curate.choose import Chosen, choose
+from curate.errors import NonFiniteError
+from curate.influence import mean_metrics
+from curate.policies import Array
+from curate.prepare import Job
+from curate.progress import Phases
+from curate.trajectory import replay
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of choosing, retrained with several seeds.
+
+    metrics: name -> one value per seed, on the test set.
+    noise_left: share of kept rows whose label is planted noise; None without noise.
+    """
+
+    name: str
+    kept: int
+    metrics: dict[str, list[float]]
+    noise_left: float | None
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values, for provenance and `--json`."""
+        return {
+            "trained_on": self.name,
+            "rows": self.kept,
+            "noise_left": self.noise_left,
+            **{
+                name: {"mean": mean(values), "std": spread(values), "values": values}
+                for name, values in self.metrics.items()
+            },
+        }
+
+
+def evaluate(job: Job, chosen: Chosen, phases: Phases) -> list[Row]:
+    """Train from scratch on what was kept and on each alternative, once per seed.
+
+    Every run takes the same number of optimizer steps. The random subset is
+    drawn anew for each seed, of the size that was kept.
+    """
+    section = job.recipe.evaluation
+    assert section is not None
+    count, size = len(job.data.examples), int(chosen.choice.kept.sum())
+    kept: dict[str, list[Array]] = {
+        job.recipe.selection.policy: [chosen.choice.kept] * len(section.seeds)
+    }
+    for name in section.against:
+        if name == "everything":
+            kept[name] = [np.ones(count, dtype=bool)] * len(section.seeds)
+        elif name == "random":
+            kept[name] = [_random_subset(count, size, seed) for seed in section.seeds]
+        elif name != job.recipe.selection.policy:
+            kept[name] = [choose(job, name, phases).choice.kept] * len(section.seeds)
+    rows = []
+    with phases.phase("retrain", len(kept) * len(section.seeds) * job.total_steps()) as tick:
+        for name, masks in kept.items():
+            runs = [
+                retrain(job, mask, seed, tick)
+                for mask, seed in zip(masks, section.seeds, strict=True)
+            ]
+            metrics = {metric: [run[metric] for run in runs] for metric in runs[0]}
+            rows.append(Row(name, int(masks[0].sum()), metrics, _noise_left(job, masks)))
+    return rows
+
+
+def retrain(job: Job, kept: Array, seed: int, tick: Any) -> dict[str, float]:
+    """Train from scratch on the rows where `kept`, shape (N,), and measure on the test set."""
+    assert job.data.test is not None
+    task, rule, state = job.start(seed)
+    steps = job.steps(seed, torch.from_numpy(np.flatnonzero(kept)))
+    final = replay(task, rule, state, steps, tick)
+    found = mean_metrics(task.model, task.objective, job.data.test, final.theta)
+    if not np.isfinite(found["loss"]):
+        raise NonFiniteError(
+            f"evaluation: retraining with seed {seed} on {int(kept.sum())} rows ends in a test "
+            f"loss of {found['loss']}; lower the learning rate."
+        )
+    return found
+
+
+def auroc(scores: Array, positive: Array) -> float:
+    """Chance that a positive row scores above a negative one, ties counting half.
+
+    scores: shape (N,). positive: bool, shape (N,), with both kinds in it.
+    """
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    average_rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    ones = int(positive.sum())
+    zeros = len(positive) - ones
+    return float((average_rank[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def spread(values: list[float]) -> float:
+    """Sample standard deviation; 0 for a single value."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def _random_subset(count: int, size: int, seed: int) -> Array:
+    mask: Array = np.zeros(count, dtype=bool)
+    mask[np.random.default_rng([seed, 1]).permutation(count)[:size]] = True
+    return mask
+
+
+def _noise_left(job: Job, masks: list[Array]) -> float | None:
+    if job.data.noisy is None:
+        return None
+    noisy = job.data.noisy.numpy()
+    return mean(float(noisy[mask].mean()) for mask in masks)

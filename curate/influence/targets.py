@@ -1,0 +1,61 @@
+"""Targets: named validation sets, their losses, and the gradients that start an adjoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curate.datasets import Examples
+from curate.models import FlatModel, Objective, differentiable_attention
+
+
+@dataclass(frozen=True)
+class Target:
+    """A named set of examples whose mean loss is what influences are about."""
+
+    name: str
+    examples: Examples
+
+
+def target_gradients(
+    model: FlatModel,
+    objective: Objective,
+    targets: Sequence[Target],
+    theta: Tensor,
+    chunk: int = 1024,
+) -> tuple[Tensor, Tensor]:
+    """Mean losses, shape (Q,), and their gradients at theta, shape (Q, P), in eval mode.
+
+    A pass over every target's examples, `chunk` at a time.
+    """
+    losses, gradients = [], []
+    for target in targets:
+        theta = theta.detach().requires_grad_()
+        total, loss, terms = torch.zeros_like(theta), 0.0, 0.0
+        for rows in torch.arange(len(target.examples)).split(chunk):
+            batch = target.examples.batch(rows, model.device)
+            with differentiable_attention():
+                part = objective.losses(model.bind(theta, training=False), batch).sum()
+            total += torch.autograd.grad(part, theta)[0]
+            loss += float(part.detach())
+            terms += float(objective.sizes(batch).sum())
+        losses.append(loss / terms)
+        gradients.append(total.detach() / terms)
+    return torch.tensor(losses, dtype=torch.float64), torch.stack(gradients)
+
+
+@torch.no_grad()
+def mean_metrics(
+    model: FlatModel, objective: Objective, examples: Examples, theta: Tensor, chunk: int = 4096
+) -> dict[str, float]:
+    """Mean loss, and the objective's own metrics, at theta over all examples, in eval mode."""
+    bound = model.bind(theta, training=False)
+    loss, terms, sums = 0.0, 0.0, dict[str, float]()
+    for rows in torch.arange(len(examples)).split(chunk):
+        batch = examples.batch(rows, model.device)
+        loss += float(objective.losses(bound, batch).sum())
+        terms += float(objective.sizes(batch).sum())
+        for name, values in objective.metrics(bound, batch).items():
+            sums[name] = sums.get(name, 0.0) + float(values.sum())
+    return {"loss": loss / terms} | {name: total / len(examples) for name, total in sums.items()}

@@ -1,0 +1,68 @@
+"""`curate select`, from a checked recipe to a directory and a summary of what is in it."""
+
+from pathlib import Path
+from typing import Any
+
+from curate.choose import choose
+from curate.errors import UserError
+from curate.evaluate import auroc, evaluate
+from curate.output import check_free, provenance, score_table, staged, write_selection
+from curate.prepare import choose_device, prepare
+from curate.progress import Phases
+from curate.recipe import Recipe
+
+
+def run_select(
+    recipe: Recipe, out: Path, *, device: str = "auto", overwrite: bool = False,
+    phases: Phases | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Score the candidates of a recipe, keep what its budget allows, write it to `out`.
+
+    Args:
+        device: auto, cpu or cuda.
+        overwrite: replace `out` if curate wrote it.
+        phases: where phase times go; shows bars if made with `bars=True`.
+
+    Returns:
+        The summary that `--json` prints: rows in and kept, seconds per phase,
+        noise AUROC where noise was planted, and the evaluation where the recipe asks for one.
+
+    Raises:
+        UserError: nothing was computed or written; what to change is in the message.
+        RunError: the run failed on the way; nothing was written.
+    """
+    phases = phases or Phases()
+    check_free(out, overwrite=overwrite)
+    with phases.phase("read"):
+        job = prepare(recipe, choose_device(device))
+    chosen = choose(job, recipe.selection.policy, phases)
+    if not chosen.choice.kept.any():
+        raise UserError(
+            f"selection.keep.threshold: {recipe.selection.keep.threshold} keeps no row; "
+            f"the highest score is {chosen.scores.score.max():.4g}."
+        )
+    summary: dict[str, Any] = {
+        "out": str(out),
+        "policy": recipe.selection.policy,
+        "candidates": len(job.data.examples),
+        "kept": int(chosen.choice.kept.sum()),
+        "steps": job.total_steps(),
+        "device": str(job.device),
+    }
+    if job.data.noisy is not None:
+        noisy = job.data.noisy.numpy()
+        summary["noise"] = {
+            "planted": int(noisy.sum()),
+            "kept": int((noisy & chosen.choice.kept).sum()),
+            "auroc": auroc(-chosen.scores.score, noisy),
+        }
+    if recipe.evaluation is not None:
+        summary["evaluation"] = [row.summary() for row in evaluate(job, chosen, phases)]
+    table = score_table(chosen, job.data.examples.rows.numpy(), [t.name for t in job.data.targets])
+    made_with = provenance(recipe, str(job.device), job.data.sources)
+    with phases.phase("write"), staged(out, overwrite=overwrite) as stage:
+        seconds = {name: round(value, 3) for name, value in phases.seconds.items()}
+        summary["seconds"] = seconds
+        write_selection(stage, out, recipe, job.data.table, table, made_with | summary)
+    summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
+    return summary

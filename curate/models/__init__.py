@@ -1,0 +1,30 @@
+"""What is trained, and on what loss."""
+
+from types import MappingProxyType
+
+from curate.models.builtin import ACTIVATIONS, cnn, mlp
+from curate.models.flat import BoundModel, FlatModel, differentiable_attention
+from curate.models.from_path import build_model, load_attribute, load_objective
+from curate.models.objectives import Batch, Classification, FunctionObjective, Objective, Regression
+from curate.models.probe import probe
+
+BUILTIN_MODELS = MappingProxyType({"mlp": mlp, "cnn": cnn})
+OBJECTIVES = MappingProxyType({"classification": Classification, "regression": Regression})
+
+__all__ = [
+    "ACTIVATIONS",
+    "BUILTIN_MODELS",
+    "OBJECTIVES",
+    "Batch",
+    "BoundModel",
+    "Classification",
+    "FlatModel",
+    "FunctionObjective",
+    "Objective",
+    "Regression",
+    "build_model",
+    "differentiable_attention",
+    "load_attribute",
+    "load_objective",
+    "probe",
+]

@@ -1,0 +1,139 @@
+"""A module seen as a function of one flat vector of its trainable parameters."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from curate.errors import ModelError
+
+
+class FlatModel:
+    """A module whose trainable parameters are one vector theta of shape (P,).
+
+    Names are ordered group by group, so that a param group is a contiguous
+    slice. Frozen parameters and buffers stay the module's own. A parameter
+    that the module uses under two names (tied weights) is one parameter.
+
+    Args:
+        module: the model; it is moved to `device` and `dtype`, never trained in place.
+        groups: parameter names of each param group; one group of all of them if None.
+        device, dtype: where and in which precision everything is computed.
+
+    Raises:
+        ModelError: nothing is trainable, trainable parameters are of mixed
+            kinds, or a layer couples the examples of a batch (BatchNorm).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: Sequence[Sequence[str]] | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.module = module.to(device=device, dtype=dtype)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise ModelError("the model has no trainable parameters; unfreeze some of them.")
+        complex_name = next((n for n, p in trainable.items() if p.is_complex()), None)
+        if complex_name is not None:
+            raise ModelError(f"parameter {complex_name} is complex; only real ones are supported.")
+        order = [name for group in groups for name in group] if groups is not None else [*trainable]
+        if sorted(order) != sorted(trainable):
+            raise ValueError("groups must name every trainable parameter exactly once")
+        self.names = tuple(order)
+        self.shapes = tuple(trainable[name].shape for name in order)
+        self.numels = tuple(shape.numel() for shape in self.shapes)
+        self.group_sizes = tuple(
+            sum(trainable[name].numel() for name in group)
+            for group in (groups if groups is not None else [order])
+        )
+        self._parameters = trainable
+        refuse_coupled_examples(module)
+
+    @property
+    def size(self) -> int:
+        """P, the number of trainable parameters."""
+        return sum(self.numels)
+
+    def read(self) -> Tensor:
+        """A copy of the module's own parameters as theta, shape (P,)."""
+        return torch.cat([self._parameters[n].detach().reshape(-1) for n in self.names]).clone()
+
+    def write(self, theta: Tensor) -> None:
+        """Put theta, shape (P,), into the module's own parameters."""
+        with torch.no_grad():
+            for name, part in self.unpack(theta).items():
+                self._parameters[name].copy_(part)
+
+    def unpack(self, theta: Tensor) -> dict[str, Tensor]:
+        """theta, shape (P,), as views in the parameters' shapes, by name."""
+        return {
+            name: part.view(shape)
+            for name, part, shape in zip(
+                self.names, theta.split(self.numels), self.shapes, strict=True
+            )
+        }
+
+    def parameter_at(self, index: int) -> str:
+        """The name of the parameter that owns entry `index` of theta."""
+        for name, numel in zip(self.names, self.numels, strict=True):
+            if index < numel:
+                return name
+            index -= numel
+        raise IndexError("index is past the end of theta")
+
+    def bind(self, theta: Tensor, *, training: bool) -> "BoundModel":
+        """The model at parameters theta, to be called like the module itself."""
+        return BoundModel(self, theta, training)
+
+
+class BoundModel:
+    """A FlatModel at one theta: what an objective calls."""
+
+    def __init__(self, model: FlatModel, theta: Tensor, training: bool) -> None:
+        if model.module.training != training:
+            model.module.train(training)
+        self._module = model.module
+        self._parameters = model.unpack(theta)
+
+    def __call__(self, *args: object, **kwargs: object) -> Tensor:
+        output: Tensor = torch.func.functional_call(
+            self._module, self._parameters, args, dict(kwargs)
+        )
+        return output
+
+
+def differentiable_attention() -> AbstractContextManager[None]:
+    """Attention that can be differentiated twice: only the math backend can."""
+    context: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return context
+
+
+def refuse_coupled_examples(module: nn.Module) -> None:
+    """Raise ModelError for a layer whose output for one example depends on the others."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(
+            layer, nn.modules.instancenorm._InstanceNorm
+        ):
+            raise ModelError(
+                f"layer {name} is a {type(layer).__name__}, which mixes the examples of a batch, "
+                "so no example has a score of its own; use GroupNorm or LayerNorm, or replace it "
+                "with its frozen affine form."
+            )
+        if getattr(layer, "track_running_stats", False):
+            raise ModelError(
+                f"layer {name} ({type(layer).__name__}) keeps running statistics, a state that "
+                "the optimizer does not see; build it with track_running_stats=False."
+            )
+
+
+def buffer_versions(module: nn.Module) -> dict[str, int]:
+    """How often each buffer has been written to; a change means a hidden state."""
+    return {name: buffer._version for name, buffer in module.named_buffers()}

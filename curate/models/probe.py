@@ -1,0 +1,78 @@
+"""Before a long run: can this model and objective be trained and differentiated as we do?"""
+
+import torch
+
+from curate.datasets import Examples
+from curate.errors import ModelError
+from curate.models.flat import FlatModel, buffer_versions, differentiable_attention
+from curate.models.objectives import Batch, Objective
+
+
+def probe(model: FlatModel, objective: Objective, examples: Examples) -> None:
+    """Try one batch of two examples, in the model's own parameters.
+
+    Raises:
+        ModelError: a forward pass fails, writes to a buffer, does not depend on
+            the trainable parameters, cannot be differentiated twice, or gives
+            an example another loss depending on who shares its batch.
+    """
+    rows = torch.arange(min(2, len(examples)))
+    batch = examples.batch(rows, model.device)
+    before = buffer_versions(model.module)
+    theta = model.read().requires_grad_()
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        try:
+            _differentiate_twice(model, objective, batch, theta)
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+            raise ModelError(f"the model cannot be trained on this data: {_line(error)}") from error
+        _refuse_hidden_state(before, buffer_versions(model.module))
+        _refuse_mixing(model, objective, examples, len(rows))
+
+
+def _differentiate_twice(
+    model: FlatModel, objective: Objective, batch: Batch, theta: torch.Tensor
+) -> None:
+    with differentiable_attention():
+        losses = objective.losses(model.bind(theta, training=True), batch)
+    count = len(objective.sizes(batch))
+    if losses.shape != (count,):
+        raise ModelError(
+            f"the objective must give one loss per example, shape ({count},), "
+            f"but got {tuple(losses.shape)}."
+        )
+    if not losses.requires_grad:
+        raise ModelError("the loss does not depend on any trainable parameter of the model.")
+    weights = torch.ones_like(losses).requires_grad_()
+    (grad,) = torch.autograd.grad((weights * losses).sum(), theta, create_graph=True)
+    torch.autograd.grad(grad, [weights, theta], torch.ones_like(grad), allow_unused=True)
+
+
+def _refuse_hidden_state(before: dict[str, int], after: dict[str, int]) -> None:
+    changed = [name for name, version in after.items() if before.get(name) != version]
+    if changed:
+        raise ModelError(
+            f"buffer {changed[0]} changes in the forward pass, a state that the optimizer does "
+            "not see; freeze it or make it a parameter."
+        )
+
+
+def _refuse_mixing(
+    model: FlatModel, objective: Objective, examples: Examples, count: int
+) -> None:
+    with torch.no_grad():
+        bound = model.bind(model.read(), training=False)
+        rows = torch.arange(count)
+        together = objective.losses(bound, examples.batch(rows, model.device))
+        alone = torch.cat(
+            [objective.losses(bound, examples.batch(row, model.device)) for row in rows.split(1)]
+        )
+    if not torch.allclose(together, alone, rtol=1e-2, atol=1e-4, equal_nan=True):
+        raise ModelError(
+            "an example's loss depends on who shares its batch "
+            f"({float(alone[0]):.6g} alone, {float(together[0]):.6g} with another), so no example "
+            "has a score of its own; remove whatever normalises or compares over the batch."
+        )
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,175 @@
+"""What a selection leaves behind: an Arrow dataset, every score, how it came about."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from datasets import Dataset, DatasetDict
+
+from curate.choose import Chosen
+from curate.errors import OutputError
+from curate.policies import Array
+from curate.recipe import Recipe, fingerprint, write_recipe
+
+MARK = "provenance.json"
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: train/*.arrow
+---
+
+# Selected by curate
+
+{kept} of {candidates} candidates from `{source}`, chosen by policy `{policy}`.
+
+```python
+from datasets import load_dataset, load_from_disk
+
+load_dataset("{out}", split="train")
+load_from_disk("{out}")["train"]
+```
+
+`scores.parquet` has every candidate, kept or not:
+
+| column | meaning |
+|---|---|
+| `row` | position in the source, from 0 |
+| `influence` | predicted change in the target's loss had the row been left out of a step, mean over its occurrences; positive: the row helps |
+| `score` | what the budget ranks: the policy's value, standardised within the step (and label) for policies that train |
+| `rank` | 1 is the highest score |
+| `kept`, `reason` | what the budget decided |
+| `seen` | steps the row was offered in |
+
+`recipe.yaml` repeats the run; `provenance.json` says with what it was made.
+"""
+
+
+def check_free(out: Path, *, overwrite: bool) -> None:
+    """Raise OutputError if `out` cannot become our directory."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not overwrite:
+        raise OutputError(f"{out}: exists already; choose another --out or give --overwrite.")
+    if not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file()):
+        raise OutputError(
+            f"{out}: was not written by curate, so --overwrite leaves it alone; move it away."
+        )
+
+
+@contextmanager
+def staged(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary sibling of `out`, which takes its place when the block ends well.
+
+    Nothing is left behind when it does not.
+    """
+    check_free(out, overwrite=overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}.") from error
+    try:
+        stage.chmod(0o777 & ~_umask())
+        yield stage
+        _replace(stage, out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def write_selection(
+    stage: Path, out: Path, recipe: Recipe, table: Dataset, scores: pl.DataFrame,
+    provenance: dict[str, Any],
+) -> None:  # fmt: skip
+    """Fill the staged directory (DESIGN 6). `table` holds the candidates, `scores` theirs."""
+    kept = np.flatnonzero(scores.sort("row")["kept"].to_numpy())
+    DatasetDict({"train": table.select(kept.tolist())}).save_to_disk(str(stage))
+    scores.write_parquet(stage / "scores.parquet")
+    (stage / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
+    card = CARD.format(
+        kept=len(kept), candidates=len(table), source=recipe.data.train.path,
+        policy=recipe.selection.policy, out=out.name,
+    )  # fmt: skip
+    (stage / "README.md").write_text(card, encoding="utf-8")
+    (stage / MARK).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+
+
+def score_table(chosen: Chosen, rows: Array, targets: list[str]) -> pl.DataFrame:
+    """`scores.parquet`: one row per candidate, in the order of the source.
+
+    rows: positions in the source, shape (N,), ascending.
+    """
+    scores, choice = chosen.scores, chosen.choice
+    influences = scores.influences
+    rank = np.empty(len(rows), dtype=np.int64)
+    rank[np.argsort(-scores.score, kind="stable")] = np.arange(1, len(rows) + 1)
+    columns: dict[str, Any] = {
+        "row": rows,
+        "influence": pl.Series([None] * len(rows), dtype=pl.Float64)
+        if influences is None
+        else influences.mean(axis=0),
+        "score": scores.score,
+        "rank": rank,
+        "kept": choice.kept,
+        "reason": choice.reasons,
+        "seen": scores.seen,
+    }
+    if influences is not None and len(targets) > 1:
+        columns |= {
+            f"influence/{name}": part for name, part in zip(targets, influences, strict=True)
+        }
+    return pl.DataFrame(columns)
+
+
+def provenance(recipe: Recipe, device: str, sources: dict[str, Any]) -> dict[str, Any]:
+    """With what a result was made."""
+    packages = ("curate", "torch", "datasets", "polars", "numpy")
+    return {
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "platform": platform.platform(),
+        "device": device,
+        "git_commit": _git_commit(),
+        "recipe": fingerprint(recipe),
+        "sources": sources,
+        "seeds": {"data": recipe.data.seed, "training": recipe.training.seed},
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the repository we are run in, where there is one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _replace(stage: Path, out: Path) -> None:
+    if out.is_dir():
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+        out.rename(old / out.name)
+        stage.rename(out)
+        shutil.rmtree(old)
+    else:
+        stage.rename(out)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

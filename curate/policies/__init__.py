@@ -1,0 +1,22 @@
+"""What to keep: how candidates are valued, and under which budget."""
+
+from curate.policies.base import Array, Evidence, Offer, Policy
+from curate.policies.budgets import Budget, Choice
+from curate.policies.knn_shapley import KNNShapley, shapley_values
+from curate.policies.look_ahead import LookAhead
+from curate.policies.small_loss import SmallLoss
+from curate.policies.uniform import Random
+
+__all__ = [
+    "Array",
+    "Budget",
+    "Choice",
+    "Evidence",
+    "KNNShapley",
+    "LookAhead",
+    "Offer",
+    "Policy",
+    "Random",
+    "SmallLoss",
+    "shapley_values",
+]

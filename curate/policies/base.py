@@ -1,0 +1,44 @@
+"""What a policy is: something that says how much each candidate is worth."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+class Evidence(Enum):
+    """What a policy has to be shown before it can judge."""
+
+    NOTHING = "nothing"  # no training at all
+    LOSS = "loss"  # a forward run
+    INFLUENCE = "influence"  # a forward run and the way back through it
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The candidates of one step and what is known of them.
+
+    rows: positions among the candidates, shape (n,).
+    losses: training losses before the step, shape (n,); None without evidence.
+    influences: mean over the targets, shape (n,), positive helps; None without evidence.
+    """
+
+    rows: Array
+    losses: Array | None = None
+    influences: Array | None = None
+
+
+class Policy(Protocol):
+    """Values candidates. Higher is better; what is done with a value is the budget's affair."""
+
+    @property
+    def needs(self) -> Evidence:
+        """The evidence that `values` reads."""
+        ...
+
+    def values(self, offer: Offer) -> Array:
+        """The worth of every candidate offered, shape (n,), finite; depends on nothing else."""
+        ...

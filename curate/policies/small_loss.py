@@ -1,0 +1,19 @@
+"""Small loss: drop what the model finds hard, as mislabelled rows often are."""
+
+from dataclasses import dataclass
+
+from curate.policies.base import Array, Evidence, Offer
+
+
+@dataclass(frozen=True)
+class SmallLoss:
+    """Value = -loss: rows of high training loss go first.
+
+    The "small-loss trick" of co-teaching (Han et al., arXiv:1804.06872).
+    """
+
+    needs = Evidence.LOSS
+
+    def values(self, offer: Offer) -> Array:
+        assert offer.losses is not None
+        return -offer.losses

@@ -1,0 +1,21 @@
+"""Random choice: the baseline that any score has to beat."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from curate.policies.base import Array, Evidence, Offer
+
+
+@dataclass(frozen=True)
+class Random:
+    """Value = a uniform number of the row's own, the same whenever it is offered."""
+
+    count: int
+    seed: int = 0
+
+    needs = Evidence.NOTHING
+
+    def values(self, offer: Offer) -> Array:
+        numbers: Array = np.random.default_rng(self.seed).random(self.count)[offer.rows]
+        return numbers

@@ -1,0 +1,178 @@
+"""From a recipe to the objects it speaks of: data, model, rule, steps."""
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curate import models, rules
+from curate.candidates import Candidates, read_candidates
+from curate.errors import ModelError, RecipeError
+from curate.models import FlatModel, Objective
+from curate.recipe import Recipe
+from curate.rules import Rule, State, initial_state
+from curate.trajectory import Step, Task, seeded_rng
+
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe made concrete on one device. Runs of it differ only by seed and rows."""
+
+    recipe: Recipe
+    device: torch.device
+    data: Candidates
+    objective: Objective
+
+    def start(self, seed: int) -> tuple[Task, Rule, State]:
+        """A freshly initialised model on all candidates, its rule, and its first state."""
+        dtype = getattr(torch, self.recipe.training.dtype)
+        with seeded_rng(seed, self.device):
+            module = build_module(self.recipe, self.data)
+        trainable = [n for n, p in module.named_parameters() if p.requires_grad]
+        members = assign_groups(self.recipe, trainable)
+        model = FlatModel(module, members, device=self.device, dtype=dtype)
+        rule = build_rule(self.recipe, model.group_sizes)
+        return (
+            Task(model, self.objective, self.data.examples),
+            rule,
+            initial_state(rule, model.read()),
+        )
+
+    def total_steps(self) -> int:
+        """T, the optimizer steps of the scored run."""
+        training = self.recipe.training
+        return training.epochs * -(-len(self.data.examples) // training.batch_size)
+
+    def steps(self, seed: int, rows: Tensor | None = None) -> list[Step]:
+        """The T steps of a run over `rows` (all candidates if None), shuffled every epoch.
+
+        A smaller set of rows is gone through more often: T, and with it the
+        compute and the schedule, stays the same.
+        """
+        training, total = self.recipe.training, self.total_steps()
+        schedule = rules.Schedule(**training.schedule.model_dump())
+        base = base_learning_rates(self.recipe)
+        generator = torch.Generator().manual_seed(seed)
+        pool = torch.arange(len(self.data.examples)) if rows is None else rows
+        batches = shuffled_batches(pool, training.batch_size, generator)
+        steps = []
+        for t, batch in zip(range(total), batches, strict=False):
+            multiplier = schedule.multiplier(t, total)
+            steps.append(
+                Step(
+                    rows=batch,
+                    weights=torch.ones(len(batch)),
+                    lrs=tuple(lr * multiplier for lr in base),
+                    seed=int(torch.randint(2**62, (), generator=generator)),
+                    micro_batch=training.micro_batch or 0,
+                )
+            )
+        return steps
+
+
+def prepare(recipe: Recipe, device: torch.device) -> Job:
+    """Read the data and check that one step of the recipe can be done and differentiated.
+
+    Raises:
+        UserError: something in the data, the model or the optimizer is wrong.
+    """
+    data = read_candidates(recipe)
+    objective = (
+        models.OBJECTIVES[recipe.objective]()
+        if recipe.objective in models.OBJECTIVES
+        else models.load_objective(recipe.objective)
+    )
+    job = Job(recipe, device, data, objective)
+    task, rule, state = job.start(recipe.training.seed)
+    models.probe(task.model, objective, data.examples)
+    snapshot_count(recipe, state)
+    return job
+
+
+def shuffled_batches(pool: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of rows, epoch after epoch without end; the last of an epoch may be shorter."""
+    while True:
+        yield from pool[torch.randperm(len(pool), generator=generator)].split(size)
+
+
+def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
+    """The recipe's model, newly initialised from the global RNG."""
+    section = recipe.model
+    if "factory" in type(section).model_fields:
+        return models.build_model(**section.model_dump())
+    arguments: dict[str, Any] = section.model_dump()
+    build = models.BUILTIN_MODELS[arguments.pop("kind")]
+    return build(data.feature_shape, data.outputs, **arguments)
+
+
+def assign_groups(recipe: Recipe, names: list[str]) -> list[list[str]]:
+    """Parameter names of the base group, then of each group of the recipe."""
+    groups = recipe.training.optimizer.groups
+    members: list[list[str]] = [[] for _ in range(len(groups) + 1)]
+    for name in names:
+        matching = (
+            k
+            for k, group in enumerate(groups, start=1)
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in group.match)
+        )
+        members[next(matching, 0)].append(name)
+    for k, group in enumerate(groups):
+        if not members[k + 1]:
+            raise RecipeError(
+                f"training.optimizer.groups.{k}.match: {group.match} matches no parameter that an "
+                f"earlier group left; there are {', '.join(names)}."
+            )
+    return members
+
+
+def base_learning_rates(recipe: Recipe) -> tuple[float, ...]:
+    """The learning rate of every group before the schedule, the base group first."""
+    optimizer = recipe.training.optimizer
+    return (optimizer.lr, *(optimizer.lr if g.lr is None else g.lr for g in optimizer.groups))
+
+
+def build_rule(recipe: Recipe, sizes: tuple[int, ...]) -> Rule:
+    """The recipe's optimizer for param groups of the given sizes, clipped if it says so."""
+    section = recipe.training.optimizer
+    settings = section.model_dump(exclude={"kind", "lr", "groups"})
+    if "betas" in settings:
+        settings["betas"] = tuple(settings["betas"])
+    decays = [g.weight_decay for g in section.groups]
+    each: list[Rule] = [
+        rules.RULES[section.kind](
+            **settings | ({} if decay is None else {"weight_decay": decay})
+        )
+        for decay in (None, *decays)
+    ]
+    rule: Rule = rules.Grouped(tuple(each), sizes) if len(each) > 1 else each[0]
+    clip_norm = recipe.training.clip_norm
+    return rule if clip_norm is None else rules.Clipped(rule, clip_norm)
+
+
+def snapshot_count(recipe: Recipe, state: State) -> int:
+    """How many states `trajectory.snapshots` allows."""
+    budget = recipe.trajectory.snapshots
+    if isinstance(budget, int):
+        return budget
+    number, unit = budget[:-3].strip(), budget[-3:]
+    count = int(float(number) * UNITS[unit]) // state.nbytes()
+    if count < 1:
+        raise RecipeError(
+            f"trajectory.snapshots: {budget} holds no training state; one takes "
+            f"{state.nbytes() / 2**20:.1f} MiB."
+        )
+    return count
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ModelError("--device cuda: this torch sees no CUDA device; use cpu or auto.")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+

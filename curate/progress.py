@@ -1,0 +1,34 @@
+"""Phases of a job: how long each took, and a bar on the long ones."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+
+class Phases:
+    """Times named phases; with `bars`, shows their progress on stderr."""
+
+    def __init__(self, *, bars: bool = False) -> None:
+        self.seconds: dict[str, float] = {}
+        self._bars = bars
+
+    @contextmanager
+    def phase(self, name: str, total: int = 0) -> Iterator[Callable[[], None]]:
+        """Run a phase of `total` ticks; yields the function that counts one."""
+        start = time.monotonic()
+        hidden = not self._bars or total == 0
+        with tqdm(
+            total=total, desc=name, disable=hidden, leave=False, file=sys.stderr, unit="step"
+        ) as bar:
+
+            def tick() -> None:
+                bar.update()
+
+            try:
+                yield tick
+            finally:
+                elapsed = time.monotonic() - start
+                self.seconds[name] = self.seconds.get(name, 0.0) + elapsed

@@ -1,0 +1,139 @@
+"""From a file and `--set` overrides to a checked recipe, and back to a file."""
+
+import copy
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from curate.errors import RecipeError
+from curate.recipe import schema
+from curate.recipe.optimizers import UNMODELLED
+from curate.recipe.schema import Recipe
+from curate.recipe.section import Section
+from curate.recipe.yaml import dump, parse
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe: defaults < file < overrides (`a.b=value`, the value is YAML).
+
+    Raises:
+        RecipeError: the file cannot be read, or a key is wrong; the message
+            has the path of the key.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise RecipeError(f"{path}: cannot read the recipe: {reason}.") from error
+    try:
+        return check_recipe(parse(text), overrides)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def check_recipe(raw: Any, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from plain values, as `load_recipe` does from a file."""
+    if not isinstance(raw, dict):
+        raise RecipeError(
+            f"a recipe is a mapping of sections such as data: and training:, "
+            f"but this is {'empty' if raw is None else 'a ' + type(raw).__name__}."
+        )
+    for override in overrides:
+        raw = _override(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(_one_line(error)) from error
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: every default spelled out; loading it gives `recipe` again."""
+    return dump(resolved(recipe))
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values, every default spelled out."""
+    return recipe.model_dump(mode="json", exclude_none=True)
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """A hash that is equal when two recipes ask for the same thing."""
+    text = json.dumps(resolved(recipe), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set must look like a.b=value but got {override!r}.")
+    raw = copy.deepcopy(raw)
+    section = raw
+    for depth, key in enumerate(keys[:-1]):
+        inner = section.setdefault(key, {})
+        if isinstance(inner, str) and keys[0] == "data":
+            inner = section[key] = {"path": inner}
+        if not isinstance(inner, dict):
+            raise RecipeError(
+                f"--set {override}: {'.'.join(keys[: depth + 1])} is {inner!r}, not a section."
+            )
+        section = inner
+    section[keys[-1]] = parse(text)
+    return raw
+
+
+def _one_line(error: ValidationError) -> str:
+    unknown_keys_first = sorted(
+        error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden"
+    )
+    first, *rest = unknown_keys_first
+    path = ".".join(str(part) for part in first["loc"] if not str(part).startswith("~"))
+    message = _message(first)
+    if rest:
+        message += f" (and {len(rest)} more)"
+    if not message.endswith("?"):
+        message += "."
+    return f"{path}: {message}" if path else message
+
+
+def _message(error: Any) -> str:
+    kind, got = error["type"], error["input"]
+    if kind == "missing":
+        return "is required"
+    if kind == "extra_forbidden":
+        key = str(error["loc"][-1])
+        if key in UNMODELLED:
+            return "is not modelled; remove it"
+        close = difflib.get_close_matches(key, _all_keys(), n=1)
+        return "unknown key" + (f"; did you mean {close[0]}?" if close else "; remove it")
+    if kind == "value_error":
+        return str(error["msg"]).removeprefix("Value error, ")
+    if kind in ("optimizer_kind", "model_kind"):
+        return f"{error['msg']}, but got {got!r}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"must be a mapping of keys but got {got!r}"
+    if kind in ("too_short", "too_long"):
+        least, most = error["ctx"].get("min_length"), error["ctx"].get("max_length")
+        return f"must have {f'at least {least}' if least else f'at most {most}'} item(s) but got {got!r}"
+    text = re.sub("^Input should", "must", str(error["msg"]))
+    shown = repr(got) if not isinstance(got, dict | list) else f"a {type(got).__name__}"
+    return f"{text} but got {shown}"
+
+
+def _all_keys() -> list[str]:
+    keys: set[str] = set()
+    for value in vars(schema).values():
+        for part in (value, *get_args(value)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                keys |= part.model_fields.keys()
+    for section in Section.__subclasses__():
+        keys |= section.model_fields.keys()
+        for inner in section.__subclasses__():
+            keys |= inner.model_fields.keys()
+    return sorted(keys)

@@ -1,0 +1,292 @@
+"""The recipe: every key, its type, its default. Loads no torch.
+
+Keys mean what DESIGN and the README say; cross-checks between sections are at
+the end. Whatever only the data or the model can tell (columns, names of
+parameters) is checked where they are read.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from curate.recipe.optimizers import AdamWSection, OptimizerSection, Schedule
+from curate.recipe.section import Section
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+PolicyName = Literal["look_ahead", "random", "loss", "knn_shapley"]
+Activation = Literal["gelu", "relu", "silu", "tanh"]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Source(Section):
+    """Where rows come from; a bare string is its path."""
+
+    path: Annotated[str, Field(min_length=1)]
+    split: str | None = None
+    name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class Split(Section):
+    """A random part of the training source, taken out of the candidates."""
+
+    fraction: Fraction
+
+
+def _kind_of_split(value: Any) -> str:
+    if isinstance(value, Split) or (isinstance(value, dict) and "fraction" in value):
+        return "~fraction"
+    if isinstance(value, Source | str) or (isinstance(value, dict) and "path" in value):
+        return "~source"
+    return "~named"
+
+
+Targets = Annotated[
+    Annotated[Split, Tag("~fraction")]
+    | Annotated[Source, Tag("~source")]
+    | Annotated[
+        dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Source],
+        Field(min_length=1),
+        Tag("~named"),
+    ],
+    Discriminator(_kind_of_split),
+]
+Held = Annotated[
+    Annotated[Split, Tag("~fraction")] | Annotated[Source, Tag("~source")],
+    Discriminator(lambda value: "~source" if _kind_of_split(value) == "~named" else _kind_of_split(value)),
+]
+
+
+class Columns(Section):
+    """Which columns are what. Features are names or shell patterns."""
+
+    features: Annotated[list[str], Field(min_length=1)]
+    label: str | None = "label"
+    classes: Count | None = None
+    image_shape: Annotated[list[Count], Field(min_length=2, max_length=3)] | None = None
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class LabelNoise(Section):
+    """Wrong labels on purpose, among the candidates only."""
+
+    fraction: Fraction
+    seed: Seed = 0
+
+
+class Data(Section):
+    """The candidates, the targets, and what is held out for evaluation."""
+
+    train: Source
+    columns: Columns
+    validation: Targets | None = None
+    test: Held | None = None
+    seed: Seed = 0
+    standardize: bool = False
+    label_noise: LabelNoise | None = None
+
+
+class Mlp(Section):
+    """The built-in perceptron."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: list[Count] = [64]
+    activation: Activation = "gelu"
+    dropout: Dropout = 0.0
+
+
+class Cnn(Section):
+    """The built-in convnet."""
+
+    kind: Literal["cnn"] = "cnn"
+    channels: Annotated[list[Count], Field(min_length=1)] = [16, 32]
+    activation: Activation = "gelu"
+    dropout: Dropout = 0.0
+
+
+class Factory(Section):
+    """A model of the user's own: `package.module:function`, called with `arguments`."""
+
+    factory: str
+    arguments: dict[str, Any] = {}
+
+
+def _kind_of_model(value: Any) -> str | None:
+    if isinstance(value, Section):
+        return "~factory" if isinstance(value, Factory) else f"~{getattr(value, 'kind', '')}"
+    if isinstance(value, dict):
+        return "~factory" if "factory" in value else f"~{value.get('kind', 'mlp')}"
+    return None
+
+
+Model = Annotated[
+    Annotated[Mlp, Tag("~mlp")] | Annotated[Cnn, Tag("~cnn")] | Annotated[Factory, Tag("~factory")],
+    Discriminator(
+        _kind_of_model,
+        custom_error_type="model_kind",
+        custom_error_message="must have `kind: mlp`, `kind: cnn` or `factory: package.module:name`",
+    ),
+]
+
+
+class Training(Section):
+    """The run that candidates are scored along."""
+
+    epochs: Count = 1
+    batch_size: Count = 32
+    micro_batch: Count | None = None
+    optimizer: OptimizerSection = Field(default_factory=AdamWSection)
+    schedule: Schedule = Schedule()
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    seed: Seed = 0
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+class Trajectory(Section):
+    """What is kept of the run to go back through it: a number of states, or their memory."""
+
+    snapshots: (
+        Count | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s?(KiB|MiB|GiB)$")]
+    ) = "1GiB"
+
+    @field_validator("snapshots", mode="wrap")
+    @classmethod
+    def _one_message(cls, value: Any, handler: Any) -> Any:
+        try:
+            return handler(value)
+        except ValueError:
+            raise ValueError(
+                f"must be a number of states, at least 1, or memory such as 2GiB but got {value!r}"
+            ) from None
+
+
+class Keep(Section):
+    """The budget: exactly one of the three."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    count: Count | None = None
+    threshold: float | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = self.model_fields_set & {"fraction", "count", "threshold"}
+        if len([name for name in given if getattr(self, name) is not None]) != 1:
+            raise ValueError("give exactly one of fraction, count and threshold")
+        return self
+
+
+class Selection(Section):
+    """How candidates are valued and how many are kept."""
+
+    policy: PolicyName = "look_ahead"
+    horizon: Count | Literal["full"] = "full"
+    stride: Count | None = None
+    keep: Keep = Keep(fraction=0.5)
+    group_by: str | None = None
+    removal: Literal["renormalised", "fixed"] = "renormalised"
+    neighbors: Count = 5
+
+    @field_validator("horizon", mode="wrap")
+    @classmethod
+    def _one_message(cls, value: Any, handler: Any) -> Any:
+        try:
+            return handler(value)
+        except ValueError:
+            raise ValueError(
+                f"must be at least 1 but got {value!r}; use `full` for the whole run"
+            ) from None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.stride is not None and self.horizon != "full" and self.stride > self.horizon:
+            raise ValueError(
+                f"stride must be at most the horizon, {self.horizon}, but got {self.stride}"
+            )
+        if self.group_by is not None and self.keep.threshold is not None:
+            raise ValueError("group_by shares out a fraction or a count; it has no use for a threshold")
+        return self
+
+
+class Evaluation(Section):
+    """Retrain from scratch on what was kept, and on what other ways would keep."""
+
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2]
+    against: list[Literal["everything", "random", "loss", "knn_shapley"]] = ["everything", "random"]
+
+    @field_validator("seeds", "against")
+    @classmethod
+    def _no_repeats(cls, value: list[Any]) -> list[Any]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"must not repeat itself but got {value}")
+        return value
+
+
+class Recipe(Section):
+    """All of it."""
+
+    data: Data
+    model: Model = Field(default_factory=Mlp)
+    objective: Annotated[str, Field(min_length=1)] = "classification"
+    training: Training = Field(default_factory=Training)
+    trajectory: Trajectory = Trajectory()
+    selection: Selection = Selection()
+    evaluation: Evaluation | None = None
+
+    @field_validator("objective")
+    @classmethod
+    def _known_objective(cls, value: str) -> str:
+        if value not in ("classification", "regression") and ":" not in value:
+            raise ValueError(
+                "must be classification, regression or package.module:name but got " + repr(value)
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        policies = {self.selection.policy, *(self.evaluation.against if self.evaluation else [])}
+        label = self.data.columns.label
+        problems = [
+            (
+                self.data.validation is None and policies & {"look_ahead", "knn_shapley"},
+                "data.validation: is required: policy "
+                f"{'look_ahead' if 'look_ahead' in policies else 'knn_shapley'} scores by it",
+            ),
+            (
+                self.evaluation is not None and self.data.test is None,
+                "data.test: is required by evaluation; give a source or {fraction: 0.2}",
+            ),
+            (
+                label is None and self.objective in ("classification", "regression"),
+                f"data.columns.label: is required by objective {self.objective}",
+            ),
+            (
+                "knn_shapley" in policies and self.objective != "classification",
+                "selection.policy: knn_shapley needs class labels, so objective classification, "
+                f"but got {self.objective}",
+            ),
+            (
+                self.data.label_noise is not None and self.objective != "classification",
+                "data.label_noise: needs class labels, so objective classification, "
+                f"but got {self.objective}",
+            ),
+        ]
+        for wrong, message in problems:
+            if wrong:
+                raise ValueError(message)
+        return self

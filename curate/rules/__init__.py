@@ -1,0 +1,27 @@
+"""How parameters move: optimizers as pure, differentiable functions."""
+
+from types import MappingProxyType
+
+from curate.rules.adam import Adam, AdamW
+from curate.rules.base import Rule, Slots, State, initial_state, safe_sqrt
+from curate.rules.schedules import DECAYS, Schedule
+from curate.rules.sgd import SGD
+from curate.rules.wrappers import Clipped, Grouped
+
+RULES = MappingProxyType({"sgd": SGD, "adam": Adam, "adamw": AdamW})
+
+__all__ = [
+    "DECAYS",
+    "RULES",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Clipped",
+    "Grouped",
+    "Rule",
+    "Schedule",
+    "Slots",
+    "State",
+    "initial_state",
+    "safe_sqrt",
+]

@@ -1,0 +1,65 @@
+"""What a rule is: an optimizer as a pure function of gradient and state."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Slots = dict[str, Tensor]
+
+
+class State(NamedTuple):
+    """Everything that one training step hands to the next.
+
+    theta: the trainable parameters as one vector, shape (P,).
+    slots: the optimizer's own vectors (momentum, second moment) by name.
+    step: updates done so far; the bias corrections of Adam read it.
+    """
+
+    theta: Tensor
+    slots: Mapping[str, Tensor]
+    step: int
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """theta, then the slots in the order of their names: the order of every adjoint."""
+        return (self.theta, *(self.slots[name] for name in sorted(self.slots)))
+
+    def with_tensors(self, tensors: tuple[Tensor, ...]) -> "State":
+        """The same state with other tensors, given in the order of `tensors()`."""
+        return State(tensors[0], dict(zip(sorted(self.slots), tensors[1:], strict=True)), self.step)
+
+    def nbytes(self) -> int:
+        """Bytes that keeping this state costs."""
+        return sum(t.numel() * t.element_size() for t in self.tensors())
+
+
+class Rule(Protocol):
+    """An optimizer: a start for its slots, and a differentiable update.
+
+    `update` must not mutate what it is given; it is differentiated with
+    respect to `grad` and to every tensor of `state`.
+    """
+
+    def init(self, theta: Tensor) -> Slots:
+        """The slots before the first step, for parameters `theta` of shape (P,)."""
+        ...
+
+    def update(self, grad: Tensor, state: State, lrs: tuple[float, ...]) -> State:
+        """The next state; `lrs` has one learning rate per param group."""
+        ...
+
+
+def initial_state(rule: Rule, theta: Tensor) -> State:
+    """The state before the first step of training, from parameters of shape (P,)."""
+    return State(theta, rule.init(theta), 0)
+
+
+def safe_sqrt(x: Tensor) -> Tensor:
+    """Square root whose derivative at 0 is 0 instead of infinite; the value is unchanged.
+
+    Second moments are exactly 0 for dead units; an infinite derivative there
+    would turn every score into NaN.
+    """
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1).sqrt(), 0)

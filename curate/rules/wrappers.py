@@ -1,0 +1,62 @@
+"""Rules made of rules: gradient clipping in front, param groups side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curate.rules.base import Rule, Slots, State
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """Clip the gradient's global norm, then update: `torch.nn.utils.clip_grad_norm_`.
+
+        g <- g * min(1, max_norm / (|g| + 1e-6))
+
+    Being part of the rule, the clip is differentiated with it.
+    """
+
+    rule: Rule
+    max_norm: float
+
+    def init(self, theta: Tensor) -> Slots:
+        return self.rule.init(theta)
+
+    def update(self, grad: Tensor, state: State, lrs: tuple[float, ...]) -> State:
+        norm = torch.linalg.vector_norm(grad)  # its derivative at 0 is defined as 0
+        coefficient = (self.max_norm / (norm + 1e-6)).clamp(max=1.0)
+        return self.rule.update(grad * coefficient, state, lrs)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """One rule per param group; group k owns `sizes[k]` consecutive entries of theta."""
+
+    rules: Sequence[Rule]
+    sizes: Sequence[int]
+
+    def init(self, theta: Tensor) -> Slots:
+        return {
+            f"{k}/{name}": slot
+            for k, (rule, part) in enumerate(zip(self.rules, theta.split(self.sizes), strict=True))
+            for name, slot in rule.init(part).items()
+        }
+
+    def update(self, grad: Tensor, state: State, lrs: tuple[float, ...]) -> State:
+        parts = zip(
+            self.rules, grad.split(self.sizes), state.theta.split(self.sizes), lrs, strict=True
+        )
+        thetas: list[Tensor] = []
+        slots: Slots = {}
+        for k, (rule, grad_k, theta_k, lr) in enumerate(parts):
+            own = {
+                name.removeprefix(f"{k}/"): slot
+                for name, slot in state.slots.items()
+                if name.startswith(f"{k}/")
+            }
+            after = rule.update(grad_k, State(theta_k, own, state.step), (lr,))
+            thetas.append(after.theta)
+            slots |= {f"{k}/{name}": slot for name, slot in after.slots.items()}
+        return State(torch.cat(thetas), slots, state.step + 1)

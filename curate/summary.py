@@ -1,0 +1,45 @@
+"""The closing lines of a command, from its summary."""
+
+from typing import Any
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """What `curate select` says when it is done."""
+    lines = []
+    if "evaluation" in summary:
+        lines += [*evaluation_table(summary["evaluation"]), ""]
+    lines.append(
+        f"kept {summary['kept']} of {summary['candidates']} rows by {summary['policy']} "
+        f"({summary['steps']} steps, {summary['device']})"
+    )
+    if "noise" in summary:
+        noise = summary["noise"]
+        lines.append(
+            f"label noise: {noise['planted']} rows planted, {noise['kept']} kept, "
+            f"AUROC of the score {noise['auroc']:.3f}"
+        )
+    lines.append(f"wrote {summary['out']}")
+    lines.append(", ".join(f"{name} {value:.1f} s" for name, value in summary["seconds"].items()))
+    return "\n".join(lines)
+
+
+def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Test metrics of every alternative, mean and spread over the seeds, best loss first."""
+    metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
+    noise = rows[0]["noise_left"] is not None
+    header = ["retrained on", "rows", *(["noise"] if noise else []), *(f"test {m}" for m in metrics)]
+    body = [
+        [
+            row["trained_on"],
+            str(row["rows"]),
+            *([f"{row['noise_left']:.1%}"] if noise else []),
+            *(f"{row[m]['mean']:.3f} ± {row[m]['std']:.3f}" for m in metrics),
+        ]
+        for row in sorted(rows, key=lambda row: row["loss"]["mean"])
+    ]
+    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
+    return [
+        "  ".join([line[0].ljust(widths[0])]
+                  + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)])
+        for line in [header, *body]
+    ]  # fmt: skip

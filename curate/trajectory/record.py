@@ -1,0 +1,129 @@
+"""Record a stretch of training, then give its states back in reverse order."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from curate.errors import NonFiniteError
+from curate.rules import Rule, State
+from curate.trajectory.checkpoints import placements
+from curate.trajectory.step import Step, Task, forward_step
+
+
+def ignore_step() -> None:
+    """The default for `on_step`: nobody is watching."""
+
+
+class Recording:
+    """K steps that happened: their records, a few of the states, the losses.
+
+    Memory is `snapshots` states, whatever the number of steps; a state is
+    P x (1 + slots) numbers. Time: K steps forward, and on the way back each
+    step is redone at most r times, where C(snapshots + r, snapshots) >= K
+    (`checkpoints`); with `snapshots >= K` no step is redone.
+
+    steps: the K records. final: the state after the last step.
+    losses: per step, the candidates' losses before the update, shape (n,).
+    """
+
+    def __init__(
+        self, task: Task, rule: Rule, steps: Sequence[Step], kept: list[tuple[int, State]],
+        final: State, losses: list[Tensor], snapshots: int,
+    ) -> None:  # fmt: skip
+        self.steps = steps
+        self.final = final
+        self.losses = losses
+        self._task, self._rule = task, rule
+        self._kept, self._snapshots = kept, snapshots
+
+    def backwards(self) -> Iterator[tuple[int, State]]:
+        """(k, state before step k) for k = K-1 .. 0; can be gone through once.
+
+        States that were not kept are recomputed from the nearest earlier one,
+        bit for bit the same on a deterministic device.
+        """
+        kept = self._kept
+        for k in range(len(self.steps) - 1, -1, -1):
+            place, state = kept[-1]
+            if place < k:
+                free = self._snapshots - len(kept) + 1
+                places = set(placements(place, k + 1, free)[1:])
+                for j in range(place, k):
+                    state, _ = forward_step(self._task, self._rule, state, self.steps[j])
+                    if j + 1 in places:
+                        kept.append((j + 1, state))
+            if kept[-1][0] == k:
+                kept.pop()
+            yield k, state
+
+
+def record(
+    task: Task,
+    rule: Rule,
+    state: State,
+    steps: Sequence[Step],
+    *,
+    snapshots: int,
+    on_step: Callable[[], None] = ignore_step,
+    first_step: int = 0,
+) -> Recording:
+    """Train through `steps` from `state`, keeping at most `snapshots` states.
+
+    Args:
+        snapshots: states kept at once, `state` itself included; at least 1.
+        on_step: called after every step.
+        first_step: number of the first step in the whole run, for error messages.
+
+    Raises:
+        NonFiniteError: a loss or a parameter became NaN or infinite.
+    """
+    if snapshots < 1:
+        raise ValueError(f"snapshots must be at least 1 but got {snapshots}")
+    places = set(placements(0, len(steps), snapshots))
+    kept: list[tuple[int, State]] = []
+    losses = []
+    for k, step in enumerate(steps):
+        if k in places:
+            kept.append((k, state))
+        state, step_losses = forward_step(task, rule, state, step)
+        losses.append(step_losses)
+        on_step()
+    _require_finite(task, steps, losses, state, first_step)
+    return Recording(task, rule, steps, kept, state, losses, snapshots)
+
+
+def replay(
+    task: Task,
+    rule: Rule,
+    state: State,
+    steps: Sequence[Step],
+    on_step: Callable[[], None] = ignore_step,
+) -> State:
+    """Train through `steps` from `state` and return where it ends; nothing is kept."""
+    for step in steps:
+        state, _ = forward_step(task, rule, state, step)
+        on_step()
+    return state
+
+
+def _require_finite(
+    task: Task, steps: Sequence[Step], losses: list[Tensor], final: State, first_step: int
+) -> None:
+    finite = torch.stack([loss.isfinite().all() for loss in losses])
+    if not finite.all():
+        k = int(finite.int().argmin())
+        position = int(losses[k].isfinite().int().argmin())
+        candidate = int(steps[k].rows[position])
+        raise NonFiniteError(
+            f"step {first_step + k}: the loss of row {task.examples.source_row(candidate)} is "
+            f"{float(losses[k][position])}; lower the learning rate, clip the gradient, "
+            "or look at that row."
+        )
+    bad = ~final.theta.isfinite()
+    if bad.any():
+        name = task.model.parameter_at(int(bad.int().argmax()))
+        raise NonFiniteError(
+            f"step {first_step + len(steps) - 1}: parameter {name} is no longer finite; "
+            "lower the learning rate or clip the gradient."
+        )
