@@ -21,7 +21,7 @@ class Candidates:
 
     table: the candidates with all their columns, planted noise included.
     examples: the same rows as tensors; `examples.rows` are positions in the source.
-    targets: the validation sets. test: held out from everything but evaluation.
+    validation: name -> target examples. test: held out from everything but evaluation.
     noisy: where label noise was planted, shape (N,), or None.
     classes: the label of every candidate where labels are classes, shape (N,), or None.
     outputs: what a built-in model has to put out.
@@ -30,12 +30,17 @@ class Candidates:
 
     table: Dataset
     examples: TensorExamples
-    targets: tuple[Target, ...]
+    validation: dict[str, TensorExamples]
     test: TensorExamples | None
     noisy: Tensor | None
     classes: np.ndarray[Any, Any] | None
     outputs: int
     sources: dict[str, Any]
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The validation sets as targets."""
+        return tuple(Target(name, examples) for name, examples in self.validation.items())
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -134,14 +139,14 @@ def read_candidates(recipe: Recipe) -> Candidates:
             )
         return found.standardised_by(scaling)
 
-    targets: list[Target] = []
+    validation: dict[str, TensorExamples] = {}
     if isinstance(section.validation, Split):
         held = everything.take(parts["validation"]).standardised_by(scaling)
-        targets.append(Target("validation", held))
+        validation = {"validation": held}
     elif isinstance(section.validation, Source):
-        targets.append(Target("validation", other("validation", section.validation)))
+        validation = {"validation": other("validation", section.validation)}
     elif section.validation is not None:
-        targets = [Target(k, other("validation", s)) for k, s in section.validation.items()]
+        validation = {k: other("validation", s) for k, s in section.validation.items()}
     test = None
     if isinstance(section.test, Split):
         test = everything.take(parts["test"]).standardised_by(scaling)
@@ -152,7 +157,7 @@ def read_candidates(recipe: Recipe) -> Candidates:
     return Candidates(
         table=table,
         examples=examples.standardised_by(scaling),
-        targets=tuple(targets),
+        validation=validation,
         test=test,
         noisy=noisy,
         classes=labels.numpy() if labels is not None and reader.classes else None,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from curate.datasets import TensorExamples
 from curate.ledger import Scores
 from curate.policies import (
     Array,
@@ -58,19 +59,22 @@ def choose(job: Job, policy: str, phases: Phases) -> Chosen:
 
 
 def _knn_shapley(job: Job) -> Policy:
-    points, labels = zip(
-        *((_flat(t.examples.all_features()), t.examples.labels) for t in job.data.targets),
-        strict=True,
-    )
+    points = job.data.validation.values()
     return KNNShapley(
         shapley_values(
             _flat(job.data.examples.all_features()),
-            job.data.examples.labels.numpy(),
-            np.concatenate(points),
-            np.concatenate([label.numpy() for label in labels]),
+            _ids(job.data.examples),
+            np.concatenate([_flat(examples.all_features()) for examples in points]),
+            np.concatenate([_ids(examples) for examples in points]),
             job.recipe.selection.neighbors,
         )
     )
+
+
+def _ids(examples: TensorExamples) -> Array:
+    assert examples.labels is not None
+    ids: Array = examples.labels.numpy()
+    return ids
 
 
 def _flat(features: Tensor) -> Array:
@@ -79,8 +83,8 @@ def _flat(features: Tensor) -> Array:
 
 
 POLICIES: dict[str, Callable[[Job], Policy]] = {
-    "look_ahead": lambda job: LookAhead(),
+    "look_ahead": lambda _: LookAhead(),
     "random": lambda job: Random(len(job.data.examples), seed=job.recipe.training.seed),
-    "loss": lambda job: SmallLoss(),
+    "loss": lambda _: SmallLoss(),
     "knn_shapley": _knn_shapley,
 }

@@ -50,7 +50,8 @@ class MissingExtraError(UserError):
 
     def __init__(self, package: str, purpose: str, extra: str) -> None:
         super().__init__(
-            f'{purpose} needs the package {package}; install it with `pip install "curate[{extra}]"`.'
+            f"{purpose} needs the package {package}; "
+            f'install it with `pip install "curate[{extra}]"`.'
         )
 
 

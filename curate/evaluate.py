@@ -54,6 +54,7 @@ def evaluate(job: Job, chosen: Chosen, phases: Phases) -> list[Row]:
     kept: dict[str, list[Array]] = {
         job.recipe.selection.policy: [chosen.choice.kept] * len(section.seeds)
     }
+    name: str
     for name in section.against:
         if name == "everything":
             kept[name] = [np.ones(count, dtype=bool)] * len(section.seeds)

@@ -64,7 +64,8 @@ class Ledger:
         np.add.at(self._score, rows, scores)
         np.add.at(self._seen, rows, 1)
         if influences is not None:
-            np.add.at(self._influences, (slice(None), rows), influences)
+            for total, found in zip(self._influences, influences, strict=True):
+                np.add.at(total, rows, found)
         return scores
 
     def scores(self, *, with_influences: bool) -> Scores:

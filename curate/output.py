@@ -53,7 +53,7 @@ load_from_disk("{out}")["train"]
 | `seen` | steps the row was offered in |
 
 `recipe.yaml` repeats the run; `provenance.json` says with what it was made.
-"""
+"""  # noqa: E501
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:

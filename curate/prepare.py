@@ -88,7 +88,7 @@ def prepare(recipe: Recipe, device: torch.device) -> Job:
         else models.load_objective(recipe.objective)
     )
     job = Job(recipe, device, data, objective)
-    task, rule, state = job.start(recipe.training.seed)
+    task, _, state = job.start(recipe.training.seed)
     models.probe(task.model, objective, data.examples)
     snapshot_count(recipe, state)
     return job
@@ -144,9 +144,7 @@ def build_rule(recipe: Recipe, sizes: tuple[int, ...]) -> Rule:
         settings["betas"] = tuple(settings["betas"])
     decays = [g.weight_decay for g in section.groups]
     each: list[Rule] = [
-        rules.RULES[section.kind](
-            **settings | ({} if decay is None else {"weight_decay": decay})
-        )
+        rules.RULES[section.kind](**settings | ({} if decay is None else {"weight_decay": decay}))
         for decay in (None, *decays)
     ]
     rule: Rule = rules.Grouped(tuple(each), sizes) if len(each) > 1 else each[0]
@@ -175,4 +173,3 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise ModelError("--device cuda: this torch sees no CUDA device; use cpu or auto.")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
-

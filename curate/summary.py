@@ -27,7 +27,12 @@ def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
     """Test metrics of every alternative, mean and spread over the seeds, best loss first."""
     metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
     noise = rows[0]["noise_left"] is not None
-    header = ["retrained on", "rows", *(["noise"] if noise else []), *(f"test {m}" for m in metrics)]
+    header = [
+        "retrained on",
+        "rows",
+        *(["noise"] if noise else []),
+        *(f"test {m}" for m in metrics),
+    ]
     body = [
         [
             row["trained_on"],

@@ -85,7 +85,8 @@ def refuse_nulls(data: Dataset, name: str, source: str) -> None:
 
 def _numeric(data: Dataset, name: str, source: str, dtype: torch.dtype) -> Tensor:
     column = data.with_format("arrow")[:][name].combine_chunks()
-    values, widths = column, []
+    values = column
+    widths: list[int] = []
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([])
     if isinstance(values, pa.ExtensionArray):
@@ -137,4 +138,3 @@ def _width(values: pa.Array, name: str, source: str, rows: int, outer: list[int]
     if lengths[0] == 0:
         raise DataError(f"{source}: column {name} holds empty lists ({rows} rows).")
     return int(lengths[0])
-

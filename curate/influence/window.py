@@ -50,9 +50,7 @@ def score_window(
     Raises:
         NonFiniteError: a target loss or an influence is NaN or infinite.
     """
-    losses, gradients = target_gradients(
-        task.model, task.objective, targets, recording.final.theta
-    )
+    losses, gradients = target_gradients(task.model, task.objective, targets, recording.final.theta)
     for target, loss in zip(targets, losses, strict=True):
         if not loss.isfinite():
             raise NonFiniteError(
@@ -86,4 +84,3 @@ def _non_finite_score(
         f"step {first_step + k}: {bad} of {scores.numel()} influences are not finite{where}; "
         "shorten selection.horizon or lower the learning rate."
     )
-

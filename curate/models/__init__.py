@@ -1,6 +1,9 @@
 """What is trained, and on what loss."""
 
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+
+from torch import nn
 
 from curate.models.builtin import ACTIVATIONS, cnn, mlp
 from curate.models.flat import BoundModel, FlatModel, differentiable_attention
@@ -8,8 +11,10 @@ from curate.models.from_path import build_model, load_attribute, load_objective
 from curate.models.objectives import Batch, Classification, FunctionObjective, Objective, Regression
 from curate.models.probe import probe
 
-BUILTIN_MODELS = MappingProxyType({"mlp": mlp, "cnn": cnn})
-OBJECTIVES = MappingProxyType({"classification": Classification, "regression": Regression})
+BUILTIN_MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"mlp": mlp, "cnn": cnn})
+OBJECTIVES: Mapping[str, Callable[[], Objective]] = MappingProxyType(
+    {"classification": Classification, "regression": Regression}
+)
 
 __all__ = [
     "ACTIVATIONS",

@@ -8,9 +8,7 @@ from torch import nn
 
 from curate.errors import ModelError
 
-ACTIVATIONS = MappingProxyType(
-    {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
-)
+ACTIVATIONS = MappingProxyType({"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh})
 
 
 def mlp(

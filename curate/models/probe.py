@@ -56,9 +56,7 @@ def _refuse_hidden_state(before: dict[str, int], after: dict[str, int]) -> None:
         )
 
 
-def _refuse_mixing(
-    model: FlatModel, objective: Objective, examples: Examples, count: int
-) -> None:
+def _refuse_mixing(model: FlatModel, objective: Objective, examples: Examples, count: int) -> None:
     with torch.no_grad():
         bound = model.bind(model.read(), training=False)
         rows = torch.arange(count)

@@ -120,7 +120,8 @@ def _message(error: Any) -> str:
         return f"must be a mapping of keys but got {got!r}"
     if kind in ("too_short", "too_long"):
         least, most = error["ctx"].get("min_length"), error["ctx"].get("max_length")
-        return f"must have {f'at least {least}' if least else f'at most {most}'} item(s) but got {got!r}"
+        bound = f"at least {least}" if least else f"at most {most}"
+        return f"must have {bound} item(s) but got {got!r}"
     text = re.sub("^Input should", "must", str(error["msg"]))
     shown = repr(got) if not isinstance(got, dict | list) else f"a {type(got).__name__}"
     return f"{text} but got {shown}"

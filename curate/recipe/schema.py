@@ -65,7 +65,9 @@ Targets = Annotated[
 ]
 Held = Annotated[
     Annotated[Split, Tag("~fraction")] | Annotated[Source, Tag("~source")],
-    Discriminator(lambda value: "~source" if _kind_of_split(value) == "~named" else _kind_of_split(value)),
+    Discriminator(
+        lambda value: "~source" if _kind_of_split(value) == "~named" else _kind_of_split(value)
+    ),
 ]
 
 
@@ -161,9 +163,9 @@ class Training(Section):
 class Trajectory(Section):
     """What is kept of the run to go back through it: a number of states, or their memory."""
 
-    snapshots: (
-        Count | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s?(KiB|MiB|GiB)$")]
-    ) = "1GiB"
+    snapshots: Count | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s?(KiB|MiB|GiB)$")] = (
+        "1GiB"
+    )
 
     @field_validator("snapshots", mode="wrap")
     @classmethod
@@ -219,7 +221,9 @@ class Selection(Section):
                 f"stride must be at most the horizon, {self.horizon}, but got {self.stride}"
             )
         if self.group_by is not None and self.keep.threshold is not None:
-            raise ValueError("group_by shares out a fraction or a count; it has no use for a threshold")
+            raise ValueError(
+                "group_by shares out a fraction or a count; it has no use for a threshold"
+            )
         return self
 
 

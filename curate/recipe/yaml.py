@@ -7,7 +7,6 @@ import yaml
 
 from curate.errors import RecipeError
 
-
 TAG = "tag:yaml.org,2002:"
 SCALARS = (
     ("null", r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -24,7 +23,7 @@ SCALARS = (
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2's core schema."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own class attribute)
+    yaml_implicit_resolvers = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -63,7 +62,7 @@ def dump(value: Any) -> str:
 class _Dumper(yaml.SafeDumper):
     """PyYAML's safe dumper, quoting whatever our loader would not read as a string."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own class attribute)
+    yaml_implicit_resolvers = {}
 
 
 for _tag, _pattern, _first in SCALARS:

@@ -13,10 +13,10 @@ from curate.rules.base import Slots, State
 class SGD:
     """SGD as in `torch.optim.SGD`.
 
-        g  <- g + weight_decay * theta
-        b  <- momentum * b + (1 - dampening) * g      (b <- g at the first step)
-        g  <- g + momentum * b  if nesterov else  b
-        theta <- theta - lr * g
+    g  <- g + weight_decay * theta
+    b  <- momentum * b + (1 - dampening) * g      (b <- g at the first step)
+    g  <- g + momentum * b  if nesterov else  b
+    theta <- theta - lr * g
     """
 
     momentum: float = 0.0
