@@ -1,6 +1,6 @@
 """What happened: steps of training that can be redone and differentiated."""
 
-from curate.trajectory.record import Recording, ignore_step, record, replay
+from curate.trajectory.recording import Recording, ignore_step, record, replay
 from curate.trajectory.step import (
     ChunkLosses,
     Gradient,

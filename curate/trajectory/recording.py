@@ -80,7 +80,8 @@ def record(
     """
     if snapshots < 1:
         raise ValueError(f"snapshots must be at least 1 but got {snapshots}")
-    places = set(placements(0, len(steps), snapshots))
+    # one longer than the steps: the sweep goes on to the state after the last, for the target
+    places = set(placements(0, len(steps) + 1, snapshots))
     kept: list[tuple[int, State]] = []
     losses = []
     for k, step in enumerate(steps):

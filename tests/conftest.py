@@ -1,0 +1,22 @@
+"""Fixtures for everybody. The Hugging Face cache goes to a temporary place first of all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="curate-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> Iterator[None]:
+    """Every test starts from the same RNG, on one thread: the tensors here are tiny."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,78 @@
+"""A tiny task in float64, small enough for oracles that take the long way."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from curate.datasets import TensorExamples
+from curate.influence import Target
+from curate.models import Classification, FlatModel
+from curate.rules import SGD, Adam, AdamW, Clipped, Grouped, Rule, State, initial_state
+from curate.trajectory import Step, Task
+
+RULES = {
+    "sgd": SGD(),
+    "sgd-momentum": SGD(momentum=0.9),
+    "sgd-damped": SGD(momentum=0.8, dampening=0.3, weight_decay=0.1),
+    "sgd-nesterov": SGD(momentum=0.9, nesterov=True, weight_decay=0.05),
+    "adam": Adam(),
+    "adam-l2": Adam(betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
+    "adamw": AdamW(betas=(0.9, 0.98), eps=1e-7, weight_decay=0.2),
+}
+
+
+def examples(count: int = 24, seed: int = 1, dtype: torch.dtype = torch.float64) -> TensorExamples:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(count, 4, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    return TensorExamples(features.to(dtype), labels, torch.arange(count), dtype=dtype)
+
+
+def module(dropout: float = 0.0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Dropout(dropout), nn.Linear(5, 3))
+
+
+def task(
+    *, dropout: float = 0.0, grouped: bool = False, dtype: torch.dtype = torch.float64
+) -> Task:
+    groups = [["0.weight", "3.weight"], ["0.bias", "3.bias"]] if grouped else None
+    model = FlatModel(module(dropout), groups, dtype=dtype)
+    return Task(model, Classification(), examples(dtype=dtype))
+
+
+def rule_for(
+    name: str, sizes: Sequence[int] | None = None, clip: float | None = None
+) -> tuple[Rule, tuple[float, ...]]:
+    """A rule and its learning rates; two groups where `sizes` are given."""
+    rule: Rule = RULES[name]
+    lrs: tuple[float, ...] = (0.05,)
+    if sizes is not None:
+        rule, lrs = Grouped((rule, type(RULES[name])()), tuple(sizes)), (0.05, 0.02)
+    return (rule if clip is None else Clipped(rule, clip)), lrs
+
+
+def steps(count: int, lrs: tuple[float, ...] = (0.05,), size: int = 6, micro: int = 0) -> list[Step]:
+    """Steps over the 24 examples: epochs without repetition, weights not all equal to 1."""
+    generator = torch.Generator().manual_seed(7)
+    order = torch.cat([torch.randperm(24, generator=generator) for _ in range(count)])
+    return [
+        Step(
+            rows=order[t * size : (t + 1) * size],
+            weights=0.5 + torch.rand(size, generator=generator, dtype=torch.float64),
+            lrs=tuple(lr * (1 - 0.05 * t) for lr in lrs),
+            seed=1000 * t,
+            micro_batch=micro,
+        )
+        for t in range(count)
+    ]
+
+
+def targets(dtype: torch.dtype = torch.float64) -> list[Target]:
+    return [Target(name, examples(10, seed, dtype)) for name, seed in (("a", 11), ("b", 12))]
+
+
+def start(task_: Task, rule: Rule) -> State:
+    return initial_state(rule, task_.model.read())

@@ -1,0 +1,131 @@
+"""Recording and replaying: bit for bit, within the snapshot budget, at optimal cost."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from curate.errors import NonFiniteError
+from curate.rules import State
+from curate.trajectory import Recording, checkpoints, record, recording, replay
+from tests import tiny
+
+
+def states_of_a_plain_loop(dropout: float, count: int) -> list[State]:
+    task = tiny.task(dropout=dropout)
+    rule, lrs = tiny.rule_for("adamw")
+    state = tiny.start(task, rule)
+    states = [state]
+    for step in tiny.steps(count, lrs):
+        state = replay(task, rule, state, [step])
+        states.append(state)
+    return states
+
+
+@pytest.mark.parametrize("snapshots", [1, 2, 3, 5, 13, 50])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_states_come_back_bit_for_bit(snapshots: int, dropout: float) -> None:
+    task = tiny.task(dropout=dropout)
+    rule, lrs = tiny.rule_for("adamw")
+    expected = states_of_a_plain_loop(dropout, 13)
+    made = record(
+        task, rule, tiny.start(task, rule), tiny.steps(13, lrs), snapshots=snapshots
+    )
+    order = []
+    for k, state in made.backwards():
+        order.append(k)
+        assert state.step == k
+        for ours, theirs in zip(state.tensors(), expected[k].tensors(), strict=True):
+            assert torch.equal(ours, theirs)
+    assert order == list(range(12, -1, -1))
+    assert torch.equal(made.final.theta, expected[13].theta)
+
+
+@cache
+def fewest_redone(length: int, snapshots: int) -> int:
+    """Forward steps needed to reverse `length` steps, by dynamic programming."""
+    if length <= 1:
+        return 0
+    if snapshots == 1:
+        return length * (length - 1) // 2
+    return min(
+        m + fewest_redone(length - m, snapshots - 1) + fewest_redone(m, snapshots)
+        for m in range(1, length)
+    )
+
+
+def count_redone(
+    monkeypatch: pytest.MonkeyPatch, length: int, snapshots: int
+) -> tuple[int, int]:
+    """(forward steps in all, most states kept at once), with arithmetic taken out."""
+    calls = 0
+
+    def pretend(task: object, rule: object, state: State, step: object) -> tuple[State, object]:
+        nonlocal calls
+        calls += 1
+        return State(state.theta, {}, state.step + 1), torch.zeros(1)
+
+    monkeypatch.setattr(recording, "forward_step", pretend)
+    task = tiny.task()
+    steps = tiny.steps(1) * length
+    start = State(torch.zeros(1), {}, 0)
+    made: Recording = record(task, None, start, steps, snapshots=snapshots)  # type: ignore[arg-type]
+    most = len(made._kept)
+    for k, state in made.backwards():
+        assert state.step == k
+        most = max(most, len(made._kept) + 1)  # + the one just handed out
+    return calls, most
+
+
+@pytest.mark.parametrize("snapshots", [1, 2, 3, 4, 7])
+def test_reversal_costs_what_dynamic_programming_says(
+    monkeypatch: pytest.MonkeyPatch, snapshots: int
+) -> None:
+    for length in [1, 2, 3, 4, 5, 8, 13, 21, 40]:
+        calls, most = count_redone(monkeypatch, length, snapshots)
+        # the target comes after the last step: one more place to come back from
+        assert calls == fewest_redone(length + 1, snapshots)
+        assert most <= snapshots + 1
+
+
+def test_split_of_one_leaves_room_on_both_sides() -> None:
+    for snapshots in range(2, 8):
+        for length in range(2, 60):
+            assert 1 <= checkpoints.split(length, snapshots) <= length - 1
+
+
+def test_learning_rate_too_large_is_named_with_step_and_row() -> None:
+    task = tiny.task()
+    rule, _ = tiny.rule_for("sgd")
+    with pytest.raises(NonFiniteError, match=r"step \d+: the loss of row \d+ is (nan|inf)"):
+        record(task, rule, tiny.start(task, rule), tiny.steps(8, (1e200,)), snapshots=2)
+
+
+def test_parameter_that_overflows_is_named() -> None:
+    task = tiny.task()
+    rule, _ = tiny.rule_for("sgd")
+    with pytest.raises(NonFiniteError, match=r"step 100: parameter 0.weight is no longer finite"):
+        record(
+            task, rule, tiny.start(task, rule), tiny.steps(1, (float("inf"),)),
+            snapshots=2, first_step=100,
+        )  # fmt: skip
+
+
+def test_caller_keeps_its_rng_and_its_gradients() -> None:
+    task = tiny.task(dropout=0.5)
+    rule, lrs = tiny.rule_for("adam")
+    before = torch.get_rng_state()
+    record(task, rule, tiny.start(task, rule), tiny.steps(2, lrs), snapshots=2)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(p.grad is None for p in task.model.module.parameters())
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
+    from curate.trajectory import gradient
+
+    task = tiny.task()
+    theta = task.model.read()
+    whole = gradient(task, theta, tiny.steps(1)[0])
+    pieces = gradient(task, theta, tiny.steps(1, micro=4)[0])
+    torch.testing.assert_close(whole.mean, pieces.mean, rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(whole.losses, pieces.losses)
