@@ -12,7 +12,7 @@ from curate import models, rules
 from curate.candidates import Candidates, read_candidates
 from curate.errors import ModelError, RecipeError
 from curate.models import FlatModel, Objective
-from curate.recipe import Recipe
+from curate.recipe import Factory, Recipe
 from curate.rules import Rule, State, initial_state
 from curate.trajectory import Step, Task, seeded_rng
 
@@ -103,8 +103,8 @@ def shuffled_batches(pool: Tensor, size: int, generator: torch.Generator) -> Ite
 def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
     """The recipe's model, newly initialised from the global RNG."""
     section = recipe.model
-    if "factory" in type(section).model_fields:
-        return models.build_model(**section.model_dump())
+    if isinstance(section, Factory):
+        return models.build_model(section.factory, section.arguments)
     arguments: dict[str, Any] = section.model_dump()
     build = models.BUILTIN_MODELS[arguments.pop("kind")]
     return build(data.feature_shape, data.outputs, **arguments)

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="curate-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -10,6 +11,8 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 import pytest
 import torch
+
+from tests.job import RECIPE, rows
 
 
 @pytest.fixture(autouse=True)
@@ -20,3 +23,11 @@ def _same_start() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rows().to_parquet("rows.parquet")
+    Path("recipe.yaml").write_text(RECIPE)
+    return tmp_path

@@ -54,7 +54,9 @@ def rule_for(
     return (rule if clip is None else Clipped(rule, clip)), lrs
 
 
-def steps(count: int, lrs: tuple[float, ...] = (0.05,), size: int = 6, micro: int = 0) -> list[Step]:
+def steps(
+    count: int, lrs: tuple[float, ...] = (0.05,), size: int = 6, micro: int = 0
+) -> list[Step]:
     """Steps over the 24 examples: epochs without repetition, weights not all equal to 1."""
     generator = torch.Generator().manual_seed(7)
     order = torch.cat([torch.randperm(24, generator=generator) for _ in range(count)])

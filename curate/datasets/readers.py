@@ -22,6 +22,13 @@ BUILDERS = MappingProxyType(
         ".arrow": "arrow",
     }
 )
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    pa.ArrowException,
+    datasets.exceptions.DatasetsError,
+)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -40,10 +47,11 @@ def read(path: str, *, split: str | None = None, name: str | None = None) -> Dat
     """
     try:
         data = _reader(path)(path, split, name)
-    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read: {_innermost(error)}") from error
-    except datasets.exceptions.DatasetsError as error:
-        raise DataError(f"{path}: cannot be read: {_innermost(error)}") from error
+    except UNREADABLE as error:
+        reason = _innermost(error)
+        if "corresponds to no data" in reason:  # what `datasets` says of a file without rows
+            raise DataError(f"{path}: has no rows.") from error
+        raise DataError(f"{path}: cannot be read: {reason}") from error
     if len(data) == 0:
         raise DataError(f"{path}: has no rows.")
     return data

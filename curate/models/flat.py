@@ -35,12 +35,16 @@ class FlatModel:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        refuse_coupled_examples(module)
         self.module = module.to(device=device, dtype=dtype)
         self.device = torch.device(device)
         self.dtype = dtype
         trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not trainable:
             raise ModelError("the model has no trainable parameters; unfreeze some of them.")
+        lazy = next((n for n, p in trainable.items() if nn.parameter.is_lazy(p)), None)
+        if lazy is not None:
+            raise ModelError(f"parameter {lazy} has no shape yet; run the model once before.")
         complex_name = next((n for n, p in trainable.items() if p.is_complex()), None)
         if complex_name is not None:
             raise ModelError(f"parameter {complex_name} is complex; only real ones are supported.")
@@ -55,7 +59,6 @@ class FlatModel:
             for group in (groups if groups is not None else [order])
         )
         self._parameters = trainable
-        refuse_coupled_examples(module)
 
     @property
     def size(self) -> int:

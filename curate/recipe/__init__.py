@@ -1,9 +1,10 @@
 """The recipe: a YAML file that says all of it. Loads no torch."""
 
 from curate.recipe.load import check_recipe, fingerprint, load_recipe, resolved, write_recipe
-from curate.recipe.schema import Keep, Recipe, Selection, Source, Split
+from curate.recipe.schema import Factory, Keep, Recipe, Selection, Source, Split
 
 __all__ = [
+    "Factory",
     "Keep",
     "Recipe",
     "Selection",

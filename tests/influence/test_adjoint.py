@@ -138,10 +138,10 @@ def test_targets_in_one_pass_equal_targets_one_by_one() -> None:
     cotangents = torch.randn(3, task.model.size, dtype=torch.float64)
     together = backward_step(task, rule, state, step, final_adjoint(state, cotangents))
     for q in range(3):
-        alone = backward_step(
-            task, rule, state, step, final_adjoint(state, cotangents[q : q + 1])
+        alone = backward_step(task, rule, state, step, final_adjoint(state, cotangents[q : q + 1]))
+        torch.testing.assert_close(
+            together.derivatives[q], alone.derivatives[0], rtol=1e-12, atol=1e-15
         )
-        torch.testing.assert_close(together.derivatives[q], alone.derivatives[0], rtol=1e-12, atol=1e-15)
         assert together.adjoint is not None
         assert alone.adjoint is not None
         for both, one in zip(together.adjoint, alone.adjoint, strict=True):

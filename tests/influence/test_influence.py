@@ -31,9 +31,7 @@ def test_fixed_removal_keeps_the_denominator() -> None:
     d = torch.tensor([[1.0, 2.0, 6.0]])
     ones = torch.ones(3)
     torch.testing.assert_close(influence(d, ones, ones, "fixed"), -d.double() / 3)
-    torch.testing.assert_close(
-        influence(d, ones, ones, "renormalised"), -(d.double() - 3) / 2
-    )
+    torch.testing.assert_close(influence(d, ones, ones, "renormalised"), -(d.double() - 3) / 2)
 
 
 def test_renormalised_removal_sums_to_zero_over_equal_weights() -> None:

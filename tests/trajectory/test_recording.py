@@ -28,9 +28,7 @@ def test_states_come_back_bit_for_bit(snapshots: int, dropout: float) -> None:
     task = tiny.task(dropout=dropout)
     rule, lrs = tiny.rule_for("adamw")
     expected = states_of_a_plain_loop(dropout, 13)
-    made = record(
-        task, rule, tiny.start(task, rule), tiny.steps(13, lrs), snapshots=snapshots
-    )
+    made = record(task, rule, tiny.start(task, rule), tiny.steps(13, lrs), snapshots=snapshots)
     order = []
     for k, state in made.backwards():
         order.append(k)
@@ -54,9 +52,7 @@ def fewest_redone(length: int, snapshots: int) -> int:
     )
 
 
-def count_redone(
-    monkeypatch: pytest.MonkeyPatch, length: int, snapshots: int
-) -> tuple[int, int]:
+def count_redone(monkeypatch: pytest.MonkeyPatch, length: int, snapshots: int) -> tuple[int, int]:
     """(forward steps in all, most states kept at once), with arithmetic taken out."""
     calls = 0
 

@@ -1,0 +1,121 @@
+"""Every source gives the same rows; every wrong one gives one clear line."""
+
+from pathlib import Path
+
+import datasets
+import pytest
+from datasets import Dataset, DatasetDict
+
+from curate.datasets import read
+from curate.errors import DataError
+
+ROWS = Dataset.from_dict(
+    {"x": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], "label": [0, 1, 0], "note": ["a", "b", "c"]}
+)
+
+
+def write(kind: str, to: Path) -> str:
+    data = ROWS.remove_columns("x") if kind == "csv" else ROWS
+    if kind == "parquet":
+        data.to_parquet(to / "rows.parquet")
+    elif kind == "jsonl":
+        data.to_json(to / "rows.jsonl")
+    elif kind == "json":
+        data.to_json(to / "rows.json")
+    elif kind == "csv":
+        data.to_csv(to / "rows.csv")
+    elif kind == "arrow":
+        data.save_to_disk(to / "dir")
+        return str(next((to / "dir").glob("*.arrow")))
+    elif kind == "glob":
+        data.select([0, 1]).to_parquet(to / "part-0.parquet")
+        data.select([2]).to_parquet(to / "part-1.parquet")
+        return str(to / "part-*.parquet")
+    elif kind == "saved":
+        data.save_to_disk(to / "saved")
+        return str(to / "saved")
+    elif kind == "saved-dict":
+        DatasetDict({"train": data, "other": data.select([0])}).save_to_disk(to / "dict")
+        return str(to / "dict")
+    return str(to / f"rows.{kind}")
+
+
+KINDS = ["parquet", "jsonl", "json", "csv", "arrow", "glob", "saved", "saved-dict"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_source_gives_the_rows_in_order(kind: str, tmp_path: Path) -> None:
+    found = read(write(kind, tmp_path))
+    assert found["label"][:] == [0, 1, 0]
+    assert found["note"][:] == ["a", "b", "c"]
+    if kind != "csv":
+        assert found["x"][:] == ROWS["x"][:]
+
+
+def test_split_of_a_saved_dict(tmp_path: Path) -> None:
+    path = write("saved-dict", tmp_path)
+    assert len(read(path, split="other")) == 1
+    with pytest.raises(DataError, match="has no split nope; it has train, other"):
+        read(path, split="nope")
+
+
+def test_several_splits_without_train_have_to_be_named(tmp_path: Path) -> None:
+    DatasetDict({"a": ROWS, "b": ROWS}).save_to_disk(tmp_path / "dict")
+    with pytest.raises(DataError, match="has splits a, b; say which with `split`"):
+        read(str(tmp_path / "dict"))
+
+
+def test_digits_come_with_scikit_learn() -> None:
+    digits = read("sklearn:digits")
+    assert len(digits) == 1797
+    assert isinstance(digits.features["label"], datasets.ClassLabel)
+    assert len(digits[0]["features"]) == 64
+    assert read("sklearn:diabetes").features["label"].dtype == "float64"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.parquet", None, "no such file"),
+        ("absent/also.jsonl", None, "no such file"),
+        ("empty.jsonl", "", "is empty"),
+        ("broken.jsonl", '{"a": 1}\n{"a":\n', "cannot be read"),
+        ("header.csv", "a,b\n", "has no rows"),
+        ("broken.parquet", "not parquet", "cannot be read"),
+        ("notes.txt", "hello", "files of this kind cannot be read"),
+        ("a dir/..//x y", None, "no such file or directory"),
+        ("sklearn:mnist", None, "there is sklearn:digits"),
+        ("none-*.csv", None, "no such file"),
+    ],
+)
+def test_what_cannot_be_read_says_so(
+    name: str, content: str | None, message: str, tmp_path: Path
+) -> None:
+    path = name if name.startswith("sklearn:") else str(tmp_path / name)
+    if content is not None:
+        Path(path).write_text(content)
+    with pytest.raises(DataError, match=message) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_directory_that_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="save_to_disk did not write"):
+        read(str(tmp_path))
+
+
+def test_mixed_glob_is_refused(tmp_path: Path) -> None:
+    write("parquet", tmp_path)
+    write("csv", tmp_path)
+    with pytest.raises(DataError, match=r"files ending in .csv, .parquet"):
+        read(str(tmp_path / "rows.*"))
+
+
+def test_hub_name_that_cannot_be_reached() -> None:
+    with pytest.raises(DataError, match="no dataset of that name could be reached on the Hub"):
+        read("nobody/nothing-here")
+
+
+def test_options_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="`split` means nothing"):
+        read(write("parquet", tmp_path), split="train")

@@ -1,0 +1,140 @@
+"""The contract every policy keeps, and each policy against its definition."""
+
+from itertools import permutations
+from math import factorial
+
+import numpy as np
+import pytest
+
+from curate.errors import UserError
+from curate.policies import (
+    Array,
+    Budget,
+    Evidence,
+    KNNShapley,
+    LookAhead,
+    Offer,
+    Policy,
+    Random,
+    SmallLoss,
+    shapley_values,
+)
+from curate.policies.budgets import share_out
+
+RNG = np.random.default_rng(0)
+POLICIES = [LookAhead(), Random(20, seed=3), SmallLoss(), KNNShapley(RNG.normal(size=20))]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda p: type(p).__name__)
+class TestContract:
+    def offer(self, policy: Policy, rows: Array) -> Offer:
+        losses, influences = np.arange(20.0) ** 1.5, np.sin(np.arange(20.0))
+        return Offer(
+            rows,
+            losses[rows] if policy.needs is not Evidence.NOTHING else None,
+            influences[rows] if policy.needs is Evidence.INFLUENCE else None,
+        )
+
+    def test_values_are_finite_one_per_row(self, policy: Policy) -> None:
+        values = policy.values(self.offer(policy, np.array([3, 1, 19])))
+        assert values.shape == (3,)
+        assert np.isfinite(values).all()
+
+    def test_same_offer_same_values(self, policy: Policy) -> None:
+        offer = self.offer(policy, np.arange(20))
+        np.testing.assert_array_equal(policy.values(offer), policy.values(offer))
+
+    def test_a_row_is_worth_the_same_in_any_company(self, policy: Policy) -> None:
+        everyone = policy.values(self.offer(policy, np.arange(20)))
+        some = policy.values(self.offer(policy, np.array([7, 2])))
+        np.testing.assert_array_equal(everyone[[7, 2]], some)
+
+
+def test_look_ahead_prefers_what_helps_and_small_loss_what_is_easy() -> None:
+    offer = Offer(np.arange(2), losses=np.array([0.1, 5.0]), influences=np.array([-1.0, 1.0]))
+    assert LookAhead().values(offer).argmax() == 1
+    assert SmallLoss().values(offer).argmax() == 0
+
+
+def brute_force_shapley(
+    features: Array, labels: Array, point: Array, label: int, neighbors: int
+) -> Array:
+    count = len(features)
+    distance = np.square(features - point).sum(axis=1)
+
+    def utility(rows: list[int]) -> float:
+        nearest = sorted(rows, key=lambda row: distance[row])[:neighbors]
+        return sum(float(labels[row] == label) for row in nearest) / neighbors
+
+    values = np.zeros(count)
+    for order in permutations(range(count)):
+        for position, row in enumerate(order):
+            before = list(order[:position])
+            values[row] += utility([*before, row]) - utility(before)
+    return values / factorial(count)
+
+
+@pytest.mark.parametrize("neighbors", [1, 2, 3, 8])
+def test_knn_shapley_is_the_shapley_value(neighbors: int) -> None:
+    features, labels = RNG.normal(size=(6, 2)), np.array([0, 1, 1, 0, 2, 1])
+    points, point_labels = RNG.normal(size=(3, 2)), np.array([1, 0, 1])
+    expected = np.mean(
+        [
+            brute_force_shapley(features, labels, point, int(label), neighbors)
+            for point, label in zip(points, point_labels, strict=True)
+        ],
+        axis=0,
+    )
+    found = shapley_values(features, labels, points, point_labels, neighbors)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_fraction_keeps_the_top_and_says_why() -> None:
+    choice = Budget(fraction=0.5).choose(np.array([0.0, 3.0, 1.0, 2.0]))
+    assert choice.kept.tolist() == [False, True, False, True]
+    assert choice.reasons == ["below the budget", "top by score"] * 2
+
+
+def test_count_and_threshold() -> None:
+    values = np.array([0.0, 3.0, 1.0, 2.0])
+    assert Budget(count=3).choose(values).kept.tolist() == [False, True, True, True]
+    assert Budget(threshold=2.0).choose(values).kept.tolist() == [False, True, False, True]
+
+
+def test_ties_go_to_the_earlier_row() -> None:
+    assert Budget(count=2).choose(np.ones(4)).kept.tolist() == [True, True, False, False]
+
+
+def test_a_fraction_keeps_at_least_one() -> None:
+    assert Budget(fraction=0.01).choose(np.ones(4)).kept.sum() == 1
+
+
+def test_quota_shares_out_by_group() -> None:
+    values = np.array([9.0, 8, 7, 6, 1, 0])
+    groups = np.array(["a", "a", "a", "a", "b", "b"])
+    choice = Budget(count=3).choose(values, groups)
+    assert choice.kept.tolist() == [True, True, False, False, True, False]
+    assert choice.reasons[0] == "top of group a"
+    assert choice.reasons[5] == "below the quota of group b"
+
+
+def test_share_out_gives_every_place_once() -> None:
+    for total in range(12):
+        places = share_out(total, np.array([5, 3, 3, 1]))
+        assert sum(places) == total
+        assert all(p <= s for p, s in zip(places, [5, 3, 3, 1], strict=True))
+
+
+def test_count_beyond_the_candidates_is_refused() -> None:
+    with pytest.raises(UserError, match=r"selection.keep.count: is 5, but there are only 4"):
+        Budget(count=5).choose(np.ones(4))
+
+
+def test_a_budget_is_exactly_one_thing() -> None:
+    with pytest.raises(ValueError, match="exactly one"):
+        Budget(fraction=0.5, count=3)
+
+
+def test_within_a_step_a_count_becomes_a_fraction() -> None:
+    assert Budget(count=50).within_step(200) == Budget(fraction=0.25)
+    assert Budget(threshold=1.0).within_step(200) == Budget(threshold=1.0)

@@ -1,0 +1,235 @@
+"""The command, as people run it: what it writes, what it says, how it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+from datasets import load_dataset, load_from_disk
+
+from curate.cli import cli, run
+from curate.recipe import load_recipe
+from tests.job import curate, rows
+
+
+def test_everything_written_agrees(here: Path) -> None:
+    assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
+    scores = pl.read_parquet("out/scores.parquet")
+    source = rows()
+    on_disk = load_from_disk("out")["train"]
+    loaded = load_dataset(str(here / "out"), split="train")
+    (shard,) = Path("out/train").glob("*.arrow")
+    streamed = pl.read_ipc_stream(shard)
+
+    assert len(scores) == 120 - 24 - 24
+    assert scores["row"].is_unique().all()
+    kept = scores.filter(pl.col("kept"))
+    assert len(kept) == len(on_disk) == len(loaded) == len(streamed) == 36
+    expected = source.select(kept["row"].to_list())
+    for found in (on_disk, loaded):
+        assert found["note"][:] == expected["note"][:]
+        for name, feature in source.features.items():
+            assert found.features[name] == feature
+        assert found["x"][:] == expected["x"][:]
+        assert found["label_clean"][:] == expected["label"][:]
+    assert streamed["note"].to_list() == expected["note"][:]
+    by_duckdb = duckdb.sql("select count(*) from 'out/scores.parquet' where kept").fetchall()
+    assert by_duckdb == [(36,)]
+
+    assert sorted(scores["rank"]) == list(range(1, 73))
+    assert scores.filter(pl.col("rank") <= 36)["kept"].all()
+    assert scores["seen"].to_list() == [2] * 72
+    assert scores["influence"].is_finite().all()
+    assert set(scores["reason"]) == {"top by score", "below the budget"}
+
+
+def test_directory_has_what_the_card_says_and_nothing_else(here: Path) -> None:
+    assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
+    assert sorted(p.name for p in Path("out").iterdir()) == [
+        "README.md", "dataset_dict.json", "provenance.json",
+        "recipe.yaml", "scores.parquet", "train",
+    ]  # fmt: skip
+    assert sorted(p.name for p in here.iterdir()) == ["out", "recipe.yaml", "rows.parquet"]
+    made = json.loads(Path("out/provenance.json").read_text())
+    assert made["kept"] == 36
+    assert made["versions"]["torch"]
+    assert made["sources"]["rows.parquet"]["rows"] == 120
+    card = Path("out/README.md").read_text()
+    assert "36 of 72 candidates" in card
+
+
+def test_resolved_recipe_gives_the_same_result(here: Path) -> None:
+    assert curate("recipe.yaml", "--out", "a", "--quiet", "--set", "selection.horizon=3") == 0
+    assert load_recipe("a/recipe.yaml").selection.horizon == 3
+    assert curate("a/recipe.yaml", "--out", "b", "--quiet") == 0
+    assert pl.read_parquet("a/scores.parquet").equals(pl.read_parquet("b/scores.parquet"))
+    assert Path("a/recipe.yaml").read_text() == Path("b/recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize("policy", ["look_ahead", "random", "loss", "knn_shapley"])
+@pytest.mark.parametrize("horizon", ["1", "7", "full"])
+def test_every_policy_at_every_horizon(here: Path, policy: str, horizon: str) -> None:
+    settings = [f"selection.policy={policy}", f"selection.horizon={horizon}"]
+    arguments = [part for s in settings for part in ("--set", s)]
+    assert curate("recipe.yaml", "--out", "out", "--quiet", *arguments) == 0
+    scores = pl.read_parquet("out/scores.parquet")
+    assert scores["kept"].sum() == 36
+    assert (scores["influence"].null_count() == 0) == (policy == "look_ahead")
+
+
+def test_summary_as_json_with_evaluation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert curate(
+        "recipe.yaml", "--out", "out", "--json",
+        "--set", "evaluation={seeds: [0, 1], against: [everything, random, loss, knn_shapley]}",
+    ) == 0  # fmt: skip
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["candidates"] == 72
+    assert summary["noise"]["planted"] == 14
+    assert 0 <= summary["noise"]["auroc"] <= 1
+    table = {row["trained_on"]: row for row in summary["evaluation"]}
+    assert set(table) == {"look_ahead", "everything", "random", "loss", "knn_shapley"}
+    assert table["everything"]["rows"] == 72
+    assert table["random"]["rows"] == 36
+    assert len(table["random"]["loss"]["values"]) == 2
+
+
+def test_closing_lines(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = "evaluation={seeds: [0], against: [everything]}"
+    assert curate("recipe.yaml", "--out", "deep/er/out", "--set", evaluation) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "kept 36 of 72 rows by look_ahead (10 steps, cpu)",
+        "label noise: 14 rows planted",
+        "wrote deep/er/out",
+        "test loss",
+        "everything",
+        "score (look_ahead)",
+        "write 0.",
+    ):
+        assert part in text
+
+
+def test_quota_by_any_column_and_two_targets(here: Path) -> None:
+    rows(30).to_json("more.jsonl")
+    assert curate(
+        "recipe.yaml", "--out", "out", "--quiet",
+        "--set", "selection.group_by=group",
+        "--set", "data.validation={near: more.jsonl, far: {path: rows.parquet}}",
+    ) == 0  # fmt: skip
+    scores = pl.read_parquet("out/scores.parquet")
+    groups = [i % 3 for i in scores["row"]]
+    share = (
+        scores.with_columns(group=pl.Series(groups)).group_by("group").agg(pl.col("kept").mean())
+    )
+    assert share["kept"].min() > 0.45
+    assert share["kept"].max() < 0.55
+    both = (scores["influence/near"] + scores["influence/far"]) / 2
+    np.testing.assert_allclose(scores["influence"], both, rtol=1e-12)
+
+
+def test_regression_with_a_custom_model_and_objective(here: Path) -> None:
+    data = rows()
+    data = data.remove_columns("label").add_column("y", [sum(r) for r in data["x"]])
+    data.to_parquet("numbers.parquet")
+    Path("mine_for_cli.py").write_text(
+        "import torch\n"
+        "def net(width): return torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Tanh(),"
+        " torch.nn.Linear(width, 1))\n"
+        "def huber(model, batch): return torch.nn.functional.huber_loss("
+        "model(batch['features'])[:, 0], batch['label'], reduction='none')\n"
+    )
+    Path("r.yaml").write_text(
+        "data: {train: numbers.parquet, columns: {features: x, label: y}, "
+        "validation: {fraction: 0.2}, test: {fraction: 0.2}}\n"
+        "model: {factory: 'mine_for_cli:net', arguments: {width: 6}}\n"
+        "objective: regression\n"
+        "training: {optimizer: {kind: sgd, lr: 0.01, momentum: 0.9}, clip_norm: 1.0,"
+        " micro_batch: 5}\n"
+        "evaluation: {seeds: [0], against: [everything]}\n"
+    )
+    assert curate("r.yaml", "--out", "a", "--quiet") == 0
+    assert curate("r.yaml", "--out", "b", "--quiet", "--set", "objective=mine_for_cli:huber") == 0
+    a, b = (pl.read_parquet(f"{d}/scores.parquet")["influence"] for d in "ab")
+    assert not np.allclose(a, b)
+
+
+def test_existing_directories_are_safe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    precious = Path("precious")
+    precious.mkdir()
+    (precious / "file").write_text("mine")
+    assert curate("recipe.yaml", "--out", "precious") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert curate("recipe.yaml", "--out", "precious", "--overwrite") == 2
+    assert "was not written by curate" in capsys.readouterr().err
+    assert (precious / "file").read_text() == "mine"
+
+    assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
+    assert curate("recipe.yaml", "--out", "out", "--quiet") == 2
+    assert curate("recipe.yaml", "--out", "out", "--quiet", "--overwrite") == 0
+    assert load_from_disk("out")["train"].num_rows == 36
+
+
+def test_a_run_that_blows_up_says_where_and_leaves_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(here.iterdir())
+    optimizer = "training.optimizer={kind: sgd, lr: 1e30}"
+    assert curate("recipe.yaml", "--out", "out", "--set", optimizer) == 1
+    message = capsys.readouterr().err
+    assert "the loss of row" in message
+    assert message.count("\n") == 1
+    assert sorted(here.iterdir()) == before
+
+
+def test_interrupt_is_130_and_leaves_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import curate.output as output
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(output.DatasetDict, "save_to_disk", interrupted)
+    before = sorted(here.iterdir())
+    assert curate("recipe.yaml", "--out", "out", "--quiet") == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert sorted(here.iterdir()) == before
+
+
+def test_usage_mistakes_are_exit_code_2(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(cli, ["select"]) == 2
+    assert run(cli, ["select", "recipe.yaml", "--device", "tpu"]) == 2
+    assert run(cli, ["choose"]) == 2
+    assert run(cli, ["select", "nowhere.yaml"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_loads_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from curate.cli import cli, run\n"
+        "assert run(cli, ['--help']) == 0 and run(cli, ['select', '--help']) == 0\n"
+        "heavy = {'torch', 'datasets', 'polars', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Score the rows" in done.stdout
+
+
+def test_recipes_load_no_torch() -> None:
+    code = "import sys, curate.recipe; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_as_a_module(here: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "curate", "select", "nowhere.yaml"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("curate: nowhere.yaml: cannot read the recipe")

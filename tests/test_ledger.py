@@ -1,0 +1,34 @@
+"""Standardising and adding up."""
+
+import numpy as np
+
+from curate.ledger import Ledger, standardise
+
+
+def test_standardised_within_the_step() -> None:
+    scores = standardise(np.array([1.0, 2.0, 6.0]))
+    np.testing.assert_allclose([scores.mean(), scores.std()], [0, 1], atol=1e-12)
+
+
+def test_standardised_within_each_label_of_three_or_more() -> None:
+    values = np.array([1.0, 2, 3, 101, 102, 103, 50, 51])
+    labels = np.array([0, 0, 0, 1, 1, 1, 2, 2])
+    scores = standardise(values, labels)
+    np.testing.assert_allclose(scores[:3], scores[3:6])
+    np.testing.assert_allclose(scores[6:], standardise(values)[6:])  # too few: the whole step
+
+
+def test_equal_values_score_zero_even_where_rounding_differs() -> None:
+    assert (standardise(np.full(4, 0.1) + np.array([0, 1e-17, 0, -1e-17])) == 0).all()
+    assert (standardise(np.zeros(3)) == 0).all()
+
+
+def test_means_over_occurrences() -> None:
+    ledger = Ledger(4, targets=2, strata=None)
+    ledger.add(np.array([0, 1]), np.array([1.0, 3.0]), np.array([[1.0, 3.0], [2.0, 6.0]]))
+    ledger.add(np.array([1, 2]), np.array([5.0, 9.0]), np.array([[5.0, 9.0], [0.0, 0.0]]))
+    scores = ledger.scores(with_influences=True)
+    assert scores.seen.tolist() == [1, 2, 1, 0]
+    assert scores.influences is not None
+    np.testing.assert_allclose(scores.influences, [[1, 4, 9, 0], [2, 3, 0, 0]])
+    np.testing.assert_allclose(scores.score, [-1, 0, 1, 0])

@@ -1,0 +1,86 @@
+"""Malformed recipes and data: one line each, exit code 2, nothing left behind."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from tests.job import curate
+
+
+def write_rows(**columns: Any) -> None:
+    Dataset.from_dict(columns).to_parquet("bad.parquet")
+
+
+NAN = float("nan")
+GOOD_X = [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.7, 0.8]]
+BAD_DATA: list[tuple[dict[str, Any], str]] = [
+    ({"x": GOOD_X, "label": [0, 1, None, 0]}, "column label is null at row 2"),
+    ({"x": [*GOOD_X[:3], [NAN, 0.0]], "label": [0, 1, 0, 1]}, "x is NaN or infinite at row 3"),
+    ({"x": GOOD_X, "label": [0, 1, -1, 0]}, "column label is -1 at row 2"),
+    ({"x": GOOD_X, "label": [0, 1, 90, 0]}, "the largest is 90 (row 2)"),
+    ({"x": GOOD_X, "y": [0, 1, 1, 0]}, "there is no column label; it has x, y"),
+    ({"y": GOOD_X, "label": [0, 1, 1, 0]}, "no column matches x; it has y, label"),
+    ({"x": [[1.0], [1.0, 2.0]], "label": [0, 1]}, "different lengths, first at row 1"),
+    ({"x": ["a", "b", "c", "d"], "label": [0, 1, 1, 0]}, "features must be numbers"),
+    ({"x": [b"a", b"b", b"c", b"d"], "label": [0, 1, 1, 0]}, "row 0: not an image"),
+    ({"x": GOOD_X, "label": [0.5, 1.0, 1.0, 0.0]}, "class labels must be ints"),
+    ({"x": [], "label": []}, "has no rows"),
+]  # fmt: skip
+BAD_RECIPES: list[tuple[str, str]] = [
+    ("selection.horizon=0", "selection.horizon: must be at least 1 but got 0"),
+    ("selection.kep=1", "selection.kep: unknown key; did you mean keep?"),
+    ("selection.keep={}", "selection.keep: give exactly one of"),
+    ("selection.keep={count: 1000}", "selection.keep.count: is 1000, but there are only 72"),
+    ("selection.keep={threshold: 99}", "keeps no row; the highest score is"),
+    ("selection.group_by=nope", "selection.group_by: there is no column nope"),
+    ("selection.group_by=x", "groups must be ints or strings"),
+    ("training.optimizer.kind=adagrad", "kind must be sgd, adam or adamw"),
+    ("training.optimizer.amsgrad=true", "amsgrad is not modelled"),
+    ("training.optimizer.groups=[{match: [nope]}]", "matches no parameter"),
+    ("trajectory.snapshots=0", "must be a number of states, at least 1"),
+    ("trajectory.snapshots=0.1KiB", "holds no training state; one takes"),
+    ("model={factory: nowhere:net}", "cannot import nowhere"),
+    ("model={kind: cnn}", "needs images"),
+    ("data.train=gone.parquet", "gone.parquet: no such file"),
+    ("data.validation=gone.jsonl", "gone.jsonl: no such file"),
+    ("data.validation.fraction=0.001", "of 120 rows is none"),
+    ("data={train: rows.parquet, columns: {features: x}, validation: {fraction: 0.6}, "
+     "test: {fraction: 0.5}}", "nothing is left to choose from"),
+    ("evaluation.against=[oracle]", "evaluation.against.0: must be 'everything'"),
+    ("nonsense", "--set must look like a.b=value"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "message"), BAD_RECIPES)
+def test_malformed_recipes_are_refused_in_one_line(
+    here: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(here.iterdir())
+    assert curate("recipe.yaml", "--out", "some/out", "--set", override) == 2
+    refused_in_one_line(capsys, message)
+    assert sorted(here.iterdir()) == before
+
+
+@pytest.mark.parametrize(("columns", "message"), BAD_DATA)
+def test_malformed_data_is_refused_in_one_line(
+    here: Path, columns: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(**columns)
+    before = sorted(here.iterdir())
+    override = (
+        "data={train: bad.parquet, columns: {features: x}, "
+        "validation: {path: bad.parquet}, test: bad.parquet}"
+    )
+    assert curate("recipe.yaml", "--out", "some/out", "--set", override) == 2
+    refused_in_one_line(capsys, message)
+    assert sorted(here.iterdir()) == before
+
+
+def refused_in_one_line(capsys: pytest.CaptureFixture[str], message: str) -> None:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("curate: ")
+    assert captured.err.count("\n") == 1, captured.err
+    assert message in captured.err

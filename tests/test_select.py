@@ -1,0 +1,137 @@
+"""One driver at every horizon."""
+
+import numpy as np
+import pytest
+import torch
+
+from curate.influence import score_window
+from curate.policies import Budget, LookAhead, Policy, Random, SmallLoss
+from curate.select import Selector
+from curate.trajectory import Step, record, replay
+from tests import tiny
+
+
+def selector(horizon: int, keep: float = 1.0, **options: object) -> Selector:
+    task = tiny.task(dropout=0.2)
+    rule, _ = tiny.rule_for("adamw")
+    settings: dict[str, object] = {
+        "policy": LookAhead(), "budget": Budget(fraction=keep), "targets": tiny.targets(),
+    }  # fmt: skip
+    return Selector(task, rule, horizon=horizon, **settings | options)  # type: ignore[arg-type]
+
+
+def one_epoch(size: int = 2) -> list[Step]:
+    """12 steps of 2: every one of the 24 examples once."""
+    return tiny.steps(12, size=size)
+
+
+def run(chosen: Selector, steps: list[Step]) -> np.ndarray:
+    influences = chosen.run(tiny.start(chosen.task, chosen.rule), steps).influences
+    assert influences is not None
+    return influences
+
+
+@pytest.mark.parametrize("horizon", [1, 4, 5, 12])
+def test_a_window_equals_the_whole_run_scorer_with_the_target_at_its_end(horizon: int) -> None:
+    """Window [a, b) of a K-step run = steps a..b-1 of a whole run that ends at b."""
+    steps = one_epoch()
+    windowed = run(selector(horizon), steps)
+    for first in range(0, 12, horizon):
+        end = min(first + horizon, 12)
+        whole = run(selector(end), steps[:end])
+        rows = torch.cat([step.rows for step in steps[first:end]]).numpy()
+        np.testing.assert_allclose(windowed[:, rows], whole[:, rows], rtol=1e-10, atol=1e-16)
+
+
+@pytest.mark.parametrize("horizon", [1, 7, 12])
+def test_every_horizon_goes_through_one_driver_and_one_policy(horizon: int) -> None:
+    chosen = selector(horizon, keep=0.5)
+    assert type(chosen.policy) is LookAhead
+    scores = chosen.run(tiny.start(chosen.task, chosen.rule), tiny.steps(12, size=6))
+    assert (scores.seen == 3).all()
+    assert scores.influences is not None
+    assert np.isfinite(scores.influences).all()
+
+
+def test_windows_after_the_first_start_from_what_was_kept() -> None:
+    steps = tiny.steps(4, size=6)
+    chosen = selector(2, keep=0.5)
+    found = run(chosen, steps)
+    # by hand: score two steps, keep the best three of each, commit, score the next two
+    start = tiny.start(chosen.task, chosen.rule)
+    first = score_window(
+        chosen.task, chosen.rule,
+        record(chosen.task, chosen.rule, start, steps[:2], snapshots=2), chosen.targets,
+    )  # fmt: skip
+    kept = [
+        step.keep(scores.mean(dim=0).topk(3).indices.sort().values)
+        for step, scores in zip(steps[:2], first.influences, strict=True)
+    ]
+    state = replay(chosen.task, chosen.rule, start, kept)
+    second = score_window(
+        chosen.task, chosen.rule,
+        record(chosen.task, chosen.rule, state, steps[2:], snapshots=2), chosen.targets,
+    )  # fmt: skip
+    expected = np.zeros((2, 24))
+    for step, scores in zip(steps, first.influences + second.influences, strict=True):
+        expected[:, step.rows.numpy()] += scores.numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-16)
+
+
+def test_stride_looks_further_ahead_of_late_steps() -> None:
+    """With stride 1, every step is scored K ahead: as the first step of its own window."""
+    steps = one_epoch()
+    found = run(selector(4, stride=1), steps)
+    for first in range(12):
+        end = min(first + 4, 12)
+        whole = run(selector(end), steps[:end])
+        rows = steps[first].rows.numpy()
+        np.testing.assert_allclose(found[:, rows], whole[:, rows], rtol=1e-10, atol=1e-16)
+
+
+@pytest.mark.parametrize("budget", [1, 3])
+def test_snapshot_budget_changes_no_influence(budget: int) -> None:
+    steps = tiny.steps(12, size=6)
+    assert np.array_equal(run(selector(12), steps), run(selector(12, snapshots=budget), steps))
+
+
+@pytest.mark.parametrize("keep", [0.5, 1.0])
+@pytest.mark.parametrize("horizon", [1, 5, 12])
+@pytest.mark.parametrize(
+    "policy", [LookAhead(), SmallLoss(), Random(24)], ids=lambda p: type(p).__name__
+)
+def test_progress_counts_every_tick(policy: Policy, horizon: int, keep: float) -> None:
+    chosen = selector(horizon, keep=keep, policy=policy)
+    ticks = 0
+
+    def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+
+    chosen.run(tiny.start(chosen.task, chosen.rule), one_epoch(), tick)
+    assert ticks == chosen.ticks(12)
+
+
+def test_influences_do_not_depend_on_planted_groups_or_strata() -> None:
+    steps = one_epoch()
+    labels = tiny.examples().labels
+    assert labels is not None
+    plain = run(selector(12), steps)
+    stratified = run(selector(12, strata=labels.numpy(), groups=labels.numpy()), steps)
+    assert np.array_equal(plain, stratified)
+
+
+def test_threshold_may_leave_a_step_empty() -> None:
+    chosen = selector(2, budget=Budget(threshold=1e9))
+    found = run(chosen, tiny.steps(6, size=6))
+    assert np.isfinite(found).all()
+
+
+def test_stride_beyond_the_horizon_is_refused() -> None:
+    with pytest.raises(ValueError, match="stride must be between 1 and the horizon, 4, but got 5"):
+        selector(4, stride=5)
+
+
+def test_look_ahead_without_a_target_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs at least one target"):
+        selector(4, targets=())
