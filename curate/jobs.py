@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from curate.choose import choose
+from curate.choose import Chosen, choose
 from curate.errors import UserError
 from curate.evaluate import auroc, evaluate
 from curate.output import check_free, provenance, score_table, staged, write_selection
-from curate.prepare import choose_device, prepare
+from curate.prepare import Job, choose_device, prepare
 from curate.progress import Phases
 from curate.recipe import Recipe
+from curate.threads import suitable_threads
 
 
 def run_select(
@@ -35,6 +36,21 @@ def run_select(
     check_free(out, overwrite=overwrite)
     with phases.phase("read"):
         job = prepare(recipe, choose_device(device))
+    with suitable_threads(job.step_flops()) as threads:
+        chosen, summary = _score_and_evaluate(job, phases)
+    table = score_table(chosen, job.data.examples.rows.numpy(), [t.name for t in job.data.targets])
+    made_with = provenance(recipe, job.data.sources) | {"threads": threads}
+    with phases.phase("write"), staged(out, overwrite=overwrite) as stage:
+        seconds = {name: round(value, 3) for name, value in phases.seconds.items()}
+        summary["seconds"] = seconds
+        write_selection(stage, out, recipe, job.data.table, table, made_with | summary)
+    summary["out"] = str(out)
+    summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
+    return summary
+
+
+def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any]]:
+    recipe = job.recipe
     chosen = choose(job, recipe.selection.policy, phases)
     if not chosen.choice.kept.any():
         raise UserError(
@@ -42,7 +58,6 @@ def run_select(
             f"the highest score is {chosen.scores.score.max():.4g}."
         )
     summary: dict[str, Any] = {
-        "out": str(out),
         "policy": recipe.selection.policy,
         "candidates": len(job.data.examples),
         "kept": int(chosen.choice.kept.sum()),
@@ -58,11 +73,4 @@ def run_select(
         }
     if recipe.evaluation is not None:
         summary["evaluation"] = [row.summary() for row in evaluate(job, chosen, phases)]
-    table = score_table(chosen, job.data.examples.rows.numpy(), [t.name for t in job.data.targets])
-    made_with = provenance(recipe, str(job.device), job.data.sources)
-    with phases.phase("write"), staged(out, overwrite=overwrite) as stage:
-        seconds = {name: round(value, 3) for name, value in phases.seconds.items()}
-        summary["seconds"] = seconds
-        write_selection(stage, out, recipe, job.data.table, table, made_with | summary)
-    summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
-    return summary
+    return chosen, summary

@@ -134,13 +134,12 @@ def score_table(chosen: Chosen, rows: Array, targets: list[str]) -> pl.DataFrame
     return pl.DataFrame(columns)
 
 
-def provenance(recipe: Recipe, device: str, sources: dict[str, Any]) -> dict[str, Any]:
+def provenance(recipe: Recipe, sources: dict[str, Any]) -> dict[str, Any]:
     """With what a result was made."""
     packages = ("curate", "torch", "datasets", "polars", "numpy")
     return {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "platform": platform.platform(),
-        "device": device,
         "git_commit": _git_commit(),
         "recipe": fingerprint(recipe),
         "sources": sources,

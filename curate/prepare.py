@@ -14,6 +14,7 @@ from curate.errors import ModelError, RecipeError
 from curate.models import FlatModel, Objective
 from curate.recipe import Factory, Recipe
 from curate.rules import Rule, State, initial_state
+from curate.threads import step_flops
 from curate.trajectory import Step, Task, seeded_rng
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -42,6 +43,11 @@ class Job:
             rule,
             initial_state(rule, model.read()),
         )
+
+    def step_flops(self) -> int:
+        """Arithmetic of one training step, about."""
+        task, _, _ = self.start(self.recipe.training.seed)
+        return step_flops(task, self.steps(self.recipe.training.seed)[0])
 
     def total_steps(self) -> int:
         """T, the optimizer steps of the scored run."""

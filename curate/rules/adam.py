@@ -46,9 +46,9 @@ class Adam:
         step = state.step + 1
         grad, theta = self.decay(grad, state.theta, lr)
         m = torch.lerp(state.slots["m"], grad, 1 - beta1)
-        v = beta2 * state.slots["v"] + (1 - beta2) * grad * grad
+        v = torch.addcmul(beta2 * state.slots["v"], grad, grad, value=1 - beta2)
         denominator = safe_sqrt(v) / math.sqrt(1 - beta2**step) + self.eps
-        theta = theta - lr / (1 - beta1**step) * (m / denominator)
+        theta = torch.addcdiv(theta, m, denominator, value=-lr / (1 - beta1**step))
         return State(theta, {"m": m, "v": v}, step)
 
 

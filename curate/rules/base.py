@@ -61,5 +61,7 @@ def safe_sqrt(x: Tensor) -> Tensor:
     Second moments are exactly 0 for dead units; an infinite derivative there
     would turn every score into NaN.
     """
+    if not x.requires_grad:
+        return x.sqrt()
     nonzero = x != 0  # not x > 0, which would turn a NaN into 0
     return torch.where(nonzero, torch.where(nonzero, x, 1).sqrt(), 0)

@@ -46,4 +46,4 @@ class SGD:
                 buffer = self.momentum * state.slots["momentum"] + (1 - self.dampening) * grad
             slots["momentum"] = buffer
             grad = grad + self.momentum * buffer if self.nesterov else buffer
-        return State(theta - lr * grad, slots, state.step + 1)
+        return State(torch.add(theta, grad, alpha=-lr), slots, state.step + 1)

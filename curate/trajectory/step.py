@@ -88,13 +88,16 @@ def gradient(task: Task, theta: Tensor, step: Step) -> Gradient:
     """The step's gradient at theta, shape (P,). A step that weighs nothing has gradient 0."""
     theta = theta.detach().requires_grad_()
     weights = step.weights.to(theta)
-    total, denominator, losses = torch.zeros_like(theta), torch.zeros_like(theta[0]), []
+    total: Tensor | None = None
+    denominator, losses = weights.new_zeros(()), []
     for chunk in step.chunks():
         part = chunk_losses(task, theta, step, chunk)
-        total += torch.autograd.grad((weights[chunk] * part.losses).sum(), theta)[0]
+        (found,) = torch.autograd.grad((weights[chunk] * part.losses).sum(), theta)
+        total = found if total is None else total.add_(found)
         denominator += (weights[chunk] * part.sizes).sum()
         losses.append(part.losses.detach())
-    return Gradient(total.detach() / nonzero(denominator.detach()), torch.cat(losses))
+    assert total is not None
+    return Gradient(total.div_(nonzero(denominator)), torch.cat(losses))
 
 
 def forward_step(task: Task, rule: Rule, state: State, step: Step) -> tuple[State, Tensor]:
