@@ -1,1 +1,27 @@
-"""curate: choose training data by what it does to the model."""
+"""curate: choose training data by what it does to the model.
+
+What is public loads when it is first asked for, so that `import curate` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "CurateError": "curate.errors",
+    "Recipe": "curate.recipe",
+    "check_recipe": "curate.recipe",
+    "load_recipe": "curate.recipe",
+    "run_select": "curate.jobs",
+}
+
+__all__ = ["CurateError", "Recipe", "check_recipe", "load_recipe", "run_select"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'curate' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,6 +1,6 @@
 """The data section of a recipe made concrete: candidates, targets, held-out rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,8 @@ def read_candidates(recipe: Recipe) -> Candidates:
             fraction=section.label_noise.fraction, seed=section.label_noise.seed,
         )  # fmt: skip
         table, noisy = planted.data, planted.noisy
-        examples = reader.examples(table, name, parts["train"])
+        noisy_labels = rooms.read_classes(table, reader.label, name, reader.classes)
+        examples = replace(examples, labels=noisy_labels)
     scaling = None
     if section.standardize:
         pixels = everything.features.dtype == torch.uint8

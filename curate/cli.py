@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the run failed, 2 something given to us needs changing, 13
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,7 @@ def silence_libraries() -> None:
 
 def main() -> None:
     """The entry point: run a command and turn errors into one line and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's way to interrupt
     sys.exit(run(cli))
 
 

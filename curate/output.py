@@ -141,7 +141,7 @@ def provenance(recipe: Recipe, sources: dict[str, Any]) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "platform": platform.platform(),
         "git_commit": _git_commit(),
-        "recipe": fingerprint(recipe),
+        "recipe_fingerprint": fingerprint(recipe),
         "sources": sources,
         "seeds": {"data": recipe.data.seed, "training": recipe.training.seed},
     }

@@ -50,8 +50,12 @@ class Selector:
             raise ValueError(
                 f"stride must be between 1 and the horizon, {self.horizon}, but got {self.stride}"
             )
-        if self.policy.needs is Evidence.INFLUENCE and not self.targets:
+        if self._goes_back and not self.targets:
             raise ValueError("a policy that looks at influences needs at least one target")
+
+    @property
+    def _goes_back(self) -> bool:
+        return self.policy.needs is Evidence.INFLUENCE
 
     def run(
         self,
@@ -73,19 +77,20 @@ class Selector:
             window = steps[first : first + self.horizon]
             recording = record(
                 self.task, self.rule, state, window,
-                snapshots=min(self.snapshots, len(window)), on_step=on_step, first_step=first,
+                snapshots=self.snapshots if self._goes_back else 1,
+                on_step=on_step, first_step=first,
             )  # fmt: skip
             committed = self._decide(window[:stride], recording, ledger, first, on_step)
             if first + stride < len(steps):
                 state = self._commit(state, window, committed, recording, on_step)
-        return ledger.scores(with_influences=self.policy.needs is Evidence.INFLUENCE)
+        return ledger.scores(with_influences=self._goes_back)
 
     def ticks(self, total: int) -> int:
         """How many times `run` calls `on_step` for a run of `total` steps, at most."""
         if self.policy.needs is Evidence.NOTHING:
             return 0
         stride = self.stride or self.horizon
-        passes = 2 if self.policy.needs is Evidence.INFLUENCE else 1
+        passes = 2 if self._goes_back else 1
         firsts = range(0, total, stride)
         recorded = sum(min(self.horizon, total - first) for first in firsts)
         return passes * recorded + firsts[-1]
@@ -99,7 +104,7 @@ class Selector:
         on_step: Callable[[], None],
     ) -> list[Step]:
         influences: list[Array | None] = [None] * len(recording.steps)
-        if self.policy.needs is Evidence.INFLUENCE:
+        if self._goes_back:
             scored = score_window(
                 self.task, self.rule, recording, self.targets,
                 removal=self.removal, first_step=first, on_step=on_step,

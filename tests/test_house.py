@@ -69,3 +69,10 @@ def test_every_room_lists_what_is_public(path: Path) -> None:
             names[node.targets[0].id] = node.value
     listed = ast.literal_eval(names["__all__"])
     assert len(set(listed)) == len(listed)
+
+
+def test_public_names_are_sorted_and_all_there() -> None:
+    assert curate.__all__ == sorted(curate.__all__) == dir(curate)
+    assert all(getattr(curate, name) is not None for name in curate.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = curate.nothing

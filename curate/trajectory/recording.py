@@ -43,6 +43,8 @@ class Recording:
         States that were not kept are recomputed from the nearest earlier one,
         bit for bit the same on a deterministic device.
         """
+        if not self._kept:
+            raise RuntimeError("this recording has been gone through already; record again")
         kept = self._kept
         for k in range(len(self.steps) - 1, -1, -1):
             place, state = kept[-1]
