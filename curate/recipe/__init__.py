@@ -1,7 +1,8 @@
 """The recipe: a YAML file that says all of it. Loads no torch."""
 
+from curate.recipe.data import Source, Split
 from curate.recipe.load import check_recipe, fingerprint, load_recipe, resolved, write_recipe
-from curate.recipe.schema import Factory, Keep, Recipe, Selection, Source, Split
+from curate.recipe.schema import Factory, Keep, Recipe, Selection
 
 __all__ = [
     "Factory",

@@ -7,12 +7,11 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from curate.errors import RecipeError
-from curate.recipe import schema
 from curate.recipe.optimizers import UNMODELLED
 from curate.recipe.schema import Recipe
 from curate.recipe.section import Section
@@ -127,14 +126,6 @@ def _message(error: Any) -> str:
     return f"{text} but got {shown}"
 
 
-def _all_keys() -> list[str]:
-    keys: set[str] = set()
-    for value in vars(schema).values():
-        for part in (value, *get_args(value)):
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                keys |= part.model_fields.keys()
-    for section in Section.__subclasses__():
-        keys |= section.model_fields.keys()
-        for inner in section.__subclasses__():
-            keys |= inner.model_fields.keys()
-    return sorted(keys)
+def _all_keys(section: type[BaseModel] = Section) -> set[str]:
+    keys = set(section.model_fields)
+    return keys.union(*(_all_keys(inner) for inner in section.__subclasses__()))

@@ -15,93 +15,13 @@ from pydantic import (
     model_validator,
 )
 
+from curate.recipe.data import Data
 from curate.recipe.optimizers import AdamWSection, OptimizerSection, Schedule
-from curate.recipe.section import Section
+from curate.recipe.section import Count, Section, Seed
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PolicyName = Literal["look_ahead", "random", "loss", "knn_shapley"]
 Activation = Literal["gelu", "relu", "silu", "tanh"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Source(Section):
-    """Where rows come from; a bare string is its path."""
-
-    path: Annotated[str, Field(min_length=1)]
-    split: str | None = None
-    name: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-
-class Split(Section):
-    """A random part of the training source, taken out of the candidates."""
-
-    fraction: Fraction
-
-
-def _kind_of_split(value: Any) -> str:
-    if isinstance(value, Split) or (isinstance(value, dict) and "fraction" in value):
-        return "~fraction"
-    if isinstance(value, Source | str) or (isinstance(value, dict) and "path" in value):
-        return "~source"
-    return "~named"
-
-
-Targets = Annotated[
-    Annotated[Split, Tag("~fraction")]
-    | Annotated[Source, Tag("~source")]
-    | Annotated[
-        dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Source],
-        Field(min_length=1),
-        Tag("~named"),
-    ],
-    Discriminator(_kind_of_split),
-]
-Held = Annotated[
-    Annotated[Split, Tag("~fraction")] | Annotated[Source, Tag("~source")],
-    Discriminator(
-        lambda value: "~source" if _kind_of_split(value) == "~named" else _kind_of_split(value)
-    ),
-]
-
-
-class Columns(Section):
-    """Which columns are what. Features are names or shell patterns."""
-
-    features: Annotated[list[str], Field(min_length=1)]
-    label: str | None = "label"
-    classes: Count | None = None
-    image_shape: Annotated[list[Count], Field(min_length=2, max_length=3)] | None = None
-
-    @field_validator("features", mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
-
-class LabelNoise(Section):
-    """Wrong labels on purpose, among the candidates only."""
-
-    fraction: Fraction
-    seed: Seed = 0
-
-
-class Data(Section):
-    """The candidates, the targets, and what is held out for evaluation."""
-
-    train: Source
-    columns: Columns
-    validation: Targets | None = None
-    test: Held | None = None
-    seed: Seed = 0
-    standardize: bool = False
-    label_noise: LabelNoise | None = None
 
 
 class Mlp(Section):
