@@ -22,6 +22,7 @@ from curate.policies import (
 from curate.prepare import Job, snapshot_count
 from curate.progress import Phases
 from curate.select import Selector
+from curate.windows import Judge
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,17 @@ def choose(job: Job, policy: str, phases: Phases) -> Chosen:
     steps = job.steps(job.recipe.training.seed)
     horizon = len(steps) if selection.horizon == "full" else min(selection.horizon, len(steps))
     selector = Selector(
-        task=task,
-        rule=rule,
-        policy=POLICIES[policy](job),
+        judge=Judge(
+            task=task,
+            rule=rule,
+            policy=POLICIES[policy](job),
+            targets=job.data.targets,
+            removal=selection.removal,
+            snapshots=snapshot_count(job.recipe, state),
+        ),
         budget=budget,
         horizon=horizon,
-        targets=job.data.targets,
         stride=None if selection.stride is None else min(selection.stride, horizon),
-        removal=selection.removal,
-        snapshots=snapshot_count(job.recipe, state),
         groups=groups,
         strata=job.data.classes,
     )
@@ -83,7 +86,7 @@ def _flat(features: Tensor) -> Array:
 
 
 POLICIES: dict[str, Callable[[Job], Policy]] = {
-    "look_ahead": lambda _: LookAhead(),
+    "look_ahead": lambda job: LookAhead(job.recipe.selection.rounds),
     "random": lambda job: Random(len(job.data.examples), seed=job.recipe.training.seed),
     "loss": lambda _: SmallLoss(),
     "knn_shapley": _knn_shapley,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from curate.influence import Target, score_window
 from curate.ledger import Ledger, Scores
-from curate.policies import Array, Budget, Evidence, Offer, Policy
-from curate.rules import Rule, State
-from curate.trajectory import Recording, Step, Task, ignore_step, record, replay
+from curate.policies import Array, Budget, Evidence, Offer
+from curate.rules import State
+from curate.trajectory import Step, ignore_step, replay
+from curate.windows import Judge, Judged, keep_all
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,21 @@ class Selector:
     scored with at least K - stride steps still to come; stride = K costs least.
 
     Cost per committed step, in gradients of one batch, with every state kept:
-    (1 + 4) K / stride to record and score, and 1 to commit what was kept,
-    unless that was everything or the run ends there; plus one pass over the
-    targets per window. A snapshot budget below K adds forward steps (see
-    `Recording`). Memory: `snapshots` + 2 states, Q adjoints, one batch's graph,
-    and O(N Q) for the ledger; nothing grows with T but the step records.
+    R (1 + 4) K / stride to record and score in R = `policy.rounds` rounds, and 1
+    to commit what was kept, unless that was everything or the run ends there;
+    plus R passes over the targets per window. A snapshot budget below K adds
+    forward steps (see `Recording`). Memory: `snapshots` + 2 states, Q adjoints,
+    one batch's graph, and O(N Q) for the ledger; nothing grows with T but the
+    step records.
 
-    policy, budget: what a candidate is worth, and how much is kept.
+    judge: values the candidates of a window. budget: how much is kept.
     groups: for quotas, shape (N,), or None. strata: for standardising, shape (N,), or None.
     """
 
-    task: Task
-    rule: Rule
-    policy: Policy
+    judge: Judge
     budget: Budget
     horizon: int
-    targets: Sequence[Target] = ()
     stride: int | None = None
-    removal: str = "renormalised"
-    snapshots: int = 64
     groups: Array | None = None
     strata: Array | None = None
 
@@ -50,12 +46,6 @@ class Selector:
             raise ValueError(
                 f"stride must be between 1 and the horizon, {self.horizon}, but got {self.stride}"
             )
-        if self._goes_back and not self.targets:
-            raise ValueError("a policy that looks at influences needs at least one target")
-
-    @property
-    def _goes_back(self) -> bool:
-        return self.policy.needs is Evidence.INFLUENCE
 
     def run(
         self,
@@ -65,75 +55,53 @@ class Selector:
     ) -> Scores:
         """Score the whole run, from `state` through `steps`.
 
-        `on_step` is called `ticks(len(steps))` times.
+        `on_step` is called `ticks(len(steps))` times, or less where steps are dropped whole.
         """
-        count = len(self.task.examples)
-        if self.policy.needs is Evidence.NOTHING:
-            values = self.policy.values(Offer(np.arange(count)))
+        judge, count = self.judge, len(self.judge.task.examples)
+        if judge.policy.needs is Evidence.NOTHING:
+            values = judge.policy.values(Offer(np.arange(count), np.ones(count)))
             return Scores(values, np.zeros(count, dtype=np.int64), None)
-        ledger = Ledger(count, len(self.targets), self.strata)
+        ledger = Ledger(count, len(judge.targets), self.strata)
         stride = self.stride or self.horizon
         for first in range(0, len(steps), stride):
             window = steps[first : first + self.horizon]
-            recording = record(
-                self.task, self.rule, state, window,
-                snapshots=self.snapshots if self._goes_back else 1,
-                on_step=on_step, first_step=first,
-            )  # fmt: skip
-            committed = self._decide(window[:stride], recording, ledger, first, on_step)
+            judged = judge.judge(state, window, first_step=first, on_step=on_step)
+            kept = self._decide(judged, stride, ledger)
             if first + stride < len(steps):
-                state = self._commit(state, window, committed, recording, on_step)
-        return ledger.scores(with_influences=self._goes_back)
+                state = self._commit(state, judged, kept, on_step)
+        return ledger.scores(with_influences=judge.goes_back)
 
     def ticks(self, total: int) -> int:
         """How many times `run` calls `on_step` for a run of `total` steps, at most."""
-        if self.policy.needs is Evidence.NOTHING:
+        if self.judge.policy.needs is Evidence.NOTHING:
             return 0
-        stride = self.stride or self.horizon
-        passes = 2 if self._goes_back else 1
-        firsts = range(0, total, stride)
+        firsts = range(0, total, self.stride or self.horizon)
         recorded = sum(min(self.horizon, total - first) for first in firsts)
-        return passes * recorded + firsts[-1]
+        return self.judge.ticks(recorded) + firsts[-1]
 
-    def _decide(
-        self,
-        decided: Sequence[Step],
-        recording: Recording,
-        ledger: Ledger,
-        first: int,
-        on_step: Callable[[], None],
-    ) -> list[Step]:
-        influences: list[Array | None] = [None] * len(recording.steps)
-        if self._goes_back:
-            scored = score_window(
-                self.task, self.rule, recording, self.targets,
-                removal=self.removal, first_step=first, on_step=on_step,
-            )  # fmt: skip
-            influences = [per_step.numpy() for per_step in scored.influences]
-        budget = self.budget.within_step(len(self.task.examples))
-        committed = []
-        for step, losses, found in zip(decided, recording.losses, influences, strict=False):
+    def _decide(self, judged: Judged, stride: int, ledger: Ledger) -> list[Array]:
+        """Enter the first `stride` steps in the ledger; what to keep of each, shape (n,), bool."""
+        budget = self.budget.within_step(len(self.judge.task.examples))
+        decisions = []
+        for k, step in enumerate(judged.steps[:stride]):
             rows = step.rows.numpy()
-            mean = None if found is None else found.mean(axis=0)
-            values = self.policy.values(Offer(rows, losses.double().cpu().numpy(), mean))
-            scores = ledger.add(rows, values, found)
+            influences = None if judged.influences is None else judged.influences[k]
+            scores = ledger.add(rows, judged.values[k], influences)
             groups = None if self.groups is None else self.groups[rows]
-            kept = budget.choose(scores, groups).kept
-            committed.append(step.keep(torch.from_numpy(np.flatnonzero(kept))))
-        return committed
+            decisions.append(budget.choose(scores, groups).kept)
+        return decisions
 
     def _commit(
-        self,
-        state: State,
-        window: Sequence[Step],
-        committed: Sequence[Step],
-        recording: Recording,
-        on_step: Callable[[], None],
+        self, state: State, judged: Judged, kept: Sequence[Array], on_step: Callable[[], None]
     ) -> State:
-        offered = sum(len(step.rows) for step in window)
-        if sum(len(step.rows) for step in committed) == offered:
-            for _ in committed:
+        """Train from the window's start through its decided steps, on what was kept."""
+        if keep_all(judged, kept):
+            for _ in kept:
                 on_step()
-            return recording.final
-        nonempty = [step for step in committed if len(step.rows)]
-        return replay(self.task, self.rule, state, nonempty, on_step)
+            return judged.final
+        committed = [
+            step.keep(torch.from_numpy(np.flatnonzero(mask)))
+            for step, mask in zip(judged.steps, kept, strict=False)
+            if mask.any()
+        ]
+        return replay(self.judge.task, self.judge.rule, state, committed, on_step)

@@ -1,23 +1,37 @@
 """One driver at every horizon."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from curate.influence import score_window
 from curate.policies import Budget, LookAhead, Policy, Random, SmallLoss
+from curate.policies.look_ahead import centred_ranks
+from curate.rules import State
 from curate.select import Selector
 from curate.trajectory import Step, record, replay
+from curate.windows import Judge
 from tests import tiny
 
 
-def selector(horizon: int, keep: float = 1.0, **options: object) -> Selector:
+def selector(
+    horizon: int,
+    keep: float = 1.0,
+    *,
+    policy: Policy | None = None,
+    snapshots: int = 64,
+    **options: Any,
+) -> Selector:
     task = tiny.task(dropout=0.2)
     rule, _ = tiny.rule_for("adamw")
-    settings: dict[str, object] = {
-        "policy": LookAhead(), "budget": Budget(fraction=keep), "targets": tiny.targets(),
-    }  # fmt: skip
-    return Selector(task, rule, horizon=horizon, **settings | options)  # type: ignore[arg-type]
+    judge = Judge(task, rule, policy or LookAhead(), tiny.targets(), snapshots=snapshots)
+    return Selector(judge, horizon=horizon, **{"budget": Budget(fraction=keep)} | options)
+
+
+def start(chosen: Selector) -> State:
+    return tiny.start(chosen.judge.task, chosen.judge.rule)
 
 
 def one_epoch(size: int = 2) -> list[Step]:
@@ -26,7 +40,7 @@ def one_epoch(size: int = 2) -> list[Step]:
 
 
 def run(chosen: Selector, steps: list[Step]) -> np.ndarray:
-    influences = chosen.run(tiny.start(chosen.task, chosen.rule), steps).influences
+    influences = chosen.run(start(chosen), steps).influences
     assert influences is not None
     return influences
 
@@ -46,8 +60,8 @@ def test_a_window_equals_the_whole_run_scorer_with_the_target_at_its_end(horizon
 @pytest.mark.parametrize("horizon", [1, 7, 12])
 def test_every_horizon_goes_through_one_driver_and_one_policy(horizon: int) -> None:
     chosen = selector(horizon, keep=0.5)
-    assert type(chosen.policy) is LookAhead
-    scores = chosen.run(tiny.start(chosen.task, chosen.rule), tiny.steps(12, size=6))
+    assert type(chosen.judge.policy) is LookAhead
+    scores = chosen.run(start(chosen), tiny.steps(12, size=6))
     assert (scores.seen == 3).all()
     assert scores.influences is not None
     assert np.isfinite(scores.influences).all()
@@ -58,19 +72,21 @@ def test_windows_after_the_first_start_from_what_was_kept() -> None:
     chosen = selector(2, keep=0.5)
     found = run(chosen, steps)
     # by hand: score two steps, keep the best three of each, commit, score the next two
-    start = tiny.start(chosen.task, chosen.rule)
+    begin = start(chosen)
     first = score_window(
-        chosen.task, chosen.rule,
-        record(chosen.task, chosen.rule, start, steps[:2], snapshots=2), chosen.targets,
+        chosen.judge.task, chosen.judge.rule,
+        record(chosen.judge.task, chosen.judge.rule, begin, steps[:2], snapshots=2),
+        chosen.judge.targets,
     )  # fmt: skip
     kept = [
         step.keep(scores.mean(dim=0).topk(3).indices.sort().values)
         for step, scores in zip(steps[:2], first.influences, strict=True)
     ]
-    state = replay(chosen.task, chosen.rule, start, kept)
+    state = replay(chosen.judge.task, chosen.judge.rule, begin, kept)
     second = score_window(
-        chosen.task, chosen.rule,
-        record(chosen.task, chosen.rule, state, steps[2:], snapshots=2), chosen.targets,
+        chosen.judge.task, chosen.judge.rule,
+        record(chosen.judge.task, chosen.judge.rule, state, steps[2:], snapshots=2),
+        chosen.judge.targets,
     )  # fmt: skip
     expected = np.zeros((2, 24))
     for step, scores in zip(steps, first.influences + second.influences, strict=True):
@@ -98,7 +114,9 @@ def test_snapshot_budget_changes_no_influence(budget: int) -> None:
 @pytest.mark.parametrize("keep", [0.5, 1.0])
 @pytest.mark.parametrize("horizon", [1, 5, 12])
 @pytest.mark.parametrize(
-    "policy", [LookAhead(), SmallLoss(), Random(24)], ids=lambda p: type(p).__name__
+    "policy",
+    [LookAhead(), LookAhead(rounds=3), SmallLoss(), Random(24)],
+    ids=lambda p: type(p).__name__,
 )
 def test_progress_counts_every_tick(policy: Policy, horizon: int, keep: float) -> None:
     chosen = selector(horizon, keep=keep, policy=policy)
@@ -108,7 +126,7 @@ def test_progress_counts_every_tick(policy: Policy, horizon: int, keep: float) -
         nonlocal ticks
         ticks += 1
 
-    chosen.run(tiny.start(chosen.task, chosen.rule), one_epoch(), tick)
+    chosen.run(start(chosen), one_epoch(), tick)
     assert ticks == chosen.ticks(12)
 
 
@@ -133,5 +151,30 @@ def test_stride_beyond_the_horizon_is_refused() -> None:
 
 
 def test_look_ahead_without_a_target_is_refused() -> None:
+    task = tiny.task()
     with pytest.raises(ValueError, match="needs at least one target"):
-        selector(4, targets=())
+        Judge(task, tiny.rule_for("adam")[0], LookAhead())
+
+
+def test_rounds_are_the_window_again_at_the_weights_before() -> None:
+    """Two rounds by hand: score, move the weights by rank, score at the new weights."""
+    judge = Judge(tiny.task(), tiny.rule_for("adamw")[0], LookAhead(rounds=2), tiny.targets())
+    once = Judge(judge.task, judge.rule, LookAhead(), judge.targets)
+    begin, steps = tiny.start(judge.task, judge.rule), unweighted(tiny.steps(3))
+    first = once.judge(begin, steps)
+    weights = [1 + 0.5 * centred_ranks(values) for values in first.values]
+    again = once.judge(
+        begin, [s.reweight(torch.from_numpy(w)) for s, w in zip(steps, weights, strict=True)]
+    )
+    found = judge.judge(begin, steps)
+    for k in range(3):
+        ranks = centred_ranks(again.values[k] / weights[k])
+        expected = np.clip(weights[k] + 0.5 * ranks, 0.02, 2)
+        np.testing.assert_allclose(found.values[k], expected, atol=1e-5)
+        assert found.influences is not None
+        assert first.influences is not None
+        np.testing.assert_array_equal(found.influences[k], first.influences[k])
+
+
+def unweighted(steps: list[Step]) -> list[Step]:
+    return [step.reweight(torch.ones_like(step.weights)) for step in steps]

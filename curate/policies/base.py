@@ -22,21 +22,32 @@ class Offer:
     """The candidates of one step and what is known of them.
 
     rows: positions among the candidates, shape (n,).
+    weights: in the step's mean, shape (n,), as the evidence was gathered; 1 at first.
     losses: training losses before the step, shape (n,); None without evidence.
     influences: mean over the targets, shape (n,), positive helps; None without evidence.
     """
 
     rows: Array
+    weights: Array
     losses: Array | None = None
     influences: Array | None = None
 
 
 class Policy(Protocol):
-    """Values candidates. Higher is better; what is done with a value is the budget's affair."""
+    """Values candidates. Higher is better; what is done with a value is the budget's affair.
+
+    A policy of more than one round values them again with its own values as
+    the weights of the step, which are then above 0.
+    """
 
     @property
     def needs(self) -> Evidence:
         """The evidence that `values` reads."""
+        ...
+
+    @property
+    def rounds(self) -> int:
+        """How often a window is valued, at least 1."""
         ...
 
     def values(self, offer: Offer) -> Array:

@@ -26,6 +26,7 @@ class KNNShapley:
     shapley: Array
 
     needs = Evidence.NOTHING
+    rounds = 1
 
     def values(self, offer: Offer) -> Array:
         found: Array = self.shapley[offer.rows]

@@ -13,6 +13,7 @@ class SmallLoss:
     """
 
     needs = Evidence.LOSS
+    rounds = 1
 
     def values(self, offer: Offer) -> Array:
         assert offer.losses is not None

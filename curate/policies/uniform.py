@@ -15,6 +15,7 @@ class Random:
     seed: int = 0
 
     needs = Evidence.NOTHING
+    rounds = 1
 
     def values(self, offer: Offer) -> Array:
         numbers: Array = np.random.default_rng(self.seed).random(self.count)[offer.rows]

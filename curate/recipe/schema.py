@@ -121,6 +121,7 @@ class Selection(Section):
     stride: Count | None = None
     keep: Keep = Keep(fraction=0.5)
     group_by: str | None = None
+    rounds: Count = 4
     removal: Literal["renormalised", "fixed"] = "renormalised"
     neighbors: Count = 5
 

@@ -29,7 +29,7 @@ def line(name: str, row: Row, quality: float | None) -> str:
     loss, accuracy = row.metrics["loss"], row.metrics["accuracy"]
     shown = "" if quality is None else f"{quality:.3f}"
     return (
-        f"{name:28s} {row.kept:5d}  {row.noise_left or 0:6.1%}  {shown:>5s}  "
+        f"{name:32s} {row.kept:5d}  {row.noise_left or 0:6.1%}  {shown:>5s}  "
         f"{mean(loss):.3f} ± {spread(loss):.3f}  {mean(accuracy):.3f} ± {spread(accuracy):.3f}"
     )
 
@@ -45,11 +45,15 @@ def main() -> None:
         *arguments.overrides,
     ]
     cases: list[tuple[str, list[str]]] = [
-        (f"look_ahead, K = {k}", [f"selection.horizon={k}"]) for k in HORIZONS
+        (f"look_ahead, K = {k}, 1 round", [f"selection.horizon={k}", "selection.rounds=1"])
+        for k in HORIZONS
     ]
     cases += [
-        (f"look_ahead, K = {k}, by label", [f"selection.horizon={k}", "selection.group_by=label"])
-        for k in ("4", "full")
+        (f"look_ahead, K = {k}, 4 rounds", [f"selection.horizon={k}", "selection.rounds=4"])
+        for k in HORIZONS
+    ]
+    cases += [
+        ("look_ahead, K = 17, 4, by label", ["selection.horizon=17", "selection.group_by=label"])
     ]
     cases += [
         ("loss, K = 1", ["selection.policy=loss", "selection.horizon=1"]),
@@ -58,7 +62,7 @@ def main() -> None:
         ("random", ["selection.policy=random"]),
         ("everything", ["selection.policy=random", "selection.keep={fraction: 1.0}"]),
     ]
-    print("trained on                    rows   noise  AUROC      test loss  test accuracy")
+    print("trained on                        rows   noise  AUROC      test loss  test accuracy")
     for name, overrides in cases:
         recipe = load_recipe(RECIPE, [*common, *overrides])
         job, phases = prepare(recipe, torch.device("cpu")), Phases()

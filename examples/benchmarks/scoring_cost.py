@@ -73,7 +73,7 @@ def runs(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Cost of scoring over plain training.")
+    parser = argparse.ArgumentParser(description="Cost of one scored round over plain training.")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")

@@ -22,7 +22,13 @@ from curate.policies import (
 from curate.policies.budgets import share_out
 
 RNG = np.random.default_rng(0)
-POLICIES = [LookAhead(), Random(20, seed=3), SmallLoss(), KNNShapley(RNG.normal(size=20))]
+POLICIES = [
+    LookAhead(),
+    LookAhead(rounds=4),
+    Random(20, seed=3),
+    SmallLoss(),
+    KNNShapley(RNG.normal(size=20)),
+]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: type(p).__name__)
@@ -31,6 +37,7 @@ class TestContract:
         losses, influences = np.arange(20.0) ** 1.5, np.sin(np.arange(20.0))
         return Offer(
             rows,
+            np.ones(len(rows)),
             losses[rows] if policy.needs is not Evidence.NOTHING else None,
             influences[rows] if policy.needs is Evidence.INFLUENCE else None,
         )
@@ -39,19 +46,24 @@ class TestContract:
         values = policy.values(self.offer(policy, np.array([3, 1, 19])))
         assert values.shape == (3,)
         assert np.isfinite(values).all()
+        assert policy.rounds == 1 or (values > 0).all()
 
     def test_same_offer_same_values(self, policy: Policy) -> None:
         offer = self.offer(policy, np.arange(20))
         np.testing.assert_array_equal(policy.values(offer), policy.values(offer))
 
     def test_a_row_is_worth_the_same_in_any_company(self, policy: Policy) -> None:
+        if policy.rounds > 1:
+            pytest.skip("in rounds a row is ranked among its company")
         everyone = policy.values(self.offer(policy, np.arange(20)))
         some = policy.values(self.offer(policy, np.array([7, 2])))
         np.testing.assert_array_equal(everyone[[7, 2]], some)
 
 
 def test_look_ahead_prefers_what_helps_and_small_loss_what_is_easy() -> None:
-    offer = Offer(np.arange(2), losses=np.array([0.1, 5.0]), influences=np.array([-1.0, 1.0]))
+    offer = Offer(
+        np.arange(2), np.ones(2), losses=np.array([0.1, 5.0]), influences=np.array([-1.0, 1.0])
+    )
     assert LookAhead().values(offer).argmax() == 1
     assert SmallLoss().values(offer).argmax() == 0
 
@@ -138,3 +150,25 @@ def test_a_budget_is_exactly_one_thing() -> None:
 def test_within_a_step_a_count_becomes_a_fraction() -> None:
     assert Budget(count=50).within_step(200) == Budget(fraction=0.25)
     assert Budget(threshold=1.0).within_step(200) == Budget(threshold=1.0)
+
+
+def test_rounds_move_weights_by_rank_and_clamp_them() -> None:
+    policy = LookAhead(rounds=2)
+    influences, weights = np.array([3.0, -1.0, 0.5]), np.array([1.0, 1.0, 1.0])
+    np.testing.assert_allclose(
+        policy.values(Offer(np.arange(3), weights, influences=influences)), [1.5, 0.5, 1], atol=3e-6
+    )
+    extreme = np.array([1.9, 0.1, 1.0])
+    moved = policy.values(Offer(np.arange(3), extreme, influences=influences * extreme))
+    np.testing.assert_allclose(moved, [2.0, 0.02, 1.0], atol=3e-6)
+
+
+def test_clamped_weights_are_told_apart_by_their_last_rank() -> None:
+    weights = np.full(4, 2.0)
+    offer = Offer(np.arange(4), weights, influences=np.array([1.0, 2.0, 3.0, 4.0]))
+    assert (np.diff(LookAhead(rounds=2).values(offer)) > 0).all()
+
+
+def test_rounds_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="rounds must be at least 1 but got 0"):
+        LookAhead(rounds=0)

@@ -1,0 +1,122 @@
+"""One window: record it, go back through it, and hear what the policy makes of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curate.influence import Target, score_window
+from curate.policies import Array, Evidence, Offer, Policy
+from curate.rules import Rule, State
+from curate.trajectory import Step, Task, ignore_step, record
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found out about a window of K steps, every candidate in it.
+
+    final: the state after the window as offered. losses: per step, shape (n,).
+    influences: per step, shape (Q, n), at the weights as offered; None if the
+    policy does not ask for them. values: per step, shape (n,): the policy's worth.
+    target_losses: where the window as offered ends, shape (Q,); None likewise.
+    """
+
+    steps: Sequence[Step]
+    final: State
+    losses: list[Tensor]
+    influences: list[Array] | None
+    values: list[Array]
+    target_losses: Tensor | None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Values the candidates of a window by a policy.
+
+    With `policy.rounds` = R > 1 the window is linearised R times: each round
+    records it with the weights that the round before arrived at, goes back, and
+    the policy's values are the next weights (DESIGN 3.7).
+
+    Cost per step of the window, in gradients of one batch: R x (1 + 4), and one
+    pass over the targets per round; R x 1 for a policy that looks at losses only.
+    """
+
+    task: Task
+    rule: Rule
+    policy: Policy
+    targets: Sequence[Target] = ()
+    removal: str = "renormalised"
+    snapshots: int = 64
+
+    def __post_init__(self) -> None:
+        if self.goes_back and not self.targets:
+            raise ValueError("a policy that looks at influences needs at least one target")
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether the policy asks for influences."""
+        return self.policy.needs is Evidence.INFLUENCE
+
+    def ticks(self, steps: int) -> int:
+        """How many times `judge` calls `on_step` for a window of so many steps."""
+        return self.policy.rounds * steps * (2 if self.goes_back else 1)
+
+    def judge(
+        self,
+        state: State,
+        steps: Sequence[Step],
+        *,
+        first_step: int = 0,
+        on_step: Callable[[], None] = ignore_step,
+    ) -> Judged:
+        """Value every candidate of `steps`, taken from `state`.
+
+        `first_step` is the window's first step in the run, for error messages.
+        """
+        found = self._round(state, steps, first_step, on_step)
+        first = found
+        for _ in range(self.policy.rounds - 1):
+            weighted = [
+                step.reweight(torch.from_numpy(weights).to(step.weights.dtype))
+                for step, weights in zip(steps, found.values, strict=True)
+            ]
+            found = self._round(state, weighted, first_step, on_step)
+        return Judged(
+            steps, first.final, first.losses, first.influences, found.values, first.target_losses
+        )
+
+    def _round(
+        self, state: State, steps: Sequence[Step], first_step: int, on_step: Callable[[], None]
+    ) -> Judged:
+        recording = record(
+            self.task, self.rule, state, steps,
+            snapshots=self.snapshots if self.goes_back else 1,
+            first_step=first_step, on_step=on_step,
+        )  # fmt: skip
+        influences, target_losses = None, None
+        if self.goes_back:
+            scored = score_window(
+                self.task, self.rule, recording, self.targets,
+                removal=self.removal, first_step=first_step, on_step=on_step,
+            )  # fmt: skip
+            influences = [per_step.numpy() for per_step in scored.influences]
+            target_losses = scored.target_losses
+        values = [
+            self.policy.values(
+                Offer(
+                    rows=step.rows.numpy(),
+                    weights=step.weights.double().numpy(),
+                    losses=recording.losses[k].double().cpu().numpy(),
+                    influences=None if influences is None else influences[k].mean(axis=0),
+                )
+            )
+            for k, step in enumerate(steps)
+        ]
+        return Judged(steps, recording.final, recording.losses, influences, values, target_losses)
+
+
+def keep_all(judged: Judged, kept: Sequence[Array]) -> bool:
+    """Whether nothing of the window was dropped, so that its end is known already."""
+    return len(kept) == len(judged.steps) and all(np.all(mask) for mask in kept)
