@@ -4,6 +4,7 @@ from types import MappingProxyType
 
 from curate.rules.adam import Adam, AdamW
 from curate.rules.base import Rule, Slots, State, initial_state, safe_sqrt
+from curate.rules.from_torch import LiveOptimizer, from_torch
 from curate.rules.schedules import DECAYS, Schedule
 from curate.rules.sgd import SGD
 from curate.rules.wrappers import Clipped, Grouped
@@ -18,10 +19,12 @@ __all__ = [
     "AdamW",
     "Clipped",
     "Grouped",
+    "LiveOptimizer",
     "Rule",
     "Schedule",
     "Slots",
     "State",
+    "from_torch",
     "initial_state",
     "safe_sqrt",
 ]

@@ -1,0 +1,170 @@
+"""A live `torch.optim` optimizer as a rule and the state it is in."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curate.errors import OptimizerError
+from curate.rules.adam import Adam, AdamW
+from curate.rules.base import Rule, Slots, State
+from curate.rules.sgd import SGD
+from curate.rules.wrappers import Clipped, Grouped
+
+Group = Mapping[str, Any]
+NOT_MODELLED = ("amsgrad", "maximize")
+
+
+@dataclass(frozen=True)
+class LiveOptimizer:
+    """What an optimizer would do next.
+
+    parameters: those that train, group by group; theta is them, flattened, in
+        this order. A parameter that was never updated while others were (it
+        takes no part in the loss) counts as frozen.
+    rule: one `Grouped` rule, clipped if `clip_norm` was given.
+    groups: where each of them stands in `optimizer.param_groups`.
+    slots, step: the state beside theta. lrs: of every group, now.
+    """
+
+    parameters: tuple[tuple[Tensor, ...], ...]
+    groups: tuple[int, ...]
+    rule: Rule
+    slots: Slots
+    step: int
+    lrs: tuple[float, ...]
+
+    def state(self) -> State:
+        """The state from which the next step would be taken; copies, not views."""
+        theta = [p.detach().reshape(-1) for group in self.parameters for p in group]
+        return State(torch.cat(theta), self.slots, self.step)
+
+
+def from_torch(optimizer: torch.optim.Optimizer, clip_norm: float | None = None) -> LiveOptimizer:
+    """Read `torch.optim.SGD`, `Adam` or `AdamW`; the optimizer is not touched.
+
+    Wrappers that keep the real one as `.optimizer` (Accelerate, Lightning) are seen through.
+
+    Raises:
+        OptimizerError: another optimizer, an option that is not modelled, or
+            parameters that have taken different numbers of steps.
+    """
+    optimizer = unwrap(optimizer)
+    build, names = _reader(optimizer)
+    started = any(optimizer.state.get(p) for g in optimizer.param_groups for p in g["params"])
+    found = [(k, _training(g, optimizer, started)) for k, g in enumerate(optimizer.param_groups)]
+    positions = tuple(k for k, members in found if members)
+    if not positions:
+        raise OptimizerError("the optimizer has no parameter that requires a gradient.")
+    groups = [optimizer.param_groups[k] for k in positions]
+    parameters = tuple(members for _, members in found if members)
+    slots: Slots = {}
+    for k, (group, members) in enumerate(zip(groups, parameters, strict=True)):
+        for ours, theirs in names(group).items():
+            parts = [optimizer.state.get(p, {}).get(theirs) for p in members]
+            slots[f"{k}/{ours}"] = torch.cat(
+                [
+                    (torch.zeros_like(p) if part is None else part).detach().reshape(-1)
+                    for p, part in zip(members, parts, strict=True)
+                ]
+            )
+    rule: Rule = Grouped(
+        tuple(build(group) for group in groups),
+        tuple(sum(p.numel() for p in members) for members in parameters),
+    )
+    return LiveOptimizer(
+        parameters=parameters,
+        groups=positions,
+        rule=rule if clip_norm is None else Clipped(rule, clip_norm),
+        slots=slots,
+        step=_steps_taken(optimizer, parameters),
+        lrs=tuple(float(group["lr"]) for group in groups),
+    )
+
+
+def unwrap(optimizer: Any) -> torch.optim.Optimizer:
+    """The `torch.optim` optimizer inside whatever wraps it."""
+    while type(optimizer) not in READERS and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise OptimizerError(f"a {type(optimizer).__name__} is no torch.optim optimizer.")
+    return optimizer
+
+
+def _training(group: Group, optimizer: torch.optim.Optimizer, started: bool) -> tuple[Tensor, ...]:
+    return tuple(
+        p for p in group["params"] if p.requires_grad and (optimizer.state.get(p) or not started)
+    )
+
+
+def _reader(
+    optimizer: torch.optim.Optimizer,
+) -> tuple[Callable[[Group], Rule], Callable[[Group], dict[str, str]]]:
+    kind = type(optimizer)
+    if kind not in READERS:
+        known = ", ".join(sorted(k.__name__ for k in READERS))
+        raise OptimizerError(
+            f"optimizer {kind.__name__} is not modelled; use torch.optim's {known}."
+        )
+    for group in optimizer.param_groups:
+        for option in NOT_MODELLED:
+            if group.get(option):
+                raise OptimizerError(f"{kind.__name__} with {option}=True is not modelled.")
+    return READERS[kind]
+
+
+def _steps_taken(
+    optimizer: torch.optim.Optimizer, parameters: tuple[tuple[Tensor, ...], ...]
+) -> int:
+    states = [optimizer.state.get(p) or {} for group in parameters for p in group]
+    counts = {int(s["step"]) for s in states if "step" in s}
+    if len(counts) > 1:
+        raise OptimizerError(
+            f"parameters have taken different numbers of steps ({min(counts)} to {max(counts)}); "
+            "an optimizer whose parameters did not all start together is not modelled."
+        )
+    if counts:
+        return counts.pop()
+    return int(any(s.get("momentum_buffer") is not None for s in states))
+
+
+def _sgd(group: Group) -> Rule:
+    names = ("momentum", "dampening", "nesterov", "weight_decay")
+    return SGD(**{name: group[name] for name in names})
+
+
+def _adam(group: Group) -> Rule:
+    kind = AdamW if group.get("decoupled_weight_decay") else Adam
+    return _adam_like(kind, group)
+
+
+def _adamw(group: Group) -> Rule:
+    return _adam_like(AdamW, group)
+
+
+def _adam_like(kind: type[Adam], group: Group) -> Rule:
+    beta1, beta2 = (float(b) for b in group["betas"])
+    return kind(betas=(beta1, beta2), eps=group["eps"], weight_decay=group["weight_decay"])
+
+
+def _momentum_name(group: Group) -> dict[str, str]:
+    return {"momentum": "momentum_buffer"} if group["momentum"] else {}
+
+
+def _moment_names(_: Group) -> dict[str, str]:
+    return {"m": "exp_avg", "v": "exp_avg_sq"}
+
+
+READERS: Mapping[
+    type[torch.optim.Optimizer],
+    tuple[Callable[[Group], Rule], Callable[[Group], dict[str, str]]],
+] = MappingProxyType(
+    {
+        torch.optim.SGD: (_sgd, _momentum_name),
+        torch.optim.Adam: (_adam, _moment_names),
+        torch.optim.AdamW: (_adamw, _moment_names),
+    }
+)
