@@ -8,13 +8,14 @@ from typing import Any
 
 _HOME = {
     "CurateError": "curate.errors",
+    "LookAheadLoader": "curate.integrations",
     "Recipe": "curate.recipe",
     "check_recipe": "curate.recipe",
     "load_recipe": "curate.recipe",
     "run_select": "curate.jobs",
 }
 
-__all__ = ["CurateError", "Recipe", "check_recipe", "load_recipe", "run_select"]
+__all__ = ["CurateError", "LookAheadLoader", "Recipe", "check_recipe", "load_recipe", "run_select"]
 
 
 def __getattr__(name: str) -> Any:

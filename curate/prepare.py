@@ -33,7 +33,7 @@ class Job:
         """A freshly initialised model on all candidates, its rule, and its first state."""
         dtype = getattr(torch, self.recipe.training.dtype)
         with seeded_rng(seed, self.device):
-            module = build_module(self.recipe, self.data)
+            module = build_module(self.recipe, self.data).train()
         trainable = [n for n, p in module.named_parameters() if p.requires_grad]
         members = assign_groups(self.recipe, trainable)
         model = FlatModel(module, members, device=self.device, dtype=dtype)

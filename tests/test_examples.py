@@ -39,3 +39,9 @@ def test_influence_predicts_leave_one_out(epochs: int) -> None:
     steps = script["plan"](epochs, 3e-3, 0.25)
     renormalised, _ = script["compare"](steps, 0, chosen, "renormalised")
     assert renormalised > 0.95
+
+
+def test_plain_pytorch_loop_ends_lower_with_the_wrapped_loader() -> None:
+    script = runpy.run_path(str(EXAMPLES / "plain_pytorch.py"))
+    plain, selected = (script["run"](0, 4, select) for select in (False, True))
+    assert selected < 0.7 * plain

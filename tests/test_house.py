@@ -16,7 +16,7 @@ FLOORS: list[set[str]] = [
     {"influence", "recipe", "threads"},
     {"ledger", "candidates"},
     {"windows", "prepare"},
-    {"select"},
+    {"select", "integrations"},
     {"choose"},
     {"evaluate", "output"},
     {"jobs", "summary"},

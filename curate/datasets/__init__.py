@@ -1,5 +1,6 @@
 """Where candidates and targets come from."""
 
+from curate.datasets.batches import BatchExamples, batch_length, leaves, take, to_device
 from curate.datasets.columns import match_features, read_features, require_columns
 from curate.datasets.examples import Examples, Scaling, TensorExamples
 from curate.datasets.labels import (
@@ -14,14 +15,17 @@ from curate.datasets.labels import (
 from curate.datasets.readers import describe, read
 
 __all__ = [
+    "BatchExamples",
     "Classes",
     "Examples",
     "PlantedNoise",
     "Scaling",
     "TensorExamples",
+    "batch_length",
     "describe",
     "find_classes",
     "holds_names",
+    "leaves",
     "match_features",
     "plant_label_noise",
     "read",
@@ -29,4 +33,6 @@ __all__ = [
     "read_features",
     "read_numbers",
     "require_columns",
+    "take",
+    "to_device",
 ]

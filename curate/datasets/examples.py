@@ -1,8 +1,8 @@
 """Examples as the trainer sees them: batches of tensors, by position."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +13,12 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, rows: Tensor, device: torch.device) -> Mapping[str, Tensor]:
+    def batch(self, rows: Tensor, device: torch.device) -> Any:
         """The examples at positions `rows`, shape (n,), as tensors of first dimension n."""
+        ...
+
+    def chunks(self, size: int) -> Iterable[Tensor]:
+        """All positions, in pieces of at most `size` that `batch` takes together."""
         ...
 
     def source_row(self, position: int) -> int:
@@ -71,6 +75,10 @@ class TensorExamples:
         if self.labels is not None:
             batch["label"] = self.labels[rows].to(device)
         return batch
+
+    def chunks(self, size: int) -> Iterable[Tensor]:
+        pieces: tuple[Tensor, ...] = torch.arange(len(self)).split(size)
+        return pieces
 
     def all_features(self) -> Tensor:
         """The features of all examples as a batch would have them, shape (N, ...)."""

@@ -33,7 +33,7 @@ def target_gradients(
     for target in targets:
         theta = theta.detach().requires_grad_()
         total, loss, terms = torch.zeros_like(theta), 0.0, 0.0
-        for rows in torch.arange(len(target.examples)).split(chunk):
+        for rows in target.examples.chunks(chunk):
             batch = target.examples.batch(rows, model.device)
             with differentiable_attention():
                 part = objective.losses(model.bind(theta, training=False), batch).sum()
@@ -52,7 +52,7 @@ def mean_metrics(
     """Mean loss, and the objective's own metrics, at theta over all examples, in eval mode."""
     bound = model.bind(theta, training=False)
     loss, terms, sums = 0.0, 0.0, dict[str, float]()
-    for rows in torch.arange(len(examples)).split(chunk):
+    for rows in examples.chunks(chunk):
         batch = examples.batch(rows, model.device)
         loss += float(objective.losses(bound, batch).sum())
         terms += float(objective.sizes(batch).sum())

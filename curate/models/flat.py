@@ -18,9 +18,11 @@ class FlatModel:
     that the module uses under two names (tied weights) is one parameter.
 
     Args:
-        module: the model; it is moved to `device` and `dtype`, never trained in place.
-        groups: parameter names of each param group; one group of all of them if None.
-        device, dtype: where and in which precision everything is computed.
+        module: the model; never trained in place. The mode (train or eval) that each of
+            its layers is in now is the one it trains in.
+        groups: parameter names of each param group; one group of all that require a
+            gradient if None. What is not named counts as frozen.
+        device, dtype: what the module is moved to; left as it is if None.
 
     Raises:
         ModelError: nothing is trainable, trainable parameters are of mixed
@@ -32,13 +34,12 @@ class FlatModel:
         module: nn.Module,
         groups: Sequence[Sequence[str]] | None = None,
         *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         refuse_coupled_examples(module)
         self.module = module.to(device=device, dtype=dtype)
-        self.device = torch.device(device)
-        self.dtype = dtype
+        self._modes = {layer: layer.training for layer in module.modules()}
         trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not trainable:
             raise ModelError("the model has no trainable parameters; unfreeze some of them.")
@@ -49,8 +50,15 @@ class FlatModel:
         if complex_name is not None:
             raise ModelError(f"parameter {complex_name} is complex; only real ones are supported.")
         order = [name for group in groups for name in group] if groups is not None else [*trainable]
-        if sorted(order) != sorted(trainable):
-            raise ValueError("groups must name every trainable parameter exactly once")
+        if len(set(order)) < len(order) or not set(order) <= trainable.keys():
+            raise ValueError("groups must name trainable parameters, each of them once")
+        kinds = {(trainable[n].device, trainable[n].dtype) for n in order}
+        if len(kinds) > 1:
+            raise ModelError(
+                "trainable parameters must be on one device and of one dtype but are "
+                f"{', '.join(sorted(f'{dtype} on {device}' for device, dtype in kinds))}."
+            )
+        ((self.device, self.dtype),) = kinds
         self.names = tuple(order)
         self.shapes = tuple(trainable[name].shape for name in order)
         self.numels = tuple(shape.numel() for shape in self.shapes)
@@ -94,15 +102,19 @@ class FlatModel:
 
     def bind(self, theta: Tensor, *, training: bool) -> "BoundModel":
         """The model at parameters theta, to be called like the module itself."""
-        return BoundModel(self, theta, training)
+        self.set_mode(training=training)
+        return BoundModel(self, theta)
+
+    def set_mode(self, *, training: bool) -> None:
+        """Put every layer in the mode it trains in, or all of them in eval mode."""
+        for layer, trains in self._modes.items():
+            layer.training = trains and training
 
 
 class BoundModel:
     """A FlatModel at one theta: what an objective calls."""
 
-    def __init__(self, model: FlatModel, theta: Tensor, training: bool) -> None:
-        if model.module.training != training:
-            model.module.train(training)
+    def __init__(self, model: FlatModel, theta: Tensor) -> None:
         self._module = model.module
         self._parameters = model.unpack(theta)
 
@@ -122,13 +134,13 @@ def differentiable_attention() -> AbstractContextManager[None]:
 def refuse_coupled_examples(module: nn.Module) -> None:
     """Raise ModelError for a layer whose output for one example depends on the others."""
     for name, layer in module.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(
-            layer, nn.modules.instancenorm._InstanceNorm
-        ):
+        if not layer.training:
+            continue
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             raise ModelError(
                 f"layer {name} is a {type(layer).__name__}, which mixes the examples of a batch, "
-                "so no example has a score of its own; use GroupNorm or LayerNorm, or replace it "
-                "with its frozen affine form."
+                "so no example has a score of its own; use GroupNorm or LayerNorm, or keep it in "
+                "eval mode."
             )
         if getattr(layer, "track_running_stats", False):
             raise ModelError(

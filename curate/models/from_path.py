@@ -55,16 +55,20 @@ def build_model(path: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 def load_objective(path: str) -> Objective:
     """The objective at `path`: a function (model, batch) -> losses, or an Objective."""
-    found = load_attribute(path, "objective")
+    return as_objective(load_attribute(path, "objective"), path)
+
+
+def as_objective(found: Any, name: str) -> Objective:
+    """An Objective, a class of them, or a function (model, batch) -> losses; as an Objective."""
     if isinstance(found, type):
         found = found()
-    if all(callable(getattr(found, name, None)) for name in ("losses", "sizes", "metrics")):
+    if all(callable(getattr(found, part, None)) for part in ("losses", "sizes", "metrics")):
         objective: Objective = found
         return objective
     if callable(found):
         function: Callable[..., Any] = found
-        return FunctionObjective(function, path)
+        return FunctionObjective(function, name)
     raise ModelError(
-        f"objective: {path} is a {type(found).__name__}; it must be a function (model, batch) "
+        f"objective: {name} is a {type(found).__name__}; it must be a function (model, batch) "
         "-> losses, or an object with losses, sizes and metrics."
     )

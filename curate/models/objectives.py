@@ -1,15 +1,17 @@
 """Objectives: one loss per example, and how many terms each example has in a mean."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from curate.datasets import batch_length, leaves
 from curate.errors import ModelError
 
-Batch = Mapping[str, Tensor]
+Batch = Any
+"""A mapping with "features" and "label" from a recipe, anything from a loader of the user's."""
 Model = Callable[..., Any]
 
 
@@ -30,15 +32,18 @@ class Objective(Protocol):
 
 
 def _ones(batch: Batch) -> Tensor:
-    first = next(iter(batch.values()))
-    return torch.ones(len(first), device=first.device)
+    device = next((leaf.device for leaf in leaves(batch) if isinstance(leaf, Tensor)), None)
+    return torch.ones(batch_length(batch), device=device)
 
 
 class Classification:
     """Cross-entropy of `model(batch["features"])`, shape (n, classes), with batch["label"]."""
 
     def losses(self, model: Model, batch: Batch) -> Tensor:
-        return F.cross_entropy(self._logits(model, batch), batch["label"], reduction="none")
+        losses: Tensor = F.cross_entropy(
+            self._logits(model, batch), batch["label"], reduction="none"
+        )
+        return losses
 
     def sizes(self, batch: Batch) -> Tensor:
         return _ones(batch)
@@ -73,7 +78,8 @@ class Regression:
                 f"objective regression needs model(features) to be a tensor of shape "
                 f"{tuple(label.shape)} but got {_describe(output)}."
             )
-        return (output.reshape(label.shape) - label).square().sum(dim=1)
+        losses: Tensor = (output.reshape(label.shape) - label).square().sum(dim=1)
+        return losses
 
     def sizes(self, batch: Batch) -> Tensor:
         return _ones(batch)
@@ -91,8 +97,8 @@ class FunctionObjective:
         self.name = name
 
     def losses(self, model: Model, batch: Batch) -> Tensor:
-        losses = self.function(model, batch)
-        count = len(next(iter(batch.values())))
+        losses: object = self.function(model, batch)
+        count = batch_length(batch)
         if not isinstance(losses, Tensor) or losses.shape != (count,):
             raise ModelError(
                 f"objective {self.name} must return one loss per example, shape ({count},), "

@@ -4,7 +4,7 @@ from types import MappingProxyType
 
 from curate.rules.adam import Adam, AdamW
 from curate.rules.base import Rule, Slots, State, initial_state, safe_sqrt
-from curate.rules.from_torch import LiveOptimizer, from_torch
+from curate.rules.from_torch import LiveOptimizer, from_torch, unwrap
 from curate.rules.schedules import DECAYS, Schedule
 from curate.rules.sgd import SGD
 from curate.rules.wrappers import Clipped, Grouped
@@ -27,4 +27,5 @@ __all__ = [
     "from_torch",
     "initial_state",
     "safe_sqrt",
+    "unwrap",
 ]

@@ -1,0 +1,358 @@
+"""The wrapped loader: what it keeps, and that it leaves everything else alone."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from curate import LookAheadLoader
+from curate.errors import ModelError, OptimizerError
+from curate.integrations.future import future_learning_rates
+
+Loop = Callable[[Any, nn.Module, torch.optim.Optimizer, Any], None]
+
+
+def net(dropout: float = 0.2) -> nn.Module:
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Dropout(dropout), nn.Linear(16, 2))
+
+
+def data(count: int = 96, noise: float = 0.0, seed: int = 0) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 6, generator=generator)
+    y = (x[:, 0] + x[:, 1] > 0).long()
+    wrong = torch.rand(count, generator=generator) < noise
+    return TensorDataset(x, torch.where(wrong, 1 - y, y), wrong)
+
+
+def losses(model: Any, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def target() -> list[Tensor]:
+    clean = data(64, seed=9)
+    return [clean.tensors[0], clean.tensors[1]]
+
+
+def loader(noise: float = 0.0, size: int = 16) -> DataLoader[Any]:
+    return DataLoader(data(noise=noise), batch_size=size, shuffle=True)
+
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+}
+
+
+def train(batches: Any, model: nn.Module, optimizer: Any, scheduler: Any = None) -> None:
+    model.train()
+    for batch in batches:
+        optimizer.zero_grad()
+        losses(model, batch).mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+
+def cosine(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
+
+
+def theta(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
+    """All that must not change: parameters, gradients, modes, optimizer, RNG."""
+    state = optimizer.state_dict()
+    return [
+        *(p.detach().clone() for p in model.parameters()),
+        *(None if p.grad is None else p.grad.clone() for p in model.parameters()),
+        *(m.training for m in model.modules()),
+        *(
+            v.clone() if isinstance(v, Tensor) else v
+            for part in state["state"].values()
+            for v in part.values()
+        ),
+        *(group["lr"] for group in state["param_groups"]),
+        torch.get_rng_state(),
+    ]
+
+
+def same(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_keep_everything_is_bit_for_bit_the_plain_loop(name: str) -> None:
+    ends = []
+    for wrapped in (False, True):
+        model = net()
+        optimizer = OPTIMIZERS[name](model.parameters())
+        scheduler = cosine(optimizer)
+        torch.manual_seed(1)
+        batches: Any = loader()
+        if wrapped:
+            batches = LookAheadLoader(
+                batches, model, optimizer, losses, target(),
+                keep=1.0, horizon=3, scheduler=scheduler, clip_norm=1.0,
+            )  # fmt: skip
+        for _ in range(2):
+            train(batches, model, optimizer, scheduler)
+        ends.append(theta(model))
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("training", [True, False])
+def test_choosing_changes_nothing_of_the_callers(name: str, training: bool) -> None:
+    model = net()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    scheduler = cosine(optimizer)
+    train(loader(), model, optimizer, scheduler)
+    wrapped = LookAheadLoader(
+        loader(), model, optimizer, losses, target(), horizon=3, scheduler=scheduler, clip_norm=1.0
+    )
+    window = list(loader())[:3]
+    model.train(training)
+    model[2].eval()  # type: ignore[index]
+    before = snapshot(model, optimizer)
+    epoch = scheduler.last_epoch
+    wrapped.choose(window)
+    wrapped._measure()
+    assert same(before, snapshot(model, optimizer))
+    assert scheduler.last_epoch == epoch
+
+
+def test_an_exception_inside_a_window_leaves_everything_as_it_was() -> None:
+    model = net()
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    calls = 0
+
+    def failing(model: Any, batch: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > 12:
+            raise RuntimeError("disk on fire")
+        return losses(model, batch)
+
+    wrapped = LookAheadLoader(loader(), model, optimizer, failing, target(), horizon=2)
+    window = list(loader())[:2]
+    model.train()
+    before = snapshot(model, optimizer)
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        wrapped.choose(window)
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("horizon", [1, 4, 100])
+def test_batches_are_cut_in_order_and_all_of_them_come(horizon: int) -> None:
+    model = net()
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    wrapped = LookAheadLoader(
+        DataLoader(data(), batch_size=20), model, optimizer, losses, target(),
+        horizon=horizon, keep=0.3, rounds=2,
+    )  # fmt: skip
+    assert len(wrapped) == 5
+    assert wrapped.batch_size == 20
+    sizes, seen = [], []
+    for batch in wrapped:
+        sizes.append(len(batch[0]))
+        seen.append(batch[0])
+    assert sizes == [6, 6, 6, 6, 5]
+    rows = data().tensors[0]
+    places = [int((rows == x).all(dim=1).nonzero()) for x in torch.cat(seen)]
+    assert places == sorted(places)
+    assert sum(report.kept for report in wrapped.reports) == 29
+    assert sum(report.offered for report in wrapped.reports) == 96
+
+
+def test_selection_beats_no_selection_on_wrong_labels() -> None:
+    """Three seeds, 40 % wrong labels: lower clean loss in the mean, most wrong labels dropped."""
+    ends: dict[bool, list[float]] = {False: [], True: []}
+    wrong_kept: list[Tensor] = []
+
+    def watched(batches: Any) -> Iterator[Any]:
+        for batch in batches:
+            wrong_kept.append(batch[2])
+            yield batch
+
+    for seed in range(3):
+        for wrapped in (False, True):
+            model = net(dropout=0.0)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+            torch.manual_seed(seed)
+            batches: Any = DataLoader(data(320, 0.4, seed), batch_size=32, shuffle=True)
+            if wrapped:
+                chooser = LookAheadLoader(batches, model, optimizer, losses, target(), horizon=2)
+                batches = chooser
+            for _ in range(4):
+                train(watched(batches) if wrapped else batches, model, optimizer)
+            test = data(500, seed=77).tensors
+            model.eval()
+            ends[wrapped].append(losses(model, test).mean().item())
+    assert np.mean(ends[True]) < 0.8 * np.mean(ends[False])
+    assert torch.cat(wrong_kept).float().mean() < 0.2
+
+
+def test_reports_compare_what_was_predicted_with_what_came_of_it() -> None:
+    """A small learning rate is where the linear picture holds: the ratio is near 1."""
+    model = net(dropout=0.0).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    doubled = TensorDataset(*(t.double() if t.is_floating_point() else t for t in data().tensors))
+    goal = [target()[0].double(), target()[1]]
+    wrapped = LookAheadLoader(
+        DataLoader(doubled, batch_size=16), model, optimizer, losses, goal,
+        horizon=2, rounds=1, keep=0.9,
+    )  # fmt: skip
+    for batch in wrapped:  # the loop itself clips nothing here
+        optimizer.zero_grad()
+        losses(model, batch).mean().backward()
+        optimizer.step()
+    ratios = [report.ratio for report in wrapped.reports]
+    assert len(ratios) == 3
+    assert all(ratio is not None and 0.7 < ratio < 1.3 for ratio in ratios), ratios
+
+
+@dataclasses.dataclass
+class Pair:
+    x: Tensor
+    y: Tensor
+    name: list[str]
+
+
+@pytest.mark.parametrize("structure", ["list", "tuple", "dict", "dataclass"])
+def test_batches_of_any_structure(structure: str) -> None:
+    def collate(items: list[Any]) -> Any:
+        x, y = torch.stack([i[0] for i in items]), torch.stack([i[1] for i in items])
+        names = [f"{float(i[0][0]):.4f}" for i in items]
+        whole: dict[str, Any] = {
+            "list": [x, y], "tuple": (x, y), "dict": {"x": x, "y": y, "name": names, "n": 3},
+            "dataclass": Pair(x, y, names),
+        }  # fmt: skip
+        return whole[structure]
+
+    def parts(batch: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(batch, dict):
+            return batch["x"], batch["y"]
+        return (batch.x, batch.y) if isinstance(batch, Pair) else (batch[0], batch[1])
+
+    def objective(model: Any, batch: Any) -> Tensor:
+        x, y = parts(batch)
+        return nn.functional.cross_entropy(model(x), y, reduction="none")
+
+    model = net()
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    batches = DataLoader(data(), batch_size=16, collate_fn=collate)
+    goal = collate([data(8, seed=4)[i] for i in range(8)])
+    wrapped = LookAheadLoader(batches, model, optimizer, objective, goal, horizon=2, rounds=1)
+    for batch in wrapped:
+        x, y = parts(batch)
+        assert len(x) == len(y) == 8
+        if structure in ("dict", "dataclass"):
+            names = batch["name"] if isinstance(batch, dict) else batch.name
+            assert names == [f"{float(v):.4f}" for v in x[:, 0]]
+
+
+def test_quota_keeps_the_same_share_of_every_label() -> None:
+    model = net()
+    wrapped = LookAheadLoader(
+        loader(), model, OPTIMIZERS["adamw"](model.parameters()), losses, target(),
+        group_by=lambda batch: batch[1], rounds=1,
+    )  # fmt: skip
+    plain = list(DataLoader(data(), batch_size=16))
+    for batch, kept in zip(plain, wrapped.choose(plain), strict=True):
+        labels = batch[1].numpy()
+        share = [kept[labels == label].sum() / (labels == label).sum() for label in (0, 1)]
+        assert abs(share[0] - share[1]) < 0.2
+
+
+def test_several_targets_by_name_and_as_loaders() -> None:
+    model = net()
+    wrapped = LookAheadLoader(
+        loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses,
+        {"a": target(), "b": DataLoader(data(30, seed=3), batch_size=16)}, rounds=1,
+    )  # fmt: skip
+    assert [len(t.examples) for t in wrapped._targets] == [64, 30]
+    wrapped.choose(list(loader())[:1])
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "message"),
+    [
+        (nn.Linear(6, 2), torch.optim.RMSprop, "RMSprop is not modelled"),
+        (nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 2)), torch.optim.SGD, "layer 0 is a Batch"),
+        (nn.Linear(5, 2), torch.optim.SGD, "cannot be trained on this data"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_at_construction(
+    model: nn.Module, optimizer: Any, message: str
+) -> None:
+    with pytest.raises((ModelError, OptimizerError), match=message):
+        LookAheadLoader(loader(), model, optimizer(model.parameters(), lr=0.1), losses, target())
+
+
+def test_frozen_batch_norm_is_welcome() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(6).eval(), nn.Linear(6, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapped = LookAheadLoader(loader(), model, optimizer, losses, target())
+    wrapped.choose(list(loader())[:1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"horizon": 0}, "horizon must be at least 1"), ({"keep": 0.0}, "keep must be above 0")],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    model = net()
+    with pytest.raises(ValueError, match=message):
+        LookAheadLoader(
+            loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses, target(), **options
+        )
+
+
+SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
+    "cosine": cosine,
+    "lambda": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)),
+    "one-cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(
+        o, max_lr=0.1, total_steps=20, cycle_momentum=False
+    ),
+    "sequential": lambda o: torch.optim.lr_scheduler.SequentialLR(
+        o,
+        [
+            torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, total_iters=3),
+            torch.optim.lr_scheduler.CosineAnnealingLR(o, 10),
+        ],
+        milestones=[3],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_future_learning_rates_are_those_that_come(name: str) -> None:
+    model = net()
+    groups = [{"params": model[0].parameters()}, {"params": model[3].parameters(), "lr": 0.5}]  # type: ignore[index]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    scheduler = SCHEDULERS[name](optimizer)
+    for done in range(6):
+        promised = future_learning_rates(optimizer, scheduler, 5)
+        assert promised[0] == tuple(group["lr"] for group in optimizer.param_groups)
+        optimizer.step()
+        scheduler.step()
+        came = tuple(group["lr"] for group in optimizer.param_groups)
+        assert promised[1] == pytest.approx(came), done
+
+
+def test_a_scheduler_that_waits_for_a_metric_is_refused() -> None:
+    optimizer = torch.optim.SGD(net().parameters(), lr=0.1)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    with pytest.raises(OptimizerError, match="decides by a metric"):
+        future_learning_rates(optimizer, plateau, 3)
