@@ -38,7 +38,7 @@ def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
             row["trained_on"],
             str(row["rows"]),
             *([f"{row['noise_left']:.1%}"] if noise else []),
-            *(f"{row[m]['mean']:.3f} ± {row[m]['std']:.3f}" for m in metrics),
+            *(_mean_and_spread(row[m]) for m in metrics),
         ]
         for row in sorted(rows, key=lambda row: row["loss"]["mean"])
     ]
@@ -48,3 +48,8 @@ def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
                   + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)])
         for line in [header, *body]
     ]  # fmt: skip
+
+
+def _mean_and_spread(metric: dict[str, Any]) -> str:
+    spread = f" ± {metric['std']:.3f}" if len(metric["values"]) > 1 else ""
+    return f"{metric['mean']:.3f}{spread}"

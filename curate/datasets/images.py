@@ -17,7 +17,7 @@ from curate.errors import DataError
 def is_image_column(feature: Any) -> bool:
     """Whether a column of this feature holds images or bytes."""
     return isinstance(feature, datasets.Image) or (
-        isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+        isinstance(feature, datasets.Value) and "binary" in feature.dtype  # large_, fixed_size_
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, Features, Value
@@ -107,6 +108,13 @@ def test_images_become_bytes_with_channels_first(kind: str, color: bool) -> None
     expected = pixels if color else pixels[..., None]
     assert found.dtype == torch.uint8
     assert np.array_equal(found.numpy(), np.moveaxis(expected, 3, 1))
+
+
+def test_raw_images_in_a_column_of_fixed_size() -> None:
+    cells = pa.array([bytes(range(4)), bytes(range(4, 8))], type=pa.binary(4))
+    data = Dataset(pa.table({"image": cells}))
+    found = read_features(data, ["image"], "src", dtype=F64, image_shape=[2, 2])
+    assert found.flatten().tolist() == list(range(8))
 
 
 def test_image_errors_name_the_row() -> None:
