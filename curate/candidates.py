@@ -77,6 +77,10 @@ class _Reader:
             or (recipe.objective != "regression" and rooms.holds_names(train, self.label))
         ):
             self.classes = rooms.find_classes(train, self.label, source, columns.classes)
+            if self.classes.count < 2:
+                raise DataError(
+                    f"{source}: column {self.label} has one class; there is nothing to learn."
+                )
 
     def examples(self, data: Dataset, source: str, rows: Tensor) -> TensorExamples:
         features = rooms.read_features(

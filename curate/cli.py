@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ def select(
         click.echo(describe(summary))
 
 
+def _report(message: str, code: int) -> int:
+    """One line on stderr; the traceback too for those who ask for it."""
+    if os.environ.get("CURATE_TRACEBACK"):
+        traceback.print_exc()
+    click.echo(f"curate: {' '.join(message.split())}", err=True)
+    return code
+
+
 def silence_libraries() -> None:
     """Our bars are the only ones, and nobody asks the network without need."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -83,8 +92,7 @@ def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
     try:
         command(arguments, standalone_mode=False)
     except CurateError as error:
-        click.echo(f"curate: {error}", err=True)
-        return error.exit_code
+        return _report(str(error), error.exit_code)
     except click.exceptions.Exit as finished:
         return finished.exit_code
     except click.ClickException as error:
@@ -93,4 +101,10 @@ def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("curate: interrupted; nothing was written.", err=True)
         return 130
+    except (RuntimeError, MemoryError, OSError) as error:  # torch's own, a full disk
+        message = " ".join(str(error).split())
+        return _report(
+            f"the run failed with {type(error).__name__}: {message} "
+            "(CURATE_TRACEBACK=1 shows where)", 1,
+        )  # fmt: skip
     return 0

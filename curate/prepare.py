@@ -17,6 +17,7 @@ from curate.rules import Rule, State, initial_state
 from curate.threads import step_flops
 from curate.trajectory import Step, Task, seeded_rng
 
+MOST_STEPS = 10_000_000
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -94,6 +95,11 @@ def prepare(recipe: Recipe, device: torch.device) -> Job:
         else models.load_objective(recipe.objective)
     )
     job = Job(recipe, device, data, objective)
+    if job.total_steps() > MOST_STEPS:
+        raise RecipeError(
+            f"training.epochs: {recipe.training.epochs} epochs are {job.total_steps()} steps, "
+            f"more than the {MOST_STEPS} that can be planned; lower it."
+        )
     task, _, state = job.start(recipe.training.seed)
     models.probe(task.model, objective, data.examples)
     snapshot_count(recipe, state)
@@ -112,8 +118,9 @@ def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
     if isinstance(section, Factory):
         return models.build_model(section.factory, section.arguments)
     arguments: dict[str, Any] = section.model_dump()
-    build = models.BUILTIN_MODELS[arguments.pop("kind")]
-    return build(data.feature_shape, data.outputs, **arguments)
+    kind = arguments.pop("kind")
+    with models.foreign_code(f"model: {kind}"):  # torch, out of memory
+        return models.BUILTIN_MODELS[kind](data.feature_shape, data.outputs, **arguments)
 
 
 def assign_groups(recipe: Recipe, names: list[str]) -> list[list[str]]:

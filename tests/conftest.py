@@ -1,11 +1,15 @@
 """Fixtures for everybody. The Hugging Face cache goes to a temporary place first of all."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="curate-tests-")
+_cache = tempfile.mkdtemp(prefix="curate-tests-")
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+os.environ["HF_HOME"] = _cache
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 

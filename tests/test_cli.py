@@ -178,12 +178,31 @@ def test_a_run_that_blows_up_says_where_and_leaves_nothing(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(here.iterdir())
-    optimizer = "training.optimizer={kind: sgd, lr: 1e30}"
+    optimizer = "training.optimizer={kind: sgd, lr: 1e6, momentum: 0.9}"
     assert curate("recipe.yaml", "--out", "out", "--set", optimizer) == 1
     message = capsys.readouterr().err
-    assert "the loss of row" in message
+    assert "lower the learning rate" in message
     assert message.count("\n") == 1
     assert sorted(here.iterdir()) == before
+
+
+def test_a_failure_of_torch_is_one_line_and_its_traceback_on_request(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import curate.jobs as jobs
+
+    def out_of_memory(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(jobs, "choose", out_of_memory)
+    assert curate("recipe.yaml", "--out", "out") == 1
+    message = "curate: the run failed with RuntimeError: out of memory (CURATE_TRACEBACK=1"
+    captured = capsys.readouterr().err
+    assert captured.startswith(message)
+    assert captured.count("\n") == 1
+    monkeypatch.setenv("CURATE_TRACEBACK", "1")
+    assert curate("recipe.yaml", "--out", "out") == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_interrupt_is_130_and_leaves_nothing(

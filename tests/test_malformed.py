@@ -26,6 +26,7 @@ BAD_DATA: list[tuple[dict[str, Any], str]] = [
     ({"x": ["a", "b", "c", "d"], "label": [0, 1, 1, 0]}, "features must be numbers"),
     ({"x": [b"a", b"b", b"c", b"d"], "label": [0, 1, 1, 0]}, "row 0: not an image"),
     ({"x": GOOD_X, "label": [0.5, 1.0, 1.0, 0.0]}, "class labels must be ints"),
+    ({"x": GOOD_X, "label": ["a"] * 4}, "column label has one class"),
     ({"x": [], "label": []}, "has no rows"),
 ]  # fmt: skip
 BAD_RECIPES: list[tuple[str, str]] = [
@@ -49,6 +50,9 @@ BAD_RECIPES: list[tuple[str, str]] = [
     ("data={train: rows.parquet, columns: {features: x}, validation: {fraction: 0.6}, "
      "test: {fraction: 0.5}}", "nothing is left to choose from"),
     ("evaluation.against=[oracle]", "evaluation.against.0: must be 'everything'"),
+    ("training.epochs=100000000000", "more than the 10000000 that can be planned"),
+    ("training.optimizer.lr=1e300", "training.optimizer.lr: must be less than or equal to"),
+    ("model.hidden=[99999999999]", "model: mlp raised RuntimeError"),
     ("nonsense", "--set must look like a.b=value"),
 ]  # fmt: skip
 

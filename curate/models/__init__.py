@@ -7,7 +7,13 @@ from torch import nn
 
 from curate.models.builtin import ACTIVATIONS, cnn, mlp
 from curate.models.flat import BoundModel, FlatModel, differentiable_attention
-from curate.models.from_path import as_objective, build_model, load_attribute, load_objective
+from curate.models.from_path import (
+    as_objective,
+    build_model,
+    foreign_code,
+    load_attribute,
+    load_objective,
+)
 from curate.models.objectives import Batch, Classification, FunctionObjective, Objective, Regression
 from curate.models.probe import probe
 
@@ -30,6 +36,7 @@ __all__ = [
     "as_objective",
     "build_model",
     "differentiable_attention",
+    "foreign_code",
     "load_attribute",
     "load_objective",
     "probe",

@@ -8,8 +8,32 @@ from typing import Any
 
 from torch import nn
 
-from curate.errors import ModelError
-from curate.models.objectives import FunctionObjective, Objective
+from curate.errors import CurateError, ModelError
+from curate.models.objectives import Batch, FunctionObjective, Model, Objective
+
+
+class foreign_code:  # noqa: N801 (used like a function, as contextlib's are)
+    """Run code that is not ours: whatever it raises becomes one ModelError that says what ran.
+
+    An ImportError of its own is left to the caller, who knows what was looked for.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        ours = isinstance(error, CurateError | ImportError | KeyboardInterrupt)
+        if error is not None and not ours:
+            message = " ".join(str(error).split())
+            raise ModelError(
+                f"{self.what} raised {type(error).__name__}{': ' if message else ''}{message} "
+                "(CURATE_TRACEBACK=1 shows where)."
+            ) from error
 
 
 def load_attribute(path: str, key: str) -> Any:
@@ -27,8 +51,9 @@ def load_attribute(path: str, key: str) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError) as error:
+        with foreign_code(f"{key}: importing {module_name}"):
+            module = importlib.import_module(module_name)
+    except ImportError as error:
         raise ModelError(f"{key}: cannot import {module_name}: {error}.") from error
     try:
         return getattr(module, attribute)
@@ -41,10 +66,8 @@ def build_model(path: str, arguments: Mapping[str, Any]) -> nn.Module:
     factory = load_attribute(path, "model.factory")
     if not callable(factory):
         raise ModelError(f"model.factory: {path} is a {type(factory).__name__}, not a function.")
-    try:
+    with foreign_code(f"model.factory: {path}"):
         module = factory(**arguments)
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, OSError) as error:
-        raise ModelError(f"model.factory: {path} raised {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(
             f"model.factory: {path} must return a torch.nn.Module but got a "
@@ -55,7 +78,15 @@ def build_model(path: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 def load_objective(path: str) -> Objective:
     """The objective at `path`: a function (model, batch) -> losses, or an Objective."""
-    return as_objective(load_attribute(path, "objective"), path)
+    found = load_attribute(path, "objective")
+    if isinstance(found, type) or not callable(found):
+        return as_objective(found, path)
+
+    def guarded(model: Model, batch: Batch) -> Any:
+        with foreign_code(f"objective: {path}"):
+            return found(model, batch)
+
+    return as_objective(guarded, path)
 
 
 def as_objective(found: Any, name: str) -> Objective:

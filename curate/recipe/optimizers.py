@@ -6,8 +6,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from curate.recipe.section import Section
 
-LearningRate = Annotated[float, Field(gt=0)]
-Decay = Annotated[float, Field(ge=0)]
+LearningRate = Annotated[float, Field(gt=0, le=1e6)]
+Decay = Annotated[float, Field(ge=0, le=1e6)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 UNMODELLED = ("amsgrad", "maximize", "decoupled_weight_decay", "foreach", "fused", "capturable")

@@ -148,6 +148,10 @@ def test_factories_and_objectives_by_path(tmp_path: Path, monkeypatch: pytest.Mo
         "import torch\n"
         "def net(width): return torch.nn.Linear(4, width)\n"
         "def broken(): raise ValueError('no weights here')\n"
+        "class Odd(Exception): pass\n"
+        "def odd(): raise Odd('boom')\n"
+        "def leave(): raise SystemExit(3)\n"
+        "def failing(model, batch): raise Odd('boom')\n"
         "def not_a_model(): return 3\n"
         "def loss(model, batch): return model(batch['features']).square().sum(1)\n"
         "def reduced(model, batch): return model(batch['features']).square().mean()\n"
@@ -158,6 +162,8 @@ def test_factories_and_objectives_by_path(tmp_path: Path, monkeypatch: pytest.Mo
     for path, arguments, message in [
         ("mine_for_models:net", {}, "raised TypeError"),
         ("mine_for_models:broken", {}, "raised ValueError: no weights here"),
+        ("mine_for_models:odd", {}, r"raised Odd: boom \(CURATE_TRACEBACK=1 shows where\)"),
+        ("mine_for_models:leave", {}, "raised SystemExit: 3"),
         ("mine_for_models:not_a_model", {}, "must return a torch.nn.Module but got a int"),
         ("mine_for_models:absent", {}, "has no absent"),
         ("no_such_module_at_all:net", {}, "cannot import no_such_module_at_all"),
@@ -171,6 +177,8 @@ def test_factories_and_objectives_by_path(tmp_path: Path, monkeypatch: pytest.Mo
     assert objective.losses(nn.Linear(4, 2), batch).shape == (6,)
     with pytest.raises(ModelError, match="one loss per example"):
         load_objective("mine_for_models:reduced").losses(nn.Linear(4, 2), batch)
+    with pytest.raises(ModelError, match="objective: mine_for_models:failing raised Odd: boom"):
+        load_objective("mine_for_models:failing").losses(nn.Linear(4, 2), batch)
     with pytest.raises(ModelError, match="must be a function"):
         load_objective("mine_for_models:number")
     sys.modules.pop("mine_for_models")
