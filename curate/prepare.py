@@ -48,7 +48,7 @@ class Job:
     def step_flops(self) -> int:
         """Arithmetic of one training step, about."""
         task, _, _ = self.start(self.recipe.training.seed)
-        return step_flops(task, self.steps(self.recipe.training.seed)[0])
+        return step_flops(task, next(self._plan(self.recipe.training.seed)))
 
     def total_steps(self) -> int:
         """T, the optimizer steps of the scored run."""
@@ -61,25 +61,24 @@ class Job:
         A smaller set of rows is gone through more often: T, and with it the
         compute and the schedule, stays the same.
         """
+        return list(self._plan(seed, rows))
+
+    def _plan(self, seed: int, rows: Tensor | None = None) -> Iterator[Step]:
         training, total = self.recipe.training, self.total_steps()
         schedule = rules.Schedule(**training.schedule.model_dump())
         base = base_learning_rates(self.recipe)
         generator = torch.Generator().manual_seed(seed)
         pool = torch.arange(len(self.data.examples)) if rows is None else rows
         batches = shuffled_batches(pool, training.batch_size, generator)
-        steps = []
         for t, batch in zip(range(total), batches, strict=False):
             multiplier = schedule.multiplier(t, total)
-            steps.append(
-                Step(
-                    rows=batch,
-                    weights=torch.ones(len(batch)),
-                    lrs=tuple(lr * multiplier for lr in base),
-                    seed=int(torch.randint(2**62, (), generator=generator)),
-                    micro_batch=training.micro_batch or 0,
-                )
+            yield Step(
+                rows=batch,
+                weights=torch.ones(len(batch)),
+                lrs=tuple(lr * multiplier for lr in base),
+                seed=int(torch.randint(2**62, (), generator=generator)),
+                micro_batch=training.micro_batch or 0,
             )
-        return steps
 
 
 def prepare(recipe: Recipe, device: torch.device) -> Job:
