@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from curate.rules import Rule, State
-from curate.trajectory import Step, Task, chunk_losses, gradient, nonzero
+from curate.trajectory import ChunkGradient, Step, Task, add_up, chunk_gradient, gradient, nonzero
 
 Adjoint = tuple[Tensor, ...]
 """Derivative of Q target losses with respect to a state: one (Q, size) tensor for
@@ -35,18 +35,10 @@ class BackwardStep(NamedTuple):
     sizes: Tensor
 
 
-class Linearised(NamedTuple):
-    """Weighted gradient of a chunk, differentiable in theta and in the weights."""
-
-    gradient: Tensor
-    theta: Tensor
-    weights: Tensor
-    sizes: Tensor
-
-
 def backward_step(
-    task: Task, rule: Rule, state: State, step: Step, adjoint: Adjoint, *, propagate: bool = True
-) -> BackwardStep:
+    task: Task, rule: Rule, state: State, step: Step, adjoint: Adjoint, *,
+    propagate: bool = True, tape: ChunkGradient | None = None,
+) -> BackwardStep:  # fmt: skip
     """Take the adjoint of the state after `step` to the state before it, scoring on the way.
 
     Args:
@@ -54,26 +46,24 @@ def backward_step(
         adjoint: of the state after it, Q targets at once.
         propagate: False at the first step of a window, where only the
             candidates' derivatives are still wanted: it saves the Hessian product.
+        tape: the step's gradient at `state` with its graph, if it was kept.
 
-    Cost: about 4 gradients for Q = 1; one gradient more if the step is in
-    micro-batches, since the rule has to see their sum first. The graph of one
-    chunk is held at a time.
+    Cost: about 4 gradients for Q = 1; 3 with a tape; one more without if the
+    step is in micro-batches, since the rule has to see their sum first. The
+    graph of one chunk is held at a time.
     """
-    chunks = step.chunks()
-    weights = step.weights.to(state.theta)
-    whole = _linearise(task, state.theta, step, weights, chunks[0]) if len(chunks) == 1 else None
-    if whole is None:
-        mean = gradient(task, state.theta, step).mean
-    else:
-        mean = whole.gradient.detach() / nonzero((weights * whole.sizes).sum())
+    chunks, theta = step.chunks(), state.theta
+    if tape is None and len(chunks) == 1:
+        tape = chunk_gradient(task, theta, step, chunks[0], differentiable=True)
+    mean = gradient(task, theta, step).mean if tape is None else add_up([tape]).mean
     to_gradient, direct = _through_rule(rule, mean, state, step.lrs, adjoint)
 
     derivatives, sizes = [], []
     curvature = torch.zeros_like(to_gradient)
     for chunk in chunks:
-        part = whole or _linearise(task, state.theta, step, weights, chunk)
+        part = tape or chunk_gradient(task, theta, step, chunk, differentiable=True)
         inputs = [part.weights, part.theta] if propagate else [part.weights]
-        by_weight, *by_theta = _vjp([part.gradient], inputs, [to_gradient])
+        by_weight, *by_theta = _vjp([part.total], inputs, [to_gradient])
         derivatives.append(by_weight)
         sizes.append(part.sizes)
         for product in by_theta:
@@ -81,7 +71,8 @@ def backward_step(
     all_sizes = torch.cat(sizes)
     before: Adjoint | None = None
     if propagate:
-        before = (direct[0] + curvature / nonzero((weights * all_sizes).sum()), *direct[1:])
+        terms = (step.weights.to(all_sizes) * all_sizes).sum()
+        before = (direct[0] + curvature / nonzero(terms), *direct[1:])
     return BackwardStep(before, torch.cat(derivatives, dim=1), all_sizes)
 
 
@@ -89,17 +80,6 @@ def final_adjoint(state: State, target_gradients: Tensor) -> Adjoint:
     """The adjoint where a window ends: target gradients, shape (Q, P), for theta; 0 for slots."""
     count = len(target_gradients)
     return (target_gradients, *(t.new_zeros(count, t.numel()) for t in state.tensors()[1:]))
-
-
-def _linearise(
-    task: Task, theta: Tensor, step: Step, weights: Tensor, chunk: slice
-) -> Linearised:  # fmt: skip
-    theta = theta.detach().requires_grad_()
-    own_weights = weights[chunk].clone().requires_grad_()
-    part = chunk_losses(task, theta, step, chunk)
-    loss = (own_weights * part.losses).sum()
-    (grad,) = torch.autograd.grad(loss, theta, create_graph=True)
-    return Linearised(grad, theta, own_weights, part.sizes)
 
 
 def _through_rule(

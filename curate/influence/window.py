@@ -61,7 +61,9 @@ def score_window(
     influences: list[Tensor] = []
     for k, state in recording.backwards():
         step = recording.steps[k]
-        back = backward_step(task, rule, state, step, adjoint, propagate=k > 0)
+        back = backward_step(
+            task, rule, state, step, adjoint, propagate=k > 0, tape=recording.take_tape(k)
+        )
         scores = influence(back.derivatives, step.weights, back.sizes, removal).cpu()
         if not scores.isfinite().all():
             raise NonFiniteError(_non_finite_score(task, scores, back.adjoint, k, first_step))

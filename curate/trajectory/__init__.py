@@ -2,10 +2,13 @@
 
 from curate.trajectory.recording import Recording, ignore_step, record, replay
 from curate.trajectory.step import (
+    ChunkGradient,
     ChunkLosses,
     Gradient,
     Step,
     Task,
+    add_up,
+    chunk_gradient,
     chunk_losses,
     forward_step,
     gradient,
@@ -14,11 +17,14 @@ from curate.trajectory.step import (
 )
 
 __all__ = [
+    "ChunkGradient",
     "ChunkLosses",
     "Gradient",
     "Recording",
     "Step",
     "Task",
+    "add_up",
+    "chunk_gradient",
     "chunk_losses",
     "forward_step",
     "gradient",

@@ -8,7 +8,8 @@ from torch import Tensor
 from curate.errors import NonFiniteError
 from curate.rules import Rule, State
 from curate.trajectory.checkpoints import placements
-from curate.trajectory.step import Step, Task, forward_step
+from curate.trajectory.step import ChunkGradient, Step, Task, add_up, forward_step
+from curate.trajectory.tapes import Tapes
 
 
 def ignore_step() -> None:
@@ -21,7 +22,7 @@ class Recording:
     Memory is `snapshots` states, whatever the number of steps; a state is
     P x (1 + slots) numbers. Time: K steps forward, and on the way back each
     step is redone at most r times, where C(snapshots + r, snapshots) >= K
-    (`checkpoints`); with `snapshots >= K` no step is redone.
+    (`checkpoints`); with `snapshots >= K` no step is redone. Tapes come on top.
 
     steps: the K records. final: the state after the last step.
     losses: per step, the candidates' losses before the update, shape (n,).
@@ -29,13 +30,17 @@ class Recording:
 
     def __init__(
         self, task: Task, rule: Rule, steps: Sequence[Step], kept: list[tuple[int, State]],
-        final: State, losses: list[Tensor], snapshots: int,
+        final: State, losses: list[Tensor], snapshots: int, tapes: Tapes,
     ) -> None:  # fmt: skip
         self.steps = steps
         self.final = final
         self.losses = losses
         self._task, self._rule = task, rule
-        self._kept, self._snapshots = kept, snapshots
+        self._kept, self._snapshots, self._tapes = kept, snapshots, tapes
+
+    def take_tape(self, k: int) -> ChunkGradient | None:
+        """The recorded gradient of step k with its graph, if it was kept; can be taken once."""
+        return self._tapes.take(k)
 
     def backwards(self) -> Iterator[tuple[int, State]]:
         """(k, state before step k) for k = K-1 .. 0; can be gone through once.
@@ -67,6 +72,7 @@ def record(
     steps: Sequence[Step],
     *,
     snapshots: int,
+    tape_bytes: int = 0,
     on_step: Callable[[], None] = ignore_step,
     first_step: int = 0,
 ) -> Recording:
@@ -74,6 +80,7 @@ def record(
 
     Args:
         snapshots: states kept at once, `state` itself included; at least 1.
+        tape_bytes: memory for gradients kept with their graphs, see `Tapes`.
         on_step: called after every step.
         first_step: number of the first step in the whole run, for error messages.
 
@@ -85,15 +92,17 @@ def record(
     # one longer than the steps: the sweep goes on to the state after the last, for the target
     places = set(placements(0, len(steps) + 1, snapshots))
     kept: list[tuple[int, State]] = []
-    losses = []
+    losses, tapes = [], Tapes(tape_bytes)
     for k, step in enumerate(steps):
         if k in places:
             kept.append((k, state))
-        state, step_losses = forward_step(task, rule, state, step)
+        tape = tapes.record(task, state.theta, k, step)
+        grad = None if tape is None else add_up([tape])
+        state, step_losses = forward_step(task, rule, state, step, grad)
         losses.append(step_losses)
         on_step()
     _require_finite(task, steps, losses, state, first_step)
-    return Recording(task, rule, steps, kept, state, losses, snapshots)
+    return Recording(task, rule, steps, kept, state, losses, snapshots, tapes)
 
 
 def replay(

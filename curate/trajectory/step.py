@@ -5,9 +5,11 @@ here, so what they must agree on is written once: in the step's record (rows,
 weights, learning rates, RNG) or in the rule.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -36,6 +38,8 @@ class Step:
     lrs: learning rate of every param group.
     seed: starts the RNG of the forward pass, so that dropout falls the same way again.
     micro_batch: examples per forward pass, 0 for all at once; the gradients add up.
+    cuts: positions where a forward pass ends whatever its size, because the rows
+        before and after were collated apart; ascending, within 1..n-1.
     """
 
     rows: Tensor
@@ -43,15 +47,28 @@ class Step:
     lrs: tuple[float, ...]
     seed: int
     micro_batch: int = 0
+    cuts: tuple[int, ...] = ()
 
     def chunks(self) -> list[slice]:
         """The slices of `rows` that go through the model together."""
+        edges = [0, *self.cuts, len(self.rows)]
         size = self.micro_batch or max(1, len(self.rows))
-        return [slice(i, i + size) for i in range(0, len(self.rows), size)]
+        return [
+            slice(i, min(i + size, end))
+            for start, end in pairwise(edges)
+            for i in range(start, end, size)
+        ]
 
     def keep(self, positions: Tensor) -> "Step":
-        """The same step on some of its candidates, given by position, shape (k,)."""
-        return replace(self, rows=self.rows[positions], weights=self.weights[positions])
+        """The same step on some of its candidates, by ascending position, shape (k,)."""
+        within = positions.tolist()
+        cuts = {bisect_left(within, cut) for cut in self.cuts} - {0, len(within)}
+        return replace(
+            self,
+            rows=self.rows[positions],
+            weights=self.weights[positions],
+            cuts=tuple(sorted(cuts)),
+        )
 
     def reweight(self, weights: Tensor) -> "Step":
         """The same step with other weights, shape (n,)."""
@@ -63,6 +80,21 @@ class ChunkLosses(NamedTuple):
 
     losses: Tensor
     sizes: Tensor
+
+
+class ChunkGradient(NamedTuple):
+    """What one chunk adds to a step's gradient.
+
+    total: sum_i w_i grad l_i, shape (P,).
+    losses, sizes: l_i and n_i, shape (n,).
+    theta, weights: what `total` can be differentiated by, if it was asked for.
+    """
+
+    total: Tensor
+    losses: Tensor
+    sizes: Tensor
+    theta: Tensor
+    weights: Tensor
 
 
 class Gradient(NamedTuple):
@@ -84,25 +116,48 @@ def chunk_losses(task: Task, theta: Tensor, step: Step, chunk: slice) -> ChunkLo
     return ChunkLosses(losses, task.objective.sizes(batch).to(losses.dtype))
 
 
-def gradient(task: Task, theta: Tensor, step: Step) -> Gradient:
-    """The step's gradient at theta, shape (P,). A step that weighs nothing has gradient 0."""
+def chunk_gradient(
+    task: Task, theta: Tensor, step: Step, chunk: slice, *, differentiable: bool = False
+) -> ChunkGradient:
+    """The gradient of one chunk at theta, shape (P,); can keep its graph to go through again."""
     theta = theta.detach().requires_grad_()
-    weights = step.weights.to(theta)
+    weights = step.weights[chunk].to(theta)  # a copy or a view of the step's, so cloned below
+    weights = weights.clone().requires_grad_(differentiable)
+    part = chunk_losses(task, theta, step, chunk)
+    (total,) = torch.autograd.grad(
+        (weights * part.losses).sum(), theta, create_graph=differentiable
+    )
+    return ChunkGradient(total, part.losses.detach(), part.sizes, theta, weights)
+
+
+def add_up(parts: Iterable[ChunkGradient]) -> Gradient:
+    """The step's gradient, from its chunks in order; holds one of them at a time."""
     total: Tensor | None = None
-    denominator, losses = weights.new_zeros(()), []
-    for chunk in step.chunks():
-        part = chunk_losses(task, theta, step, chunk)
-        (found,) = torch.autograd.grad((weights[chunk] * part.losses).sum(), theta)
-        total = found if total is None else total.add_(found)
-        denominator += (weights[chunk] * part.sizes).sum()
-        losses.append(part.losses.detach())
+    denominator: Tensor | None = None
+    losses = []
+    for part in parts:
+        found, terms = part.total.detach(), (part.weights.detach() * part.sizes).sum()
+        total = found.clone() if total is None else total.add_(found)
+        denominator = terms if denominator is None else denominator + terms
+        losses.append(part.losses)
     assert total is not None
+    assert denominator is not None
     return Gradient(total.div_(nonzero(denominator)), torch.cat(losses))
 
 
-def forward_step(task: Task, rule: Rule, state: State, step: Step) -> tuple[State, Tensor]:
-    """One optimizer update; returns the next state and the losses before it, shape (n,)."""
-    grad = gradient(task, state.theta, step)
+def gradient(task: Task, theta: Tensor, step: Step) -> Gradient:
+    """The step's gradient at theta, shape (P,). A step that weighs nothing has gradient 0."""
+    return add_up(chunk_gradient(task, theta, step, chunk) for chunk in step.chunks())
+
+
+def forward_step(
+    task: Task, rule: Rule, state: State, step: Step, grad: Gradient | None = None
+) -> tuple[State, Tensor]:
+    """One optimizer update; returns the next state and the losses before it, shape (n,).
+
+    `grad` is the step's gradient at `state`, where somebody has it already.
+    """
+    grad = grad or gradient(task, state.theta, step)
     with torch.no_grad():
         return rule.update(grad.mean, state, step.lrs), grad.losses
 

@@ -65,11 +65,14 @@ def runs(
     def ours() -> None:
         replay(task, rule, start, steps)
 
-    def scored() -> None:
-        recording = record(task, rule, start, steps, snapshots=count)
+    def scored(tape_bytes: int) -> None:
+        recording = record(task, rule, start, steps, snapshots=count, tape_bytes=tape_bytes)
         score_window(task, rule, recording, targets)
 
-    return {"plain": plain, "forward": ours, "record + score": scored}
+    return {
+        "plain": plain, "forward": ours, "record + score": lambda: scored(0),
+        "with tapes": lambda: scored(2**40),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -79,7 +82,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    print("case                              targets  forward  record + score  (x plain training)")
+    print("case                              targets  forward  record + score  with tapes  (x plain training)")
     for case in CASES:
         for targets in (1, 4):
             candidates = runs(case, arguments.steps, targets, device)
@@ -92,11 +95,11 @@ def main() -> None:
                         torch.cuda.synchronize()
                     if turn:  # the first turn warms up
                         seconds[name].append(time.perf_counter() - begin)
-            forward, scored = (
+            forward, scored, taped = (
                 median(a / b for a, b in zip(seconds[name], seconds["plain"], strict=True))
-                for name in ("forward", "record + score")
+                for name in ("forward", "record + score", "with tapes")
             )
-            print(f"{case:33s} {targets:7d}  {forward:7.2f}  {scored:14.2f}", flush=True)
+            print(f"{case:33s} {targets:7d}  {forward:7.2f}  {scored:14.2f}  {taped:10.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,33 +37,40 @@ def unrolled(
     return list(torch.autograd.grad(final, all_weights))
 
 
-def derivatives(task: Task, rule: Rule, steps: list[Step], snapshots: int = 9) -> list[Tensor]:
+def derivatives(
+    task: Task, rule: Rule, steps: list[Step], snapshots: int = 9, tape_bytes: int = 0
+) -> list[Tensor]:
     """d_i / N of every step by our backward steps, both targets at once, shape (2, n) each."""
-    recording = record(task, rule, tiny.start(task, rule), steps, snapshots=snapshots)
+    recording = record(
+        task, rule, tiny.start(task, rule), steps, snapshots=snapshots, tape_bytes=tape_bytes
+    )
     _, gradients = target_gradients(
         task.model, task.objective, tiny.targets(), recording.final.theta
     )
     adjoint = final_adjoint(recording.final, gradients)
     found = []
     for k, state in recording.backwards():
-        back = backward_step(task, rule, state, steps[k], adjoint, propagate=k > 0)
+        tape = recording.take_tape(k)
+        back = backward_step(task, rule, state, steps[k], adjoint, propagate=k > 0, tape=tape)
         found.append(back.derivatives / (steps[k].weights * back.sizes).sum())
         adjoint = back.adjoint or adjoint
     return found[::-1]
 
 
-@pytest.mark.parametrize("micro", [0, 4], ids=["whole", "micro-batches"])
+@pytest.mark.parametrize(
+    ("micro", "tape_bytes"), [(0, 0), (4, 0), (0, 2**20)], ids=["whole", "micro-batches", "tapes"]
+)
 @pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["plain", "dropout"])
 @pytest.mark.parametrize("grouped", [False, True], ids=["one-group", "two-groups"])
 @pytest.mark.parametrize("clip", [None, 0.3], ids=["unclipped", "clipped"])
 @pytest.mark.parametrize("name", tiny.RULES)
 def test_derivatives_equal_unrolled_autograd(
-    name: str, clip: float | None, grouped: bool, dropout: float, micro: int
+    name: str, clip: float | None, grouped: bool, dropout: float, micro: int, tape_bytes: int
 ) -> None:
     task = tiny.task(dropout=dropout, grouped=grouped)
     rule, lrs = tiny.rule_for(name, task.model.group_sizes if grouped else None, clip)
     steps = tiny.steps(STEPS, lrs, micro=micro)
-    found = derivatives(task, rule, steps)
+    found = derivatives(task, rule, steps, tape_bytes=tape_bytes)
     for q, target in enumerate(tiny.targets()):
         expected = unrolled(task, rule, steps, target, renormalise=False)
         for ours, theirs in zip(found, expected, strict=True):

@@ -1,5 +1,6 @@
 """Recording and replaying: bit for bit, within the snapshot budget, at optimal cost."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 from curate.errors import NonFiniteError
 from curate.rules import State
-from curate.trajectory import Recording, checkpoints, record, recording, replay
+from curate.trajectory import Recording, checkpoints, chunk_gradient, record, recording, replay
+from curate.trajectory.tapes import counting
 from tests import tiny
 
 
@@ -56,7 +58,7 @@ def count_redone(monkeypatch: pytest.MonkeyPatch, length: int, snapshots: int) -
     """(forward steps in all, most states kept at once), with arithmetic taken out."""
     calls = 0
 
-    def pretend(task: object, rule: object, state: State, step: object) -> tuple[State, object]:
+    def pretend(task: object, rule: object, state: State, *_: object) -> tuple[State, object]:
         nonlocal calls
         calls += 1
         return State(state.theta, {}, state.step + 1), torch.zeros(1)
@@ -125,3 +127,38 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
     pieces = gradient(task, theta, tiny.steps(1, micro=4)[0])
     torch.testing.assert_close(whole.mean, pieces.mean, rtol=1e-13, atol=1e-15)
     torch.testing.assert_close(whole.losses, pieces.losses)
+
+
+def test_no_forward_pass_crosses_a_cut() -> None:
+    step = replace(tiny.steps(1, size=10)[0], cuts=(3, 7))
+    assert [(c.start, c.stop) for c in step.chunks()] == [(0, 3), (3, 7), (7, 10)]
+    small = replace(step, micro_batch=2)
+    assert [c.stop - c.start for c in small.chunks()] == [2, 1, 2, 2, 2, 1]
+    kept = small.keep(torch.tensor([0, 4, 5, 8, 9]))
+    assert kept.cuts == (1, 3)
+    assert step.keep(torch.tensor([8, 9])).cuts == ()
+
+
+def test_tapes_are_held_within_their_budget_and_taken_once() -> None:
+    task = tiny.task()
+    rule, lrs = tiny.rule_for("adamw")
+    start, steps = tiny.start(task, rule), tiny.steps(5, lrs)
+    with counting(start.theta) as sizes:
+        chunk_gradient(task, start.theta, steps[0], slice(0, 6), differentiable=True)
+    one = sum(sizes.values())
+    assert one > 0
+    for budget, held in ((0, 0), (one - 1, 0), (one, 1), (3 * one + 1, 3), (100 * one, 5)):
+        made = record(task, rule, start, steps, snapshots=5, tape_bytes=budget)
+        assert sum(made.take_tape(k) is not None for k in range(5)) == held, budget
+        assert all(made.take_tape(k) is None for k in range(5))
+
+
+def test_tapes_change_nothing_that_is_recorded() -> None:
+    task = tiny.task(dropout=0.3)
+    rule, lrs = tiny.rule_for("adamw")
+    start, steps = tiny.start(task, rule), tiny.steps(5, lrs)
+    bare, taped = (
+        record(task, rule, start, steps, snapshots=2, tape_bytes=budget) for budget in (0, 2**30)
+    )
+    assert torch.equal(bare.final.theta, taped.final.theta)
+    assert all(torch.equal(a, b) for a, b in zip(bare.losses, taped.losses, strict=True))

@@ -1,0 +1,55 @@
+"""Tapes: gradients recorded with their graphs, so that the way back need not redo them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from curate.trajectory.step import ChunkGradient, Step, Task, chunk_gradient
+
+
+class Tapes:
+    """Recorded gradients of a window's steps, as many as fit in `budget` bytes.
+
+    A tape saves the way back one gradient of the four that it costs (DESIGN
+    3.2). Its size is what autograd saves for it, counted as it is made; a step
+    in micro-batches gets none, since those are there to save memory.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._left = budget
+        self._last = 0
+        self._kept: dict[int, ChunkGradient] = {}
+
+    def record(self, task: Task, theta: Tensor, k: int, step: Step) -> ChunkGradient | None:
+        """The gradient of step k at theta with its graph, held if it fits; None if it will not."""
+        chunks = step.chunks()
+        if len(chunks) > 1 or self._left <= self._last:
+            return None
+        with counting(theta) as sizes:
+            part = chunk_gradient(task, theta, step, chunks[0], differentiable=True)
+        self._last = sum(sizes.values())
+        if self._last <= self._left:
+            self._left -= self._last
+            self._kept[k] = part
+        return part
+
+    def take(self, k: int) -> ChunkGradient | None:
+        """Hand over the tape of step k, if there is one; it is no longer held here."""
+        return self._kept.pop(k, None)
+
+
+@contextmanager
+def counting(theta: Tensor) -> Iterator[dict[int, int]]:
+    """Bytes of every storage that autograd saves in the block, but theta's; by address."""
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() != theta.untyped_storage().data_ptr():
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield sizes
