@@ -12,10 +12,19 @@ _HOME = {
     "Recipe": "curate.recipe",
     "check_recipe": "curate.recipe",
     "load_recipe": "curate.recipe",
+    "read_log": "curate.log",
     "run_select": "curate.jobs",
 }
 
-__all__ = ["CurateError", "LookAheadLoader", "Recipe", "check_recipe", "load_recipe", "run_select"]
+__all__ = [
+    "CurateError",
+    "LookAheadLoader",
+    "Recipe",
+    "check_recipe",
+    "load_recipe",
+    "read_log",
+    "run_select",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from curate.policies import (
     SmallLoss,
     shapley_values,
 )
-from curate.prepare import Job, snapshot_count
+from curate.prepare import Job, memory_bytes, snapshot_count
 from curate.progress import Phases
 from curate.select import Selector
 from curate.windows import Judge
@@ -49,6 +49,7 @@ def choose(job: Job, policy: str, phases: Phases) -> Chosen:
             targets=job.data.targets,
             removal=selection.removal,
             snapshots=snapshot_count(job.recipe, state),
+            tape_bytes=memory_bytes(job.recipe.trajectory.tapes),
         ),
         budget=budget,
         horizon=horizon,

@@ -6,6 +6,7 @@ CurateError
 │   ├── DataError          a source, a column or a row of the data
 │   ├── ModelError         a factory, a layer or an output of the model
 │   ├── OptimizerError     an optimizer that is not modelled, or not that way
+│   ├── OptionError        an argument out of range (also a ValueError)
 │   ├── OutputError        a place we will not write to
 │   └── MissingExtraError  an optional package that is not installed
 └── RunError               the run itself failed: one line, exit code 1
@@ -39,6 +40,10 @@ class ModelError(UserError):
 
 class OptimizerError(UserError):
     """The optimizer, or one of its options, is not modelled."""
+
+
+class OptionError(UserError, ValueError):
+    """An argument is out of range, or does not go with another."""
 
 
 class OutputError(UserError):

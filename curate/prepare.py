@@ -169,14 +169,18 @@ def snapshot_count(recipe: Recipe, state: State) -> int:
     budget = recipe.trajectory.snapshots
     if isinstance(budget, int):
         return budget
-    number, unit = budget[:-3].strip(), budget[-3:]
-    count = int(float(number) * UNITS[unit]) // state.nbytes()
+    count = memory_bytes(budget) // state.nbytes()
     if count < 1:
         raise RecipeError(
             f"trajectory.snapshots: {budget} holds no training state; one takes "
             f"{state.nbytes() / 2**20:.1f} MiB."
         )
     return count
+
+
+def memory_bytes(size: str) -> int:
+    """A size such as 1.5GiB in bytes."""
+    return int(float(size[:-3]) * UNITS[size[-3:]])
 
 
 def choose_device(name: str) -> torch.device:

@@ -23,12 +23,13 @@ class Selector:
     scored with at least K - stride steps still to come; stride = K costs least.
 
     Cost per committed step, in gradients of one batch, with every state kept:
-    R (1 + 4) K / stride to record and score in R = `policy.rounds` rounds, and 1
-    to commit what was kept, unless that was everything or the run ends there;
-    plus R passes over the targets per window. A snapshot budget below K adds
-    forward steps (see `Recording`). Memory: `snapshots` + 2 states, Q adjoints,
-    one batch's graph, and O(N Q) for the ledger; nothing grows with T but the
-    step records.
+    R (1 + 4) K / stride to record and score in R = `policy.rounds` rounds, or
+    R (1 + 3) K / stride where tapes fit, see `Judge`; and 1 to commit what was
+    kept, unless that was everything or the run ends there; plus R passes over
+    the targets per window. A snapshot budget below K adds forward steps (see
+    `Recording`). Memory: `snapshots` + 2 states, Q adjoints, the tapes, one
+    batch's graph, and O(N Q) for the ledger; nothing grows with T but the step
+    records.
 
     judge: values the candidates of a window. budget: how much is kept.
     groups: for quotas, shape (N,), or None. strata: for standardising, shape (N,), or None.
@@ -85,7 +86,7 @@ class Selector:
         decisions = []
         for k, step in enumerate(judged.steps[:stride]):
             rows = step.rows.numpy()
-            influences = None if judged.influences is None else judged.influences[k]
+            influences = None if judged.scores is None else judged.scores.influences[k].numpy()
             scores = ledger.add(rows, judged.values[k], influences)
             groups = None if self.groups is None else self.groups[rows]
             decisions.append(budget.choose(scores, groups).kept)

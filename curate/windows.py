@@ -1,13 +1,13 @@
 """One window: record it, go back through it, and hear what the policy makes of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from curate.influence import Target, score_window
+from curate.influence import Target, WindowScores, score_window
 from curate.policies import Array, Evidence, Offer, Policy
 from curate.rules import Rule, State
 from curate.trajectory import Step, Task, ignore_step, record
@@ -18,17 +18,15 @@ class Judged:
     """What was found out about a window of K steps, every candidate in it.
 
     final: the state after the window as offered. losses: per step, shape (n,).
-    influences: per step, shape (Q, n), at the weights as offered; None if the
-    policy does not ask for them. values: per step, shape (n,): the policy's worth.
-    target_losses: where the window as offered ends, shape (Q,); None likewise.
+    scores: influences and what goes with them, at the weights as offered; None
+    if the policy does not ask for them. values: per step, shape (n,): the policy's worth.
     """
 
     steps: Sequence[Step]
     final: State
     losses: list[Tensor]
-    influences: list[Array] | None
+    scores: WindowScores | None
     values: list[Array]
-    target_losses: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,9 @@ class Judge:
     records it with the weights that the round before arrived at, goes back, and
     the policy's values are the next weights (DESIGN 3.7).
 
-    Cost per step of the window, in gradients of one batch: R x (1 + 4), and one
-    pass over the targets per round; R x 1 for a policy that looks at losses only.
+    Cost per step of the window, in gradients of one batch: R x (1 + 4), or R x
+    (1 + 3) while the graphs of its gradients fit in `tape_bytes`, and one pass
+    over the targets per round; R x 1 for a policy that looks at losses only.
     """
 
     task: Task
@@ -49,6 +48,7 @@ class Judge:
     targets: Sequence[Target] = ()
     removal: str = "renormalised"
     snapshots: int = 64
+    tape_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.goes_back and not self.targets:
@@ -83,9 +83,7 @@ class Judge:
                 for step, weights in zip(steps, found.values, strict=True)
             ]
             found = self._round(state, weighted, first_step, on_step)
-        return Judged(
-            steps, first.final, first.losses, first.influences, found.values, first.target_losses
-        )
+        return replace(first, values=found.values)
 
     def _round(
         self, state: State, steps: Sequence[Step], first_step: int, on_step: Callable[[], None]
@@ -93,28 +91,27 @@ class Judge:
         recording = record(
             self.task, self.rule, state, steps,
             snapshots=self.snapshots if self.goes_back else 1,
+            tape_bytes=self.tape_bytes if self.goes_back else 0,
             first_step=first_step, on_step=on_step,
         )  # fmt: skip
-        influences, target_losses = None, None
+        scores = None
         if self.goes_back:
-            scored = score_window(
+            scores = score_window(
                 self.task, self.rule, recording, self.targets,
                 removal=self.removal, first_step=first_step, on_step=on_step,
             )  # fmt: skip
-            influences = [per_step.numpy() for per_step in scored.influences]
-            target_losses = scored.target_losses
         values = [
             self.policy.values(
                 Offer(
                     rows=step.rows.numpy(),
                     weights=step.weights.double().numpy(),
                     losses=recording.losses[k].double().cpu().numpy(),
-                    influences=None if influences is None else influences[k].mean(axis=0),
+                    influences=None if scores is None else scores.influences[k].mean(dim=0).numpy(),
                 )
             )
             for k, step in enumerate(steps)
         ]
-        return Judged(steps, recording.final, recording.losses, influences, values, target_losses)
+        return Judged(steps, recording.final, recording.losses, scores, values)
 
 
 def keep_all(judged: Judged, kept: Sequence[Array]) -> bool:

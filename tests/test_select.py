@@ -171,9 +171,9 @@ def test_rounds_are_the_window_again_at_the_weights_before() -> None:
         ranks = centred_ranks(again.values[k] / weights[k])
         expected = np.clip(weights[k] + 0.5 * ranks, 0.02, 2)
         np.testing.assert_allclose(found.values[k], expected, atol=1e-5)
-        assert found.influences is not None
-        assert first.influences is not None
-        np.testing.assert_array_equal(found.influences[k], first.influences[k])
+        assert found.scores is not None
+        assert first.scores is not None
+        assert torch.equal(found.scores.influences[k], first.scores.influences[k])
 
 
 def unweighted(steps: list[Step]) -> list[Step]:

@@ -1,4 +1,4 @@
-"""From a derivative to an influence: what leaving an example out of its batch does."""
+"""From derivatives to influences: what leaving examples out of their batch does."""
 
 from torch import Tensor
 
@@ -40,3 +40,25 @@ def influence(derivatives: Tensor, weights: Tensor, sizes: Tensor, removal: str)
     mean = (w * d).sum(dim=1, keepdim=True) / total.where(total != 0, 1.0)
     alone = left <= 1e-12 * total
     return fixed.where(alone, -(w * d - w * n * mean) / left.where(~alone, 1.0))
+
+
+def reweighting(derivatives: Tensor, sizes: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Predicted change of the target loss if a step's weights had been others, shape (Q,).
+
+    With a = after and b = before, sum_i a_i d_i / sum_i a_i n_i - sum_i b_i d_i / sum_i b_i n_i:
+    first order in the step's mean gradient, exact in the weights. For one
+    example weighed 0 it is the renormalised influence; for many it is not their
+    sum, since the mean runs over fewer and fewer.
+
+    Args:
+        derivatives: d_i, shape (Q, n). sizes: n_i, shape (n,).
+        before, after: weights, shape (n,).
+    """
+    d, n = derivatives.double(), sizes.double()
+
+    def mean(weights: Tensor) -> Tensor:
+        w = weights.to(d)
+        total = (w * n).sum()
+        return (w * d).sum(dim=1) / total.where(total != 0, 1.0)
+
+    return mean(after) - mean(before)

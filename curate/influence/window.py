@@ -18,10 +18,14 @@ class WindowScores:
     """Influences of one window.
 
     influences: per step, shape (Q, n), float64, on the CPU; positive helps.
+    derivatives: d_i that they were made of, per step, shape (Q, n), on the CPU.
+    sizes: n_i, per step, shape (n,), on the CPU.
     target_losses: at the end of the window, shape (Q,).
     """
 
     influences: list[Tensor]
+    derivatives: list[Tensor]
+    sizes: list[Tensor]
     target_losses: Tensor
 
 
@@ -58,7 +62,7 @@ def score_window(
                 f"{target.name} is {float(loss)}; lower the learning rate."
             )
     adjoint = final_adjoint(recording.final, gradients)
-    influences: list[Tensor] = []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for k, state in recording.backwards():
         step = recording.steps[k]
         back = backward_step(
@@ -67,11 +71,12 @@ def score_window(
         scores = influence(back.derivatives, step.weights, back.sizes, removal).cpu()
         if not scores.isfinite().all():
             raise NonFiniteError(_non_finite_score(task, scores, back.adjoint, k, first_step))
-        influences.append(scores)
+        found.append((scores, back.derivatives.cpu(), back.sizes.cpu()))
         if back.adjoint is not None:
             adjoint = back.adjoint
         on_step()
-    return WindowScores(influences[::-1], losses)
+    influences, derivatives, sizes = (list(part) for part in zip(*found[::-1], strict=True))
+    return WindowScores(influences, derivatives, sizes, losses)
 
 
 def _non_finite_score(

@@ -1,5 +1,6 @@
 """Selection inside other people's training loops."""
 
-from curate.integrations.loader import LookAheadLoader, WindowReport
+from curate.integrations.chooser import Decision, WindowChooser, WindowReport
+from curate.integrations.loader import LookAheadLoader
 
-__all__ = ["LookAheadLoader", "WindowReport"]
+__all__ = ["Decision", "LookAheadLoader", "WindowChooser", "WindowReport"]

@@ -1,97 +1,80 @@
 """Look-ahead in a training loop of one's own: wrap the data loader, change nothing else."""
 
-import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
-from statistics import mean
+from os import PathLike
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from curate.datasets import BatchExamples, take
-from curate.influence import Target, mean_metrics
-from curate.integrations.future import future_learning_rates
-from curate.models import FlatModel, Objective, as_objective, probe
-from curate.policies import Array, Budget, LookAhead
-from curate.rules import LiveOptimizer, from_torch, unwrap
-from curate.trajectory import Step, Task
-from curate.windows import Judge, Judged
-
-
-@dataclass
-class WindowReport:
-    """What one window came to.
-
-    steps: K. offered, kept: candidates. predicted: change of the mean target
-    loss that the first-order picture expects of the dropping. realised: what it
-    was, measured when the loop has trained on the window and asks for the next;
-    None until then. seconds: spent choosing.
-    """
-
-    steps: int
-    offered: int
-    kept: int
-    predicted: float
-    target_loss: float
-    seconds: float
-    realised: float | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        """Realised over predicted: near 1 where the linear picture holds."""
-        if self.realised is None or self.predicted == 0:
-            return None
-        return self.realised / self.predicted
+from curate.datasets import BatchExamples
+from curate.errors import OptionError
+from curate.influence import Target
+from curate.integrations.chooser import Decision, WindowChooser, WindowReport
+from curate.integrations.options import Options
+from curate.integrations.training import Training
+from curate.models import Objective, as_objective
+from curate.policies import AdaptiveHorizon
+from curate.rules import unwrap
 
 
 class LookAheadLoader:
     """Iterate this in place of a data loader: each batch is cut to what is worth training on.
 
-    At each window it draws K batches, takes the optimizer as it stands (moments,
-    step counts, param groups, learning rates), simulates the K steps, scores
-    every candidate against the targets where they end, and yields the K batches
-    cut to what is kept. The loop around it does its own forward, backward and
-    step, unaware.
+    At each window it draws K steps' batches, takes the optimizer as it stands
+    (moments, step counts, param groups, learning rates), simulates the K steps,
+    scores every candidate against the targets where they end, and yields the
+    batches cut to what is kept. The loop around it does its own forward,
+    backward and step, unaware.
 
         loader = LookAheadLoader(loader, model, optimizer, losses, targets, horizon=4)
         for batch in loader:
             ...
 
     Nothing of the caller's changes: not the model, its mode or its gradients,
-    not the optimizer, the scheduler or the RNG. With `keep=1.0` training is bit
-    for bit what it was.
+    not the optimizer, the scheduler or the RNG. With `keep=1.0` nothing is
+    simulated or scored, and training is bit for bit what it was.
 
-    Cost per step, in gradients of one batch: R (1 + 4) for R rounds, and R + 1
-    passes over the targets per window of K steps. The simulated steps are not
-    the loop's own, so training itself comes on top, on the smaller batches.
-    Memory beside the loop's: K states (at most `snapshots`), one batch's graph.
+    Cost of choosing, per step that the loop takes, in gradients of one step's
+    batch: R (1 + 4) K / stride for R rounds; R (1 + 3) K / stride where the
+    tapes of a window fit in `tape_bytes`, and a little less for the first step
+    of a window, which needs no Hessian product: at K = 1 about 2 R. On top, per
+    window, R gradients of the targets and one forward pass over them. The
+    simulated steps are not the loop's own, so training itself comes on top, on
+    the smaller batches. Memory beside the loop's: K states of the optimizer (at
+    most `snapshots`), the tapes, one batch's graph, and a window of batches.
 
     Args:
         loader: yields batches of any structure whose tensors have the examples first.
         model, optimizer: the ones that are trained; SGD, Adam or AdamW of torch.optim.
-        objective: (model, batch) -> one training loss per example, shape (n,); the
-            loop is taken to train on their mean.
+        objective: (model, batch) -> one training loss per example, shape (n,), or
+            an `Objective`; the loop is taken to train on their mean over the step.
         targets: what to be good at: a batch, a list or loader of batches, or
             several by name. They are kept in memory.
-        horizon: K, steps to look ahead.
-        keep: share of every batch that is kept.
+        horizon: K, optimizer steps to look ahead. "auto" moves it window by
+            window within the bounds of `adaptive`.
+        keep: share of every batch that is kept. "weights" keeps all of it and
+            yields pairs (batch, weights), weights of shape (n,) and mean 1, for
+            a loop that trains on `(weights * losses).mean()`.
         rounds: see `LookAhead`.
+        stride: steps decided per window, K if None; fewer look further ahead
+            and cost K / stride times as much.
         group_by: batch -> a label per example, shape (n,); each gets the same share.
-        scheduler: stepped once per batch by the loop; read, never stepped.
+        scheduler: stepped once per optimizer step by the loop; read, never stepped.
         clip_norm: the norm that the loop clips gradients to.
+        accumulate: batches whose gradients the loop adds up for one optimizer step.
+        log: folder for the audit log, see `curate.read_log`. row: what it knows an
+            example by, its position in the dataset: a key of the batch, or
+            batch -> integers, shape (n,).
+        removal: see `curate.influence.influence`.
         micro_batch: candidates per simulated forward pass; a whole batch if None.
         snapshots: states kept at once on the way through a window.
+        tape_bytes: memory for gradients kept with their graphs.
         seed: of the simulated steps' dropout.
 
     Raises:
-        UserError: at construction, for an optimizer or model that cannot be
-            followed, with the remedy. While iterating, NonFiniteError names
-            step and parameter.
+        UserError: at construction, for an optimizer, model or argument that
+            cannot be followed, with the remedy. While iterating, NonFiniteError
+            names step and parameter.
     """
 
     def __init__(
@@ -102,34 +85,44 @@ class LookAheadLoader:
         objective: Objective | Callable[[Any, Any], Tensor],
         targets: Any,
         *,
-        horizon: int = 1,
-        keep: float = 0.5,
+        horizon: int | str = 1,
+        keep: float | str = 0.5,
         rounds: int = 4,
+        stride: int | None = None,
         group_by: Callable[[Any], Any] | None = None,
         scheduler: Any | None = None,
         clip_norm: float | None = None,
+        accumulate: int = 1,
+        log: str | PathLike[str] | None = None,
+        row: str | Callable[[Any], Any] | None = None,
         removal: str = "renormalised",
         micro_batch: int | None = None,
         snapshots: int = 64,
+        tape_bytes: int = 2**28,
         seed: int = 0,
+        adaptive: AdaptiveHorizon | None = None,
     ) -> None:
-        if horizon < 1:
-            raise ValueError(f"horizon must be at least 1 but got {horizon}")
-        if not 0 < keep <= 1:
-            raise ValueError(f"keep must be above 0 and at most 1 but got {keep}")
-        self.loader, self.horizon = loader, horizon
-        self.reports: list[WindowReport] = []
-        self._model, self._optimizer, self._scheduler = model, unwrap(optimizer), scheduler
-        self._objective = as_objective(objective, getattr(objective, "__name__", "objective"))
-        self._targets = _as_targets(targets)
-        self._policy, self._budget = LookAhead(rounds), Budget(fraction=float(keep))
-        self._group_by, self._clip_norm, self._removal = group_by, clip_norm, removal
-        self._micro_batch, self._snapshots = micro_batch or 0, snapshots
-        self._seeds = torch.Generator().manual_seed(seed)
-        future_learning_rates(self._optimizer, scheduler, 1)
-        with untouched(model):
-            flat, _ = self._live()
-            probe(flat, self._objective, self._targets[0].examples)
+        options = Options(
+            horizon=horizon, keep=keep, rounds=rounds, stride=stride, group_by=group_by,
+            log=log, row=row, removal=removal, micro_batch=micro_batch, snapshots=snapshots,
+            tape_bytes=tape_bytes, seed=seed, adaptive=adaptive or AdaptiveHorizon(),
+        )  # fmt: skip
+        if accumulate < 1:
+            raise OptionError(f"accumulate must be at least 1 but got {accumulate}.")
+        _refuse_counted(loader)
+        self.loader = loader
+        self._chooser = WindowChooser(
+            Training(model, unwrap(optimizer), scheduler, clip_norm),
+            as_objective(objective, getattr(objective, "__name__", "objective")),
+            as_targets(targets),
+            options,
+            accumulate,
+        )
+
+    @property
+    def reports(self) -> list[WindowReport]:
+        """What every window so far came to."""
+        return self._chooser.reports
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -140,102 +133,15 @@ class LookAheadLoader:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)
-        while window := list(islice(batches, self.horizon)):
-            if self._budget.fraction == 1:
-                yield from window
-                continue
-            for batch, kept in zip(window, self.choose(window), strict=True):
-                yield take(batch, torch.from_numpy(np.flatnonzero(kept)))
-            self._measure()
+        return self._chooser.stream(self.loader)
 
-    def choose(self, window: Sequence[Any]) -> list[Array]:
-        """What to keep of each batch of a window, as bool masks, shape (n,); adds a report."""
-        begin = time.monotonic()
-        examples = BatchExamples(window)
-        with untouched(self._model):
-            flat, live = self._live()
-            judge = Judge(
-                Task(flat, self._objective, examples), live.rule, self._policy, self._targets,
-                self._removal, self._snapshots,
-            )  # fmt: skip
-            judged = judge.judge(live.state(), self._steps(examples, live))
-        kept = [
-            self._budget.choose(values, self._groups(batch)).kept
-            for batch, values in zip(window, judged.values, strict=True)
-        ]
-        self.reports.append(_report(judged, kept, time.monotonic() - begin))
-        return kept
-
-    def _live(self) -> tuple[FlatModel, LiveOptimizer]:
-        live = from_torch(self._optimizer, self._clip_norm)
-        names = {p: name for name, p in self._model.named_parameters()}
-        stranger = any(p not in names for group in live.parameters for p in group)
-        if stranger:
-            raise ValueError("the optimizer trains parameters that the model does not have")
-        groups = [[names[p] for p in group] for group in live.parameters]  # type: ignore[index]
-        return FlatModel(self._model, groups), live
-
-    def _steps(self, examples: BatchExamples, live: LiveOptimizer) -> list[Step]:
-        positions = examples.positions()
-        rates = future_learning_rates(self._optimizer, self._scheduler, len(positions))
-        return [
-            Step(
-                rows=rows,
-                weights=torch.ones(len(rows)),
-                lrs=tuple(lrs[k] for k in live.groups),
-                seed=int(torch.randint(2**62, (), generator=self._seeds)),
-                micro_batch=self._micro_batch,
-            )
-            for rows, lrs in zip(positions, rates, strict=True)
-        ]
-
-    def _groups(self, batch: Any) -> Array | None:
-        if self._group_by is None:
-            return None
-        labels = self._group_by(batch)
-        return np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-
-    def _measure(self) -> None:
-        """Enter what the last window, now trained on, did to the targets."""
-        with untouched(self._model):
-            flat, _ = self._live()
-            theta = flat.read()
-            losses = [
-                mean_metrics(flat, self._objective, target.examples, theta)["loss"]
-                for target in self._targets
-            ]
-        report = self.reports[-1]
-        report.realised = mean(losses) - report.target_loss
+    def choose(self, window: Sequence[Any]) -> list[Decision]:
+        """Decide on a window of batches of one's own; adds a report."""
+        return self._chooser.choose(window)
 
 
-@contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """Whatever happens in the block, every layer is in the mode it was in before."""
-    modes = {layer: layer.training for layer in module.modules()}
-    try:
-        yield
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
-
-
-def _report(judged: Judged, kept: Sequence[Array], seconds: float) -> WindowReport:
-    assert judged.influences is not None
-    assert judged.target_losses is not None
-    dropped = zip(judged.influences, kept, strict=True)
-    predicted = math.fsum(float(part.mean(axis=0)[~mask].sum()) for part, mask in dropped)
-    return WindowReport(
-        steps=len(kept),
-        offered=sum(len(mask) for mask in kept),
-        kept=sum(int(mask.sum()) for mask in kept),
-        predicted=predicted,
-        target_loss=float(judged.target_losses.mean()),
-        seconds=seconds,
-    )
-
-
-def _as_targets(targets: Any) -> list[Target]:
+def as_targets(targets: Any) -> list[Target]:
+    """A batch, a list or loader of batches, or several of these by name."""
     named = isinstance(targets, Mapping) and not _is_batch(targets)
     parts = targets.items() if named else [("target", targets)]
     return [
@@ -250,3 +156,14 @@ def _is_batch(value: Any) -> bool:
     if isinstance(value, list | tuple | Mapping):
         return any(isinstance(part, Tensor) for part in parts)
     return isinstance(value, Tensor) or hasattr(value, "__dataclass_fields__")
+
+
+def _refuse_counted(loader: Any) -> None:
+    """Accelerate's own gradient accumulation watches for the loader's last batch."""
+    state = getattr(loader, "gradient_state", None)
+    if state is not None and getattr(state, "num_steps", 1) > 1:
+        raise OptionError(
+            "a loader prepared by Accelerate tells its gradient accumulation when it is at its "
+            "end, and here it is read ahead; wrap the loader you had before accelerator.prepare "
+            "and give accumulate."
+        )

@@ -1,5 +1,6 @@
 """What to keep: how candidates are valued, and under which budget."""
 
+from curate.policies.adaptive_horizon import AdaptiveHorizon
 from curate.policies.base import Array, Evidence, Offer, Policy
 from curate.policies.budgets import Budget, Choice
 from curate.policies.knn_shapley import KNNShapley, shapley_values
@@ -8,6 +9,7 @@ from curate.policies.small_loss import SmallLoss
 from curate.policies.uniform import Random
 
 __all__ = [
+    "AdaptiveHorizon",
     "Array",
     "Budget",
     "Choice",

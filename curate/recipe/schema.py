@@ -80,12 +80,18 @@ class Training(Section):
     dtype: Literal["float32", "float64"] = "float32"
 
 
-class Trajectory(Section):
-    """What is kept of the run to go back through it: a number of states, or their memory."""
+Memory = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s?(KiB|MiB|GiB)$")]
 
-    snapshots: Count | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s?(KiB|MiB|GiB)$")] = (
-        "1GiB"
-    )
+
+class Trajectory(Section):
+    """What is kept of the run to go back through it.
+
+    snapshots: a number of states, or their memory. tapes: memory for the graphs
+    of recorded gradients, which save the way back a quarter of its work; 0MiB for none.
+    """
+
+    snapshots: Count | Memory = "1GiB"
+    tapes: Memory = "256MiB"
 
     @field_validator("snapshots", mode="wrap")
     @classmethod

@@ -82,7 +82,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    print("case                              targets  forward  record + score  with tapes  (x plain training)")
+    print(
+        "times plain training\n"
+        "case                              targets  forward  record + score  with tapes"
+    )
     for case in CASES:
         for targets in (1, 4):
             candidates = runs(case, arguments.steps, targets, device)
@@ -99,7 +102,10 @@ def main() -> None:
                 median(a / b for a, b in zip(seconds[name], seconds["plain"], strict=True))
                 for name in ("forward", "record + score", "with tapes")
             )
-            print(f"{case:33s} {targets:7d}  {forward:7.2f}  {scored:14.2f}  {taped:10.2f}", flush=True)
+            print(
+                f"{case:33s} {targets:7d}  {forward:7.2f}  {scored:14.2f}  {taped:10.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

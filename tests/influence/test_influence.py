@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from curate.errors import NonFiniteError
-from curate.influence import influence, mean_metrics, score_window, target_gradients
+from curate.influence import (
+    influence,
+    mean_metrics,
+    reweighting,
+    score_window,
+    target_gradients,
+)
 from curate.rules import State
 from curate.trajectory import record, replay
 from tests import tiny
@@ -102,3 +108,19 @@ def test_non_finite_scores_end_the_run_by_name() -> None:
     recording._kept[0] = (0, State(start.theta, {"m": start.slots["m"], "v": spoiled}, 0))
     with pytest.raises(NonFiniteError, match=r"step 40: \d+ of 12 influences are not finite"):
         score_window(task, rule, recording, tiny.targets(), first_step=40)
+
+
+def test_reweighting_is_renormalised_removal_for_one_and_exact_in_the_gradient_for_many() -> None:
+    generator = torch.Generator().manual_seed(0)
+    d = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    sizes = torch.randint(1, 9, (6,), generator=generator).double()
+    weights = torch.rand(6, generator=generator, dtype=torch.float64) + 0.1
+    without = weights.clone()
+    without[2] = 0
+    one = influence(d, weights, sizes, "renormalised")[:, 2]
+    assert torch.allclose(reweighting(d, sizes, weights, without), one, rtol=1e-12)
+    half = torch.tensor([1.0, 0, 1, 0, 0, 1], dtype=torch.float64)
+    expected = (d * half).sum(1) / (sizes * half).sum() - d.sum(1) / sizes.sum()
+    found = reweighting(d, sizes, torch.ones(6), half)
+    assert torch.allclose(found, expected, rtol=1e-12)
+    assert reweighting(d, sizes, half, half).abs().max() == 0

@@ -127,7 +127,7 @@ def test_choosing_changes_nothing_of_the_callers(name: str, training: bool) -> N
     before = snapshot(model, optimizer)
     epoch = scheduler.last_epoch
     wrapped.choose(window)
-    wrapped._measure()
+    wrapped._chooser.settle()
     assert same(before, snapshot(model, optimizer))
     assert scheduler.last_epoch == epoch
 
@@ -269,9 +269,9 @@ def test_quota_keeps_the_same_share_of_every_label() -> None:
         group_by=lambda batch: batch[1], rounds=1,
     )  # fmt: skip
     plain = list(DataLoader(data(), batch_size=16))
-    for batch, kept in zip(plain, wrapped.choose(plain), strict=True):
+    for batch, decision in zip(plain, wrapped.choose(plain), strict=True):
         labels = batch[1].numpy()
-        share = [kept[labels == label].sum() / (labels == label).sum() for label in (0, 1)]
+        share = [decision.kept[labels == label].sum() / (labels == label).sum() for label in (0, 1)]
         assert abs(share[0] - share[1]) < 0.2
 
 
@@ -281,7 +281,7 @@ def test_several_targets_by_name_and_as_loaders() -> None:
         loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses,
         {"a": target(), "b": DataLoader(data(30, seed=3), batch_size=16)}, rounds=1,
     )  # fmt: skip
-    assert [len(t.examples) for t in wrapped._targets] == [64, 30]
+    assert [len(t.examples) for t in wrapped._chooser._targets] == [64, 30]
     wrapped.choose(list(loader())[:1])
 
 

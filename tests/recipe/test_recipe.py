@@ -103,6 +103,7 @@ def test_overrides_are_typed_and_leave_the_file_alone() -> None:
         ("model.kind=rnn", "model: must have `kind: mlp`"),
         ("model.hidden=[0]", "model.hidden.0: must be greater than or equal to 1"),
         ("trajectory.snapshots=2GB", "trajectory.snapshots: must be a number of states"),
+        ("trajectory.tapes=some", "trajectory.tapes: "),
         ("evaluation={}", "data.test: is required by evaluation"),
         ("evaluation.seeds=[1, 1]", r"evaluation.seeds: must not repeat itself but got \[1, 1\]"),
         ("objective=mse", "objective: must be classification, regression or package.module:name"),

@@ -38,6 +38,7 @@ EPOCHS = {"mnist-mlp": 4, "mnist-cnn": 4, "trec": 8, "subj": 8}
 METHODS = [
     "plain", "random", "loss", "knn",
     *(f"K={horizon} R={rounds}" for rounds in (1, 4) for horizon in (1, 2, 4, 8, 16)),
+    "K=auto R=4",
 ]  # fmt: skip
 
 
@@ -66,9 +67,7 @@ def baseline(method: str, data: Data, noisy: Tensor, seed: int) -> Value:
     if method == "knn":
         train, validation = (part.numpy().astype(np.float64) for part in data.features)
         worth = torch.from_numpy(
-            shapley_values(
-                train, noisy.numpy(), validation, data.validation[1].numpy(), NEIGHBORS
-            )
+            shapley_values(train, noisy.numpy(), validation, data.validation[1].numpy(), NEIGHBORS)
         )
         return lambda _, batch: worth[batch[2]]
     generator = torch.Generator().manual_seed(seed)
@@ -88,7 +87,7 @@ def selected(
     horizon, rounds = (part.split("=")[1] for part in method.split())
     wrapped = LookAheadLoader(
         batches, module, optimizer, losses, list(data.validation),
-        horizon=int(horizon), rounds=int(rounds), snapshots=int(horizon),
+        horizon=int(horizon) if horizon.isdigit() else horizon, rounds=int(rounds),
     )  # fmt: skip
     return lambda: wrapped
 

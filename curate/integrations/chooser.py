@@ -1,0 +1,282 @@
+"""Window by window: draw ahead, simulate, decide, hand out; the same in everybody's loop."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curate.datasets import BatchExamples, batch_length, take
+from curate.errors import DataError
+from curate.influence import Target, mean_metrics, reweighting
+from curate.integrations.options import AUTO, WEIGHTS, Options
+from curate.integrations.training import Training, untouched
+from curate.log import AuditLog
+from curate.models import Objective, probe
+from curate.policies import Array, Budget, LookAhead
+from curate.trajectory import Step, Task
+from curate.windows import Judge, Judged
+
+
+@dataclass
+class WindowReport:
+    """What one window came to.
+
+    horizon: K asked for. steps: how many were decided; fewer at the end of an
+    epoch, or where stride < K. offered, kept: candidates.
+    target_loss: mean over the targets where the window would end with everything kept.
+    predicted: change of it that is expected of the decision, to first order in
+    the steps' gradients. realised: what it was, measured when the loop has
+    trained on the window and asks for the next; None until then, and where
+    stride < K. seconds: spent choosing.
+    """
+
+    horizon: int
+    steps: int
+    offered: int
+    kept: int
+    target_loss: float
+    predicted: float
+    seconds: float
+    realised: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Realised over predicted: near 1 where the linear picture holds."""
+        if self.realised is None or self.predicted == 0:
+            return None
+        return self.realised / self.predicted
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one batch.
+
+    influences: shape (Q, n), all weights 1. values: what was ranked, shape (n,).
+    weights: in the mean that the loop is to take, shape (n,); 0 is left out.
+    """
+
+    influences: Tensor
+    values: Array
+    weights: Array
+
+    @property
+    def kept(self) -> Array:
+        """Shape (n,), bool."""
+        kept: Array = self.weights > 0
+        return kept
+
+
+class WindowChooser:
+    """Chooses for a loop that trains with `training`, windows of steps of batches at a time."""
+
+    def __init__(
+        self, training: Training, objective: Objective, targets: Sequence[Target],
+        options: Options, accumulate: int = 1,
+    ) -> None:  # fmt: skip
+        self.training, self.options, self.accumulate = training, options, accumulate
+        self.horizon = (
+            options.adaptive.start() if isinstance(options.horizon, str) else options.horizon
+        )
+        self.reports: list[WindowReport] = []
+        self._objective, self._targets = objective, targets
+        self._policy = LookAhead(options.rounds)
+        self._budget = None if isinstance(options.keep, str) else Budget(float(options.keep))
+        self._seeds = torch.Generator().manual_seed(options.seed)
+        self._log: AuditLog | None = None
+        self._untold: WindowReport | None = None
+        self._steps_decided = 0
+        training.learning_rates(training.read()[1], 1)
+        with untouched(training.model):
+            probe(training.read()[0], objective, targets[0].examples)
+
+    def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches, cut to what is kept, or with `keep="weights"` as pairs (batch, weights).
+
+        Drawn a window ahead. With everything kept they go through as they are.
+        """
+        if self.options.keep == 1:
+            yield from batches
+            return
+        source, ahead = iter(batches), list[Any]()
+        while True:
+            self.settle()
+            length = self.horizon * self.accumulate
+            ahead += islice(source, length - len(ahead))
+            if not ahead:
+                return
+            decisions = self.choose(ahead)
+            decided, ahead = ahead[: len(decisions)], ahead[len(decisions) :]
+            for handed, (batch, decision) in enumerate(zip(decided, decisions, strict=True)):
+                if handed == len(decided) - 1:
+                    yield self._part(batch, decision)
+                    continue
+                try:
+                    yield self._part(batch, decision)
+                except GeneratorExit:  # the loop was left before the window's end
+                    self._tell(self._untold)
+                    raise
+
+    def choose(self, window: Sequence[Any]) -> list[Decision]:
+        """Decide on the first `stride` steps of a window, given as its batches in order."""
+        begin = time.monotonic()
+        members = [
+            window[first : first + self.accumulate]
+            for first in range(0, len(window), self.accumulate)
+        ]
+        with untouched(self.training.model):
+            judged = self._judge(window, members)
+        assert judged.scores is not None
+        stride = self.options.stride or len(members)
+        decisions, predicted = [], 0.0
+        for k, batches in enumerate(members[:stride]):
+            own = self._decide(judged, k, batches)
+            decisions.append(own)
+            predicted += self._predict(judged, k, own)
+        flat = list(chain.from_iterable(decisions))
+        report = WindowReport(
+            horizon=self.horizon,
+            steps=len(decisions),
+            offered=sum(len(decision.weights) for decision in flat),
+            kept=sum(int(decision.kept.sum()) for decision in flat),
+            target_loss=float(judged.scores.target_losses.mean()),
+            predicted=predicted,
+            seconds=time.monotonic() - begin,
+        )
+        self._enter(members, decisions)
+        self.reports.append(report)
+        self._untold = report
+        self._steps_decided += len(decisions)
+        return flat
+
+    def settle(self) -> None:
+        """Measure what the last window, now trained on, did; move an adaptive horizon."""
+        report = self._untold
+        if report is None:
+            return
+        if self.options.stride is None:
+            with untouched(self.training.model):
+                model, _ = self.training.read()
+                theta = model.read()
+                losses = [
+                    mean_metrics(model, self._objective, target.examples, theta)["loss"]
+                    for target in self._targets
+                ]
+            report.realised = float(np.mean(losses)) - report.target_loss
+            if self.options.horizon == AUTO:
+                self.horizon = self.options.adaptive.after(report.horizon, report.ratio)
+        self._tell(report)
+
+    def _judge(self, window: Sequence[Any], members: Sequence[Sequence[Any]]) -> Judged:
+        options, examples = self.options, BatchExamples(window)
+        model, live = self.training.read()
+        judge = Judge(
+            Task(model, self._objective, examples), live.rule, self._policy, self._targets,
+            options.removal, options.snapshots, options.tape_bytes,
+        )  # fmt: skip
+        rates = self.training.learning_rates(live, len(members))
+        lengths = [[batch_length(batch) for batch in batches] for batches in members]
+        rows = torch.arange(len(examples)).split([sum(own) for own in lengths])
+        steps = [
+            Step(
+                rows=own_rows,
+                weights=torch.ones(len(own_rows)),
+                lrs=lrs,
+                seed=int(torch.randint(2**62, (), generator=self._seeds)),
+                micro_batch=options.micro_batch or 0,
+                cuts=tuple(accumulate(own))[:-1],
+            )
+            for own_rows, own, lrs in zip(rows, lengths, rates, strict=True)
+        ]
+        return judge.judge(live.state(), steps, first_step=self._steps_decided)
+
+    def _decide(self, judged: Judged, k: int, batches: Sequence[Any]) -> list[Decision]:
+        """The decision on each batch of step k."""
+        assert judged.scores is not None
+        lengths = [batch_length(batch) for batch in batches]
+        values = np.split(judged.values[k], np.cumsum(lengths)[:-1])
+        influences = judged.scores.influences[k].split(lengths, dim=1)
+        if self._budget is None:
+            total = judged.values[k].mean()
+            weights = [own / total for own in values]
+        else:
+            weights = [
+                self._budget.choose(own, self._groups(batch)).kept.astype(float)
+                for own, batch in zip(values, batches, strict=True)
+            ]
+        return [Decision(*parts) for parts in zip(influences, values, weights, strict=True)]
+
+    def _predict(self, judged: Judged, k: int, decisions: Sequence[Decision]) -> float:
+        assert judged.scores is not None
+        after = torch.from_numpy(np.concatenate([decision.weights for decision in decisions]))
+        change = reweighting(
+            judged.scores.derivatives[k], judged.scores.sizes[k], torch.ones_like(after), after
+        )
+        return float(change.mean())
+
+    def _groups(self, batch: Any) -> Array | None:
+        group_by = self.options.group_by
+        return None if group_by is None else _as_array(group_by(batch), batch, "group_by")
+
+    def _part(self, batch: Any, decision: Decision) -> Any:
+        if self.options.keep == WEIGHTS:
+            return batch, torch.from_numpy(decision.weights).float()
+        return take(batch, torch.from_numpy(np.flatnonzero(decision.kept)))
+
+    def _enter(
+        self, members: Sequence[Sequence[Any]], decisions: Sequence[Sequence[Decision]]
+    ) -> None:
+        """Put a window's candidates in the log, if there is one."""
+        if self.options.log is None:
+            return
+        names = [target.name for target in self._targets]
+        self._log = self._log or AuditLog(self.options.log, names)
+        self._log.candidates(
+            {
+                "window": np.full(len(decision.weights), len(self.reports)),
+                "step": np.full(len(decision.weights), self._steps_decided + k),
+                "batch": np.full(len(decision.weights), number),
+                "position": np.arange(len(decision.weights)),
+                "row": self._rows(batch),
+                "influence": decision.influences.mean(dim=0).numpy(),
+                "value": decision.values,
+                "weight": decision.weights,
+                "kept": decision.kept,
+            }
+            | {
+                f"influence/{name}": part.numpy()
+                for name, part in zip(names, decision.influences, strict=True)
+            }
+            for k, (batches, own) in enumerate(zip(members, decisions, strict=False))
+            for number, (batch, decision) in enumerate(zip(batches, own, strict=True))
+        )
+
+    def _rows(self, batch: Any) -> Array | list[None]:
+        row = self.options.row
+        if row is None:
+            return [None] * batch_length(batch)
+        return _as_array(row(batch) if callable(row) else batch[row], batch, "row")
+
+    def _tell(self, report: WindowReport | None) -> None:
+        """Put a window itself in the log, now or never."""
+        if report is not None and self._log is not None:
+            self._log.window(
+                window=len(self.reports) - 1, horizon=report.horizon, steps=report.steps,
+                target_loss=report.target_loss, predicted=report.predicted,
+                realised=report.realised, seconds=report.seconds,
+            )  # fmt: skip
+        self._untold = None
+
+
+def _as_array(values: Any, batch: Any, name: str) -> Array:
+    array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+    count = batch_length(batch)
+    if array.shape != (count,):
+        raise DataError(
+            f"{name} must give one value per example, shape ({count},), but got {array.shape}."
+        )
+    return array

@@ -1,0 +1,77 @@
+"""What can be chosen about look-ahead in a loop, whoever's loop it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
+
+from curate.errors import OptionError
+from curate.influence import REMOVALS
+from curate.policies import AdaptiveHorizon
+
+WEIGHTS = "weights"
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Options:
+    """See `LookAheadLoader` for what each of them means.
+
+    Raises:
+        OptionError: a value is out of range, or two of them do not go together.
+    """
+
+    horizon: int | str = 1
+    keep: float | str = 0.5
+    rounds: int = 4
+    stride: int | None = None
+    group_by: Callable[[Any], Any] | None = None
+    row: str | Callable[[Any], Any] | None = None
+    log: str | PathLike[str] | None = None
+    removal: str = "renormalised"
+    micro_batch: int | None = None
+    snapshots: int = 64
+    tape_bytes: int = 2**28
+    seed: int = 0
+    adaptive: AdaptiveHorizon = field(default_factory=AdaptiveHorizon)
+
+    def __post_init__(self) -> None:
+        for wrong, message in self._problems():
+            if wrong:
+                raise OptionError(message)
+
+    def _problems(self) -> list[tuple[bool, str]]:
+        auto, weights = self.horizon == AUTO, self.keep == WEIGHTS
+        longest = 1 if isinstance(self.horizon, str) else self.horizon
+        return [
+            (
+                not auto and (not isinstance(self.horizon, int) or self.horizon < 1),
+                f'horizon must be at least 1, or "auto", but got {self.horizon!r}.',
+            ),
+            (
+                not weights and not (isinstance(self.keep, int | float) and 0 < self.keep <= 1),
+                f'keep must be above 0 and at most 1, or "weights", but got {self.keep!r}.',
+            ),
+            (self.rounds < 1, f"rounds must be at least 1 but got {self.rounds}."),
+            (
+                weights and self.rounds < 2,
+                'keep="weights" needs at least 2 rounds: one has influences but no weights yet.',
+            ),
+            (
+                weights and self.group_by is not None,
+                'group_by shares out a budget, and keep="weights" has none; leave it out.',
+            ),
+            (
+                auto and self.stride is not None,
+                'horizon="auto" measures whole windows; leave stride out.',
+            ),
+            (
+                self.stride is not None and not 1 <= self.stride <= longest,
+                f"stride must be between 1 and the horizon, {self.horizon}, but got {self.stride}.",
+            ),
+            (self.snapshots < 1, f"snapshots must be at least 1 but got {self.snapshots}."),
+            (
+                self.removal not in REMOVALS,
+                f"removal must be one of {', '.join(REMOVALS)} but got {self.removal!r}.",
+            ),
+        ]
