@@ -8,22 +8,28 @@ from typing import Any
 
 _HOME = {
     "CurateError": "curate.errors",
+    "LightningLookAhead": "curate.integrations",
     "LookAheadLoader": "curate.integrations",
+    "LookAheadMixin": "curate.integrations",
     "Recipe": "curate.recipe",
     "check_recipe": "curate.recipe",
     "load_recipe": "curate.recipe",
     "read_log": "curate.log",
     "run_select": "curate.jobs",
+    "write_kept": "curate.from_log",
 }
 
 __all__ = [
     "CurateError",
+    "LightningLookAhead",
     "LookAheadLoader",
+    "LookAheadMixin",
     "Recipe",
     "check_recipe",
     "load_recipe",
     "read_log",
     "run_select",
+    "write_kept",
 ]
 
 

@@ -6,7 +6,14 @@ from typing import Any
 from curate.choose import Chosen, choose
 from curate.errors import UserError
 from curate.evaluate import auroc, evaluate
-from curate.output import check_free, provenance, score_table, staged, write_selection
+from curate.output import (
+    Selection,
+    check_free,
+    provenance,
+    score_table,
+    staged,
+    write_selection,
+)
 from curate.prepare import Job, choose_device, prepare
 from curate.progress import Phases
 from curate.recipe import Recipe
@@ -38,12 +45,17 @@ def run_select(
         job = prepare(recipe, choose_device(device))
     with suitable_threads(job.step_flops()) as threads:
         chosen, summary = _score_and_evaluate(job, phases)
-    table = score_table(chosen, job.data.examples.rows.numpy(), [t.name for t in job.data.targets])
+    names = [target.name for target in job.data.targets]
+    table = score_table(chosen.scores, chosen.choice, job.data.examples.rows.numpy(), names)
     made_with = provenance(recipe, job.data.sources) | {"threads": threads}
     with phases.phase("write"), staged(out, overwrite=overwrite) as stage:
         seconds = {name: round(value, 3) for name, value in phases.seconds.items()}
         summary["seconds"] = seconds
-        write_selection(stage, out, recipe, job.data.table, table, made_with | summary)
+        selection = Selection(
+            job.data.table, table, source=recipe.data.train.path, policy=recipe.selection.policy,
+            provenance=made_with | summary, recipe=recipe,
+        )  # fmt: skip
+        write_selection(stage, out, selection)
     summary["out"] = str(out)
     summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
     return summary

@@ -7,9 +7,10 @@ dies loses nothing; what it was writing when it died is left out on reading.
 """
 
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -68,22 +69,30 @@ class AuditLog:
 
     def _stream(self, kind: str, columns: dict[str, pa.DataType]) -> "_Stream":
         path = self._folder / f"{self._number:04d}.{kind}.arrow"
-        return _Stream(path.open("xb"), pa.schema(columns.items()))
+        path.touch(exist_ok=False)
+        return _Stream(path, pa.schema(columns.items()))
 
 
 class _Stream:
-    """An Arrow stream that is complete up to its last record at any time."""
+    """An Arrow stream in a file that is complete up to its last record at any time."""
 
-    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
-        self._file, self._schema = file, schema
-        self._writer = pa.ipc.new_stream(file, schema)
-        file.flush()
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path, self._schema = path, schema
+        self._buffer = BytesIO()
+        self._writer = pa.ipc.new_stream(self._buffer, schema)
+        self._append()
 
     def write(self, records: Iterable[dict[str, Any]]) -> None:
         for columns in records:
             arrays = [pa.array(columns[f.name], type=f.type) for f in self._schema]
             self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-        self._file.flush()
+        self._append()
+
+    def _append(self) -> None:
+        with self._path.open("ab") as file:
+            file.write(self._buffer.getvalue())
+        self._buffer.seek(0)
+        self._buffer.truncate()
 
 
 def read_log(folder: str | PathLike[str]) -> pl.DataFrame:
@@ -106,18 +115,24 @@ def read_log(folder: str | PathLike[str]) -> pl.DataFrame:
         raise DataError(f"{folder}: holds no log of curate's.")
     tables = []
     for run, path in enumerate(parts):
-        candidates = _read(path)
-        windows = _read(path.with_name(path.name.replace(CANDIDATES, WINDOWS)))
+        candidates = _read(path, CANDIDATE_COLUMNS)
+        windows = _read(path.with_name(path.name.replace(CANDIDATES, WINDOWS)), WINDOW_COLUMNS)
         number = pl.lit(run, dtype=pl.Int64).alias("run")
         joined = candidates.join(windows, on="window", how="left", maintain_order="left")
         tables.append(joined.select(number, pl.all()))
     return pl.concat(tables, how="diagonal")
 
 
-def _read(path: Path) -> pl.DataFrame:
+def _read(path: Path, columns: dict[str, pa.DataType]) -> pl.DataFrame:
+    """Everything whole in a stream; no rows of `columns` if the writer has not got that far."""
+    table = pa.schema(columns.items()).empty_table()
     with path.open("rb") as file:
-        reader = pa.ipc.open_stream(file)
-        table = pa.Table.from_batches(list(_whole_batches(reader)), schema=reader.schema)
+        try:
+            reader = pa.ipc.open_stream(file)
+        except (pa.ArrowInvalid, OSError):
+            reader = None
+        if reader is not None:
+            table = pa.Table.from_batches(list(_whole_batches(reader)), schema=reader.schema)
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ import numpy as np
 import polars as pl
 from datasets import Dataset, DatasetDict
 
-from curate.choose import Chosen
 from curate.errors import OutputError
-from curate.policies import Array
+from curate.ledger import Scores
+from curate.policies import Array, Choice
 from curate.recipe import Recipe, fingerprint, write_recipe
 
 MARK = "provenance.json"
@@ -52,7 +53,7 @@ load_from_disk("{out}")["train"]
 | `kept`, `reason` | what the budget decided |
 | `seen` | steps the row was offered in |
 
-`recipe.yaml` repeats the run; `provenance.json` says with what it was made.
+{repeat}`provenance.json` says with what it was made.
 """  # noqa: E501
 
 
@@ -90,29 +91,43 @@ def staged(out: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def write_selection(
-    stage: Path, out: Path, recipe: Recipe, table: Dataset, scores: pl.DataFrame,
-    provenance: dict[str, Any],
-) -> None:  # fmt: skip
-    """Fill the staged directory (DESIGN 6). `table` holds the candidates, `scores` theirs."""
-    kept = np.flatnonzero(scores.sort("row")["kept"].to_numpy())
-    DatasetDict({"train": table.select(kept.tolist())}).save_to_disk(str(stage))
-    scores.write_parquet(stage / "scores.parquet")
-    (stage / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
+@dataclass(frozen=True)
+class Selection:
+    """What is written: every candidate, which of them are kept, and how that came about.
+
+    table: the candidates, in the order of `scores` by row. source, policy: for the card.
+    recipe: what would repeat the run, if a recipe made it.
+    """
+
+    table: Dataset
+    scores: pl.DataFrame
+    source: str
+    policy: str
+    provenance: dict[str, Any]
+    recipe: Recipe | None = None
+
+
+def write_selection(stage: Path, out: Path, selection: Selection) -> None:
+    """Fill the staged directory (DESIGN 6) of what will be `out`."""
+    kept = np.flatnonzero(selection.scores.sort("row")["kept"].to_numpy())
+    DatasetDict({"train": selection.table.select(kept.tolist())}).save_to_disk(str(stage))
+    selection.scores.write_parquet(stage / "scores.parquet")
+    if selection.recipe is not None:
+        (stage / "recipe.yaml").write_text(write_recipe(selection.recipe), encoding="utf-8")
     card = CARD.format(
-        kept=len(kept), candidates=len(table), source=recipe.data.train.path,
-        policy=recipe.selection.policy, out=out.name,
+        kept=len(kept), candidates=len(selection.table), source=selection.source,
+        policy=selection.policy, out=out.name,
+        repeat="" if selection.recipe is None else "`recipe.yaml` repeats the run; ",
     )  # fmt: skip
     (stage / "README.md").write_text(card, encoding="utf-8")
-    (stage / MARK).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    (stage / MARK).write_text(json.dumps(selection.provenance, indent=2) + "\n", encoding="utf-8")
 
 
-def score_table(chosen: Chosen, rows: Array, targets: list[str]) -> pl.DataFrame:
+def score_table(scores: Scores, choice: Choice, rows: Array, targets: list[str]) -> pl.DataFrame:
     """`scores.parquet`: one row per candidate, in the order of the source.
 
     rows: positions in the source, shape (N,), ascending.
     """
-    scores, choice = chosen.scores, chosen.choice
     influences = scores.influences
     rank = np.empty(len(rows), dtype=np.int64)
     rank[np.argsort(-scores.score, kind="stable")] = np.arange(1, len(rows) + 1)
@@ -134,13 +149,19 @@ def score_table(chosen: Chosen, rows: Array, targets: list[str]) -> pl.DataFrame
     return pl.DataFrame(columns)
 
 
-def provenance(recipe: Recipe, sources: dict[str, Any]) -> dict[str, Any]:
-    """With what a result was made."""
+def made_with() -> dict[str, Any]:
+    """Versions and machine, for the provenance of any result."""
     packages = ("curate", "torch", "datasets", "polars", "numpy")
     return {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "platform": platform.platform(),
         "git_commit": _git_commit(),
+    }
+
+
+def provenance(recipe: Recipe, sources: dict[str, Any]) -> dict[str, Any]:
+    """With what a recipe's result was made."""
+    return made_with() | {
         "recipe_fingerprint": fingerprint(recipe),
         "sources": sources,
         "seeds": {"data": recipe.data.seed, "training": recipe.training.seed},

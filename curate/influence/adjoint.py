@@ -26,7 +26,7 @@ class BackwardStep(NamedTuple):
     adjoint: of the state before the step; None if it was not asked for.
     derivatives: d_i = <grad l_i, a_g>, shape (Q, n): l_i is the candidate's
         summed loss and a_g the derivative of the target with respect to the
-        step's mean gradient, before clipping.
+        step's mean gradient, before scale and clipping.
     sizes: n_i, terms of each candidate in the mean, shape (n,).
     """
 
@@ -55,8 +55,9 @@ def backward_step(
     chunks, theta = step.chunks(), state.theta
     if tape is None and len(chunks) == 1:
         tape = chunk_gradient(task, theta, step, chunks[0], differentiable=True)
-    mean = gradient(task, theta, step).mean if tape is None else add_up([tape]).mean
+    mean = gradient(task, theta, step).mean if tape is None else add_up([tape], step.scale).mean
     to_gradient, direct = _through_rule(rule, mean, state, step.lrs, adjoint)
+    to_gradient = to_gradient * step.scale
 
     derivatives, sizes = [], []
     curvature = torch.zeros_like(to_gradient)

@@ -1,6 +1,15 @@
 """Selection inside other people's training loops."""
 
 from curate.integrations.chooser import Decision, WindowChooser, WindowReport
+from curate.integrations.hf_trainer import LookAheadMixin
+from curate.integrations.lightning import LightningLookAhead
 from curate.integrations.loader import LookAheadLoader
 
-__all__ = ["Decision", "LookAheadLoader", "WindowChooser", "WindowReport"]
+__all__ = [
+    "Decision",
+    "LightningLookAhead",
+    "LookAheadLoader",
+    "LookAheadMixin",
+    "WindowChooser",
+    "WindowReport",
+]

@@ -1,7 +1,7 @@
 """Window by window: draw ahead, simulate, decide, hand out; the same in everybody's loop."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, islice
 from typing import Any
@@ -76,9 +76,11 @@ class WindowChooser:
 
     def __init__(
         self, training: Training, objective: Objective, targets: Sequence[Target],
-        options: Options, accumulate: int = 1,
+        options: Options, accumulate: int = 1, scale: Callable[[int], float] = lambda _: 1.0,
     ) -> None:  # fmt: skip
+        """`accumulate` batches make a step; of one of n, the loop's gradient is scale(n) means."""
         self.training, self.options, self.accumulate = training, options, accumulate
+        self._scale = scale
         self.horizon = (
             options.adaptive.start() if isinstance(options.horizon, str) else options.horizon
         )
@@ -189,6 +191,7 @@ class WindowChooser:
                 seed=int(torch.randint(2**62, (), generator=self._seeds)),
                 micro_batch=options.micro_batch or 0,
                 cuts=tuple(accumulate(own))[:-1],
+                scale=self._scale(len(own)),
             )
             for own_rows, own, lrs in zip(rows, lengths, rates, strict=True)
         ]

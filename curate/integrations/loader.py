@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from curate.datasets import BatchExamples
@@ -62,6 +63,10 @@ class LookAheadLoader:
         scheduler: stepped once per optimizer step by the loop; read, never stepped.
         clip_norm: the norm that the loop clips gradients to.
         accumulate: batches whose gradients the loop adds up for one optimizer step.
+        scale: n -> what the loop's gradient is in units of the mean over all
+            candidates, for a step of n batches. 1 for all n if None; a loop
+            that divides by `accumulate` at the shorter end of an epoch, too,
+            has `lambda n: n / accumulate`.
         log: folder for the audit log, see `curate.read_log`. row: what it knows an
             example by, its position in the dataset: a key of the batch, or
             batch -> integers, shape (n,).
@@ -93,6 +98,7 @@ class LookAheadLoader:
         scheduler: Any | None = None,
         clip_norm: float | None = None,
         accumulate: int = 1,
+        scale: Callable[[int], float] | None = None,
         log: str | PathLike[str] | None = None,
         row: str | Callable[[Any], Any] | None = None,
         removal: str = "renormalised",
@@ -117,6 +123,7 @@ class LookAheadLoader:
             as_targets(targets),
             options,
             accumulate,
+            scale or (lambda _: 1.0),
         )
 
     @property
@@ -135,6 +142,14 @@ class LookAheadLoader:
     def __iter__(self) -> Iterator[Any]:
         return self._chooser.stream(self.loader)
 
+    def settle(self) -> None:
+        """Measure what the last window did, now that it has been trained on.
+
+        It happens by itself where the loop comes back for another batch; call it
+        after a training that did not run to the end of the loader.
+        """
+        self._chooser.settle()
+
     def choose(self, window: Sequence[Any]) -> list[Decision]:
         """Decide on a window of batches of one's own; adds a report."""
         return self._chooser.choose(window)
@@ -144,10 +159,11 @@ def as_targets(targets: Any) -> list[Target]:
     """A batch, a list or loader of batches, or several of these by name."""
     named = isinstance(targets, Mapping) and not _is_batch(targets)
     parts = targets.items() if named else [("target", targets)]
-    return [
-        Target(name, BatchExamples([part] if _is_batch(part) else list(part)))
-        for name, part in parts
-    ]
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
+        return [
+            Target(name, BatchExamples([part] if _is_batch(part) else list(part)))
+            for name, part in parts
+        ]
 
 
 def _is_batch(value: Any) -> bool:

@@ -14,6 +14,7 @@ from curate.models.from_path import (
     load_attribute,
     load_objective,
 )
+from curate.models.labels import LabelsObjective, find_shift
 from curate.models.objectives import Batch, Classification, FunctionObjective, Objective, Regression
 from curate.models.probe import probe
 
@@ -31,11 +32,13 @@ __all__ = [
     "Classification",
     "FlatModel",
     "FunctionObjective",
+    "LabelsObjective",
     "Objective",
     "Regression",
     "as_objective",
     "build_model",
     "differentiable_attention",
+    "find_shift",
     "foreign_code",
     "load_attribute",
     "load_objective",

@@ -97,7 +97,7 @@ def record(
         if k in places:
             kept.append((k, state))
         tape = tapes.record(task, state.theta, k, step)
-        grad = None if tape is None else add_up([tape])
+        grad = None if tape is None else add_up([tape], step.scale)
         state, step_losses = forward_step(task, rule, state, step, grad)
         losses.append(step_losses)
         on_step()

@@ -40,6 +40,8 @@ class Step:
     micro_batch: examples per forward pass, 0 for all at once; the gradients add up.
     cuts: positions where a forward pass ends whatever its size, because the rows
         before and after were collated apart; ascending, within 1..n-1.
+    scale: what the mean gradient is multiplied by before clipping, for a caller's
+        loop whose loss is not quite the mean.
     """
 
     rows: Tensor
@@ -48,6 +50,7 @@ class Step:
     seed: int
     micro_batch: int = 0
     cuts: tuple[int, ...] = ()
+    scale: float = 1.0
 
     def chunks(self) -> list[slice]:
         """The slices of `rows` that go through the model together."""
@@ -100,7 +103,7 @@ class ChunkGradient(NamedTuple):
 class Gradient(NamedTuple):
     """The gradient of one step, before clipping.
 
-    mean: sum_i w_i grad l_i / sum_i w_i n_i, shape (P,).
+    mean: scale * sum_i w_i grad l_i / sum_i w_i n_i, shape (P,).
     losses: l_i of every candidate, shape (n,).
     """
 
@@ -130,7 +133,7 @@ def chunk_gradient(
     return ChunkGradient(total, part.losses.detach(), part.sizes, theta, weights)
 
 
-def add_up(parts: Iterable[ChunkGradient]) -> Gradient:
+def add_up(parts: Iterable[ChunkGradient], scale: float) -> Gradient:
     """The step's gradient, from its chunks in order; holds one of them at a time."""
     total: Tensor | None = None
     denominator: Tensor | None = None
@@ -142,12 +145,13 @@ def add_up(parts: Iterable[ChunkGradient]) -> Gradient:
         losses.append(part.losses)
     assert total is not None
     assert denominator is not None
-    return Gradient(total.div_(nonzero(denominator)), torch.cat(losses))
+    return Gradient(total.mul_(scale).div_(nonzero(denominator)), torch.cat(losses))
 
 
 def gradient(task: Task, theta: Tensor, step: Step) -> Gradient:
     """The step's gradient at theta, shape (P,). A step that weighs nothing has gradient 0."""
-    return add_up(chunk_gradient(task, theta, step, chunk) for chunk in step.chunks())
+    parts = (chunk_gradient(task, theta, step, chunk) for chunk in step.chunks())
+    return add_up(parts, step.scale)
 
 
 def forward_step(

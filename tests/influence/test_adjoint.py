@@ -1,5 +1,7 @@
 """Per-example derivatives against autograd through the whole unrolled run."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ def unrolled(
                 losses = task.objective.losses(task.model.bind(state.theta, training=True), batch)
             loss = loss + (weights[chunk] * losses).sum()
         loss = loss / (weights.sum() if renormalise else weights.detach().sum())
-        (grad,) = torch.autograd.grad(loss, state.theta, create_graph=True)
+        (grad,) = torch.autograd.grad(loss * step.scale, state.theta, create_graph=True)
         state = rule.update(grad, state, step.lrs)
         all_weights.append(weights)
     batch = target.examples.batch(torch.arange(len(target.examples)), task.model.device)
@@ -75,6 +77,26 @@ def test_derivatives_equal_unrolled_autograd(
         expected = unrolled(task, rule, steps, target, renormalise=False)
         for ours, theirs in zip(found, expected, strict=True):
             assert theirs.abs().max() > 0
+            assert (ours[q] - theirs).abs().max() <= 1e-10 * max(1, theirs.abs().max())
+
+
+@pytest.mark.parametrize("tape_bytes", [0, 2**20])
+@pytest.mark.parametrize("clip", [None, 0.3])
+@pytest.mark.parametrize("name", tiny.RULES)
+def test_derivatives_of_scaled_steps_that_are_cut(
+    name: str, clip: float | None, tape_bytes: int
+) -> None:
+    task = tiny.task(dropout=0.3)
+    rule, lrs = tiny.rule_for(name, clip=clip)
+    steps = [
+        replace(step, scale=0.4 + 0.3 * t, cuts=(2, 3) if t % 2 else ())
+        for t, step in enumerate(tiny.steps(STEPS, lrs))
+    ]
+    found = derivatives(task, rule, steps, tape_bytes=tape_bytes)
+    for q, target in enumerate(tiny.targets()):
+        for ours, theirs in zip(
+            found, unrolled(task, rule, steps, target, renormalise=False), strict=True
+        ):
             assert (ours[q] - theirs).abs().max() <= 1e-10 * max(1, theirs.abs().max())
 
 

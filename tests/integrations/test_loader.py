@@ -11,57 +11,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from curate import LookAheadLoader
-from curate.errors import ModelError, OptimizerError
+from curate.errors import ModelError, OptimizerError, OptionError, UserError
 from curate.integrations.future import future_learning_rates
+from curate.policies import AdaptiveHorizon
+from tests.integrations.loop import cosine, data, loader, losses, net, target, train
+from tests.integrations.prophecy import foretell
 
 Loop = Callable[[Any, nn.Module, torch.optim.Optimizer, Any], None]
-
-
-def net(dropout: float = 0.2) -> nn.Module:
-    torch.manual_seed(5)
-    return nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Dropout(dropout), nn.Linear(16, 2))
-
-
-def data(count: int = 96, noise: float = 0.0, seed: int = 0) -> TensorDataset:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(count, 6, generator=generator)
-    y = (x[:, 0] + x[:, 1] > 0).long()
-    wrong = torch.rand(count, generator=generator) < noise
-    return TensorDataset(x, torch.where(wrong, 1 - y, y), wrong)
-
-
-def losses(model: Any, batch: Any) -> Tensor:
-    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
-
-def target() -> list[Tensor]:
-    clean = data(64, seed=9)
-    return [clean.tensors[0], clean.tensors[1]]
-
-
-def loader(noise: float = 0.0, size: int = 16) -> DataLoader[Any]:
-    return DataLoader(data(noise=noise), batch_size=size, shuffle=True)
 
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
 }
-
-
-def train(batches: Any, model: nn.Module, optimizer: Any, scheduler: Any = None) -> None:
-    model.train()
-    for batch in batches:
-        optimizer.zero_grad()
-        losses(model, batch).mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-
-
-def cosine(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
 
 
 def theta(model: nn.Module) -> Tensor:
@@ -127,7 +89,7 @@ def test_choosing_changes_nothing_of_the_callers(name: str, training: bool) -> N
     before = snapshot(model, optimizer)
     epoch = scheduler.last_epoch
     wrapped.choose(window)
-    wrapped._chooser.settle()
+    wrapped.settle()
     assert same(before, snapshot(model, optimizer))
     assert scheduler.last_epoch == epoch
 
@@ -222,6 +184,103 @@ def test_reports_compare_what_was_predicted_with_what_came_of_it() -> None:
     assert all(ratio is not None and 0.7 < ratio < 1.3 for ratio in ratios), ratios
 
 
+CUTS: dict[str, dict[str, Any]] = {
+    "one step": {"horizon": 1},
+    "many steps": {"horizon": 4, "keep": 0.3},
+    "decided in part": {"horizon": 4, "stride": 2},
+    "two batches a step": {"horizon": 2, "accumulate": 2},
+    "by label": {"horizon": 2, "group_by": lambda batch: batch[1]},
+    "weights": {"horizon": 3, "keep": "weights"},
+    "moving horizon": {"horizon": "auto"},
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("case", CUTS)
+def test_what_is_simulated_is_what_happens(
+    monkeypatch: pytest.MonkeyPatch, name: str, case: str
+) -> None:
+    """Schedule, clipping, moments, accumulation and weights: all as in the caller's loop."""
+    errors = foretell(monkeypatch)
+    model = net(dropout=0.0)
+    optimizer = OPTIMIZERS[name](model.parameters())
+    scheduler = cosine(optimizer)
+    options = {"rounds": 2, "scheduler": scheduler, "clip_norm": 1.0} | CUTS[case]
+    wrapped = LookAheadLoader(loader(), model, optimizer, losses, target(), **options)
+    for _ in range(3):
+        train(wrapped, model, optimizer, scheduler, options.get("accumulate", 1))
+    assert len(errors) == len(wrapped.reports) >= 3
+    assert max(errors) < 1e-5
+
+
+def test_batches_weighed_rather_than_cut() -> None:
+    model = net()
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    wrapped = LookAheadLoader(
+        loader(0.4), model, optimizer, losses, target(), keep="weights", horizon=2
+    )
+    pairs = list(wrapped)
+    assert len(pairs) == 6
+    for batch, weights in pairs:
+        assert weights.shape == (len(batch[0]),) == (16,)
+        assert weights.mean() == pytest.approx(1)
+        assert weights.min() > 0
+        assert weights.std() > 0.1
+    wrong = torch.cat([batch[2] for batch, _ in pairs])
+    weights = torch.cat([weights for _, weights in pairs])
+    assert weights[wrong].mean() < 0.7 * weights[~wrong].mean()
+
+
+def test_a_stride_looks_past_what_it_decides() -> None:
+    model = net()
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    wrapped = LookAheadLoader(
+        loader(), model, optimizer, losses, target(), horizon=4, stride=1, rounds=1
+    )
+    assert len(list(wrapped)) == 6
+    assert [(r.horizon, r.steps) for r in wrapped.reports] == [(4, 1)] * 6
+    assert all(report.realised is None and report.ratio is None for report in wrapped.reports)
+
+
+def test_an_adaptive_horizon_follows_the_ratio() -> None:
+    rule = AdaptiveHorizon(lowest=2, highest=16)
+    assert rule.start() == 4
+    assert [rule.after(8, ratio) for ratio in (1.0, 0.5, 1.5)] == [16, 16, 16]
+    assert [rule.after(8, ratio) for ratio in (0.3, 1.8, None)] == [8, 8, 8]
+    assert [rule.after(8, ratio) for ratio in (0.1, -3.0, 2.5)] == [4, 4, 4]
+    assert rule.after(16, 1.0) == 16
+    assert rule.after(2, -1.0) == 2
+    with pytest.raises(ValueError, match="1 <= lowest <= highest but got 5 and 4"):
+        AdaptiveHorizon(5, 4)
+
+
+def test_an_adaptive_horizon_shrinks_in_the_loop_where_predictions_fail() -> None:
+    """At an absurd learning rate nothing comes true; at a tiny one everything does."""
+    lengths = {}
+    for lr in (3.0, 1e-3):
+        model = net(dropout=0.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        wrapped = LookAheadLoader(
+            DataLoader(data(640), batch_size=16), model, optimizer, losses, target(),
+            horizon="auto", rounds=1, clip_norm=1.0, adaptive=AdaptiveHorizon(1, 8),
+        )  # fmt: skip
+        train(wrapped, model, optimizer)
+        lengths[lr] = [report.horizon for report in wrapped.reports]
+    assert lengths[1e-3][:2] == [4, 8]
+    assert min(lengths[3.0]) < 4
+
+
+def test_a_loop_left_early_is_not_measured() -> None:
+    model = net()
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    wrapped = LookAheadLoader(loader(), model, optimizer, losses, target(), horizon=3, rounds=1)
+    for _ in wrapped:
+        break
+    train(wrapped, model, optimizer)
+    assert wrapped.reports[0].realised is None
+    assert all(report.realised is not None for report in wrapped.reports[1:])
+
+
 @dataclasses.dataclass
 class Pair:
     x: Tensor
@@ -309,14 +368,35 @@ def test_frozen_batch_norm_is_welcome() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"horizon": 0}, "horizon must be at least 1"), ({"keep": 0.0}, "keep must be above 0")],
+    [
+        ({"horizon": 0}, "horizon must be at least 1"),
+        ({"horizon": "long"}, """horizon must be at least 1, or "auto", but got 'long'"""),
+        ({"keep": 0.0}, "keep must be above 0"),
+        ({"keep": "half"}, """or "weights", but got 'half'"""),
+        ({"keep": "weights", "rounds": 1}, "needs at least 2 rounds"),
+        ({"keep": "weights", "group_by": len}, "leave it out"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"horizon": 2, "stride": 3}, "stride must be between 1 and the horizon, 2, but got 3"),
+        ({"horizon": "auto", "stride": 1}, "leave stride out"),
+        ({"snapshots": 0}, "snapshots must be at least 1"),
+        ({"removal": "gone"}, "removal must be one of renormalised, fixed but got 'gone'"),
+        ({"accumulate": 0}, "accumulate must be at least 1 but got 0"),
+    ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     model = net()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(OptionError, match=message):
         LookAheadLoader(
             loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses, target(), **options
         )
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 8)
+    model = net()
+    with pytest.raises(UserError, match="8 processes train together"):
+        LookAheadLoader(loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses, target())
 
 
 SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {

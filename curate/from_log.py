@@ -1,0 +1,104 @@
+"""A dataset from an audit log: online selection, too, ends in something to train on."""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from datasets import Dataset
+
+from curate.datasets import read
+from curate.errors import DataError, OptionError
+from curate.ledger import Ledger, Scores
+from curate.log import read_log
+from curate.output import Selection, check_free, made_with, score_table, staged, write_selection
+from curate.policies import Array, Budget, Choice
+
+
+def write_kept(
+    log: str | PathLike[str],
+    data: Dataset | str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    keep: float | None = None,
+    overwrite: bool = False,
+) -> pl.DataFrame:
+    """Write what look-ahead kept in a training loop as a dataset directory, like `curate select`.
+
+    A row's score is its value, standardised within the step, averaged over the
+    steps it was offered in; `influence` is the mean likewise. Rows that were
+    never offered are not kept.
+
+    Args:
+        log: what the loop was told to write, with the rows' positions in `data` as `row`.
+        data: the dataset that the loop read, or where it is, as for `data.train` of a recipe.
+        out: the directory.
+        keep: share of the rows offered, the highest scores; None for the rows that
+            the loop kept at least every other time.
+        overwrite: replace `out` if curate wrote it.
+
+    Returns:
+        What `scores.parquet` holds: one line per row of `data`.
+
+    Raises:
+        UserError: the log has no row ids, or they are not those of `data`; nothing is written.
+    """
+    if keep is not None and not 0 < keep <= 1:
+        raise OptionError(f"keep must be above 0 and at most 1 but got {keep}.")
+    out = Path(out)
+    check_free(out, overwrite=overwrite)
+    table = data if isinstance(data, Dataset) else read(str(data))
+    entries = read_log(log)
+    _check_rows(entries, len(table), log)
+    targets = [c.removeprefix("influence/") for c in entries.columns if c.startswith("influence/")]
+    scores = _scores(entries, len(table), targets)
+    choice = _choice(entries, scores, keep)
+    found = score_table(scores, choice, np.arange(len(table)), targets)
+    source = "a dataset in memory" if isinstance(data, Dataset) else str(data)
+    selection = Selection(
+        table, found, source=source, policy="look_ahead (in a training loop)",
+        provenance=made_with() | {"log": str(log), "keep": keep, "sources": {"train": source}},
+    )  # fmt: skip
+    with staged(out, overwrite=overwrite) as stage:
+        write_selection(stage, out, selection)
+    return found
+
+
+def _check_rows(entries: pl.DataFrame, count: int, log: Any) -> None:
+    if entries["row"].null_count():
+        raise DataError(
+            f"{log}: {entries['row'].null_count()} of {len(entries)} entries have no row id; "
+            "give the loader `row`, the key of each batch that holds its positions in the dataset."
+        )
+    bad = entries.filter((pl.col("row") < 0) | (pl.col("row") >= count))
+    if len(bad):
+        raise DataError(f"{log}: has row {bad['row'][0]}, but the dataset has {count} rows.")
+
+
+def _scores(entries: pl.DataFrame, count: int, targets: list[str]) -> Scores:
+    columns = [f"influence/{name}" for name in targets] or ["influence"]
+    ledger = Ledger(count, len(columns), None)
+    for _, step in entries.group_by("run", "step", "batch", maintain_order=True):
+        ledger.add(
+            step["row"].to_numpy(), step["value"].to_numpy(), step.select(columns).to_numpy().T
+        )
+    return ledger.scores(with_influences=True)
+
+
+def _choice(entries: pl.DataFrame, scores: Scores, keep: float | None) -> Choice:
+    offered = np.flatnonzero(scores.seen)
+    kept = np.zeros(len(scores.seen), dtype=bool)
+    reasons = np.full(len(kept), "never offered", dtype=object)
+    if keep is None:
+        times: Array = np.zeros(len(kept))
+        np.add.at(times, entries["row"].to_numpy(), entries["kept"].to_numpy())
+        kept[offered] = (2 * times >= scores.seen)[offered]
+        reasons[offered] = [
+            f"kept {int(n)} of {int(m)} times"
+            for n, m in zip(times[offered], scores.seen[offered], strict=True)
+        ]
+    else:
+        choice = Budget(fraction=keep).choose(scores.score[offered])
+        kept[offered], reasons[offered] = choice.kept, choice.reasons
+    return Choice(kept, reasons.tolist())

@@ -1,0 +1,171 @@
+"""Look-ahead in Hugging Face's Trainer: a mixin."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curate.errors import OptionError
+from curate.influence import Target
+from curate.integrations.chooser import WindowChooser, WindowReport
+from curate.integrations.loader import as_targets
+from curate.integrations.options import WEIGHTS, Options
+from curate.integrations.training import Training, untouched
+from curate.models import LabelsObjective, Objective, as_objective, find_shift
+from curate.rules import unwrap
+
+
+class LookAheadMixin:
+    """Put it before a Trainer class, and each step trains on the part of its batch worth it.
+
+        class LookAheadTrainer(LookAheadMixin, Trainer): ...
+
+        trainer = LookAheadTrainer(
+            model, args, train_dataset=noisy, targets=clean, look_ahead={"horizon": 4, "keep": 0.5}
+        )
+
+    Batches are drawn a window ahead where the Trainer draws those of one
+    optimizer step, gradient accumulation included, and are cut before it counts
+    their items. Optimizer, schedule and clipping are the Trainer's; it must run
+    in one process, on one device. See `LookAheadLoader` for cost.
+
+    Args:
+        targets: the dataset to be good at, or several by name; the eval_dataset if
+            None, which then is no longer a fair judge of the model.
+        objective: (model, batch) -> one loss per example; the model's own loss on
+            `labels` if None, see `LabelsObjective`.
+        look_ahead: arguments of `LookAheadLoader` from `horizon` on, without `scheduler`,
+            `clip_norm` and `accumulate`. A `row` column is kept from the model.
+
+    Raises:
+        OptionError: an argument that cannot be followed.
+    """
+
+    args: Any
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    eval_dataset: Any
+    model_accepts_loss_kwargs: bool
+    get_eval_dataloader: Callable[[Any], Any]
+    _signature_columns: list[str]
+
+    def __init__(
+        self,
+        *args: Any,
+        targets: Any = None,
+        objective: Objective | Callable[[Any, Any], Tensor] | None = None,
+        look_ahead: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._options = _options(look_ahead or {})
+        super().__init__(*args, **kwargs)
+        self._objective = objective
+        if objective is None and (
+            self.args.label_smoothing_factor or getattr(self, "compute_loss_func", None)
+        ):
+            raise OptionError(
+                "label smoothing and compute_loss_func make a loss of their own; give it as "
+                "objective, (model, batch) -> one loss per example."
+            )
+        self._target_data = self.eval_dataset if targets is None else targets
+        if self._target_data is None:
+            raise OptionError("give targets, a dataset to be good at, or an eval_dataset.")
+        if self.args.n_gpu > 1:
+            raise OptionError("look-ahead runs on one device; set CUDA_VISIBLE_DEVICES to one.")
+        self._chooser: WindowChooser | None = None
+        self._source: Iterator[Any] | None = None
+        self._cut: Iterator[Any] = iter(())
+
+    @property
+    def look_ahead_reports(self) -> list[WindowReport]:
+        """What every window of the last training came to."""
+        return [] if self._chooser is None else self._chooser.reports
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does."""
+        self._chooser = self._source = None
+        result = super().train(*args, **kwargs)  # type: ignore[misc]
+        self._settle()
+        return result
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any) -> Any:
+        """The batches of one optimizer step, cut, and their items counted by the Trainer."""
+        self.model.train()  # as its training_step does, but before a window is simulated
+        if epoch_iterator is not self._source:
+            self._source = epoch_iterator
+            self._chooser = self._chooser or self._make_chooser()
+            self._cut = map(self._for_model, self._chooser.stream(epoch_iterator))
+        return super().get_batch_samples(self._cut, *args)  # type: ignore[misc]
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()  # type: ignore[misc]
+        row = self._options.row
+        if isinstance(row, str) and row not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, row]
+
+    def _settle(self) -> None:
+        if self._chooser is not None:
+            self._chooser.settle()
+
+    def _for_model(self, batch: Any) -> Any:
+        left_out = self._unknown_to_model()
+        if not left_out:
+            return batch
+        return {key: value for key, value in batch.items() if key not in left_out}
+
+    def _make_chooser(self) -> WindowChooser:
+        training = Training(
+            self.model, unwrap(self.optimizer), self.lr_scheduler, self.args.max_grad_norm or None
+        )
+        targets = self._targets()
+        batch = targets[0].examples.batch(torch.arange(1), training.read()[0].device)
+        with untouched(self.model):
+            self.model.eval()
+            counted = self.model_accepts_loss_kwargs and self._divides_by_count(batch)
+            objective = self._objective or self._default_objective(batch, counted)
+        # without a count the Trainer adds up the means of a step's batches, undivided, if it
+        # believes that the model has been given one
+        added_up = self.model_accepts_loss_kwargs and not counted
+        return WindowChooser(
+            training, as_objective(objective, getattr(objective, "__name__", "objective")),
+            targets, self._options, self.args.gradient_accumulation_steps,
+            float if added_up else lambda _: 1.0,
+        )  # fmt: skip
+
+    def _targets(self) -> list[Target]:
+        named = isinstance(self._target_data, Mapping)
+        data = self._target_data if named else {"target": self._target_data}
+        return as_targets({name: self.get_eval_dataloader(part) for name, part in data.items()})
+
+    def _default_objective(self, batch: Any, counted: bool) -> Objective:
+        shifts = find_shift(self.model, batch, self._unknown_to_model())
+        trainer_shifts = getattr(self, "_loss_shifts_labels", False)
+        return LabelsObjective(
+            shifts=shifts, counts_first=counted and shifts and not trainer_shifts,
+            unknown_to_model=self._unknown_to_model(),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _divides_by_count(self, batch: Any) -> bool:
+        """Whether the model's loss heeds the count of items that the Trainer hands it."""
+        inputs = {key: value for key, value in batch.items() if key not in self._unknown_to_model()}
+        own = self.model(**inputs).loss
+        told = self.model(**inputs, num_items_in_batch=torch.tensor(10**6, device=own.device)).loss
+        return not torch.isclose(own, told, rtol=1e-3)
+
+    def _unknown_to_model(self) -> list[str]:
+        row = self._options.row
+        return [row] if isinstance(row, str) else []
+
+
+def _options(look_ahead: Mapping[str, Any]) -> Options:
+    known = set(Options.__dataclass_fields__)
+    unknown = sorted(look_ahead.keys() - known)
+    if unknown:
+        raise OptionError(f"look_ahead has no {unknown[0]!r}; it knows {', '.join(sorted(known))}.")
+    options = Options(**look_ahead)
+    if options.keep == WEIGHTS:
+        raise OptionError("the Trainer has no place for weights; give keep a share, such as 0.5.")
+    return options

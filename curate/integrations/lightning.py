@@ -1,0 +1,92 @@
+"""Look-ahead in Lightning: a loader that finds out about the training from the module's trainer."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from curate.errors import OptionError
+from curate.integrations.chooser import WindowReport
+from curate.integrations.loader import LookAheadLoader
+from curate.integrations.options import Options
+from curate.models import Objective
+
+
+class LightningLookAhead:
+    """Give this to `trainer.fit` in place of a train loader of known length.
+
+        trainer.fit(module, LightningLookAhead(loader, module, losses, targets, horizon=4))
+
+    The optimizer, its schedule (stepped by step, not by epoch), clipping by norm
+    and gradient accumulation are read from the module's trainer when the first
+    batch is asked for.
+
+    Args:
+        loader, objective, targets: see `LookAheadLoader`; the objective is called
+            with the module itself as model.
+        options: arguments of `LookAheadLoader` from `horizon` on.
+
+    Raises:
+        OptionError: at once, for options out of range; at the first batch, for
+            manual optimization, several optimizers, clipping by value, or
+            schedulers that wait for a metric or step now and then.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        module: nn.Module,
+        objective: Objective | Callable[[Any, Any], Tensor],
+        targets: Any,
+        **options: Any,
+    ) -> None:
+        if not hasattr(loader, "__len__"):
+            raise OptionError(
+                "Lightning reads a loader of unknown length one batch ahead of training; "
+                "give one that has a length."
+            )
+        Options(**options)
+        self.loader, self._module = loader, module
+        self._objective, self._targets, self._options = objective, targets, options
+        self._wrapped: LookAheadLoader | None = None
+
+    @property
+    def reports(self) -> list[WindowReport]:
+        """What every window so far came to."""
+        return [] if self._wrapped is None else self._wrapped.reports
+
+    def settle(self) -> None:
+        """Measure what the last window did; Lightning does not come back to ask."""
+        if self._wrapped is not None:
+            self._wrapped.settle()
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        self._wrapped = self._wrapped or self._wrap(self._module.trainer)
+        return iter(self._wrapped)
+
+    def _wrap(self, trainer: Any) -> LookAheadLoader:
+        if not self._module.automatic_optimization:
+            raise OptionError("with manual optimization, wrap the loader in a LookAheadLoader.")
+        if len(trainer.optimizers) != 1:
+            raise OptionError(
+                f"the module has {len(trainer.optimizers)} optimizers; look-ahead follows one."
+            )
+        if trainer.gradient_clip_val and trainer.gradient_clip_algorithm == "value":
+            raise OptionError("clipping by value is not modelled; clip by norm.")
+        return LookAheadLoader(
+            self.loader, self._module, trainer.optimizers[0], self._objective, self._targets,
+            scheduler=_scheduler(trainer), clip_norm=trainer.gradient_clip_val or None,
+            accumulate=trainer.accumulate_grad_batches,
+            scale=lambda count: count / trainer.accumulate_grad_batches, **self._options,
+        )  # fmt: skip
+
+
+def _scheduler(trainer: Any) -> Any | None:
+    """The scheduler that is stepped with the optimizer; one stepped by epoch stands still here."""
+    by_step = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
+    if any(config.frequency != 1 for config in by_step):
+        raise OptionError("a scheduler that steps now and then is not modelled; use frequency 1.")
+    return by_step[0].scheduler if by_step else None

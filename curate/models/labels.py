@@ -1,0 +1,100 @@
+"""The objective of Hugging Face models: from `labels` in the batch and `logits` in the output."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from curate.errors import ModelError
+from curate.models.objectives import Batch, Model
+
+IGNORED = -100
+
+
+class LabelsObjective:
+    """The loss that a `transformers` model computes itself, example by example.
+
+    Of `model(**inputs).logits`: cross-entropy for a class per example, labels
+    of shape (n,); squared error for a number per example; cross-entropy summed
+    over tokens for labels of shape (n, tokens), those of -100 left out, an
+    example counting for as many terms as it has labels.
+
+    shifts: whether token t is predicted at position t - 1, as causal language models do.
+    counts_first: whether a first token, which then has no prediction, counts all the
+        same in the mean, as in Trainers that divide by the number of labels.
+    unknown_to_model: keys of the batch that the model is not called with, beside the labels.
+    """
+
+    def __init__(
+        self, *, shifts: bool, counts_first: bool = False, unknown_to_model: Collection[str] = ()
+    ) -> None:
+        self._shifts, self._counts_first = shifts, counts_first
+        self._left_out = {"labels", *unknown_to_model}
+
+    def losses(self, model: Model, batch: Batch) -> Tensor:
+        logits, labels = self._logits(model, batch), self._labels(batch)
+        if labels.ndim == 1:
+            if labels.is_floating_point():
+                return (logits.reshape(labels.shape) - labels).square()
+            losses: Tensor = F.cross_entropy(logits, labels, reduction="none")
+            return losses
+        per_token = F.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return per_token.view(labels.shape).sum(dim=1)
+
+    def sizes(self, batch: Batch) -> Tensor:
+        labels = batch["labels"] if self._counts_first else self._labels(batch)
+        if labels.ndim == 1:
+            return torch.ones(len(labels), device=labels.device)
+        terms: Tensor = (labels != IGNORED).sum(dim=1)
+        return terms
+
+    def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        labels = self._labels(batch)
+        if labels.is_floating_point():
+            return {}
+        right = self._logits(model, batch).argmax(dim=-1) == labels
+        if labels.ndim == 1:
+            return {"accuracy": right.double()}
+        counted = labels != IGNORED
+        share = (right & counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+        return {"token_accuracy": share.double()}
+
+    def _labels(self, batch: Batch) -> Tensor:
+        if not isinstance(batch, Mapping) or not isinstance(batch.get("labels"), Tensor):
+            raise ModelError(
+                "the default objective reads a tensor `labels` in each batch; "
+                "give an objective of your own, (model, batch) -> one loss per example."
+            )
+        labels: Tensor = batch["labels"]
+        return labels[:, 1:] if self._shifts and labels.ndim == 2 else labels
+
+    def _logits(self, model: Model, batch: Batch) -> Tensor:
+        inputs = {key: value for key, value in batch.items() if key not in self._left_out}
+        logits: Tensor = model(**inputs).logits
+        return logits[:, :-1] if self._shifts and logits.ndim == 3 else logits
+
+
+@torch.no_grad()
+def find_shift(model: Model, batch: Batch, unknown_to_model: Collection[str] = ()) -> bool:
+    """Whether the model's own loss on a batch is that of labels shifted by one, or of not.
+
+    Raises:
+        ModelError: it is neither, so that `LabelsObjective` is not what it trains on.
+    """
+    inputs = {key: value for key, value in batch.items() if key not in unknown_to_model}
+    own, found = getattr(model(**inputs), "loss", None), []
+    if own is None:
+        raise ModelError("the model gives no loss for its labels; give an objective of your own.")
+    for shifts in (False, True):
+        objective = LabelsObjective(shifts=shifts, unknown_to_model=unknown_to_model)
+        mean = objective.losses(model, batch).sum() / objective.sizes(batch).sum()
+        if torch.isclose(mean.double(), own.double(), rtol=1e-3):
+            return shifts
+        found.append(f"{float(mean):.6g}")
+    raise ModelError(
+        f"the model's own loss is {float(own):.6g}, and the default objective makes it "
+        f"{found[0]}, or {found[1]} with labels shifted by one; give an objective of your own."
+    )

@@ -1,0 +1,255 @@
+"""Look-ahead in a Trainer: simulated as it trains, nothing else of it changed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from curate import LookAheadMixin, read_log
+from curate.errors import ModelError, OptionError
+from curate.integrations import WindowChooser
+from curate.models import LabelsObjective, find_shift
+from tests.integrations.prophecy import foretell
+
+VOCABULARY, LENGTH = 30, 8
+
+
+class LookAheadTrainer(LookAheadMixin, Trainer):
+    pass
+
+
+def bert(dropout: float = 0.0) -> Any:
+    torch.manual_seed(0)
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=LENGTH, num_labels=2,
+            hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+        )
+    )  # fmt: skip
+
+
+def gpt(dropout: float = 0.0) -> Any:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY, n_embd=16, n_layer=1, n_head=2, n_positions=LENGTH,
+            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+        )
+    )  # fmt: skip
+
+
+def sentences(count: int, seed: int = 0) -> Dataset:
+    """The label is whether a word of the lower half comes first."""
+    words = np.random.default_rng(seed).integers(0, VOCABULARY, (count, LENGTH))
+    return Dataset.from_dict(
+        {
+            "input_ids": words.tolist(),
+            "labels": (words[:, 0] < VOCABULARY // 2).astype(int).tolist(),
+            "row": list(range(count)),
+        }
+    )
+
+
+def texts(count: int, seed: int = 0) -> Dataset:
+    """Labels are the words themselves, of which some at the end do not count."""
+    generator = np.random.default_rng(seed)
+    words = generator.integers(0, VOCABULARY, (count, LENGTH))
+    ends = generator.integers(3, LENGTH + 1, count)
+    labels = np.where(np.arange(LENGTH) < ends[:, None], words, -100)
+    return Dataset.from_dict({"input_ids": words.tolist(), "labels": labels.tolist()})
+
+
+def trainer(
+    folder: Path, model: nn.Module, data: Dataset, look_ahead: dict[str, Any],
+    *, kind: Any = LookAheadTrainer, callbacks: Any = None, objective: Any = None, **arguments: Any,
+) -> Any:  # fmt: skip
+    settings: dict[str, Any] = {
+        "num_train_epochs": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-2,
+        "weight_decay": 0.1, "warmup_steps": 0, "max_grad_norm": 0.5, "lr_scheduler_type": "cosine",
+    }  # fmt: skip
+    return kind(
+        model,
+        TrainingArguments(
+            output_dir=str(folder), use_cpu=True, report_to="none", save_strategy="no",
+            disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False,
+            **settings | arguments,
+        ),
+        train_dataset=data,
+        callbacks=callbacks,
+        **{} if kind is Trainer else {
+            "targets": sentences(12, 5) if "row" in data.column_names else texts(12, 5),
+            "look_ahead": look_ahead, "objective": objective,
+        },
+    )  # fmt: skip
+
+
+CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "classifier": (bert, sentences, {}),
+    "classifier, gradients accumulated": (bert, sentences, {"gradient_accumulation_steps": 2}),
+    "classifier, SGD": (bert, sentences, {"optim": "sgd"}),
+    "language model": (gpt, texts, {}),
+    "language model, gradients accumulated": (gpt, texts, {"gradient_accumulation_steps": 3}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_what_is_simulated_is_what_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, horizon: int
+) -> None:
+    """Param groups, warm-up, clipping, accumulation and the count of tokens: as in the Trainer."""
+    errors = foretell(monkeypatch)
+    model, data, arguments = CASES[case]
+    made = trainer(
+        tmp_path,
+        model().double(),
+        data(56),
+        {"horizon": horizon, "rounds": 2, "keep": 0.5},
+        **arguments,
+    )
+    made.train()
+    assert len(errors) == len(made.look_ahead_reports) >= 2
+    # transformers takes the logits of language models to float32
+    assert max(errors) < (1e-5 if data is texts else 1e-8)
+    assert all(report.realised is not None for report in made.look_ahead_reports)
+    assert all(report.kept * 2 == report.offered for report in made.look_ahead_reports)
+
+
+def test_keeping_everything_trains_bit_for_bit_as_the_trainer_does(tmp_path: Path) -> None:
+    ends = []
+    for kind in (Trainer, LookAheadTrainer):
+        model = bert(dropout=0.1)
+        trainer(tmp_path, model, sentences(40), {"keep": 1.0, "horizon": 2}, kind=kind).train()
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_windows_are_simulated_in_training_mode_whatever_was_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    choose = WindowChooser.choose
+
+    def watched(self: Any, window: Any) -> Any:
+        modes.append(self.training.model.training)
+        return choose(self, window)
+
+    monkeypatch.setattr(WindowChooser, "choose", watched)
+
+    class Evaluates(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
+            model.eval()
+
+    made = trainer(
+        tmp_path, bert(0.1).eval(), sentences(40), {"rounds": 1}, callbacks=[Evaluates()]
+    )
+    made.train()
+    assert modes == [True] * 10
+
+
+def test_rows_are_logged_and_kept_from_the_model(tmp_path: Path) -> None:
+    made = trainer(
+        tmp_path / "run", bert(), sentences(40),
+        {"rounds": 1, "horizon": 2, "row": "row", "log": tmp_path / "log"},
+    )  # fmt: skip
+    made.train()
+    log = read_log(tmp_path / "log")
+    assert sorted(log["row"].to_list()) == sorted([*range(40)] * 2)
+    assert log["kept"].mean() == 0.5
+
+
+def test_an_objective_of_ones_own(tmp_path: Path) -> None:
+    def smoothed(model: Any, batch: Any) -> Tensor:
+        logits = model(input_ids=batch["input_ids"]).logits
+        return nn.functional.cross_entropy(
+            logits, batch["labels"], reduction="none", label_smoothing=0.1
+        )
+
+    arguments = {"label_smoothing_factor": 0.1}
+    with pytest.raises(OptionError, match="make a loss of their own"):
+        trainer(tmp_path, bert(), sentences(24), {}, **arguments)
+    made = trainer(tmp_path, bert(), sentences(24), {"rounds": 1}, objective=smoothed, **arguments)
+    made.train()
+    assert len(made.look_ahead_reports) == 6
+
+
+@pytest.mark.parametrize(
+    ("look_ahead", "message"),
+    [
+        ({"depth": 3}, "look_ahead has no 'depth'; it knows adaptive, group_by, horizon"),
+        ({"keep": "weights"}, "no place for weights"),
+        ({"horizon": 0}, "horizon must be at least 1"),
+    ],
+)
+def test_options_are_refused_before_anything_is_trained(
+    tmp_path: Path, look_ahead: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        trainer(tmp_path, bert(), sentences(24), look_ahead)
+
+
+def test_no_targets_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="give targets"):
+        LookAheadTrainer(bert(), TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
+
+
+class Output:
+    def __init__(self, logits: Tensor, loss: Tensor | None = None) -> None:
+        self.logits, self.loss = logits, loss
+
+
+@pytest.mark.parametrize("shifts", [False, True])
+def test_token_losses_are_those_of_the_model(shifts: bool) -> None:
+    batch = {k: torch.tensor(v) for k, v in texts(6).to_dict().items()}
+    model = gpt().eval()
+    objective = LabelsObjective(shifts=shifts)
+    losses, sizes = objective.losses(model, batch), objective.sizes(batch)
+    if shifts:
+        mean = (losses.sum() / sizes.sum()).item()
+        assert mean == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+    assert losses.shape == (6,)
+    labels = batch["labels"][:, 1:] if shifts else batch["labels"]
+    assert sizes.tolist() == (labels != -100).sum(1).tolist()
+    accuracy = objective.metrics(model, batch)["token_accuracy"]
+    assert accuracy.shape == (6,)
+    assert 0 <= accuracy.min() <= accuracy.max() <= 1
+
+
+def test_the_models_own_loss_says_whether_labels_are_shifted() -> None:
+    batch = {k: torch.tensor(v) for k, v in texts(6).to_dict().items()}
+    assert find_shift(gpt().eval(), batch)
+    labels = {k: torch.tensor(v) for k, v in sentences(6).to_dict().items()}
+    assert not find_shift(bert().eval(), labels, ["row"])
+
+    def other(x: Tensor, labels: Tensor | None = None) -> Output:
+        return Output(torch.zeros(len(x), 2), None if labels is None else torch.tensor(9.0))
+
+    pair = {"x": torch.ones(2), "labels": torch.tensor([0, 1])}
+    with pytest.raises(ModelError, match=r"own loss is 9, and the default objective makes it 0.69"):
+        find_shift(other, pair)
+    with pytest.raises(ModelError, match="gives no loss"):
+        find_shift(lambda x, labels=None: other(x), pair)
+
+
+def test_labels_that_are_numbers_are_regressed() -> None:
+    objective = LabelsObjective(shifts=False, unknown_to_model=["row"])
+    batch = {"x": torch.randn(4, 1), "labels": torch.randn(4), "row": torch.arange(4)}
+    found = objective.losses(lambda x: Output(x), batch)
+    assert torch.allclose(found, (batch["x"][:, 0] - batch["labels"]) ** 2)
+    assert objective.metrics(lambda x: Output(x), batch) == {}
+    with pytest.raises(ModelError, match="reads a tensor `labels`"):
+        objective.sizes({"x": torch.ones(3)})
