@@ -9,20 +9,18 @@ passages after each.
 """
 
 import argparse
-import os
 import tempfile
 from collections import Counter
 from pydoc_data.topics import topics
 from statistics import mean
 from typing import Any
 
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    PrinterCallback,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -91,6 +89,7 @@ def run(seed: int, horizon: int, select: bool) -> float:
             if select
             else Trainer(model, **given)
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         return float(trainer.evaluate()["eval_loss"])
 
@@ -101,6 +100,7 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, default=4)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    disable_progress_bars()
     for name, select in (("plain", False), ("selected", True)):
         found = [run(seed, arguments.horizon, select) for seed in arguments.seeds]
         print(f"{name:9s} test loss {mean(found):.3f}  ({', '.join(f'{x:.3f}' for x in found)})")

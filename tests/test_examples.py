@@ -41,7 +41,23 @@ def test_influence_predicts_leave_one_out(epochs: int) -> None:
     assert renormalised > 0.95
 
 
-def test_plain_pytorch_loop_ends_lower_with_the_wrapped_loader() -> None:
-    script = runpy.run_path(str(EXAMPLES / "plain_pytorch.py"))
-    plain, selected = (script["run"](0, 4, select) for select in (False, True))
-    assert selected < 0.7 * plain
+@pytest.mark.parametrize(
+    ("name", "horizon", "share"),
+    [("plain_pytorch", 4, 0.7), ("lightning_digits", 8, 0.7), ("hf_trainer", 4, 0.95)],
+)
+def test_training_loops_end_lower_with_look_ahead(
+    name: str, horizon: int, share: float, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As printed by the example itself, plain against selected."""
+    script = str(EXAMPLES / f"{name}.py")
+    monkeypatch.setattr(sys, "argv", [script, "--seeds", "0", "--horizon", str(horizon)])
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    lines = capsys.readouterr().out.splitlines()
+    found = {line.split()[0]: float(line.split()[3]) for line in lines}
+    assert found.keys() == {"plain", "selected"}
+    assert found["selected"] < share * found["plain"]

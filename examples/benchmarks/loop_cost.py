@@ -1,0 +1,102 @@
+"""What does look-ahead in a loop cost, in units of the plain loop?
+
+Times, in turn and several times over, the same batches through a plain PyTorch
+loop and through LookAheadLoader, which keeps half. Prints medians of seconds
+per step as multiples of the plain loop's, beside what the cost model of
+`LookAheadLoader` says, in gradients of one batch:
+
+    R (4 - 2 / K) to record and score with tapes, (R + 1/3) V / (B K) for V
+    targets and batches of B, and 1/2 to train on the half that is kept
+
+    python examples/benchmarks/loop_cost.py [--steps 16] [--repeats 5] [--device cpu]
+
+About two minutes.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curate import LookAheadLoader
+
+BATCH, TARGETS = 100, 500
+Batch = tuple[Tensor, Tensor]
+CASES: dict[str, Callable[[], nn.Module]] = {
+    "mlp 784-128-10": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 128), nn.GELU(), nn.Linear(128, 10)
+    ),
+    "cnn 16-32": lambda: nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.GELU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.GELU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(32 * 49, 10),
+    ),
+}  # fmt: skip
+
+
+def losses(model: Any, batch: Batch) -> Tensor:
+    """One loss per example."""
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def draw(count: int, device: torch.device) -> Batch:
+    """Images of noise."""
+    return torch.randn(count, 1, 28, 28, device=device), torch.randint(10, (count,), device=device)
+
+
+def train(batches: Iterable[Batch], model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    """Seconds of one pass over the batches."""
+    begin = time.perf_counter()
+    for batch in batches:
+        optimizer.zero_grad()
+        losses(model, batch).mean().backward()
+        optimizer.step()
+    if next(model.parameters()).is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def expected(horizon: int, rounds: int) -> float:
+    """The cost model, in gradients of one batch per step."""
+    scored = rounds * (4 - 2 / horizon)
+    return scored + (rounds + 1 / 3) * TARGETS / BATCH / horizon + 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Seconds per step, look-ahead over plain.")
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    torch.manual_seed(0)
+    batches = [draw(BATCH, device) for _ in range(arguments.steps)]
+    target = draw(TARGETS, device)
+    print("model             K  R  seconds per step, x plain  cost model")
+    for name, build in CASES.items():
+        model = build().to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for horizon in (1, 4, 16):
+            for rounds in (1, 4):
+                wrapped = LookAheadLoader(
+                    batches, model, optimizer, losses, target, horizon=horizon, rounds=rounds
+                )
+                ratios = [
+                    train(wrapped, model, optimizer) / train(batches, model, optimizer)
+                    for _ in range(arguments.repeats + 1)
+                ][1:]  # the first warms up
+                print(
+                    f"{name:16s} {horizon:2d}  {rounds}  {median(ratios):24.1f}  "
+                    f"{expected(horizon, rounds):10.1f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
