@@ -1,5 +1,6 @@
 """What a selection leaves behind: an Arrow dataset, every score, how it came about."""
 
+import hashlib
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ MARK = "provenance.json"
 CARD = """---
 configs:
 - config_name: default
+  description: rows {content}
   data_files:
   - split: train
     path: train/*.arrow
@@ -115,8 +117,8 @@ def write_selection(stage: Path, out: Path, selection: Selection) -> None:
     if selection.recipe is not None:
         (stage / "recipe.yaml").write_text(write_recipe(selection.recipe), encoding="utf-8")
     card = CARD.format(
-        kept=len(kept), candidates=len(selection.table), source=selection.source,
-        policy=selection.policy, out=out.name,
+        content=_content(stage / "train"), kept=len(kept), candidates=len(selection.table),
+        source=selection.source, policy=selection.policy, out=out.name,
         repeat="" if selection.recipe is None else "`recipe.yaml` repeats the run; ",
     )  # fmt: skip
     (stage / "README.md").write_text(card, encoding="utf-8")
@@ -166,6 +168,19 @@ def provenance(recipe: Recipe, sources: dict[str, Any]) -> dict[str, Any]:
         "sources": sources,
         "seeds": {"data": recipe.data.seed, "training": recipe.training.seed},
     }
+
+
+def _content(folder: Path) -> str:
+    """A digest of the shards.
+
+    `load_dataset` caches by a directory's last name and what its card says: without it,
+    another selection under the same name would be taken for this one.
+    """
+    digest = hashlib.sha256()
+    for shard in sorted(folder.glob("*.arrow")):
+        with shard.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _git_commit() -> str | None:

@@ -48,6 +48,15 @@ def test_everything_written_agrees(here: Path) -> None:
     assert set(scores["reason"]) == {"top by score", "below the budget"}
 
 
+def test_another_selection_under_the_same_name_is_not_taken_for_the_first(here: Path) -> None:
+    """`load_dataset` caches by the directory's last name and its card."""
+    for seed in ("0", "1"):
+        options = ("--quiet", "--overwrite", "--set", f"data.seed={seed}")
+        assert curate("recipe.yaml", "--out", "out", *options) == 0
+        loaded = load_dataset(str(here / "out"), split="train")
+        assert loaded["note"][:] == load_from_disk("out")["train"]["note"][:]
+
+
 def test_directory_has_what_the_card_says_and_nothing_else(here: Path) -> None:
     assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
     assert sorted(p.name for p in Path("out").iterdir()) == [
