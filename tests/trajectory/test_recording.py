@@ -1,5 +1,7 @@
 """Recording and replaying: bit for bit, within the snapshot budget, at optimal cost."""
 
+import gc
+import weakref
 from dataclasses import replace
 from functools import cache
 
@@ -151,6 +153,19 @@ def test_tapes_are_held_within_their_budget_and_taken_once() -> None:
         made = record(task, rule, start, steps, snapshots=5, tape_bytes=budget)
         assert sum(made.take_tape(k) is not None for k in range(5)) == held, budget
         assert all(made.take_tape(k) is None for k in range(5))
+
+
+def test_tapes_are_freed() -> None:
+    """Autograd hooks that hold on to what they are given leak whole graphs."""
+    task = tiny.task()
+    theta = task.model.read()
+    with counting(theta):
+        tape = chunk_gradient(task, theta, tiny.steps(1)[0], slice(0, 6), differentiable=True)
+    leaf = weakref.ref(tape.theta)
+    assert leaf() is not None
+    del tape
+    gc.collect()
+    assert leaf() is None
 
 
 def test_tapes_change_nothing_that_is_recorded() -> None:
