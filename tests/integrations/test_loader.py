@@ -245,8 +245,8 @@ def test_a_stride_looks_past_what_it_decides() -> None:
 def test_an_adaptive_horizon_follows_the_ratio() -> None:
     rule = AdaptiveHorizon(lowest=2, highest=16)
     assert rule.start() == 4
-    assert [rule.after(8, ratio) for ratio in (1.0, 0.5, 1.5)] == [16, 16, 16]
-    assert [rule.after(8, ratio) for ratio in (0.3, 1.8, None)] == [8, 8, 8]
+    assert [rule.after(8, ratio) for ratio in (1.0, 0.6, 1.5)] == [16, 16, 16]
+    assert [rule.after(8, ratio) for ratio in (0.5, 1.8, None)] == [8, 8, 8]
     assert [rule.after(8, ratio) for ratio in (0.1, -3.0, 2.5)] == [4, 4, 4]
     assert rule.after(16, 1.0) == 16
     assert rule.after(2, -1.0) == 2

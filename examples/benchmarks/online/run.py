@@ -38,7 +38,7 @@ EPOCHS = {"mnist-mlp": 4, "mnist-cnn": 4, "trec": 8, "subj": 8}
 METHODS = [
     "plain", "random", "loss", "knn",
     *(f"K={horizon} R={rounds}" for rounds in (1, 4) for horizon in (1, 2, 4, 8, 16)),
-    "K=auto R=4",
+    "K=auto R=4", "K=4 R=4 weights",
 ]  # fmt: skip
 
 
@@ -77,17 +77,18 @@ def baseline(method: str, data: Data, noisy: Tensor, seed: int) -> Value:
 def selected(
     method: str, batches: Any, data: Data, noisy: Tensor, module: nn.Module, optimizer: Any,
     seed: int,
-) -> Callable[[], Iterable[Batch]]:  # fmt: skip
-    """What a method's training loop iterates over, epoch by epoch."""
+) -> Callable[[], Iterable[Any]]:  # fmt: skip
+    """What a method's training loop iterates over, epoch by epoch: batches, or with weights."""
     if method == "plain":
         return lambda: batches
     if method in ("random", "loss", "knn"):
         value = baseline(method, data, noisy, seed)
         return lambda: best_half(batches, module, value)
-    horizon, rounds = (part.split("=")[1] for part in method.split())
+    horizon, rounds = (part.split("=")[1] for part in method.split()[:2])
     wrapped = LookAheadLoader(
         batches, module, optimizer, losses, list(data.validation),
         horizon=int(horizon) if horizon.isdigit() else horizon, rounds=int(rounds),
+        keep="weights" if method.endswith("weights") else 0.5,
     )  # fmt: skip
     return lambda: wrapped
 
@@ -107,10 +108,11 @@ def run(problem: str, data: Data, noise: str, lr: float, seed: int, method: str)
     begin, wrong = time.perf_counter(), []
     for _ in range(EPOCHS[problem]):
         module.train()
-        for batch in epoch():
+        for handed in epoch():
+            batch, weights = handed if isinstance(handed, tuple) else (handed, torch.ones(()))
             wrong.append((batch[1] != data.train[1][batch[2]]).float().mean().item())
             optimizer.zero_grad()
-            losses(module, batch).mean().backward()
+            (weights * losses(module, batch)).mean().backward()
             optimizer.step()
     seconds = time.perf_counter() - begin
     module.eval()
