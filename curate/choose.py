@@ -50,6 +50,9 @@ def choose(job: Job, policy: str, phases: Phases) -> Chosen:
             removal=selection.removal,
             snapshots=snapshot_count(job.recipe, state),
             tape_bytes=memory_bytes(job.recipe.trajectory.tapes),
+            jump_bytes=memory_bytes(job.recipe.trajectory.gradients)
+            if selection.jump == "exact"
+            else None,
         ),
         budget=budget,
         horizon=horizon,

@@ -40,6 +40,7 @@ class Judge:
     Cost per step of the window, in gradients of one batch: R x (1 + 4), or R x
     (1 + 3) while the graphs of its gradients fit in `tape_bytes`, and one pass
     over the targets per round; R x 1 for a policy that looks at losses only.
+    With `jump_bytes`, influences are those of the exact jump (`exact_jump`).
     """
 
     task: Task
@@ -49,6 +50,7 @@ class Judge:
     removal: str = "renormalised"
     snapshots: int = 64
     tape_bytes: int = 0
+    jump_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.goes_back and not self.targets:
@@ -98,7 +100,8 @@ class Judge:
         if self.goes_back:
             scores = score_window(
                 self.task, self.rule, recording, self.targets,
-                removal=self.removal, first_step=first_step, on_step=on_step,
+                removal=self.removal, jump_bytes=self.jump_bytes,
+                first_step=first_step, on_step=on_step,
             )  # fmt: skip
         values = [
             self.policy.values(

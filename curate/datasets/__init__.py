@@ -1,6 +1,13 @@
 """Where candidates and targets come from."""
 
-from curate.datasets.batches import BatchExamples, batch_length, leaves, take, to_device
+from curate.datasets.batches import (
+    BatchExamples,
+    batch_length,
+    leaves,
+    mapped_tensors,
+    take,
+    to_device,
+)
 from curate.datasets.columns import match_features, read_features, require_columns
 from curate.datasets.examples import Examples, Scaling, TensorExamples
 from curate.datasets.labels import (
@@ -26,6 +33,7 @@ __all__ = [
     "find_classes",
     "holds_names",
     "leaves",
+    "mapped_tensors",
     "match_features",
     "plant_label_noise",
     "read",

@@ -46,6 +46,20 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return _rebuild(batch, lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
 
 
+def mapped_tensors(batch: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:
+    """A batch's tensors that run along its examples, and the way back from others like them."""
+    length = batch_length(batch)
+
+    def along(leaf: Any) -> bool:
+        return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == length
+
+    def rebuild(tensors: Sequence[Tensor]) -> Any:
+        given = iter(tensors)
+        return _rebuild(batch, lambda leaf: next(given) if along(leaf) else leaf)
+
+    return [leaf for leaf in leaves(batch) if along(leaf)], rebuild
+
+
 def leaves(batch: Any) -> Iterator[Any]:
     """Everything in a batch that is not a container of tensors."""
     if isinstance(batch, Mapping):

@@ -28,11 +28,13 @@ class BackwardStep(NamedTuple):
         summed loss and a_g the derivative of the target with respect to the
         step's mean gradient, before scale and clipping.
     sizes: n_i, terms of each candidate in the mean, shape (n,).
+    mean: the step's gradient before clipping, shape (P,).
     """
 
     adjoint: Adjoint | None
     derivatives: Tensor
     sizes: Tensor
+    mean: Tensor
 
 
 def backward_step(
@@ -74,7 +76,7 @@ def backward_step(
     if propagate:
         terms = (step.weights.to(all_sizes) * all_sizes).sum()
         before = (direct[0] + curvature / nonzero(terms), *direct[1:])
-    return BackwardStep(before, torch.cat(derivatives, dim=1), all_sizes)
+    return BackwardStep(before, torch.cat(derivatives, dim=1), all_sizes, mean)
 
 
 def final_adjoint(state: State, target_gradients: Tensor) -> Adjoint:

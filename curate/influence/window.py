@@ -7,6 +7,7 @@ from torch import Tensor
 
 from curate.errors import NonFiniteError
 from curate.influence.adjoint import backward_step, final_adjoint
+from curate.influence.jump import exact_jump
 from curate.influence.removal import influence
 from curate.influence.targets import Target, target_gradients
 from curate.rules import Rule
@@ -36,6 +37,7 @@ def score_window(
     targets: Sequence[Target],
     *,
     removal: str = "renormalised",
+    jump_bytes: int | None = None,
     first_step: int = 0,
     on_step: Callable[[], None] = ignore_step,
 ) -> WindowScores:
@@ -48,6 +50,8 @@ def score_window(
 
     Args:
         removal: see `removal.influence`.
+        jump_bytes: None for influences linear in the removal; otherwise they are those
+            of `exact_jump`, which takes this much memory for its gradients.
         first_step: number of the window's first step in the run, for error messages.
         on_step: called after every step scored.
 
@@ -68,7 +72,13 @@ def score_window(
         back = backward_step(
             task, rule, state, step, adjoint, propagate=k > 0, tape=recording.take_tape(k)
         )
-        scores = influence(back.derivatives, step.weights, back.sizes, removal).cpu()
+        if jump_bytes is None:
+            scores = influence(back.derivatives, step.weights, back.sizes, removal).cpu()
+        else:
+            scores = exact_jump(
+                task, rule, state, step, adjoint, mean=back.mean, losses=recording.losses[k],
+                sizes=back.sizes, removal=removal, memory=jump_bytes,
+            ).cpu()  # fmt: skip
         if not scores.isfinite().all():
             raise NonFiniteError(_non_finite_score(task, scores, back.adjoint, k, first_step))
         found.append((scores, back.derivatives.cpu(), back.sizes.cpu()))

@@ -88,10 +88,12 @@ class Trajectory(Section):
 
     snapshots: a number of states, or their memory. tapes: memory for the graphs
     of recorded gradients, which save the way back a quarter of its work; 0MiB for none.
+    gradients: memory for gradients example by example, which jump: exact needs.
     """
 
     snapshots: Count | Memory = "1GiB"
     tapes: Memory = "256MiB"
+    gradients: Memory = "256MiB"
 
     @field_validator("snapshots", mode="wrap")
     @classmethod
@@ -129,6 +131,7 @@ class Selection(Section):
     group_by: str | None = None
     rounds: Count = 4
     removal: Literal["renormalised", "fixed"] = "renormalised"
+    jump: Literal["linear", "exact"] = "linear"
     neighbors: Count = 5
 
     @field_validator("horizon", mode="wrap")

@@ -1,5 +1,6 @@
 """What happened: steps of training that can be redone and differentiated."""
 
+from curate.trajectory.per_example import example_gradients
 from curate.trajectory.recording import Recording, ignore_step, record, replay
 from curate.trajectory.step import (
     ChunkGradient,
@@ -26,6 +27,7 @@ __all__ = [
     "add_up",
     "chunk_gradient",
     "chunk_losses",
+    "example_gradients",
     "forward_step",
     "gradient",
     "ignore_step",

@@ -1,0 +1,68 @@
+"""Gradients example by example: what the exact jump takes each of them out with."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+from curate.datasets import mapped_tensors
+from curate.errors import ModelError
+from curate.models import differentiable_attention
+from curate.trajectory.step import Step, Task, seeded_rng
+
+FOREIGN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, NotImplementedError)
+
+
+def example_gradients(
+    task: Task, theta: Tensor, step: Step, losses: Tensor, most: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """grad l_i at theta of every candidate of a step, in order, at most `most` at a time.
+
+    One vectorised pass (`torch.func.vmap`) over the same chunks, with the same
+    RNG, as the forward step's; that it does the same is checked by its losses.
+
+    Args:
+        losses: l_i as the forward step found them, shape (n,).
+
+    Yields:
+        which of the step's candidates, and their gradients, shape (k, P).
+
+    Raises:
+        ModelError: the model cannot be vectorised, or its losses then are others.
+    """
+    for chunk in step.chunks():
+        for start in range(chunk.start, chunk.stop, most):
+            piece = slice(start, min(start + most, chunk.stop))
+            gradients, found = _vectorised(task, theta, step, chunk, piece)
+            expected = losses[piece].to(found)
+            if not torch.allclose(found, expected, rtol=1e-3, atol=1e-5, equal_nan=True):
+                worst = int((found - expected).abs().argmax())
+                raise ModelError(
+                    f"taken example by example, the loss is {float(found[worst]):.6g} where the "
+                    f"batch had {float(expected[worst]):.6g} (dropout that falls otherwise does "
+                    "that); use jump linear, or more memory for trajectory.gradients."
+                )
+            yield piece, gradients
+
+
+def _vectorised(
+    task: Task, theta: Tensor, step: Step, chunk: slice, piece: slice
+) -> tuple[Tensor, Tensor]:
+    batch = task.examples.batch(step.rows[piece], task.model.device)
+    tensors, rebuild = mapped_tensors(batch)
+
+    def loss(theta: Tensor, *one: Tensor) -> Tensor:
+        alone = rebuild([tensor.unsqueeze(0) for tensor in one])
+        return task.objective.losses(task.model.bind(theta, training=True), alone)[0]
+
+    each = vmap(grad_and_value(loss), in_dims=(None, *[0] * len(tensors)), randomness="different")
+    try:
+        with seeded_rng(step.seed + chunk.start, task.model.device), differentiable_attention():
+            gradients, losses = each(theta.detach(), *tensors)
+    except FOREIGN as error:
+        raise ModelError(
+            "the model cannot be taken example by example (torch.func.vmap): "
+            f"{' '.join(str(error).split())}; use jump linear."
+        ) from error
+    return gradients, losses
