@@ -57,6 +57,17 @@ def test_another_selection_under_the_same_name_is_not_taken_for_the_first(here: 
         assert loaded["note"][:] == load_from_disk("out")["train"]["note"][:]
 
 
+def test_the_exact_jump_from_a_recipe(here: Path) -> None:
+    """The scores of one training differ, and little, from the linear ones."""
+    found = {}
+    for jump in ("linear", "exact"):
+        options = ("--out", jump, "--quiet", "--set", f"selection.jump={jump}")
+        assert curate("recipe.yaml", *options) == 0
+        found[jump] = pl.read_parquet(here / jump / "scores.parquet")["influence"].to_numpy()
+    assert not np.allclose(found["linear"], found["exact"], rtol=1e-3)
+    assert np.corrcoef(found["linear"], found["exact"])[0, 1] > 0.9
+
+
 def test_directory_has_what_the_card_says_and_nothing_else(here: Path) -> None:
     assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
     assert sorted(p.name for p in Path("out").iterdir()) == [

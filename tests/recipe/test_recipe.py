@@ -104,6 +104,8 @@ def test_overrides_are_typed_and_leave_the_file_alone() -> None:
         ("model.hidden=[0]", "model.hidden.0: must be greater than or equal to 1"),
         ("trajectory.snapshots=2GB", "trajectory.snapshots: must be a number of states"),
         ("trajectory.tapes=some", "trajectory.tapes: "),
+        ("trajectory.gradients=0.5", "trajectory.gradients: "),
+        ("selection.jump=high", "selection.jump: "),
         ("evaluation={}", "data.test: is required by evaluation"),
         ("evaluation.seeds=[1, 1]", r"evaluation.seeds: must not repeat itself but got \[1, 1\]"),
         ("objective=mse", "objective: must be classification, regression or package.module:name"),
