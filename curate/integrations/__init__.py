@@ -1,6 +1,7 @@
 """Selection inside other people's training loops."""
 
-from curate.integrations.chooser import Decision, WindowChooser, WindowReport
+from curate.integrations.chooser import WindowChooser
+from curate.integrations.decisions import Decision, WindowReport
 from curate.integrations.hf_trainer import LookAheadMixin
 from curate.integrations.lightning import LightningLookAhead
 from curate.integrations.loader import LookAheadLoader

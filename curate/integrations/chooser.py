@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, chain, islice
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from curate.datasets import BatchExamples, batch_length, take
 from curate.errors import DataError
 from curate.influence import Target, mean_metrics, reweighting
+from curate.integrations.decisions import Decision, WindowReport
 from curate.integrations.options import AUTO, WEIGHTS, Options
 from curate.integrations.training import Training, untouched
 from curate.log import AuditLog
@@ -20,55 +20,6 @@ from curate.models import Objective, probe
 from curate.policies import Array, Budget, LookAhead
 from curate.trajectory import Step, Task
 from curate.windows import Judge, Judged
-
-
-@dataclass
-class WindowReport:
-    """What one window came to.
-
-    horizon: K asked for. steps: how many were decided; fewer at the end of an
-    epoch, or where stride < K. offered, kept: candidates.
-    target_loss: mean over the targets where the window would end with everything kept.
-    predicted: change of it that is expected of the decision, to first order in
-    the steps' gradients. realised: what it was, measured when the loop has
-    trained on the window and asks for the next; None until then, and where
-    stride < K. seconds: spent choosing.
-    """
-
-    horizon: int
-    steps: int
-    offered: int
-    kept: int
-    target_loss: float
-    predicted: float
-    seconds: float
-    realised: float | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        """Realised over predicted: near 1 where the linear picture holds."""
-        if self.realised is None or self.predicted == 0:
-            return None
-        return self.realised / self.predicted
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What becomes of one batch.
-
-    influences: shape (Q, n), all weights 1. values: what was ranked, shape (n,).
-    weights: in the mean that the loop is to take, shape (n,); 0 is left out.
-    """
-
-    influences: Tensor
-    values: Array
-    weights: Array
-
-    @property
-    def kept(self) -> Array:
-        """Shape (n,), bool."""
-        kept: Array = self.weights > 0
-        return kept
 
 
 class WindowChooser:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from curate.errors import OptionError
 from curate.influence import Target
-from curate.integrations.chooser import WindowChooser, WindowReport
+from curate.integrations.chooser import WindowChooser
+from curate.integrations.decisions import WindowReport
 from curate.integrations.loader import as_targets
 from curate.integrations.options import WEIGHTS, Options
 from curate.integrations.training import Training, untouched

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from curate.errors import OptionError
-from curate.integrations.chooser import WindowReport
+from curate.integrations.decisions import WindowReport
 from curate.integrations.loader import LookAheadLoader
 from curate.integrations.options import Options
 from curate.models import Objective

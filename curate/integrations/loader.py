@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from curate.datasets import BatchExamples
 from curate.errors import OptionError
 from curate.influence import Target
-from curate.integrations.chooser import Decision, WindowChooser, WindowReport
+from curate.integrations.chooser import WindowChooser
+from curate.integrations.decisions import Decision, WindowReport
 from curate.integrations.options import Options
 from curate.integrations.training import Training
 from curate.models import Objective, as_objective

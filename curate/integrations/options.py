@@ -52,6 +52,10 @@ class Options:
                 not weights and not (isinstance(self.keep, int | float) and 0 < self.keep <= 1),
                 f'keep must be above 0 and at most 1, or "weights", but got {self.keep!r}.',
             ),
+            (
+                self.keep == 1 and self.log is not None,
+                "keep=1.0 scores nothing, so there is nothing to log; leave log out.",
+            ),
             (self.rounds < 1, f"rounds must be at least 1 but got {self.rounds}."),
             (
                 weights and self.rounds < 2,

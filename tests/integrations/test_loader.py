@@ -375,6 +375,7 @@ def test_frozen_batch_norm_is_welcome() -> None:
         ({"keep": "half"}, """or "weights", but got 'half'"""),
         ({"keep": "weights", "rounds": 1}, "needs at least 2 rounds"),
         ({"keep": "weights", "group_by": len}, "leave it out"),
+        ({"keep": 1.0, "log": "somewhere"}, "there is nothing to log"),
         ({"rounds": 0}, "rounds must be at least 1"),
         ({"horizon": 2, "stride": 3}, "stride must be between 1 and the horizon, 2, but got 3"),
         ({"horizon": "auto", "stride": 1}, "leave stride out"),
