@@ -8,7 +8,18 @@ from torch import nn
 from curate.datasets import TensorExamples
 from curate.influence import Target
 from curate.models import Classification, FlatModel
-from curate.rules import SGD, Adam, AdamW, Clipped, Grouped, Rule, State, initial_state
+from curate.rules import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Clipped,
+    Grouped,
+    RMSprop,
+    Rule,
+    State,
+    initial_state,
+)
 from curate.trajectory import Step, Task
 
 RULES = {
@@ -19,6 +30,9 @@ RULES = {
     "adam": Adam(),
     "adam-l2": Adam(betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
     "adamw": AdamW(betas=(0.9, 0.98), eps=1e-7, weight_decay=0.2),
+    "rmsprop": RMSprop(alpha=0.9, eps=1e-6, weight_decay=0.1),
+    "rmsprop-centred": RMSprop(alpha=0.8, eps=1e-4, momentum=0.7, centered=True),
+    "adagrad": Adagrad(lr_decay=0.1, weight_decay=0.1, eps=1e-6),
 }
 
 

@@ -75,6 +75,29 @@ class AdamWSection(Optimizer):
     weight_decay: Decay = 0.01
 
 
+class RMSpropSection(Optimizer):
+    """`torch.optim.RMSprop`."""
+
+    kind: Literal["rmsprop"]
+    lr: LearningRate = 1e-2
+    alpha: Beta = 0.99
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Decay = 0.0
+    momentum: Beta = 0.0
+    centered: bool = False
+
+
+class AdagradSection(Optimizer):
+    """`torch.optim.Adagrad`."""
+
+    kind: Literal["adagrad"]
+    lr: LearningRate = 1e-2
+    lr_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Decay = 0.0
+    initial_accumulator_value: Annotated[float, Field(ge=0)] = 0.0
+    eps: Annotated[float, Field(gt=0)] = 1e-10
+
+
 def _kind(value: Any) -> Any:
     kind = value.get("kind", "adamw") if isinstance(value, dict) else getattr(value, "kind", "")
     return f"~{kind}"
@@ -83,11 +106,14 @@ def _kind(value: Any) -> Any:
 OptimizerSection = Annotated[
     Annotated[SGDSection, Tag("~sgd")]
     | Annotated[AdamSection, Tag("~adam")]
-    | Annotated[AdamWSection, Tag("~adamw")],
+    | Annotated[AdamWSection, Tag("~adamw")]
+    | Annotated[RMSpropSection, Tag("~rmsprop")]
+    | Annotated[AdagradSection, Tag("~adagrad")],
     Discriminator(
         _kind,
         custom_error_type="optimizer_kind",
-        custom_error_message="kind must be sgd, adam or adamw; no other optimizer is modelled",
+        custom_error_message="kind must be sgd, adam, adamw, rmsprop or adagrad; "
+        "no other optimizer is modelled",
     ),
 ]
 

@@ -2,24 +2,36 @@
 
 from types import MappingProxyType
 
+from curate.rules.adagrad import Adagrad
 from curate.rules.adam import Adam, AdamW
 from curate.rules.base import Rule, Slots, State, initial_state, safe_sqrt
 from curate.rules.from_torch import LiveOptimizer, from_torch, unwrap
+from curate.rules.rmsprop import RMSprop
 from curate.rules.schedules import DECAYS, Schedule
 from curate.rules.sgd import SGD
 from curate.rules.wrappers import Clipped, Grouped
 
-RULES = MappingProxyType({"sgd": SGD, "adam": Adam, "adamw": AdamW})
+RULES = MappingProxyType(
+    {
+        "sgd": SGD,
+        "adam": Adam,
+        "adamw": AdamW,
+        "rmsprop": RMSprop,
+        "adagrad": Adagrad,
+    }
+)
 
 __all__ = [
     "DECAYS",
     "RULES",
     "SGD",
+    "Adagrad",
     "Adam",
     "AdamW",
     "Clipped",
     "Grouped",
     "LiveOptimizer",
+    "RMSprop",
     "Rule",
     "Schedule",
     "Slots",

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from curate.errors import OptimizerError
+from curate.rules.adagrad import Adagrad
 from curate.rules.adam import Adam, AdamW
 from curate.rules.base import Rule, Slots, State
+from curate.rules.rmsprop import RMSprop
 from curate.rules.sgd import SGD
 from curate.rules.wrappers import Clipped, Grouped
 
@@ -44,7 +46,7 @@ class LiveOptimizer:
 
 
 def from_torch(optimizer: torch.optim.Optimizer, clip_norm: float | None = None) -> LiveOptimizer:
-    """Read `torch.optim.SGD`, `Adam` or `AdamW`; the optimizer is not touched.
+    """Read one of `READERS`, classes of `torch.optim`; the optimizer is not touched.
 
     Wrappers that keep the real one as `.optimizer` (Accelerate, Lightning) are seen through.
 
@@ -150,12 +152,31 @@ def _adam_like(kind: type[Adam], group: Group) -> Rule:
     return kind(betas=(beta1, beta2), eps=group["eps"], weight_decay=group["weight_decay"])
 
 
+def _rmsprop(group: Group) -> Rule:
+    names = ("alpha", "eps", "weight_decay", "momentum", "centered")
+    return RMSprop(**{name: group[name] for name in names})
+
+
+def _adagrad(group: Group) -> Rule:
+    names = ("lr_decay", "weight_decay", "initial_accumulator_value", "eps")
+    return Adagrad(**{name: group[name] for name in names})
+
+
 def _momentum_name(group: Group) -> dict[str, str]:
     return {"momentum": "momentum_buffer"} if group["momentum"] else {}
 
 
 def _moment_names(_: Group) -> dict[str, str]:
     return {"m": "exp_avg", "v": "exp_avg_sq"}
+
+
+def _rmsprop_names(group: Group) -> dict[str, str]:
+    momentum = {"momentum": "momentum_buffer"} if group["momentum"] > 0 else {}
+    return {"v": "square_avg"} | ({"average": "grad_avg"} if group["centered"] else {}) | momentum
+
+
+def _sum_name(_: Group) -> dict[str, str]:
+    return {"sum": "sum"}
 
 
 READERS: Mapping[
@@ -166,5 +187,7 @@ READERS: Mapping[
         torch.optim.SGD: (_sgd, _momentum_name),
         torch.optim.Adam: (_adam, _moment_names),
         torch.optim.AdamW: (_adamw, _moment_names),
+        torch.optim.RMSprop: (_rmsprop, _rmsprop_names),
+        torch.optim.Adagrad: (_adagrad, _sum_name),
     }
 )

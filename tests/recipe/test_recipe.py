@@ -81,7 +81,7 @@ def test_overrides_are_typed_and_leave_the_file_alone() -> None:
         ("selection.keep.fraction=1.5", "selection.keep.fraction: must be less than or equal to 1"),
         ("selection.policy=best", "selection.policy: must be 'look_ahead', 'random'"),
         ("selection.removal=loo", "selection.removal: must be 'renormalised' or 'fixed'"),
-        ("training.optimizer.kind=lion", "training.optimizer: kind must be sgd, adam or adamw"),
+        ("training.optimizer.kind=muon", "training.optimizer: kind must be sgd, adam, adamw, rms"),
         ("training.optimizer.amsgrad=true", "training.optimizer: amsgrad is not modelled"),
         ("training.optimizer.maximize=true", "training.optimizer: maximize is not modelled"),
         ("training.optimizer.lr=-1", "training.optimizer.lr: must be greater than 0 but got -1"),

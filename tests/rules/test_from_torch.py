@@ -18,6 +18,15 @@ CASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
         torch.optim.Adam,
         {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True},
     ),
+    "rmsprop": (torch.optim.RMSprop, {"lr": 0.01, "alpha": 0.9, "weight_decay": 0.1}),
+    "rmsprop-centred": (
+        torch.optim.RMSprop,
+        {"lr": 0.01, "momentum": 0.8, "centered": True, "eps": 1e-4},
+    ),
+    "adagrad": (
+        torch.optim.Adagrad,
+        {"lr": 0.1, "lr_decay": 0.2, "initial_accumulator_value": 0.3, "weight_decay": 0.1},
+    ),
     "adamw": (torch.optim.AdamW, {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6}),
 }
 
@@ -108,7 +117,7 @@ def test_wrappers_are_seen_through() -> None:
 @pytest.mark.parametrize(
     ("make_one", "message"),
     [
-        (lambda p: torch.optim.RMSprop(p), "optimizer RMSprop is not modelled; use torch.optim's"),
+        (lambda p: torch.optim.Adamax(p), "optimizer Adamax is not modelled; use torch.optim's"),
         (lambda p: torch.optim.Adam(p, amsgrad=True), "Adam with amsgrad=True is not modelled"),
         (lambda p: torch.optim.SGD(p, lr=1, maximize=True), "SGD with maximize=True is not"),
         (lambda _: nn.Linear(1, 1), "a Linear is no torch.optim optimizer"),

@@ -1,15 +1,32 @@
 """Every rule against torch.optim, in float64, and against finite differences."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from curate.errors import OptimizerError
-from curate.rules import RULES, SGD, Adam, AdamW, Clipped, Grouped, Rule, State, initial_state
+from curate.rules import (
+    RULES,
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Clipped,
+    Grouped,
+    RMSprop,
+    Rule,
+    State,
+    initial_state,
+)
 from curate.rules.schedules import DECAYS, Schedule
 from tests import tiny
 
-LIBRARY = {SGD: torch.optim.SGD, Adam: torch.optim.Adam, AdamW: torch.optim.AdamW}
+LIBRARY: dict[Any, Any] = {
+    SGD: torch.optim.SGD, Adam: torch.optim.Adam, AdamW: torch.optim.AdamW,
+    RMSprop: torch.optim.RMSprop, Adagrad: torch.optim.Adagrad,
+}  # fmt: skip
 
 
 def library_settings(rule: Rule) -> dict[str, object]:
@@ -92,9 +109,10 @@ def test_zero_gradient_has_zero_derivative_of_the_root_and_the_clip() -> None:
     torch.testing.assert_close(after.theta, theta)
 
 
-def test_eps_zero_is_refused() -> None:
+@pytest.mark.parametrize("kind", [Adam, RMSprop, Adagrad])
+def test_eps_zero_is_refused(kind: Any) -> None:
     with pytest.raises(OptimizerError, match="eps must be above 0 but got 0"):
-        Adam(eps=0.0)
+        kind(eps=0.0)
 
 
 def test_nesterov_without_momentum_is_refused() -> None:
