@@ -157,7 +157,7 @@ def main() -> None:
                 with arguments.out.open("a") as file:
                     file.write(json.dumps(record) + "\n")
                 print(*key(record), f"{record['loss']:.4f} {record['seconds']:.1f} s", flush=True)
-    print_tables(known)
+    print_tables(known, METHODS)
 
 
 if __name__ == "__main__":
