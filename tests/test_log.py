@@ -166,6 +166,18 @@ def test_ids_of_the_wrong_shape_are_refused(tmp_path: Path) -> None:
         logged(tmp_path, row=lambda batch: batch[0])
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (lambda batch: ["a"] * len(batch[0]), "row must give integers"),
+        ("row", "row is 'row', but a batch of type list has no such key"),
+    ],
+)
+def test_ids_that_are_none_are_refused(tmp_path: Path, row: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        logged(tmp_path, row=row)
+
+
 def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):

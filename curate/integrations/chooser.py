@@ -1,7 +1,7 @@
 """Window by window: draw ahead, simulate, decide, hand out; the same in everybody's loop."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, islice
 from typing import Any
 
@@ -22,12 +22,18 @@ from curate.trajectory import Step, Task
 from curate.windows import Judge, Judged
 
 
+def one_mean(batches: int) -> float:
+    """The scale of a loop whose gradient is the mean over a step's candidates."""
+    del batches
+    return 1.0
+
+
 class WindowChooser:
     """Chooses for a loop that trains with `training`, windows of steps of batches at a time."""
 
     def __init__(
         self, training: Training, objective: Objective, targets: Sequence[Target],
-        options: Options, accumulate: int = 1, scale: Callable[[int], float] = lambda _: 1.0,
+        options: Options, accumulate: int = 1, scale: Callable[[int], float] = one_mean,
     ) -> None:  # fmt: skip
         """`accumulate` batches make a step; of one of n, the loop's gradient is scale(n) means."""
         self.training, self.options, self.accumulate = training, options, accumulate
@@ -213,7 +219,16 @@ class WindowChooser:
         row = self.options.row
         if row is None:
             return [None] * batch_length(batch)
-        return _as_array(row(batch) if callable(row) else batch[row], batch, "row")
+        if isinstance(row, str) and not (isinstance(batch, Mapping) and row in batch):
+            raise DataError(
+                f"row is {row!r}, but a batch of type {type(batch).__name__} has no such key."
+            )
+        rows = _as_array(batch[row] if isinstance(row, str) else row(batch), batch, "row")
+        if rows.dtype.kind not in "iu":
+            raise DataError(
+                f"row must give integers, positions in the dataset, but got {rows.dtype}."
+            )
+        return rows
 
     def _tell(self, report: WindowReport | None) -> None:
         """Put a window itself in the log, now or never."""

@@ -19,7 +19,8 @@ def future_learning_rates(
     per optimizer step, will set. Without a scheduler they all are the first.
 
     Raises:
-        OptimizerError: the scheduler waits for a metric, so nobody knows.
+        OptimizerError: the scheduler waits for a metric, so nobody knows; or it
+            moves more than learning rates.
     """
     if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
         raise OptimizerError(
@@ -35,8 +36,21 @@ def future_learning_rates(
         warnings.simplefilter("ignore")  # "step the optimizer first": nobody does here
         for _ in range(steps - 1):
             imagined.step()
+            _refuse_other_changes(optimizer, stand_in)
             rates.append(tuple(float(group["lr"]) for group in stand_in.param_groups))
     return rates
+
+
+def _refuse_other_changes(
+    optimizer: torch.optim.Optimizer, stand_in: torch.optim.Optimizer
+) -> None:
+    for group, imagined in zip(optimizer.param_groups, stand_in.param_groups, strict=True):
+        for name in ("momentum", "betas", "weight_decay", "alpha"):
+            if name in group and imagined[name] != group[name]:
+                raise OptimizerError(
+                    f"the scheduler moves {name} as well as the learning rate, which is not "
+                    "modelled; keep it fixed (cycle_momentum=False), or use a horizon of 1."
+                )
 
 
 def _without_parameters(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from curate.errors import OptionError
 from curate.influence import Target
-from curate.integrations.chooser import WindowChooser
+from curate.integrations.chooser import WindowChooser, one_mean
 from curate.integrations.decisions import WindowReport
 from curate.integrations.loader import as_targets
 from curate.integrations.options import WEIGHTS, Options
@@ -132,7 +132,7 @@ class LookAheadMixin:
         return WindowChooser(
             training, as_objective(objective, getattr(objective, "__name__", "objective")),
             targets, self._options, self.args.gradient_accumulation_steps,
-            float if added_up else lambda _: 1.0,
+            float if added_up else one_mean,
         )  # fmt: skip
 
     def _targets(self) -> list[Target]:

@@ -49,10 +49,11 @@ class LightningLookAhead:
         self.loader, self._module = loader, module
         self._objective, self._targets, self._options = objective, targets, options
         self._wrapped: LookAheadLoader | None = None
+        self._optimizer: Any = None
 
     @property
     def reports(self) -> list[WindowReport]:
-        """What every window so far came to."""
+        """What every window of the last fit came to."""
         return [] if self._wrapped is None else self._wrapped.reports
 
     def settle(self) -> None:
@@ -64,7 +65,10 @@ class LightningLookAhead:
         return len(self.loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        self._wrapped = self._wrapped or self._wrap(self._module.trainer)
+        trainer: Any = self._module.trainer
+        if self._wrapped is None or trainer.optimizers[:1] != [self._optimizer]:  # another fit
+            self._wrapped = self._wrap(trainer)
+            self._optimizer = trainer.optimizers[0]
         return iter(self._wrapped)
 
     def _wrap(self, trainer: Any) -> LookAheadLoader:

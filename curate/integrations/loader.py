@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from curate.datasets import BatchExamples
 from curate.errors import OptionError
 from curate.influence import Target
-from curate.integrations.chooser import WindowChooser
+from curate.integrations.chooser import WindowChooser, one_mean
 from curate.integrations.decisions import Decision, WindowReport
 from curate.integrations.options import Options
 from curate.integrations.training import Training
@@ -66,7 +66,7 @@ class LookAheadLoader:
         clip_norm: the norm that the loop clips gradients to.
         accumulate: batches whose gradients the loop adds up for one optimizer step.
         scale: n -> what the loop's gradient is in units of the mean over all
-            candidates, for a step of n batches. 1 for all n if None; a loop
+            candidates, for a step of n batches; 1 unless given. A loop
             that divides by `accumulate` at the shorter end of an epoch, too,
             has `lambda n: n / accumulate`.
         log: folder for the audit log, see `curate.read_log`. row: what it knows an
@@ -100,7 +100,7 @@ class LookAheadLoader:
         scheduler: Any | None = None,
         clip_norm: float | None = None,
         accumulate: int = 1,
-        scale: Callable[[int], float] | None = None,
+        scale: Callable[[int], float] = one_mean,
         log: str | PathLike[str] | None = None,
         row: str | Callable[[Any], Any] | None = None,
         removal: str = "renormalised",
@@ -125,7 +125,7 @@ class LookAheadLoader:
             as_targets(targets),
             options,
             accumulate,
-            scale or (lambda _: 1.0),
+            scale,
         )
 
     @property
@@ -162,10 +162,14 @@ def as_targets(targets: Any) -> list[Target]:
     named = isinstance(targets, Mapping) and not _is_batch(targets)
     parts = targets.items() if named else [("target", targets)]
     with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
-        return [
+        found = [
             Target(name, BatchExamples([part] if _is_batch(part) else list(part)))
             for name, part in parts
         ]
+    empty = [target.name for target in found if not len(target.examples)]
+    if empty or not found:
+        raise OptionError(f"{empty[0] if empty else 'targets'}: holds no examples to be good at.")
+    return found
 
 
 def _is_batch(value: Any) -> bool:

@@ -18,7 +18,8 @@ from curate.rules import LiveOptimizer, from_torch
 class Training:
     """A model and what trains it.
 
-    model: the mode that its layers are in when it is read is the one they train in.
+    model: the mode that its layers are in when it is read is the one they train in;
+        of a compiled one (`torch.compile`), the model inside.
     optimizer: of torch.optim. scheduler: stepped once per optimizer step, or None.
     clip_norm: the norm that gradients are clipped to, or None.
     """
@@ -29,6 +30,8 @@ class Training:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
+        # a compiled model cannot be differentiated twice; inside is the same one, uncompiled
+        object.__setattr__(self, "model", getattr(self.model, "_orig_mod", self.model))
         distributed = torch.distributed
         if distributed.is_available() and distributed.is_initialized():
             size = distributed.get_world_size()

@@ -89,6 +89,18 @@ def test_what_is_simulated_is_what_happens(
     assert max(errors) < 1e-5
 
 
+def test_another_fit_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = foretell(monkeypatch)
+    module = Module()
+    wrapped = LightningLookAhead(loader(), module, losses, target(), horizon=2, rounds=1)
+    for _ in range(2):
+        fit(tmp_path, module, wrapped)
+        wrapped.settle()
+        assert len(wrapped.reports) == 9
+    assert len(errors) == 18
+    assert max(errors) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("trainer", "module", "message"),
     [

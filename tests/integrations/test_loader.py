@@ -1,6 +1,8 @@
 """The wrapped loader: what it keeps, and that it leaves everything else alone."""
 
+import copy
 import dataclasses
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -390,6 +392,39 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
         LookAheadLoader(
             loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses, target(), **options
         )
+
+
+@pytest.mark.parametrize("targets", [[], {}, {"a": []}, [torch.zeros(0, 6), torch.zeros(0)]])
+def test_targets_without_examples_are_refused(targets: Any) -> None:
+    model = net()
+    with pytest.raises(OptionError, match="holds no examples"):
+        LookAheadLoader(loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses, targets)
+
+
+def test_of_a_compiled_model_the_one_inside_is_simulated() -> None:
+    model = net()
+    compiled: Any = torch.compile(model, backend="eager")
+    optimizer = OPTIMIZERS["adamw"](compiled.parameters())
+    wrapped = LookAheadLoader(loader(), compiled, optimizer, losses, target(), rounds=1)
+    wrapped.choose(list(loader())[:1])
+    assert wrapped._chooser.training.model is model
+
+
+def test_a_loader_can_be_pickled_and_copied() -> None:
+    model = net()
+    wrapped = LookAheadLoader(
+        loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses, target()
+    )
+    for twin in (pickle.loads(pickle.dumps(wrapped)), copy.deepcopy(wrapped)):
+        assert len(list(twin)) == 6
+
+
+def test_a_scheduler_that_moves_momentum_is_refused_beyond_one_step() -> None:
+    optimizer = torch.optim.SGD(net().parameters(), lr=0.1, momentum=0.9)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20)
+    assert len(future_learning_rates(optimizer, cycle, 1)) == 1
+    with pytest.raises(OptimizerError, match="moves momentum as well"):
+        future_learning_rates(optimizer, cycle, 3)
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
