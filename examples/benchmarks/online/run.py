@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from problems import Data, corrupt, mnist, model, text
-from table import print_tables
+from table import print_best, print_tables
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -158,6 +158,7 @@ def main() -> None:
                     file.write(json.dumps(record) + "\n")
                 print(*key(record), f"{record['loss']:.4f} {record['seconds']:.1f} s", flush=True)
     print_tables(known, METHODS)
+    print_best(known, METHODS)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,26 @@ def print_tables(runs: Iterable[dict[str, Any]], methods: Sequence[str]) -> None
                 print(f"{method:16s}" + "".join(cells))
 
 
+def print_best(runs: Iterable[dict[str, Any]], methods: Sequence[str]) -> None:
+    """Test loss of every method at the learning rate that suits it best, means over seeds."""
+    means = (
+        pl.DataFrame(list(runs))
+        .group_by("problem", "noise", "method", "lr", maintain_order=True)
+        .agg(pl.col("loss").mean())
+        .group_by("problem", "noise", "method", maintain_order=True)
+        .agg(pl.col("loss").min())
+        .with_columns(setting=pl.col("problem") + " " + pl.col("noise"))
+        .pivot("setting", index="method", values="loss")
+    )
+    settings = means.columns[1:]
+    print("\nTest loss at the best learning rate of each method")
+    print(f"{'method':16s}" + "".join(f"{setting:>27s}" for setting in settings))
+    for method in methods:
+        for row in means.filter(pl.col("method") == method).to_dicts():
+            cells = ("" if row[name] is None else format(row[name], ".3f") for name in settings)
+            print(f"{method:16s}" + "".join(f"{cell:>27s}" for cell in cells))
+
+
 def _cell(column: pl.DataFrame, method: str) -> str:
     found = column.filter(pl.col("method") == method).to_dicts()
     if not found:
