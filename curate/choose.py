@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from curate.datasets import TensorExamples
+from curate.influence import Scoring
 from curate.ledger import Scores
 from curate.policies import (
     Array,
@@ -21,7 +22,9 @@ from curate.policies import (
 )
 from curate.prepare import Job, memory_bytes, snapshot_count
 from curate.progress import Phases
+from curate.rules import State
 from curate.select import Selector
+from curate.trajectory import Step
 from curate.windows import Judge
 
 
@@ -35,9 +38,15 @@ class Chosen:
 
 def choose(job: Job, policy: str, phases: Phases) -> Chosen:
     """Value all candidates of a job by the named policy and apply the recipe's budget."""
+    selector, state, steps = selector_for(job, policy)
+    with phases.phase(f"score ({policy})", selector.ticks(len(steps))) as tick:
+        scores = selector.run(state, steps, tick)
+    return Chosen(scores, selector.budget.choose(scores.score, selector.groups))
+
+
+def selector_for(job: Job, policy: str) -> tuple[Selector, State, list[Step]]:
+    """What goes through the recipe's run by the named policy, the run's start and its steps."""
     selection = job.recipe.selection
-    budget = Budget(**selection.keep.model_dump())
-    groups = None if selection.group_by is None else job.data.groups(selection.group_by)
     task, rule, state = job.start(job.recipe.training.seed)
     steps = job.steps(job.recipe.training.seed)
     horizon = len(steps) if selection.horizon == "full" else min(selection.horizon, len(steps))
@@ -47,22 +56,24 @@ def choose(job: Job, policy: str, phases: Phases) -> Chosen:
             rule=rule,
             policy=POLICIES[policy](job),
             targets=job.data.targets,
-            removal=selection.removal,
+            scoring=Scoring(
+                removal=selection.removal,
+                curvature=selection.curvature,
+                jump_bytes=memory_bytes(job.recipe.trajectory.gradients)
+                if selection.jump == "exact"
+                else None,
+            ),
             snapshots=snapshot_count(job.recipe, state),
             tape_bytes=memory_bytes(job.recipe.trajectory.tapes),
-            jump_bytes=memory_bytes(job.recipe.trajectory.gradients)
-            if selection.jump == "exact"
-            else None,
         ),
-        budget=budget,
+        budget=Budget(**selection.keep.model_dump()),
         horizon=horizon,
         stride=None if selection.stride is None else min(selection.stride, horizon),
-        groups=groups,
+        groups=None if selection.group_by is None else job.data.groups(selection.group_by),
         strata=job.data.classes,
+        probing=selection.probing,
     )
-    with phases.phase(f"score ({policy})", selector.ticks(len(steps))) as tick:
-        scores = selector.run(state, steps, tick)
-    return Chosen(scores, budget.choose(scores.score, groups))
+    return selector, state, steps
 
 
 def _knn_shapley(job: Job) -> Policy:

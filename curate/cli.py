@@ -16,6 +16,17 @@ import click
 
 from curate.errors import CurateError
 
+OVERRIDES = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe, e.g. selection.horizon=7. Repeatable.",
+)
+DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="curate")
@@ -30,16 +41,8 @@ def cli() -> None:
     type=click.Path(path_type=Path),
     help="Directory to write; out/NAME for NAME.yaml if not given.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the recipe, e.g. selection.horizon=7. Repeatable.",
-)
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
+@OVERRIDES
+@DEVICE
 @click.option("--overwrite", is_flag=True, help="Replace DIR if curate wrote it.")
 @click.option("--quiet", is_flag=True, help="No progress bars and no closing lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -65,6 +68,70 @@ def select(
         click.echo(json.dumps(summary))
     elif not quiet:
         click.echo(describe(summary))
+
+
+@cli.command()
+@click.argument("run_or_recipe", type=click.Path(path_type=Path))
+@click.option("--examples", type=int, default=64, show_default=True, help="Rows to leave out.")
+@click.option("--horizon", metavar="K", help="Verify with another horizon; a number or full.")
+@click.option(
+    "--occurrences", type=click.Choice(["every", "last"]), default="every", show_default=True,
+    help="Within a window, leave a row out of every step that has it, or of the last.",
+)  # fmt: skip
+@click.option(
+    "--as", "mistaken", type=click.Choice(["sgd"]),
+    help="Score the same run as if its optimizer were this one, too: what the mistake costs.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the rows drawn.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Directory to write; the run's own, or out/NAME.verify for NAME.yaml, if not given.",
+)
+@OVERRIDES
+@DEVICE
+@click.option("--quiet", is_flag=True, help="No progress bars and no closing lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def verify(
+    run_or_recipe: Path, examples: int, horizon: str | None, occurrences: str, mistaken: str | None,
+    seed: int, out: Path | None, overrides: tuple[str, ...], device: str, quiet: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Leave rows out, train again, and see what the influences of a run are worth.
+
+    RUN_OR_RECIPE is a directory that `curate select` wrote, or a recipe. What was measured
+    is kept if this is interrupted: run it again to go on.
+    """
+    from curate.recipe import load_recipe
+
+    changes = (*overrides, *([f"selection.horizon={horizon}"] if horizon else []))
+    is_run = run_or_recipe.is_dir()
+    checked = load_recipe(run_or_recipe / "recipe.yaml" if is_run else run_or_recipe, changes)
+    silence_libraries()
+    from curate.jobs import run_verify
+    from curate.progress import Phases
+    from curate.report import describe_verification
+    from curate.verify import Plan
+
+    found, summary = run_verify(
+        checked,
+        out or (run_or_recipe if is_run else Path("out") / f"{run_or_recipe.stem}.verify"),
+        Plan(examples, occurrences, mistaken is not None, seed),  # type: ignore[arg-type]
+        run=run_or_recipe if is_run and not changes else None,
+        device=device,
+        phases=Phases(bars=not quiet and sys.stderr.isatty()),
+        say=lambda line: None if quiet else click.echo(line, err=True),
+    )
+    if as_json:
+        click.echo(json.dumps(summary))
+    elif not quiet:
+        click.echo(describe_verification(found))
+        if summary["reproduced"] is False:
+            click.echo(
+                "note: scoring again gave other influences than scores.parquet has; code, "
+                "versions or device have changed since"
+            )
+        click.echo(f"wrote {summary['out']}/verify.parquet, verify.png, verify.json")
 
 
 def _report(message: str, code: int) -> int:
@@ -99,7 +166,7 @@ def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
         error.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("curate: interrupted; nothing was written.", err=True)
+        click.echo("curate: interrupted; no result was written.", err=True)
         return 130
     except (RuntimeError, MemoryError, OSError) as error:  # torch's own, a full disk
         message = " ".join(str(error).split())

@@ -1,14 +1,22 @@
-"""`curate select`, from a checked recipe to a directory and a summary of what is in it."""
+"""The commands, from a checked recipe to what they leave and a summary of it."""
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import polars as pl
 
 from curate.choose import Chosen, choose
 from curate.errors import UserError
 from curate.evaluate import auroc, evaluate
+from curate.influence import WindowError
 from curate.output import (
+    MARK,
     Selection,
     check_free,
+    made_with,
     provenance,
     score_table,
     staged,
@@ -16,8 +24,10 @@ from curate.output import (
 )
 from curate.prepare import Job, choose_device, prepare
 from curate.progress import Phases
-from curate.recipe import Recipe
+from curate.recipe import Recipe, fingerprint
+from curate.report import plot_verification
 from curate.threads import suitable_threads
+from curate.verify import Plan, Verified, reproduces, verify
 
 
 def run_select(
@@ -54,6 +64,7 @@ def run_select(
         selection = Selection(
             job.data.table, table, source=recipe.data.train.path, policy=recipe.selection.policy,
             provenance=made_with | summary, recipe=recipe,
+            windows=chosen.scores.windows,
         )  # fmt: skip
         write_selection(stage, out, selection)
     summary["out"] = str(out)
@@ -76,6 +87,8 @@ def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any
         "steps": job.total_steps(),
         "device": str(job.device),
     }
+    if chosen.scores.windows:
+        summary["error"] = expected_error(chosen.scores.windows)
     if job.data.noisy is not None:
         noisy = job.data.noisy.numpy()
         summary["noise"] = {
@@ -86,3 +99,77 @@ def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any
     if recipe.evaluation is not None:
         summary["evaluation"] = [row.summary() for row in evaluate(job, chosen, phases)]
     return chosen, summary
+
+
+def expected_error(windows: Sequence[WindowError]) -> dict[str, float]:
+    """Of a run's influences, in loss units: means over its steps."""
+    weights = [window.steps for window in windows]
+    return {"probes": sum(window.probes for window in windows)} | {
+        name: float(np.average([getattr(window, name) for window in windows], weights=weights))
+        for name in ("signal", "error", "jump", "propagation")
+    }
+
+
+def run_verify(
+    recipe: Recipe, out: Path, plan: Plan = Plan(), *, run: Path | None = None,  # noqa: B008
+    device: str = "auto", phases: Phases | None = None, say: Callable[[str], None] = lambda _: None,
+) -> tuple[Verified, dict[str, Any]]:  # fmt: skip
+    """Leave examples out of a recipe's run and see what its influences were worth, see `verify`.
+
+    Writes `verify.parquet`, `verify.png` and `verify.json` to `out`, over earlier ones.
+
+    Args:
+        run: the directory that `curate select` wrote, whose scores these are: its data must
+            still be the same, and whether its influences were found again is in the summary.
+        say: gets an announcement before the work starts.
+
+    Returns:
+        What was found, and the summary that `--json` prints.
+
+    Raises:
+        UserError: nothing can be verified; why is in the message.
+    """
+    phases = phases or Phases()
+    if recipe.selection.policy != "look_ahead":
+        raise UserError(
+            f"selection.policy: {recipe.selection.policy} has no influences to verify; "
+            "verify needs look_ahead."
+        )
+    with phases.phase("read"):
+        job = prepare(recipe, choose_device(device))
+    if run is not None:
+        _refuse_other_data(run, job.data.sources)
+    with suitable_threads(job.step_flops()):
+        found = verify(job, plan, out, phases, say)
+    saved = None if run is None else run / "scores.parquet"
+    summary = {
+        "examples": len(found.table),
+        "occurrences": plan.occurrences,
+        "horizon": recipe.selection.horizon,
+        "agreement": found.agreement.as_dict(),
+        "verdict": found.agreement.verdict(),
+        "mistaken": None if found.mistaken is None else found.mistaken.as_dict(),
+        "expected_error": found.expected,
+        "reproduced": None if saved is None else reproduces(pl.read_parquet(saved), found.scores),
+        "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
+        "out": str(out),
+    }
+    found.table.write_parquet(out / "verify.parquet")
+    plot_verification(found, out / "verify.png")
+    text = json.dumps(made_with() | {"recipe_fingerprint": fingerprint(recipe)} | summary, indent=2)
+    (out / "verify.json").write_text(text + "\n", encoding="utf-8")
+    return found, summary
+
+
+def _refuse_other_data(run: Path, sources: dict[str, Any]) -> None:
+    """Raise UserError if a run's data is no longer what it was scored on."""
+    try:
+        recorded = json.loads((run / MARK).read_text(encoding="utf-8"))["sources"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run}: its {MARK} cannot be read, so it is no run of curate.") from error
+    for name, found in sources.items():
+        if recorded.get(name) != found:
+            raise UserError(
+                f"{run}: {name} has changed since it was scored; select again, or verify the "
+                "recipe instead of the run."
+            )

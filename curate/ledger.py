@@ -1,9 +1,11 @@
 """The ledger: what every candidate was worth, over all the steps it was offered in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from curate.influence import WindowError
 from curate.policies import Array
 
 SMALLEST_STRATUM = 3
@@ -41,11 +43,15 @@ class Scores:
     score: what the budget ranks, shape (N,). seen: steps it was offered in, (N,).
     influences: mean over occurrences per target, loss units, (Q, N); None if the
     policy does not look at influences.
+    errors: expected absolute error of the mean influence, (N,); windows: what each
+    window's were worth. Where they were asked for.
     """
 
     score: Array
     seen: Array
     influences: Array | None
+    errors: Array | None = None
+    windows: Sequence[WindowError] = ()
 
 
 class Ledger:

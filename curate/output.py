@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +19,7 @@ import polars as pl
 from datasets import Dataset, DatasetDict
 
 from curate.errors import OutputError
+from curate.influence import WindowError
 from curate.ledger import Scores
 from curate.policies import Array, Choice
 from curate.recipe import Recipe, fingerprint, write_recipe
@@ -54,6 +55,9 @@ load_from_disk("{out}")["train"]
 | `rank` | 1 is the highest score |
 | `kept`, `reason` | what the budget decided |
 | `seen` | steps the row was offered in |
+| `error` | expected absolute error of `influence`, from removals that were followed exactly; where the policy has influences |
+
+`windows.parquet`, if there: the same for every window of the run, with the terms of its error.
 
 {repeat}`provenance.json` says with what it was made.
 """  # noqa: E501
@@ -98,7 +102,7 @@ class Selection:
     """What is written: every candidate, which of them are kept, and how that came about.
 
     table: the candidates, in the order of `scores` by row. source, policy: for the card.
-    recipe: what would repeat the run, if a recipe made it.
+    recipe: what would repeat the run, if a recipe made it. windows: what their scores are worth.
     """
 
     table: Dataset
@@ -107,6 +111,7 @@ class Selection:
     policy: str
     provenance: dict[str, Any]
     recipe: Recipe | None = None
+    windows: Sequence[WindowError] = ()
 
 
 def write_selection(stage: Path, out: Path, selection: Selection) -> None:
@@ -114,6 +119,9 @@ def write_selection(stage: Path, out: Path, selection: Selection) -> None:
     kept = np.flatnonzero(selection.scores.sort("row")["kept"].to_numpy())
     DatasetDict({"train": selection.table.select(kept.tolist())}).save_to_disk(str(stage))
     selection.scores.write_parquet(stage / "scores.parquet")
+    if selection.windows:
+        windows = pl.DataFrame([window.row() for window in selection.windows])
+        windows.write_parquet(stage / "windows.parquet")
     if selection.recipe is not None:
         (stage / "recipe.yaml").write_text(write_recipe(selection.recipe), encoding="utf-8")
     card = CARD.format(
@@ -144,6 +152,8 @@ def score_table(scores: Scores, choice: Choice, rows: Array, targets: list[str])
         "reason": choice.reasons,
         "seen": scores.seen,
     }
+    if scores.errors is not None:
+        columns["error"] = scores.errors
     if influences is not None and len(targets) > 1:
         columns |= {
             f"influence/{name}": part for name, part in zip(targets, influences, strict=True)

@@ -1,11 +1,12 @@
 """THE loop: cut a run into windows, score each, decide, commit, go on (DESIGN 3.6)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from curate.influence import ErrorProxy
 from curate.ledger import Ledger, Scores
 from curate.policies import Array, Budget, Evidence, Offer
 from curate.rules import State
@@ -33,6 +34,8 @@ class Selector:
 
     judge: values the candidates of a window. budget: how much is kept.
     groups: for quotas, shape (N,), or None. strata: for standardising, shape (N,), or None.
+    probing: share of the cost of scoring (once) that goes into estimating its error, see
+    `ErrorProxy`.
     """
 
     judge: Judge
@@ -41,6 +44,7 @@ class Selector:
     stride: int | None = None
     groups: Array | None = None
     strata: Array | None = None
+    probing: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= (self.stride or self.horizon) <= self.horizon:
@@ -53,24 +57,36 @@ class Selector:
         state: State,
         steps: Sequence[Step],
         on_step: Callable[[], None] = ignore_step,
+        on_window: Callable[[int, State, Judged], None] | None = None,
     ) -> Scores:
         """Score the whole run, from `state` through `steps`.
 
-        `on_step` is called `ticks(len(steps))` times, or less where steps are dropped whole.
+        `on_step` is called `ticks(len(steps))` times, or less where steps are dropped whole;
+        `on_window` with every window: its first step, the state before it, what was found.
         """
         judge, count = self.judge, len(self.judge.task.examples)
         if judge.policy.needs is Evidence.NOTHING:
             values = judge.policy.values(Offer(np.arange(count), np.ones(count)))
             return Scores(values, np.zeros(count, dtype=np.int64), None)
         ledger = Ledger(count, len(judge.targets), self.strata)
+        proxy = self._proxy()
         stride = self.stride or self.horizon
         for first in range(0, len(steps), stride):
             window = steps[first : first + self.horizon]
-            judged = judge.judge(state, window, first_step=first, on_step=on_step)
+            decided = min(stride, len(window))
+            probing = None if proxy is None else proxy.plan(window, decided, judge.target_rows)
+            judged = judge.judge(state, window, probing=probing, first_step=first, on_step=on_step)
+            if on_window is not None:
+                on_window(first, state, judged)
+            if proxy is not None and probing is not None and judged.scores is not None:
+                proxy.enter(first, window, probing, judged.scores, judge.target_rows)
             kept = self._decide(judged, stride, ledger)
             if first + stride < len(steps):
                 state = self._commit(state, judged, kept, on_step)
-        return ledger.scores(with_influences=judge.goes_back)
+        scores = ledger.scores(with_influences=judge.goes_back)
+        if proxy is None:
+            return scores
+        return replace(scores, errors=proxy.rows(count), windows=proxy.windows())
 
     def ticks(self, total: int) -> int:
         """How many times `run` calls `on_step` for a run of `total` steps, at most."""
@@ -79,6 +95,11 @@ class Selector:
         firsts = range(0, total, self.stride or self.horizon)
         recorded = sum(min(self.horizon, total - first) for first in firsts)
         return self.judge.ticks(recorded) + firsts[-1]
+
+    def _proxy(self) -> ErrorProxy | None:
+        if not (self.judge.goes_back and self.probing):
+            return None
+        return ErrorProxy(self.probing, exact=self.judge.scoring.jump_bytes is not None)
 
     def _decide(self, judged: Judged, stride: int, ledger: Ledger) -> list[Array]:
         """Enter the first `stride` steps in the ledger; what to keep of each, shape (n,), bool."""

@@ -18,6 +18,13 @@ def describe(summary: dict[str, Any]) -> str:
             f"label noise: {noise['planted']} rows planted, {noise['kept']} kept, "
             f"AUROC of the score {noise['auroc']:.3f}"
         )
+    if "error" in summary:
+        error = summary["error"]
+        lines.append(
+            f"influence: {error['signal']:.2g} on average, expected to be off by "
+            f"{error['error']:.2g} (jump {error['jump']:.2g}, propagation "
+            f"{error['propagation']:.2g}; {error['probes']} removals followed exactly)"
+        )
     lines.append(f"wrote {summary['out']}")
     lines.append(", ".join(f"{name} {value:.1f} s" for name, value in summary["seconds"].items()))
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curate.influence import Target, WindowScores, score_window
+from curate.influence import Probing, Scoring, Target, WindowScores, score_window
 from curate.policies import Array, Evidence, Offer, Policy
 from curate.rules import Rule, State
 from curate.trajectory import Step, Task, ignore_step, record
@@ -40,17 +40,16 @@ class Judge:
     Cost per step of the window, in gradients of one batch: R x (1 + 4), or R x
     (1 + 3) while the graphs of its gradients fit in `tape_bytes`, and one pass
     over the targets per round; R x 1 for a policy that looks at losses only.
-    With `jump_bytes`, influences are those of the exact jump (`exact_jump`).
+    `scoring` says how influences are computed, and `exact_jump` or `ggn` cost more.
     """
 
     task: Task
     rule: Rule
     policy: Policy
     targets: Sequence[Target] = ()
-    removal: str = "renormalised"
+    scoring: Scoring = Scoring()  # noqa: RUF009  (frozen)
     snapshots: int = 64
     tape_bytes: int = 0
-    jump_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.goes_back and not self.targets:
@@ -61,6 +60,11 @@ class Judge:
         """Whether the policy asks for influences."""
         return self.policy.needs is Evidence.INFLUENCE
 
+    @property
+    def target_rows(self) -> int:
+        """Examples of all targets together."""
+        return sum(len(target.examples) for target in self.targets)
+
     def ticks(self, steps: int) -> int:
         """How many times `judge` calls `on_step` for a window of so many steps."""
         return self.policy.rounds * steps * (2 if self.goes_back else 1)
@@ -70,14 +74,16 @@ class Judge:
         state: State,
         steps: Sequence[Step],
         *,
+        probing: Probing | None = None,
         first_step: int = 0,
         on_step: Callable[[], None] = ignore_step,
     ) -> Judged:
         """Value every candidate of `steps`, taken from `state`.
 
+        `probing`: removals to follow exactly, at the weights as offered.
         `first_step` is the window's first step in the run, for error messages.
         """
-        found = self._round(state, steps, first_step, on_step)
+        found = self._round(state, steps, first_step, on_step, probing)
         first = found
         for _ in range(self.policy.rounds - 1):
             weighted = [
@@ -88,20 +94,21 @@ class Judge:
         return replace(first, values=found.values)
 
     def _round(
-        self, state: State, steps: Sequence[Step], first_step: int, on_step: Callable[[], None]
-    ) -> Judged:
+        self, state: State, steps: Sequence[Step], first_step: int, on_step: Callable[[], None],
+        probing: Probing | None = None,
+    ) -> Judged:  # fmt: skip
         recording = record(
             self.task, self.rule, state, steps,
             snapshots=self.snapshots if self.goes_back else 1,
-            tape_bytes=self.tape_bytes if self.goes_back else 0,
+            tape_bytes=self.tape_bytes if self.goes_back and self.scoring.curvature != "ggn" else 0,
             first_step=first_step, on_step=on_step,
         )  # fmt: skip
         scores = None
         if self.goes_back:
             scores = score_window(
                 self.task, self.rule, recording, self.targets,
-                removal=self.removal, jump_bytes=self.jump_bytes,
-                first_step=first_step, on_step=on_step,
+                scoring=self.scoring, probing=probing, first_step=first_step,
+                on_step=on_step,
             )  # fmt: skip
         values = [
             self.policy.values(

@@ -9,7 +9,7 @@ import curate
 
 ROOT = Path(curate.__file__).parent
 FLOORS: list[set[str]] = [
-    {"errors"},
+    {"errors", "agreement"},
     {"rules", "policies", "datasets", "progress", "log"},
     {"models"},
     {"trajectory"},
@@ -19,7 +19,8 @@ FLOORS: list[set[str]] = [
     {"windows", "prepare"},
     {"select", "integrations", "from_log"},
     {"choose"},
-    {"evaluate"},
+    {"evaluate", "verify"},
+    {"report"},
     {"jobs", "summary"},
     {"cli"},
     {"__main__"},

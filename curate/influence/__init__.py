@@ -1,23 +1,37 @@
 """What mattered: adjoints of training, and the influence of every candidate."""
 
 from curate.influence.adjoint import Adjoint, BackwardStep, backward_step, final_adjoint
+from curate.influence.curvature import CURVATURES
 from curate.influence.jump import exact_jump
-from curate.influence.removal import REMOVALS, influence, reweighting
-from curate.influence.targets import Target, mean_metrics, target_gradients
+from curate.influence.probe import Probe, Probing, follow, size_of
+from curate.influence.proxy import ErrorProxy, WindowError
+from curate.influence.removal import REMOVALS, influence, leave_out, reweighting
+from curate.influence.scoring import Scoring
+from curate.influence.targets import Target, mean_metrics, target_gradients, target_losses
 from curate.influence.window import WindowScores, score_window
 
 __all__ = [
+    "CURVATURES",
     "REMOVALS",
     "Adjoint",
     "BackwardStep",
+    "ErrorProxy",
+    "Probe",
+    "Probing",
+    "Scoring",
     "Target",
+    "WindowError",
     "WindowScores",
     "backward_step",
     "exact_jump",
     "final_adjoint",
+    "follow",
     "influence",
+    "leave_out",
     "mean_metrics",
     "reweighting",
     "score_window",
+    "size_of",
     "target_gradients",
+    "target_losses",
 ]

@@ -6,12 +6,12 @@ with respect to theta and w, which gives the Hessian product and every
 candidate's derivative at once.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from curate.influence.curvature import CURVATURES, vjp
 from curate.rules import Rule, State
 from curate.trajectory import ChunkGradient, Step, Task, add_up, chunk_gradient, gradient, nonzero
 
@@ -39,7 +39,7 @@ class BackwardStep(NamedTuple):
 
 def backward_step(
     task: Task, rule: Rule, state: State, step: Step, adjoint: Adjoint, *,
-    propagate: bool = True, tape: ChunkGradient | None = None,
+    propagate: bool = True, tape: ChunkGradient | None = None, curvature: str = "exact",
 ) -> BackwardStep:  # fmt: skip
     """Take the adjoint of the state after `step` to the state before it, scoring on the way.
 
@@ -49,10 +49,12 @@ def backward_step(
         propagate: False at the first step of a window, where only the
             candidates' derivatives are still wanted: it saves the Hessian product.
         tape: the step's gradient at `state` with its graph, if it was kept.
+        curvature: what of the Hessian is followed, one of `CURVATURES`.
 
-    Cost: about 4 gradients for Q = 1; 3 with a tape; one more without if the
-    step is in micro-batches, since the rule has to see their sum first. The
-    graph of one chunk is held at a time.
+    Cost: about 4 gradients for Q = 1, one less without curvature (or without
+    propagation), one to two more for `ggn`; one less with a tape; one more without
+    if the step is in micro-batches, since the rule has to see their sum first.
+    The graph of one chunk is held at a time.
     """
     chunks, theta = step.chunks(), state.theta
     if tape is None and len(chunks) == 1:
@@ -62,20 +64,20 @@ def backward_step(
     to_gradient = to_gradient * step.scale
 
     derivatives, sizes = [], []
-    curvature = torch.zeros_like(to_gradient)
+    bent = torch.zeros_like(to_gradient)
     for chunk in chunks:
         part = tape or chunk_gradient(task, theta, step, chunk, differentiable=True)
-        inputs = [part.weights, part.theta] if propagate else [part.weights]
-        by_weight, *by_theta = _vjp([part.total], inputs, [to_gradient])
+        through = CURVATURES[curvature if propagate else "none"]
+        by_weight, by_theta = through(task, step, chunk, part, to_gradient)
         derivatives.append(by_weight)
         sizes.append(part.sizes)
-        for product in by_theta:
-            curvature += product
+        if by_theta is not None:
+            bent += by_theta
     all_sizes = torch.cat(sizes)
     before: Adjoint | None = None
     if propagate:
         terms = (step.weights.to(all_sizes) * all_sizes).sum()
-        before = (direct[0] + curvature / nonzero(terms), *direct[1:])
+        before = (direct[0] + bent / nonzero(terms), *direct[1:])
     return BackwardStep(before, torch.cat(derivatives, dim=1), all_sizes, mean)
 
 
@@ -91,24 +93,5 @@ def _through_rule(
     inputs = [t.detach().requires_grad_() for t in (mean, *state.tensors())]
     with torch.enable_grad():
         after = rule.update(inputs[0], state.with_tensors(tuple(inputs[1:])), lrs)
-    to_gradient, *direct = _vjp(after.tensors(), inputs, adjoint)
+    to_gradient, *direct = vjp(after.tensors(), inputs, adjoint)
     return to_gradient, tuple(direct)
-
-
-def _vjp(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]
-) -> list[Tensor]:
-    """Vector-Jacobian products, Q cotangents at once: (Q, *output) -> (Q, *input)."""
-    count = len(cotangents[0])
-    batched = count > 1
-    found = torch.autograd.grad(
-        outputs,
-        inputs,
-        list(cotangents) if batched else [c[0] for c in cotangents],
-        allow_unused=True,
-        is_grads_batched=batched,
-    )
-    return [
-        x.new_zeros(count, *x.shape) if g is None else (g if batched else g.unsqueeze(0))
-        for g, x in zip(found, inputs, strict=True)
-    ]

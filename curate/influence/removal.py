@@ -1,8 +1,31 @@
 """From derivatives to influences: what leaving examples out of their batch does."""
 
+from dataclasses import replace
+
 from torch import Tensor
 
+from curate.trajectory import Step
+
 REMOVALS = ("renormalised", "fixed")
+
+
+def leave_out(step: Step, position: int, sizes: Tensor, removal: str) -> Step:
+    """The step with the candidate at a position left out, in the sense of `influence`.
+
+    It keeps its place with weight 0, so that dropout falls for the others as it did.
+    `fixed` removal keeps the denominator by scaling the mean of the others.
+
+    Args:
+        sizes: n_i, shape (n,).
+    """
+    weights = step.weights.clone()
+    weights[position] = 0
+    if removal == "renormalised":
+        return step.reweight(weights)
+    terms = step.weights.double() * sizes.cpu().double()
+    total = float(terms.sum())
+    share = 1 - float(terms[position]) / total if total else 1.0
+    return replace(step, weights=weights, scale=step.scale * share)
 
 
 def influence(derivatives: Tensor, weights: Tensor, sizes: Tensor, removal: str) -> Tensor:

@@ -9,6 +9,9 @@ from torch import Tensor
 from curate.datasets import Examples
 from curate.models import FlatModel, Objective, differentiable_attention
 
+CHUNK = 1024
+"""Examples at a time: the same for losses that are compared, so that they round alike."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -23,7 +26,7 @@ def target_gradients(
     objective: Objective,
     targets: Sequence[Target],
     theta: Tensor,
-    chunk: int = 1024,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """Mean losses, shape (Q,), and their gradients at theta, shape (Q, P), in eval mode.
 
@@ -36,13 +39,26 @@ def target_gradients(
         for rows in target.examples.chunks(chunk):
             batch = target.examples.batch(rows, model.device)
             with differentiable_attention():
-                part = objective.losses(model.bind(theta, training=False), batch).sum()
-            total += torch.autograd.grad(part, theta)[0]
-            loss += float(part.detach())
+                part = objective.losses(model.bind(theta, training=False), batch)
+            total += torch.autograd.grad(part.sum(), theta)[0]
+            loss += float(part.detach().double().sum())
             terms += float(objective.sizes(batch).sum())
         losses.append(loss / terms)
         gradients.append(total.detach() / terms)
     return torch.tensor(losses, dtype=torch.float64), torch.stack(gradients)
+
+
+def target_losses(
+    model: FlatModel, objective: Objective, targets: Sequence[Target], theta: Tensor
+) -> Tensor:
+    """Mean losses at theta, shape (Q,), in eval mode; a forward pass over the targets."""
+    return torch.tensor(
+        [
+            mean_metrics(model, objective, target.examples, theta, CHUNK)["loss"]
+            for target in targets
+        ],
+        dtype=torch.float64,
+    )
 
 
 @torch.no_grad()
@@ -54,7 +70,7 @@ def mean_metrics(
     loss, terms, sums = 0.0, 0.0, dict[str, float]()
     for rows in examples.chunks(chunk):
         batch = examples.batch(rows, model.device)
-        loss += float(objective.losses(bound, batch).sum())
+        loss += float(objective.losses(bound, batch).double().sum())
         terms += float(objective.sizes(batch).sum())
         for name, values in objective.metrics(bound, batch).items():
             sums[name] = sums.get(name, 0.0) + float(values.sum())

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from curate.errors import NonFiniteError
-from curate.influence.adjoint import backward_step, final_adjoint
+from curate.influence.adjoint import Adjoint, BackwardStep, backward_step, final_adjoint
 from curate.influence.jump import exact_jump
+from curate.influence.probe import Draw, Probe, Probing, follow_removal
 from curate.influence.removal import influence
+from curate.influence.scoring import Scoring
 from curate.influence.targets import Target, target_gradients
-from curate.rules import Rule
+from curate.rules import Rule, State
 from curate.trajectory import Recording, Task, ignore_step
 
 
@@ -22,12 +24,14 @@ class WindowScores:
     derivatives: d_i that they were made of, per step, shape (Q, n), on the CPU.
     sizes: n_i, per step, shape (n,), on the CPU.
     target_losses: at the end of the window, shape (Q,).
+    probes: removals that were followed.
     """
 
     influences: list[Tensor]
     derivatives: list[Tensor]
     sizes: list[Tensor]
     target_losses: Tensor
+    probes: list[Probe]
 
 
 def score_window(
@@ -36,8 +40,8 @@ def score_window(
     recording: Recording,
     targets: Sequence[Target],
     *,
-    removal: str = "renormalised",
-    jump_bytes: int | None = None,
+    scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
+    probing: Probing | None = None,
     first_step: int = 0,
     on_step: Callable[[], None] = ignore_step,
 ) -> WindowScores:
@@ -49,15 +53,16 @@ def score_window(
     adjoint (Q states) and the graph of one chunk.
 
     Args:
-        removal: see `removal.influence`.
-        jump_bytes: None for influences linear in the removal; otherwise they are those
-            of `exact_jump`, which takes this much memory for its gradients.
+        scoring: how; the defaults are those of the recipe.
+        probing: removals to follow to the end, see `probe`; not of a mistaken rule.
         first_step: number of the window's first step in the run, for error messages.
         on_step: called after every step scored.
 
     Raises:
         NonFiniteError: a target loss or an influence is NaN or infinite.
     """
+    draw = Draw(probing or Probing(0, 0, 0))
+    assert not (probing and scoring.mistaken_rule)
     losses, gradients = target_gradients(task.model, task.objective, targets, recording.final.theta)
     for target, loss in zip(targets, losses, strict=True):
         if not loss.isfinite():
@@ -65,28 +70,60 @@ def score_window(
                 f"after step {first_step + len(recording.steps) - 1}: the loss of target "
                 f"{target.name} is {float(loss)}; lower the learning rate."
             )
-    adjoint = final_adjoint(recording.final, gradients)
+    scorer = _Scorer(task, scoring.mistaken_rule or rule, recording, scoring)
+    adjoint = final_adjoint(scorer.as_scored(recording.final), gradients)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for k, state in recording.backwards():
-        step = recording.steps[k]
+    for k, recorded in recording.backwards():
+        state = scorer.as_scored(recorded)
         back = backward_step(
-            task, rule, state, step, adjoint, propagate=k > 0, tape=recording.take_tape(k)
-        )
-        if jump_bytes is None:
-            scores = influence(back.derivatives, step.weights, back.sizes, removal).cpu()
-        else:
-            scores = exact_jump(
-                task, rule, state, step, adjoint, mean=back.mean, losses=recording.losses[k],
-                sizes=back.sizes, removal=removal, memory=jump_bytes,
-            ).cpu()  # fmt: skip
+            task, scorer.rule, state, recording.steps[k], adjoint,
+            propagate=k > 0, tape=recording.take_tape(k), curvature=scoring.curvature,
+        )  # fmt: skip
+        scores = scorer.scores(k, state, adjoint, back)
         if not scores.isfinite().all():
             raise NonFiniteError(_non_finite_score(task, scores, back.adjoint, k, first_step))
         found.append((scores, back.derivatives.cpu(), back.sizes.cpu()))
+        draw.offer(k, state, adjoint, back, scores, scorer.linear(k, back))
         if back.adjoint is not None:
             adjoint = back.adjoint
         on_step()
     influences, derivatives, sizes = (list(part) for part in zip(*found[::-1], strict=True))
-    return WindowScores(influences, derivatives, sizes, losses)
+    followed = [
+        follow_removal(task, rule, recording.steps, own, scoring.removal, targets, losses)
+        for own in draw.drawn
+    ]
+    return WindowScores(influences, derivatives, sizes, losses, followed)
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """What is made of one backward step."""
+
+    task: Task
+    rule: Rule
+    recording: Recording
+    scoring: Scoring
+
+    def as_scored(self, state: State) -> State:
+        """A recorded state as the rule that scores takes it; a mistaken one knows only theta."""
+        if self.scoring.mistaken_rule is None:
+            return state
+        return State(state.theta, self.rule.init(state.theta), state.step)
+
+    def linear(self, k: int, back: BackwardStep) -> Tensor:
+        """Influences of step k, linear in the removal, shape (Q, n)."""
+        weights = self.recording.steps[k].weights
+        return influence(back.derivatives, weights, back.sizes, self.scoring.removal)
+
+    def scores(self, k: int, state: State, adjoint: Adjoint, back: BackwardStep) -> Tensor:
+        """Influences of step k, shape (Q, n), on the CPU."""
+        if self.scoring.jump_bytes is None:
+            return self.linear(k, back).cpu()
+        return exact_jump(
+            self.task, self.rule, state, self.recording.steps[k], adjoint,
+            mean=back.mean, losses=self.recording.losses[k], sizes=back.sizes,
+            removal=self.scoring.removal, memory=self.scoring.jump_bytes,
+        ).cpu()  # fmt: skip
 
 
 def _non_finite_score(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from curate.datasets import BatchExamples, batch_length, take
 from curate.errors import DataError
-from curate.influence import Target, mean_metrics, reweighting
+from curate.influence import Scoring, Target, reweighting, target_losses
 from curate.integrations.decisions import Decision, WindowReport
 from curate.integrations.options import AUTO, WEIGHTS, Options
 from curate.integrations.training import Training, untouched
@@ -120,12 +120,8 @@ class WindowChooser:
         if self.options.stride is None:
             with untouched(self.training.model):
                 model, _ = self.training.read()
-                theta = model.read()
-                losses = [
-                    mean_metrics(model, self._objective, target.examples, theta)["loss"]
-                    for target in self._targets
-                ]
-            report.realised = float(np.mean(losses)) - report.target_loss
+                losses = target_losses(model, self._objective, self._targets, model.read())
+            report.realised = float(losses.mean()) - report.target_loss
             if self.options.horizon == AUTO:
                 self.horizon = self.options.adaptive.after(report.horizon, report.ratio)
         self._tell(report)
@@ -135,7 +131,7 @@ class WindowChooser:
         model, live = self.training.read()
         judge = Judge(
             Task(model, self._objective, examples), live.rule, self._policy, self._targets,
-            options.removal, options.snapshots, options.tape_bytes,
+            Scoring(removal=options.removal), options.snapshots, options.tape_bytes,
         )  # fmt: skip
         rates = self.training.learning_rates(live, len(members))
         lengths = [[batch_length(batch) for batch in batches] for batches in members]

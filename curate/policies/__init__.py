@@ -2,7 +2,7 @@
 
 from curate.policies.adaptive_horizon import AdaptiveHorizon
 from curate.policies.base import Array, Evidence, Offer, Policy
-from curate.policies.budgets import Budget, Choice
+from curate.policies.budgets import Budget, Choice, share_out
 from curate.policies.knn_shapley import KNNShapley, shapley_values
 from curate.policies.look_ahead import LookAhead
 from curate.policies.small_loss import SmallLoss
@@ -21,4 +21,5 @@ __all__ = [
     "Random",
     "SmallLoss",
     "shapley_values",
+    "share_out",
 ]

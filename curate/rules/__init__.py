@@ -9,7 +9,7 @@ from curate.rules.from_torch import LiveOptimizer, from_torch, unwrap
 from curate.rules.rmsprop import RMSprop
 from curate.rules.schedules import DECAYS, Schedule
 from curate.rules.sgd import SGD
-from curate.rules.wrappers import Clipped, Grouped
+from curate.rules.wrappers import Clipped, Grouped, as_sgd
 
 RULES = MappingProxyType(
     {
@@ -36,6 +36,7 @@ __all__ = [
     "Schedule",
     "Slots",
     "State",
+    "as_sgd",
     "from_torch",
     "initial_state",
     "safe_sqrt",

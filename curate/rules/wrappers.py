@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from curate.rules.base import Rule, Slots, State
+from curate.rules.sgd import SGD
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,15 @@ class Grouped:
             thetas.append(after.theta)
             slots |= {f"{k}/{name}": slot for name, slot in after.slots.items()}
         return State(torch.cat(thetas), slots, state.step + 1)
+
+
+def as_sgd(rule: Rule) -> Rule:
+    """Plain SGD where a rule has another optimizer, clipping and param groups left as they are.
+
+    What most influence scores take for granted, whatever the model was trained with.
+    """
+    if isinstance(rule, Clipped):
+        return Clipped(as_sgd(rule.rule), rule.max_norm)
+    if isinstance(rule, Grouped):
+        return Grouped(tuple(as_sgd(part) for part in rule.rules), rule.sizes)
+    return SGD()

@@ -18,7 +18,7 @@ import torch
 from scoring_cost import examples
 from torch import Tensor
 
-from curate.influence import Target, score_window
+from curate.influence import Scoring, Target, score_window
 from curate.models import BUILTIN_MODELS, Classification, FlatModel
 from curate.rules import AdamW, initial_state
 from curate.trajectory import Step, Task, record
@@ -52,7 +52,7 @@ def main() -> None:
                 begin = time.perf_counter()
                 state = initial_state(AdamW(), theta)
                 made = record(task, AdamW(), state, steps, snapshots=len(steps), tape_bytes=2**30)
-                score_window(task, AdamW(), made, targets, jump_bytes=jump_bytes)
+                score_window(task, AdamW(), made, targets, scoring=Scoring(jump_bytes=jump_bytes))
                 return time.perf_counter() - begin
 
             seconds(2**28)

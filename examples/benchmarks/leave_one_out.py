@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from curate.datasets import Scaling, TensorExamples, find_classes, read, read_classes, read_features
-from curate.influence import Target, score_window, target_gradients
+from curate.influence import Scoring, Target, score_window, target_gradients
 from curate.models import BUILTIN_MODELS, Classification, FlatModel
 from curate.rules import AdamW, Schedule, initial_state
 from curate.trajectory import Step, Task, record, replay
@@ -78,8 +78,8 @@ def compare(
     start, targets = initial_state(rule, model.read()), [Target("validation", held)]
     recording = record(task, rule, start, steps, snapshots=len(steps))
     scored = score_window(
-        task, rule, recording, targets, removal=removal,
-        jump_bytes=2**28 if jump == "exact" else None,
+        task, rule, recording, targets,
+        scoring=Scoring(removal=removal, jump_bytes=2**28 if jump == "exact" else None),
     )  # fmt: skip
     predicted = torch.zeros(TRAIN, dtype=DTYPE)
     for step, influences in zip(steps, scored.influences, strict=True):

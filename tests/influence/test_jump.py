@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from curate.errors import ModelError
-from curate.influence import Adjoint, backward_step, exact_jump, influence, score_window
+from curate.influence import (
+    Adjoint,
+    Scoring,
+    backward_step,
+    exact_jump,
+    influence,
+    score_window,
+)
 from curate.rules import Rule, State
 from curate.trajectory import Step, Task, forward_step, record, replay
 from tests import tiny
@@ -133,7 +140,9 @@ def test_scores_in_float32_are_those_of_float64() -> None:
         rule, lrs = tiny.rule_for("adamw")
         steps = [step.reweight(step.weights.to(dtype)) for step in tiny.steps(4, lrs)]
         made = record(task, rule, tiny.start(task, rule), steps, snapshots=4)
-        scored = score_window(task, rule, made, tiny.targets(dtype), jump_bytes=2**20)
+        scored = score_window(
+            task, rule, made, tiny.targets(dtype), scoring=Scoring(jump_bytes=2**20)
+        )
         found.append(torch.stack(scored.influences))
     scale = found[1].abs().max()
     assert (found[0].double() - found[1]).abs().max() < 1e-3 * scale

@@ -1,0 +1,117 @@
+"""How well predicted changes agree with actual ones, with an error bar."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+Array = np.ndarray[Any, Any]
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the 95 % percentile bootstrap interval around it; NaN if undefined."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of predicted with actual changes of the loss, for n examples left out.
+
+    spearman, pearson: correlations. slope: of actual over predicted, through the
+    origin: 1 where sizes are right, below 1 where predictions are too large.
+    relative_error: median of |predicted - actual| / |actual|. error: mean of
+    |predicted - actual|, signal: mean of |actual|, in loss units.
+    """
+
+    examples: int
+    spearman: Interval
+    pearson: Interval
+    slope: float
+    relative_error: float
+    error: float
+    signal: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def verdict(self) -> str:
+        """What the scores are good for, in words."""
+        certain = self.spearman.low
+        if not np.isfinite(certain):
+            return "no verdict: the changes do not differ from one another."
+        if certain >= 0.9 and 0.8 <= self.slope <= 1.25:
+            return "trustworthy: order and size of the influences are right."
+        if certain >= 0.8:
+            return (
+                "the order can be trusted; sizes are "
+                f"{'too large' if self.slope < 1 else 'too small'} (slope {self.slope:.2f})."
+                if not 0.8 <= self.slope <= 1.25
+                else "good: sizes are right and the order nearly so."
+            )
+        if certain >= 0.5:
+            return (
+                "a rough order: enough to drop the worst part, not to read single rows. A shorter "
+                "horizon, a lower learning rate or selection.jump=exact makes it better."
+            )
+        return (
+            "do not act on these scores. Shorten selection.horizon, lower the learning rate or "
+            "use selection.jump=exact, and verify again; or leave out more examples, if the "
+            "interval is wide."
+        )
+
+
+def agree(predicted: Array, actual: Array, seed: int = 0) -> Agreement:
+    """Compare changes of the loss, each of shape (n,), n at least 2.
+
+    Intervals resample examples with replacement, `RESAMPLES` times.
+    """
+    random = np.random.default_rng(seed)
+    count = len(predicted)
+    spearman, pearson = [], []
+    for _ in range(RESAMPLES):
+        drawn = random.integers(count, size=count)
+        spearman.append(rank_correlation(predicted[drawn], actual[drawn]))
+        pearson.append(correlation(predicted[drawn], actual[drawn]))
+    square = float(predicted @ predicted)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.abs(predicted - actual) / np.abs(actual)
+    return Agreement(
+        examples=count,
+        spearman=_interval(rank_correlation(predicted, actual), spearman),
+        pearson=_interval(correlation(predicted, actual), pearson),
+        slope=float(predicted @ actual) / square if square else float("nan"),
+        relative_error=float(np.median(relative)),
+        error=float(np.abs(predicted - actual).mean()),
+        signal=float(np.abs(actual).mean()),
+    )
+
+
+def correlation(one: Array, other: Array) -> float:
+    """Pearson's; NaN where one of them is constant."""
+    a, b = one - one.mean(), other - other.mean()
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else float("nan")
+
+
+def rank_correlation(one: Array, other: Array) -> float:
+    """Spearman's: Pearson's of the ranks, equal values sharing theirs."""
+    ranks = [pl.Series(values).rank("average").to_numpy() for values in (one, other)]
+    return correlation(ranks[0], ranks[1])
+
+
+def _interval(value: float, resampled: list[float]) -> Interval:
+    finite = [x for x in resampled if np.isfinite(x)]
+    if not finite or not np.isfinite(value):
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return Interval(value, float(low), float(high))

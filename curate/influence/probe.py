@@ -1,0 +1,184 @@
+"""Probes: a few removals followed exactly through the window, to see what a score is worth.
+
+With s_k the recorded states, F the target's loss where the window ends and
+lambda_k the adjoint of s_k, an example left out of step t turns s_{t+1} into
+s_{t+1} + delta_{t+1}, and the recorded batches carry delta on. Write R_k for what
+one step does to delta beyond its derivative:
+
+    delta_{k+1} = Df_k delta_k + R_k(delta_k),    R_k(u) = f_k(s_k + u) - f_k(s_k) - Df_k u
+
+Multiply by lambda_{k+1}, use lambda_k = Df_k' lambda_{k+1}, and everything in between cancels:
+
+    actual change  =  < lambda_{t+1}, delta_{t+1} >                       exact jump
+                      + sum_{k=t+1}^{T-1} < lambda_{k+1}, R_k(delta_k) >  propagation
+                      + F(s_T + delta_T) - F(s_T) - < lambda_T, delta_T >
+
+and the exact jump is the linear influence plus the *jump* term, what the rule's own
+curvature does in step t. Each <lambda_{k+1}, R_k> is a secant of the recorded batch's gradient
+against its linearisation (DESIGN 3.8): one gradient at theta_k + delta_k. That same
+gradient yields delta_{k+1}, so the perturbation need not be guessed and the sum is
+just the change of the target at the end of the window, less the exact jump.
+Nothing is trained beyond the window.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curate.influence.adjoint import Adjoint, BackwardStep
+from curate.influence.removal import leave_out
+from curate.influence.targets import Target, target_losses
+from curate.rules import Rule, State
+from curate.trajectory import Gradient, Step, Task, forward_step, gradient, replay
+
+
+@dataclass(frozen=True)
+class Probing:
+    """How many removals to follow, drawn among the candidates of a window's first `steps` steps.
+
+    Drawn independently, in proportion to `size_of` their influence.
+    """
+
+    count: int
+    steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One removal followed to the end of its window. Changes of the mean target loss.
+
+    step, position: in the window, in the step. size: what it was drawn in proportion to.
+    linear: its influence to first order. exact: by the exact jump. actual: what it was.
+    """
+
+    step: int
+    position: int
+    size: float
+    linear: float
+    exact: float
+    actual: float
+
+    @property
+    def jump(self) -> float:
+        """|exact - linear|: what the derivative gets wrong in the step of the removal."""
+        return abs(self.exact - self.linear)
+
+    @property
+    def propagation(self) -> float:
+        """|actual - exact|: what it gets wrong from there to the end of the window."""
+        return abs(self.actual - self.exact)
+
+
+def follow(
+    task: Task, rule: Rule, state: State, steps: Sequence[Step], without: Step,
+    grad: Gradient | None = None,
+) -> State:  # fmt: skip
+    """The state after `steps` if the first of them had been `without`, from the state before it.
+
+    `grad` is the gradient of `without` at `state`, where somebody has it already.
+    """
+    after, _ = forward_step(task, rule, state, without, grad)
+    return replay(task, rule, after, steps[1:])
+
+
+def size_of(influences: Tensor) -> Tensor:
+    """(|I_i| + mean of |I_j| over the step) / 2: how large an error to expect, up to a factor.
+
+    One part in proportion to the influence, one common to the step. influences,
+    of a mean over the targets: shape (n,).
+    """
+    sizes = influences.abs()
+    return (sizes + sizes.mean()) / 2
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A removal that may be followed: all that is needed for it when the way back is done.
+
+    state: before the step. adjoint: of the state after it. mean: the step's gradient,
+    shape (P,). sizes: n_i in the step, shape (n,). size, linear: see `Probe`.
+    """
+
+    step: int
+    position: int
+    state: State
+    adjoint: Adjoint
+    mean: Tensor
+    sizes: Tensor
+    size: float
+    linear: float
+
+
+class Draw:
+    """Draws removals from a window whose steps come one by one, last step first.
+
+    Each place is one independent draw in proportion to size: it goes to a
+    candidate of the step at hand with the probability that this step has among those
+    seen so far. Memory: a state and its adjoint per place.
+    """
+
+    def __init__(self, probing: Probing) -> None:
+        self._probing = probing
+        self._random = np.random.default_rng(probing.seed)
+        self._total = 0.0
+        self.drawn: list[Removal] = []
+
+    def offer(
+        self, k: int, state: State, adjoint: Adjoint, back: BackwardStep,
+        influences: Tensor, linear: Tensor,
+    ) -> None:  # fmt: skip
+        """The candidates of step k: their influences as scored and to first order, (Q, n)."""
+        count = self._probing.count
+        if k >= self._probing.steps or not count:
+            return
+        sizes = size_of(influences.mean(dim=0)).cpu().numpy()
+        own = float(sizes.sum())
+        self._total += own
+        chance = own / self._total if self._total > 0 else 1.0
+        even = np.full(len(sizes), 1 / len(sizes))
+        for place in range(count):
+            if len(self.drawn) > place and self._random.random() >= chance:
+                continue
+            position = int(self._random.choice(len(sizes), p=sizes / own if own > 0 else even))
+            removal = Removal(
+                k, position, state, adjoint, back.mean, back.sizes, float(sizes[position]),
+                float(linear.mean(dim=0)[position]),
+            )  # fmt: skip
+            self.drawn[place : place + 1] = [removal]
+
+
+def follow_removal(
+    task: Task, rule: Rule, steps: Sequence[Step], removal: Removal, semantics: str,
+    targets: Sequence[Target], losses: Tensor,
+) -> Probe:  # fmt: skip
+    """See what leaving one candidate out does at the end of a window of `steps`.
+
+    Cost: K - k gradients, and one forward pass over the targets.
+
+    Args:
+        semantics: of the removal, see `influence`.
+        losses: of the targets after the steps as they were, shape (Q,).
+    """
+    state, rest = removal.state, steps[removal.step :]
+    without = leave_out(rest[0], removal.position, removal.sizes, semantics)
+    grad = gradient(task, state.theta, without)
+    before = state.with_tensors(tuple(t.double() for t in state.tensors()))
+    with torch.no_grad():  # in float64: a removal moves less than float32 resolves
+        moved, after = (
+            rule.update(g.double(), before, rest[0].lrs).tensors()
+            for g in (grad.mean, removal.mean)
+        )
+        jump = sum(
+            ((m - a) @ cotangent.double().T).mean()
+            for m, a, cotangent in zip(moved, after, removal.adjoint, strict=True)
+        )
+    final = follow(task, rule, state, rest, without, grad)
+    found = target_losses(task.model, task.objective, targets, final.theta)
+    return Probe(
+        removal.step, removal.position, removal.size, removal.linear,
+        exact=float(jump), actual=float((found - losses).mean()),
+    )  # fmt: skip

@@ -1,0 +1,183 @@
+"""The error proxy: what every score of a run may be off by, from a few probes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from curate.influence.probe import Probe, Probing, size_of
+from curate.influence.window import WindowScores
+from curate.trajectory import Step
+
+Array = np.ndarray[Any, Any]
+
+BORROWED = 4
+"""Probes' worth of the whole run's error that a window's own probes are averaged with."""
+
+
+@dataclass(frozen=True)
+class WindowError:
+    """What the scores of one window are worth. Means over its candidates, in loss units.
+
+    first_step, steps: where it is in the run, and K. probes: removals followed in it.
+    signal: |influence|, which is the mean of `size_of`, too. error: expected
+    absolute error of an influence. jump, propagation: its two terms, see `Probe`; of
+    the exact jump's influences, the jump is what they do without. target_loss: at the window's end, mean over the targets.
+    """
+
+    first_step: int
+    steps: int
+    probes: int
+    signal: float
+    error: float
+    jump: float
+    propagation: float
+    target_loss: float
+
+    def row(self) -> dict[str, Any]:
+        """Plain values, a row of a table."""
+        return asdict(self)
+
+
+class ErrorProxy:
+    """Expected absolute error of every influence of a run, window by window.
+
+    In every window some removals are followed exactly to its end (`probe`). Over
+    the candidates of a window with influences I_i, errors are taken to be
+
+        E |error_i| = c q_i,     q_i = (|I_i| + mean of |I_j| over its step) / 2,
+
+    one part in proportion to the influence, one common to the step. Probes are
+    drawn in proportion to q, so that c is a mean over them,
+
+        c = (sum_p e_p / q_p + m C) / (n + m),     e_p = |I_p - actual_p|,
+
+    C the same over all windows of the run, weighted by their q, and m = `BORROWED`.
+
+    It *estimates* the mean of |error|, unbiased whether or not errors go with q,
+    since the probes are a random sample of what it is about; their terms are
+    exact and no growth of errors along the window is assumed. It *bounds* nothing: a
+    removal that sends the run elsewhere, one in hundreds, is seen by luck only, so
+    that the estimate is more often too low than too high where those are most of the error,
+    and a run of a few probes is known to within a factor of 2 or 3. For one row it is the
+    error that rows of such an influence have, not its own. An influence averaged
+    over occurrences gets the average of their errors, too much where they cancel.
+
+    Cost: `share` of what scoring the window costs in gradients. Memory: O(T B), and a
+    state and an adjoint per probe of a window.
+    """
+
+    def __init__(self, share: float, *, exact: bool, seed: int = 0) -> None:
+        """`exact`: whether the influences are those of the exact jump."""
+        self._share, self._exact = share, exact
+        self._random = np.random.default_rng(seed)
+        self._left = 0.0
+        self._windows: list[_Window] = []
+
+    def plan(self, steps: Sequence[Step], decided: int, target_rows: int) -> Probing:
+        """How many removals of a window's first `decided` steps to follow.
+
+        As many as the share pays for, on average over the windows.
+        """
+        self._left += self._share * (4 * len(steps) - 2 + _targets(steps, target_rows))
+        number = int(self._left / self._cost(steps, (decided - 1) / 2, target_rows))
+        if self._share > 0 and not self._windows:
+            number = max(number, 1)  # a run of one window has to know something
+        return Probing(max(number, 0), decided, int(self._random.integers(2**62)))
+
+    def enter(
+        self, first_step: int, steps: Sequence[Step], probing: Probing, scores: WindowScores,
+        target_rows: int,
+    ) -> None:  # fmt: skip
+        """Take in a window that was scored with the probing planned for it."""
+        self._left -= sum(self._cost(steps, probe.step, target_rows) for probe in scores.probes)
+        influences = [own.mean(dim=0) for own in scores.influences[: probing.steps]]
+        self._windows.append(
+            _Window(
+                first_step=first_step,
+                rows=np.concatenate([step.rows.numpy() for step in steps[: probing.steps]]),
+                sizes=np.concatenate([size_of(own).numpy() for own in influences]),
+                steps=len(steps),
+                signal=float(torch.cat(influences).abs().mean()),
+                target_loss=float(scores.target_losses.mean()),
+                probes=scores.probes,
+            )
+        )
+
+    def windows(self) -> list[WindowError]:
+        """The windows entered, in order."""
+        terms = [self._terms(e) for e in (self._error, _jump, _propagation)]
+        return [
+            WindowError(
+                first_step=window.first_step,
+                steps=window.steps,
+                probes=len(window.probes),
+                signal=window.signal,
+                error=error * window.signal,
+                jump=jump * window.signal,
+                propagation=propagation * window.signal,
+                target_loss=window.target_loss,
+            )
+            for window, error, jump, propagation in zip(self._windows, *terms, strict=True)
+        ]
+
+    def rows(self, count: int) -> Array:
+        """Expected absolute error of every candidate's mean influence, shape (count,).
+
+        NaN for one that was never offered.
+        """
+        total, seen = np.zeros(count), np.zeros(count)
+        for window, ratio in zip(self._windows, self._terms(self._error), strict=True):
+            np.add.at(total, window.rows, ratio * window.sizes)
+            np.add.at(seen, window.rows, 1)
+        return np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
+
+    def _cost(self, steps: Sequence[Step], k: float, target_rows: int) -> float:
+        """Of following a removal from step k, in gradients."""
+        return len(steps) - k + _targets(steps, target_rows) / 3
+
+    def _error(self, probe: Probe) -> float:
+        return probe.propagation if self._exact else abs(probe.actual - probe.linear)
+
+    def _terms(self, error: Callable[[Probe], float]) -> list[float]:
+        """c of every window for one kind of error."""
+        own = [
+            sum(error(p) / p.size for p in window.probes if p.size > 0) for window in self._windows
+        ]
+        probed = [
+            (window.sizes.sum(), found / len(window.probes))
+            for window, found in zip(self._windows, own, strict=True)
+            if window.probes
+        ]
+        weight = sum(size for size, _ in probed)
+        overall = sum(size * found for size, found in probed) / weight if weight > 0 else 0.0
+        return [
+            (found + BORROWED * overall) / (len(window.probes) + BORROWED)
+            for window, found in zip(self._windows, own, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Window:
+    first_step: int
+    rows: Array
+    sizes: Array
+    steps: int
+    signal: float
+    target_loss: float
+    probes: list[Probe]
+
+
+def _targets(steps: Sequence[Step], rows: int) -> float:
+    """What a gradient of the targets costs, in gradients of a step's batch."""
+    return rows * len(steps) / sum(len(step.rows) for step in steps)
+
+
+def _jump(probe: Probe) -> float:
+    return probe.jump
+
+
+def _propagation(probe: Probe) -> float:
+    return probe.propagation

@@ -1,0 +1,291 @@
+"""`curate verify`: leave examples out, train again, and see what the scores were worth."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from curate.agreement import Agreement, agree
+from curate.choose import selector_for
+from curate.errors import OutputError, UserError
+from curate.influence import Scoring, leave_out, score_window, size_of, target_losses
+from curate.ledger import Scores
+from curate.policies import Array, share_out
+from curate.prepare import Job
+from curate.progress import Phases
+from curate.recipe import fingerprint
+from curate.rules import State, as_sgd
+from curate.select import Selector
+from curate.trajectory import forward_step, record, replay
+from curate.windows import Judged
+
+JOURNAL = "verify.partial.jsonl"
+Occurrences = Literal["every", "last"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be verified.
+
+    examples: rows to leave out. occurrences: within a window, out of every step that
+    has the row, or out of the last. mistaken: score as if the optimizer had been SGD, too.
+    """
+
+    examples: int = 64
+    occurrences: Occurrences = "every"
+    mistaken: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.examples < 2:
+            raise UserError(f"--examples must be at least 2 but got {self.examples}.")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What came of it.
+
+    table: a line per row left out, see `verify`. agreement: of the run's own scores with
+    the truth; mistaken: of those of SGD. expected: the error that the run itself expects of these
+    scores (mean, loss units), None if it was not asked (`selection.probing` is 0).
+    """
+
+    table: pl.DataFrame
+    agreement: Agreement
+    mistaken: Agreement | None
+    expected: float | None
+    scores: Scores
+
+
+def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str], None]) -> Verified:
+    """Score the recipe's run, leave rows out of its windows one at a time, and compare.
+
+    The run is the one that `curate select` scores: window by window, each trained
+    on what the one before kept. Rows are drawn in every window (or in some, if there
+    are more of them than examples), one from each of as many strata of equal size
+    by influence. A row is left out of its window's steps in the run's removal convention and
+    the window is trained again from there to its end.
+
+    Cost: the run once, and K / 2 steps per example on average. What is measured is
+    entered in a journal in `out` at once, and a second run with the same plan takes it from
+    there.
+
+    Returns:
+        with a table of `row` (position in the source), `first_step` of the window, `step`
+        (in the window, the first that it was left out of), `influence` (predicted change of the
+        mean target loss; positive helps), `actual` (the change), `error` (expected
+        absolute error), and `influence_sgd`.
+
+    Raises:
+        UserError: there are fewer rows than examples; the journal cannot be written.
+    """
+    selector, state, steps = selector_for(job, job.recipe.selection.policy)
+    count = len(job.data.examples)
+    if plan.examples > count:
+        raise UserError(f"--examples: is {plan.examples}, but there are only {count} candidates.")
+    windows = range(0, len(steps), selector.stride or selector.horizon)
+    quotas = dict(zip(windows, _spread(plan.examples, len(windows)), strict=True))
+    ticks = selector.ticks(len(steps)) + plan.examples * (min(selector.horizon, len(steps)) // 2)
+    say(_announcement(job, selector, state, quotas, ticks))
+    with (
+        phases.phase("verify", ticks) as tick,
+        _journal(out, f"{fingerprint(job.recipe)} {plan}") as journal,
+    ):
+        jury = _Jury(job, selector, plan, quotas, journal, tick)
+        scores = selector.run(state, steps, tick, on_window=jury.hear)
+    table = jury.table(scores)
+    truth = table["actual"].to_numpy()
+    return Verified(
+        table,
+        agree(table["influence"].to_numpy(), truth),
+        agree(table["influence_sgd"].to_numpy(), truth) if plan.mistaken else None,
+        float(table["error"].mean()) if scores.windows else None,  # type: ignore[arg-type]
+        scores,
+    )
+
+
+@dataclass
+class _Jury:
+    """Goes from window to window and leaves rows out."""
+
+    job: Job
+    selector: Selector
+    plan: Plan
+    quotas: dict[int, int]
+    journal: "_Journal"
+    tick: Callable[[], None]
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def hear(self, first: int, state: State, judged: Judged) -> None:
+        """Leave out this window's share of rows."""
+        if not self.quotas[first]:
+            return
+        assert judged.scores is not None
+        judge = self.selector.judge
+        decided = judged.steps[: self.selector.stride or len(judged.steps)]
+        places = _places(decided, self.plan.occurrences)
+        influences = [own.mean(dim=0).numpy() for own in judged.scores.influences]
+        sizes = [size_of(own.mean(dim=0)).numpy() for own in judged.scores.influences]
+        predicted = {row: _total(influences, own) for row, own in places.items()}
+        chosen = _one_of_each_stratum(predicted, self.quotas[first], self.plan.seed + first)
+        mistaken = self._mistaken(state, judged) if self.plan.mistaken else None
+        base = target_losses(
+            judge.task.model, judge.task.objective, judge.targets, judged.final.theta
+        )
+        at, current = 0, state
+        for row in sorted(chosen, key=lambda row: places[row][0]):
+            start, own = places[row][0][0], places[row]
+            if (known := self.journal.find(first, row)) is None:
+                current = replay(judge.task, judge.rule, current, judged.steps[at:start])
+                at = start
+                changed = self._without(judged, own)
+                final = replay(judge.task, judge.rule, current, changed[start:], self.tick)
+                after = target_losses(
+                    judge.task.model, judge.task.objective, judge.targets, final.theta
+                )
+                known = self.journal.enter(first, row, float((after - base).mean()))
+            self.lines.append(
+                {
+                    "row": int(self.job.data.examples.rows[row]),
+                    "first_step": first,
+                    "step": start,
+                    "influence": predicted[row],
+                    "actual": known,
+                    "size": _total(sizes, own),
+                }
+                | ({"influence_sgd": _total(mistaken, own)} if mistaken is not None else {})
+            )
+
+    def table(self, scores: Scores) -> pl.DataFrame:
+        """What was found, with the error that the run expects of it."""
+        ratio = {w.first_step: w.error / w.signal for w in scores.windows if w.signal > 0}
+        table = pl.DataFrame(self.lines)
+        expected = [
+            ratio.get(line["first_step"], float("nan")) * line["size"] for line in self.lines
+        ]
+        return table.with_columns(error=pl.Series(expected, dtype=pl.Float64)).drop("size")
+
+    def _without(self, judged: Judged, places: Sequence[tuple[int, int]]) -> list[Any]:
+        assert judged.scores is not None
+        changed, removal = [*judged.steps], self.selector.judge.scoring.removal
+        for k, position in places:
+            changed[k] = leave_out(changed[k], position, judged.scores.sizes[k], removal)
+        return changed
+
+    def _mistaken(self, state: State, judged: Judged) -> list[Array]:
+        judge = self.selector.judge
+        made = record(judge.task, judge.rule, state, judged.steps, snapshots=judge.snapshots)
+        scoring = Scoring(removal=judge.scoring.removal, mistaken_rule=as_sgd(judge.rule))
+        found = score_window(judge.task, judge.rule, made, judge.targets, scoring=scoring)
+        return [own.mean(dim=0).numpy() for own in found.influences]
+
+
+class _Journal:
+    """What was measured, on disk as soon as it is known."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path = path
+        self._known: dict[tuple[int, int], float] = {}
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if lines and lines[0] == json.dumps(key):
+            for line in lines[1:]:
+                try:
+                    first, row, actual = json.loads(line)
+                except ValueError:  # what was being written when it died
+                    break
+                self._known[first, row] = actual
+        entries = [[first, row, value] for (first, row), value in self._known.items()]
+        path.write_text(
+            "".join(json.dumps(line) + "\n" for line in [key, *entries]), encoding="utf-8"
+        )
+
+    def find(self, first: int, row: int) -> float | None:
+        return self._known.get((first, row))
+
+    def enter(self, first: int, row: int, actual: float) -> float:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([first, row, actual]) + "\n")
+        return actual
+
+
+@contextmanager
+def _journal(out: Path, key: str) -> Iterator[_Journal]:
+    """The journal in `out`, which is there as long as the work is not done."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        journal = _Journal(out / JOURNAL, key)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}.") from error
+    yield journal
+    (out / JOURNAL).unlink()
+
+
+def _announcement(
+    job: Job, selector: Selector, state: State, quotas: dict[int, int], ticks: int
+) -> str:
+    """What is going to happen, and how long it will take about."""
+    judge = selector.judge
+    step = job.steps(job.recipe.training.seed)[0]
+    for _ in range(2):  # the first one warms up
+        begin = time.perf_counter()
+        forward_step(judge.task, judge.rule, state, step)
+        seconds = time.perf_counter() - begin
+    begin = time.perf_counter()
+    target_losses(judge.task.model, judge.task.objective, judge.targets, state.theta)
+    examples = sum(quotas.values())
+    # a scored step costs about 2.5 of its recording's ticks
+    total = 2.5 * seconds * ticks + examples * (time.perf_counter() - begin)
+    own = [n for n in quotas.values() if n]
+    return (
+        f"leaving out {examples} of {len(job.data.examples)} rows, one at a time, in {len(own)} "
+        f"of {len(quotas)} windows of {selector.horizon} steps; about {_duration(total)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _spread(examples: int, windows: int) -> list[int]:
+    """Examples per window: as even as can be, over the whole run."""
+    if examples >= windows:
+        return share_out(examples, np.ones(windows))
+    ends = np.arange(1, windows + 1) * examples // windows
+    return [int(n) for n in np.diff(ends, prepend=0)]
+
+
+def _places(steps: Sequence[Any], occurrences: Occurrences) -> dict[int, list[tuple[int, int]]]:
+    """Of every row in a window, the (step, position) that it is left out of, in order."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for k, step in enumerate(steps):
+        for position, row in enumerate(step.rows.tolist()):
+            found.setdefault(row, []).append((k, position))
+    return {row: own if occurrences == "every" else own[-1:] for row, own in found.items()}
+
+
+def _total(values: Sequence[Array], places: Sequence[tuple[int, int]]) -> float:
+    return float(sum(values[k][position] for k, position in places))
+
+
+def _one_of_each_stratum(values: dict[int, float], count: int, seed: int) -> list[int]:
+    """`count` keys, one drawn from each of as many equal parts of their order by value."""
+    random = np.random.default_rng(seed)
+    ordered = sorted(values, key=lambda key: values[key])
+    return [int(random.choice(part)) for part in np.array_split(ordered, min(count, len(ordered)))]
+
+
+def reproduces(table: pl.DataFrame, scores: Scores) -> bool:
+    """Whether scoring again found the influences of a saved `scores.parquet`."""
+    assert scores.influences is not None
+    saved = table.sort("row")["influence"].to_numpy()
+    found = scores.influences.mean(axis=0)
+    scale = np.abs(saved).max()
+    return saved.shape == found.shape and bool(np.abs(saved - found).max() <= 1e-3 * scale)
