@@ -1,6 +1,10 @@
 """A tiny task in float64, small enough for oracles that take the long way."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from math import prod
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,19 +14,24 @@ from curate.influence import Target
 from curate.models import Classification, FlatModel
 from curate.rules import (
     SGD,
+    Adafactor,
     Adagrad,
     Adam,
     AdamW,
     Clipped,
     Grouped,
+    Muon,
     RMSprop,
     Rule,
+    Shapes,
     State,
     initial_state,
 )
 from curate.trajectory import Step, Task
 
-RULES = {
+SHAPES: Shapes = ((5, 4), (5,), (3, 5), (3,))  # of the module below
+
+RULES: dict[str, Any] = {
     "sgd": SGD(),
     "sgd-momentum": SGD(momentum=0.9),
     "sgd-damped": SGD(momentum=0.8, dampening=0.3, weight_decay=0.1),
@@ -33,7 +42,12 @@ RULES = {
     "rmsprop": RMSprop(alpha=0.9, eps=1e-6, weight_decay=0.1),
     "rmsprop-centred": RMSprop(alpha=0.8, eps=1e-4, momentum=0.7, centered=True),
     "adagrad": Adagrad(lr_decay=0.1, weight_decay=0.1, eps=1e-6),
-}
+    "adafactor": Adafactor((), weight_decay=0.1),
+    "adafactor-slow": Adafactor((), beta2_decay=-0.5, eps=(1e-4, 0.5), d=1.2),
+    "muon": Muon(()),
+    "muon-heavy": Muon((), momentum=0.8, nesterov=False, ns_steps=3,
+                       adjust_lr_fn="match_rms_adamw"),
+}  # fmt: skip
 
 
 def examples(count: int = 24, seed: int = 1, dtype: torch.dtype = torch.float64) -> TensorExamples:
@@ -58,14 +72,29 @@ def task(
 
 
 def rule_for(
-    name: str, sizes: Sequence[int] | None = None, clip: float | None = None
+    name: str, groups: Sequence[Shapes] = (SHAPES,), clip: float | None = None
 ) -> tuple[Rule, tuple[float, ...]]:
-    """A rule and its learning rates; two groups where `sizes` are given."""
-    rule: Rule = RULES[name]
-    lrs: tuple[float, ...] = (0.05,)
-    if sizes is not None:
-        rule, lrs = Grouped((rule, type(RULES[name])()), tuple(sizes)), (0.05, 0.02)
+    """A rule and its learning rates; in the second of two groups, with default settings.
+
+    What Muon cannot take, having no two dimensions, AdamW has.
+    """
+    each: list[tuple[Rule, Shapes, float]] = []
+    matrices_only = isinstance(RULES[name], Muon)
+    for k, (shapes, lr) in enumerate(zip(groups, (0.05, 0.02), strict=False)):
+        for left_over, run in groupby(shapes, lambda shape: matrices_only and len(shape) != 2):
+            own = tuple(run)
+            rule = AdamW() if left_over else shaped(RULES[name], own, default=k > 0)
+            each.append((rule, own, lr))
+    rules, runs, lrs = zip(*each, strict=True)
+    rule = rules[0] if len(rules) == 1 else Grouped(rules, [sum(map(prod, run)) for run in runs])
     return (rule if clip is None else Clipped(rule, clip)), lrs
+
+
+def shaped(rule: Any, shapes: Shapes, *, default: bool = False) -> Rule:
+    """The rule, or one of its kind with default settings, for parameters of these shapes."""
+    own = {"shapes": shapes} if hasattr(rule, "shapes") else {}
+    made: Rule = type(rule)(**own) if default else replace(rule, **own)
+    return made
 
 
 def steps(

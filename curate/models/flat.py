@@ -1,5 +1,6 @@
 """A module seen as a function of one flat vector of its trainable parameters."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -62,10 +63,11 @@ class FlatModel:
         self.names = tuple(order)
         self.shapes = tuple(trainable[name].shape for name in order)
         self.numels = tuple(shape.numel() for shape in self.shapes)
-        self.group_sizes = tuple(
-            sum(trainable[name].numel() for name in group)
+        self.group_shapes = tuple(
+            tuple(tuple(trainable[name].shape) for name in group)
             for group in (groups if groups is not None else [order])
         )
+        self.group_sizes = tuple(sum(map(math.prod, shapes)) for shapes in self.group_shapes)
         self._parameters = trainable
 
     @property

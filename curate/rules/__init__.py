@@ -2,10 +2,12 @@
 
 from types import MappingProxyType
 
+from curate.rules.adafactor import Adafactor
 from curate.rules.adagrad import Adagrad
 from curate.rules.adam import Adam, AdamW
-from curate.rules.base import Rule, Slots, State, initial_state, safe_sqrt
+from curate.rules.base import Rule, Shape, Shapes, Slots, State, initial_state, safe_sqrt
 from curate.rules.from_torch import LiveOptimizer, from_torch, unwrap
+from curate.rules.muon import Muon
 from curate.rules.rmsprop import RMSprop
 from curate.rules.schedules import DECAYS, Schedule
 from curate.rules.sgd import SGD
@@ -18,6 +20,8 @@ RULES = MappingProxyType(
         "adamw": AdamW,
         "rmsprop": RMSprop,
         "adagrad": Adagrad,
+        "adafactor": Adafactor,
+        "muon": Muon,
     }
 )
 
@@ -25,15 +29,19 @@ __all__ = [
     "DECAYS",
     "RULES",
     "SGD",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Clipped",
     "Grouped",
     "LiveOptimizer",
+    "Muon",
     "RMSprop",
     "Rule",
     "Schedule",
+    "Shape",
+    "Shapes",
     "Slots",
     "State",
     "as_sgd",

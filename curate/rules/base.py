@@ -1,12 +1,15 @@
 """What a rule is: an optimizer as a pure function of gradient and state."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 Slots = dict[str, Tensor]
+Shape = tuple[int, ...]
+Shapes = tuple[Shape, ...]
 
 
 class State(NamedTuple):
@@ -53,6 +56,17 @@ class Rule(Protocol):
 def initial_state(rule: Rule, theta: Tensor) -> State:
     """The state before the first step of training, from parameters of shape (P,)."""
     return State(theta, rule.init(theta), 0)
+
+
+def unflatten(vector: Tensor, shapes: Shapes) -> list[Tensor]:
+    """Consecutive parts of a vector, in the shapes of the parameters that it is made of."""
+    parts = vector.split([math.prod(shape) for shape in shapes])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def flatten(parts: Sequence[Tensor], *, like: Tensor) -> Tensor:
+    """Tensors as one vector, the inverse of `unflatten`; none are an empty one like `like`."""
+    return torch.cat([part.reshape(-1) for part in parts]) if parts else like.new_empty(0)
 
 
 def safe_sqrt(x: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def test_derivatives_equal_unrolled_autograd(
     name: str, clip: float | None, grouped: bool, dropout: float, micro: int, tape_bytes: int
 ) -> None:
     task = tiny.task(dropout=dropout, grouped=grouped)
-    rule, lrs = tiny.rule_for(name, task.model.group_sizes if grouped else None, clip)
+    rule, lrs = tiny.rule_for(name, task.model.group_shapes, clip)
     steps = tiny.steps(STEPS, lrs, micro=micro)
     found = derivatives(task, rule, steps, tape_bytes=tape_bytes)
     for q, target in enumerate(tiny.targets()):
@@ -108,7 +108,7 @@ def test_clipping_is_active_in_the_matrix() -> None:
     assert norm > 0.3
 
 
-@pytest.mark.parametrize("name", ["sgd-nesterov", "adamw"])
+@pytest.mark.parametrize("name", ["sgd-nesterov", "adamw", "adafactor", "muon"])
 def test_derivatives_equal_finite_differences(name: str) -> None:
     task = tiny.task(dropout=0.3)
     rule, lrs = tiny.rule_for(name, clip=0.3)
@@ -177,14 +177,15 @@ def test_targets_in_one_pass_equal_targets_one_by_one() -> None:
             torch.testing.assert_close(both[q], one[0], rtol=1e-12, atol=1e-14)
 
 
-def test_dead_units_leave_every_adjoint_finite() -> None:
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
+def test_dead_units_leave_every_adjoint_finite(name: str) -> None:
     """v is exactly 0 where a unit is dead; sqrt(v) has an infinite derivative there."""
     task = tiny.task()
     theta = task.model.read()
-    for name, part in task.model.unpack(theta).items():
-        if name.startswith("3."):
+    for parameter, part in task.model.unpack(theta).items():
+        if parameter.startswith("3."):
             part.zero_()  # nothing reaches the first layer
-    rule, lrs = tiny.rule_for("adamw")
+    rule, lrs = tiny.rule_for(name)
     (step,) = tiny.steps(1, lrs)
     state = State(theta, rule.init(theta), 0)
     gradients = torch.randn(1, task.model.size, dtype=torch.float64)
@@ -194,7 +195,7 @@ def test_dead_units_leave_every_adjoint_finite() -> None:
     assert all(part.isfinite().all() for part in back.adjoint)
 
 
-@pytest.mark.parametrize("name", ["sgd-momentum", "adamw"])
+@pytest.mark.parametrize("name", ["sgd-momentum", "adamw", "adafactor", "muon"])
 def test_float32_derivatives_agree_with_float64(name: str) -> None:
     rule, lrs = tiny.rule_for(name)
     steps = tiny.steps(STEPS, lrs)

@@ -73,7 +73,7 @@ def test_the_jump_is_the_step_without_the_example(
     cuts: tuple[int, ...], removal: str,
 ) -> None:  # fmt: skip
     task = tiny.task(dropout=dropout, grouped=grouped)
-    rule, lrs = tiny.rule_for(name, task.model.group_sizes if grouped else None, clip)
+    rule, lrs = tiny.rule_for(name, task.model.group_shapes, clip)
     steps = tiny.steps(3, lrs, micro=micro)
     state = replay(task, rule, tiny.start(task, rule), steps[:2])
     step = replace(steps[2], cuts=cuts, scale=0.7)

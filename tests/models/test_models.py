@@ -27,6 +27,7 @@ def test_groups_are_contiguous_and_names_survive() -> None:
     module = tiny.module()
     model = FlatModel(module, [["3.bias", "0.weight"], ["0.bias", "3.weight"]])
     assert model.group_sizes == (23, 20)
+    assert model.group_shapes == (((3,), (5, 4)), ((5,), (3, 5)))
     parts = model.unpack(model.read())
     assert list(parts) == ["3.bias", "0.weight", "0.bias", "3.weight"]
     for name, p in module.named_parameters():
