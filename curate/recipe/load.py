@@ -109,6 +109,8 @@ def _message(error: Any) -> str:
         key = str(error["loc"][-1])
         if key in UNMODELLED:
             return "is not modelled; remove it"
+        if key in _all_keys():
+            return "does not belong here; remove it"
         close = difflib.get_close_matches(key, _all_keys(), n=1)
         return "unknown key" + (f"; did you mean {close[0]}?" if close else "; remove it")
     if kind == "value_error":

@@ -82,6 +82,7 @@ def test_overrides_are_typed_and_leave_the_file_alone() -> None:
         ("selection.policy=best", "selection.policy: must be 'look_ahead', 'random'"),
         ("selection.removal=loo", "selection.removal: must be 'renormalised' or 'fixed'"),
         ("training.optimizer.kind=muon", "training.optimizer: kind must be sgd, adam, adamw, rms"),
+        ("training.optimizer.momentum=0.9", "training.optimizer.momentum: does not belong here;"),
         ("training.optimizer.amsgrad=true", "training.optimizer: amsgrad is not modelled"),
         ("training.optimizer.maximize=true", "training.optimizer: maximize is not modelled"),
         ("training.optimizer.lr=-1", "training.optimizer.lr: must be greater than 0 but got -1"),
