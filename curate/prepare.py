@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from curate import models, rules
 from curate.candidates import Candidates, read_candidates
-from curate.errors import ModelError, RecipeError
+from curate.errors import ModelError, OptimizerError, RecipeError
 from curate.models import FlatModel, Objective
-from curate.recipe import Factory, Recipe
-from curate.rules import Rule, State, initial_state
+from curate.recipe import Factory, Optimizer, OwnGroup, Recipe
+from curate.rules import Rule, Shapes, State, initial_state
 from curate.threads import step_flops
 from curate.trajectory import Step, Task, seeded_rng
 
@@ -38,7 +38,7 @@ class Job:
         trainable = [n for n, p in module.named_parameters() if p.requires_grad]
         members = assign_groups(self.recipe, trainable)
         model = FlatModel(module, members, device=self.device, dtype=dtype)
-        rule = build_rule(self.recipe, model.group_sizes)
+        rule = build_rule(self.recipe, model)
         return (
             Task(model, self.objective, self.data.examples),
             rule,
@@ -142,26 +142,52 @@ def assign_groups(recipe: Recipe, names: list[str]) -> list[list[str]]:
     return members
 
 
+def param_groups(recipe: Recipe) -> list[Optimizer]:
+    """The settings of every param group's optimizer, the base group's first."""
+    base = recipe.training.optimizer
+    each: list[Optimizer] = [base]
+    for group in base.groups:
+        if isinstance(group, OwnGroup):
+            each.append(group)
+        else:
+            changes = group.model_dump(include={"lr", "weight_decay"}, exclude_none=True)
+            each.append(base.model_copy(update=changes))
+    return each
+
+
 def base_learning_rates(recipe: Recipe) -> tuple[float, ...]:
     """The learning rate of every group before the schedule, the base group first."""
-    optimizer = recipe.training.optimizer
-    return (optimizer.lr, *(optimizer.lr if g.lr is None else g.lr for g in optimizer.groups))
+    return tuple(section.lr for section in param_groups(recipe))
 
 
-def build_rule(recipe: Recipe, sizes: tuple[int, ...]) -> Rule:
-    """The recipe's optimizer for param groups of the given sizes, clipped if it says so."""
-    section = recipe.training.optimizer
-    settings = section.model_dump(exclude={"kind", "lr", "groups"})
-    if "betas" in settings:
-        settings["betas"] = tuple(settings["betas"])
-    decays = [g.weight_decay for g in section.groups]
-    each: list[Rule] = [
-        rules.RULES[section.kind](**settings | ({} if decay is None else {"weight_decay": decay}))
-        for decay in (None, *decays)
-    ]
-    rule: Rule = rules.Grouped(tuple(each), sizes) if len(each) > 1 else each[0]
+def build_rule(recipe: Recipe, model: FlatModel) -> Rule:
+    """The recipe's optimizers for the param groups of `model`, clipped if it says so.
+
+    Raises:
+        RecipeError: an optimizer cannot have the parameters that it is given.
+    """
+    each = []
+    for k, section in enumerate(param_groups(recipe)):
+        try:
+            each.append(_one_rule(section, model.group_shapes[k], model.dtype))
+        except OptimizerError as error:
+            where = f"training.optimizer{f'.groups.{k - 1}' if k else ''}"
+            raise RecipeError(f"{where}: {error}") from error
+    rule = rules.Grouped(tuple(each), model.group_sizes) if len(each) > 1 else each[0]
     clip_norm = recipe.training.clip_norm
     return rule if clip_norm is None else rules.Clipped(rule, clip_norm)
+
+
+def _one_rule(section: Optimizer, shapes: Shapes, dtype: torch.dtype) -> Rule:
+    given = section.model_dump(exclude={"kind", "lr", "groups", "match"})
+    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    kind: Any = rules.RULES[section.kind]
+    if any(field.name == "shapes" for field in fields(kind)):
+        settings["shapes"] = shapes
+    if section.kind == "adafactor" and settings["eps"][0] is None:
+        settings["eps"] = (torch.finfo(dtype).eps, settings["eps"][1])
+    rule: Rule = kind(**settings)
+    return rule
 
 
 def snapshot_count(recipe: Recipe, state: State) -> int:

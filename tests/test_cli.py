@@ -68,6 +68,20 @@ def test_the_exact_jump_from_a_recipe(here: Path) -> None:
     assert np.corrcoef(found["linear"], found["exact"])[0, 1] > 0.9
 
 
+def test_mixed_optimizers_from_a_recipe_and_again_from_what_it_wrote(here: Path) -> None:
+    mixed = "training.optimizer.groups=[{match: ['*.weight'], kind: muon, lr: 0.02}]"
+    options = ("--quiet", "--set", "selection.jump=exact")
+    assert curate("recipe.yaml", "--out", "mixed", *options, "--set", mixed) == 0
+    assert curate("mixed/recipe.yaml", "--out", "again", "--quiet") == 0
+    assert curate("recipe.yaml", "--out", "plain", *options) == 0
+    first, again, plain = (
+        pl.read_parquet(f"{out}/scores.parquet") for out in ("mixed", "again", "plain")
+    )
+    assert first.equals(again)
+    assert first["influence"].is_finite().all()
+    assert not np.allclose(first["influence"], plain["influence"], rtol=0.1)
+
+
 def test_directory_has_what_the_card_says_and_nothing_else(here: Path) -> None:
     assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
     assert sorted(p.name for p in Path("out").iterdir()) == [

@@ -2,11 +2,14 @@
 
 from curate.recipe.data import Source, Split
 from curate.recipe.load import check_recipe, fingerprint, load_recipe, resolved, write_recipe
+from curate.recipe.optimizers import Optimizer, OwnGroup
 from curate.recipe.schema import Factory, Keep, Recipe, Selection
 
 __all__ = [
     "Factory",
     "Keep",
+    "Optimizer",
+    "OwnGroup",
     "Recipe",
     "Selection",
     "Source",

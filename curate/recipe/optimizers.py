@@ -1,8 +1,18 @@
 """The optimizer and schedule sections of a recipe."""
 
+import operator
+from functools import reduce
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    GetPydanticSchema,
+    Tag,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from curate.recipe.section import Section
 
@@ -13,18 +23,12 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 UNMODELLED = ("amsgrad", "maximize", "decoupled_weight_decay", "foreach", "fused", "capturable")
 
 
-class Group(Section):
-    """Parameters with settings of their own: names or shell patterns; the first match counts."""
-
-    match: Annotated[list[str], Field(min_length=1)]
-    lr: LearningRate | None = None
-    weight_decay: Decay | None = None
-
-
 class Optimizer(Section):
     """What every optimizer has."""
 
-    groups: list[Group] = []
+    kind: str
+    lr: LearningRate
+    weight_decay: Decay
 
     @model_validator(mode="before")
     @classmethod
@@ -98,24 +102,137 @@ class AdagradSection(Optimizer):
     eps: Annotated[float, Field(gt=0)] = 1e-10
 
 
-def _kind(value: Any) -> Any:
-    kind = value.get("kind", "adamw") if isinstance(value, dict) else getattr(value, "kind", "")
-    return f"~{kind}"
+class MuonSection(Optimizer):
+    """`torch.optim.Muon`, for parameters of two dimensions."""
+
+    kind: Literal["muon"]
+    lr: LearningRate = 1e-3
+    momentum: Beta = 0.95
+    nesterov: bool = True
+    weight_decay: Decay = 0.1
+    ns_coefficients: Annotated[list[float], Field(min_length=3, max_length=3)] = [
+        3.4445, -4.7750, 2.0315,
+    ]  # fmt: skip
+    ns_steps: Annotated[int, Field(ge=0, lt=100)] = 5
+    eps: Annotated[float, Field(gt=0)] = 1e-7
+    adjust_lr_fn: Literal["original", "match_rms_adamw"] = "original"
 
 
-OptimizerSection = Annotated[
-    Annotated[SGDSection, Tag("~sgd")]
-    | Annotated[AdamSection, Tag("~adam")]
-    | Annotated[AdamWSection, Tag("~adamw")]
-    | Annotated[RMSpropSection, Tag("~rmsprop")]
-    | Annotated[AdagradSection, Tag("~adagrad")],
-    Discriminator(
-        _kind,
-        custom_error_type="optimizer_kind",
-        custom_error_message="kind must be sgd, adam, adamw, rmsprop or adagrad; "
-        "no other optimizer is modelled",
-    ),
-]
+class AdafactorSection(Optimizer):
+    """`torch.optim.Adafactor`; a first eps of null is that of `training.dtype`."""
+
+    kind: Literal["adafactor"]
+    lr: LearningRate = 1e-2
+    beta2_decay: Annotated[float, Field(le=0)] = -0.8
+    eps: list[float | None] = [None, 1e-3]
+    d: Annotated[float, Field(ge=1)] = 1.0
+    weight_decay: Decay = 0.0
+
+    @field_validator("eps", mode="wrap")
+    @classmethod
+    def _pair(cls, value: Any, handler: Any) -> Any:
+        try:
+            first, second = pair = handler(value)
+            if (first is None or first > 0) and second is not None and second >= 0:
+                return pair
+        except ValueError:  # not numbers, or not two
+            pass
+        raise ValueError(
+            "must be two numbers, the first above 0 or null for that of the dtype, "
+            f"but got {value!r}"
+        )
+
+
+KINDS: dict[str, type[Optimizer]] = {
+    "sgd": SGDSection,
+    "adam": AdamSection,
+    "adamw": AdamWSection,
+    "rmsprop": RMSpropSection,
+    "adagrad": AdagradSection,
+    "adafactor": AdafactorSection,
+    "muon": MuonSection,
+}
+
+
+class Group(Section):
+    """Some of the parameters, by names or shell patterns; the first group that matches counts."""
+
+    match: Annotated[list[str], Field(min_length=1)]
+
+
+class SharedGroup(Group):
+    """A group of the base optimizer's, with a learning rate or weight decay of its own."""
+
+    lr: LearningRate | None = None
+    weight_decay: Decay | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_settings_need_a_kind(cls, value: Any) -> Any:
+        settings = {key for kind in KINDS.values() for key in kind.model_fields}
+        for key in value if isinstance(value, dict) else ():
+            if key in settings - cls.model_fields.keys():
+                raise ValueError(
+                    f"{key} needs a `kind` beside it: a group without one has the base "
+                    "optimizer's settings but for lr and weight_decay"
+                )
+        return value
+
+
+class OwnGroup(Group, Optimizer):
+    """A group with an optimizer of its own, which has none of the base optimizer's settings."""
+
+
+def _by_kind(extra: type[Section]) -> dict[str, Any]:
+    """Every optimizer with the keys of `extra` beside its own, by its tag."""
+    return {
+        f"~{name}": create_model(f"{kind.__name__}{extra.__name__}", __base__=(kind, extra))
+        for name, kind in KINDS.items()
+    }
+
+
+def _any_of(sections: dict[str, Any], otherwise: str) -> GetPydanticSchema:
+    """Whichever section the value's `kind` names; the one tagged `otherwise` if it has none."""
+
+    def tag_of(value: Any) -> str:
+        if isinstance(value, Section):
+            return next((t for t, section in sections.items() if type(value) is section), "")
+        if not isinstance(value, dict) or "kind" not in value:
+            return otherwise
+        return f"~{value['kind']}" if str(value["kind"]) in KINDS else ""
+
+    known = [Annotated[section, Tag(tag)] for tag, section in sections.items()]
+    *others, last = KINDS
+    union: Any = Annotated[
+        reduce(operator.or_, known),
+        Discriminator(
+            tag_of,
+            custom_error_type="optimizer_kind",
+            custom_error_message=f"kind must be {', '.join(others)} or {last}; "
+            "no other optimizer is modelled",
+        ),
+    ]
+    return GetPydanticSchema(lambda _, handler: handler.generate_schema(union))
+
+
+GROUPS = {"~": SharedGroup} | _by_kind(OwnGroup)
+AnyGroup = Annotated[SharedGroup | OwnGroup, _any_of(GROUPS, otherwise="~")]
+
+
+class BaseOptimizer(Optimizer):
+    """The optimizer of every parameter that no group matches."""
+
+    groups: list[AnyGroup] = []
+
+
+BASES = _by_kind(BaseOptimizer)
+AnyOptimizer = Annotated[BaseOptimizer, _any_of(BASES, otherwise="~adamw")]
+
+
+def default_optimizer() -> BaseOptimizer:
+    """AdamW as torch has it."""
+    default: BaseOptimizer = BASES["~adamw"](kind="adamw")
+    return default
 
 
 class Schedule(Section):

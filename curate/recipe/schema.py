@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from curate.recipe.data import Data
-from curate.recipe.optimizers import AdamWSection, OptimizerSection, Schedule
+from curate.recipe.optimizers import AnyOptimizer, Schedule, default_optimizer
 from curate.recipe.section import Count, Section, Seed
 
 PolicyName = Literal["look_ahead", "random", "loss", "knn_shapley"]
@@ -73,7 +73,7 @@ class Training(Section):
     epochs: Count = 1
     batch_size: Count = 32
     micro_batch: Count | None = None
-    optimizer: OptimizerSection = Field(default_factory=AdamWSection)
+    optimizer: AnyOptimizer = Field(default_factory=default_optimizer)
     schedule: Schedule = Schedule()
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     seed: Seed = 0

@@ -33,6 +33,19 @@ FULL: list[dict[str, Any]] = [
         },
         "selection": {"horizon": 7, "stride": 2, "keep": {"count": 10}, "group_by": "label"},
     },
+    BASE
+    | {
+        "training": {
+            "optimizer": {
+                "kind": "adafactor",
+                "groups": [
+                    {"match": ["*.weight"], "kind": "muon", "lr": 0.02, "ns_steps": 3},
+                    {"match": ["0.*"], "lr": 0.1},
+                    {"match": ["3.bias"], "kind": "sgd", "lr": 0.1, "momentum": 0.9},
+                ],
+            }
+        }
+    },
     BASE | {"selection": {"keep": {"threshold": -0.5}, "policy": "loss"}},
 ]  # fmt: skip
 
@@ -81,8 +94,29 @@ def test_overrides_are_typed_and_leave_the_file_alone() -> None:
         ("selection.keep.fraction=1.5", "selection.keep.fraction: must be less than or equal to 1"),
         ("selection.policy=best", "selection.policy: must be 'look_ahead', 'random'"),
         ("selection.removal=loo", "selection.removal: must be 'renormalised' or 'fixed'"),
-        ("training.optimizer.kind=muon", "training.optimizer: kind must be sgd, adam, adamw, rms"),
+        ("training.optimizer.kind=lion", "training.optimizer: kind must be sgd, adam, adamw, rms"),
         ("training.optimizer.momentum=0.9", "training.optimizer.momentum: does not belong here;"),
+        ("training.optimizer={kind: adafactor, eps: [0, 1]}", "eps: must be two numbers, the fir"),
+        ("training.optimizer={kind: adafactor, eps: [1]}", "eps: must be two numbers, the first"),
+        ("training.optimizer={kind: adafactor, d: 0.5}", "optimizer.d: must be greater than or"),
+        ("training.optimizer={kind: muon, ns_steps: 100}", "optimizer.ns_steps: must be less"),
+        ("training.optimizer={kind: muon, adjust_lr_fn: x}", "adjust_lr_fn: must be 'original'"),
+        ("training.optimizer.groups=[{match: [a], kind: lion}]",
+         "training.optimizer.groups.0: kind must be sgd, .* adafactor or muon; no other"),
+        ("training.optimizer.groups=[{match: [a], kind: ''}]", "groups.0: kind must be sgd, adam"),
+        ("training.optimizer.groups=[{match: [a], kind: null}]", "groups.0: kind must be sgd, ad"),
+        ("training.optimizer.kind=null", "training.optimizer: kind must be sgd, adam, adamw"),
+        ("training.optimizer.kind=[1]", "training.optimizer: kind must be sgd, adam, adamw"),
+        ("training.optimizer.groups=[{match: [a], momentum: 0.5}]",
+         "training.optimizer.groups.0: momentum needs a `kind` beside it"),
+        ("training.optimizer.groups=[{match: [a]}, {kind: muon}]",
+         "training.optimizer.groups.1.match: is required"),
+        ("training.optimizer.groups=[{match: [a], kind: sgd}]", "groups.0.lr: is required"),
+        ("training.optimizer.groups=[{match: [a], kind: muon, groups: []}]",
+         "training.optimizer.groups.0.groups: does not belong here; remove it"),
+        ("training.optimizer.groups=[{match: [a], kind: adam, amsgrad: true}]",
+         "training.optimizer.groups.0: amsgrad is not modelled"),
+        ("training.optimizer.groups=[{match: [a], kind: muon, alpha: 1}]", "alpha: does not belo"),
         ("training.optimizer.amsgrad=true", "training.optimizer: amsgrad is not modelled"),
         ("training.optimizer.maximize=true", "training.optimizer: maximize is not modelled"),
         ("training.optimizer.lr=-1", "training.optimizer.lr: must be greater than 0 but got -1"),
@@ -115,7 +149,7 @@ def test_overrides_are_typed_and_leave_the_file_alone() -> None:
         ("nonsense", "--set must look like a.b=value but got 'nonsense'"),
         ("selection.keep=[", "not valid YAML"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_are_named_by_their_key(override: str, message: str | None) -> None:
     if message is None:
         override, message = override, ""

@@ -117,6 +117,8 @@ def test_wrappers_are_seen_through() -> None:
 @pytest.mark.parametrize(
     ("make_one", "message"),
     [
+        (lambda p: torch.optim.Muon([q for q in p if q.ndim == 2]), "optimizer Muon is not mod"),
+        (lambda p: torch.optim.Adafactor(p), "optimizer Adafactor is not modelled; use torch"),
         (lambda p: torch.optim.Adamax(p), "optimizer Adamax is not modelled; use torch.optim's"),
         (lambda p: torch.optim.Adam(p, amsgrad=True), "Adam with amsgrad=True is not modelled"),
         (lambda p: torch.optim.SGD(p, lr=1, maximize=True), "SGD with maximize=True is not"),
