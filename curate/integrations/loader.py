@@ -47,8 +47,8 @@ class LookAheadLoader:
 
     Args:
         loader: yields batches of any structure whose tensors have the examples first.
-        model, optimizer: the ones that are trained; SGD, Adam, AdamW, RMSprop or Adagrad
-            of torch.optim.
+        model, optimizer: the ones that are trained; SGD, Adam, AdamW, RMSprop, Adagrad
+            or Adafactor of torch.optim.
         objective: (model, batch) -> one training loss per example, shape (n,), or
             an `Objective`; the loop is taken to train on their mean over the step.
         targets: what to be good at: a batch, a list or loader of batches, or

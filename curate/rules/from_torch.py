@@ -1,6 +1,6 @@
 """A live `torch.optim` optimizer as a rule and the state it is in."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from curate.errors import OptimizerError
+from curate.rules.adafactor import Adafactor
 from curate.rules.adagrad import Adagrad
 from curate.rules.adam import Adam, AdamW
 from curate.rules.base import Rule, Slots, State
@@ -17,6 +18,10 @@ from curate.rules.sgd import SGD
 from curate.rules.wrappers import Clipped, Grouped
 
 Group = Mapping[str, Any]
+Members = tuple[Tensor, ...]
+Reader = tuple[Callable[[Group, Members], Rule], Mapping[str, str]]
+"""The rule of a param group and its parameters, and torch's names of the rule's slots."""
+
 NOT_MODELLED = ("amsgrad", "maximize")
 
 
@@ -41,8 +46,8 @@ class LiveOptimizer:
 
     def state(self) -> State:
         """The state from which the next step would be taken; copies, not views."""
-        theta = [p.detach().reshape(-1) for group in self.parameters for p in group]
-        return State(torch.cat(theta), self.slots, self.step)
+        theta = _flat([p for group in self.parameters for p in group])
+        return State(theta, self.slots, self.step)
 
 
 def from_torch(optimizer: torch.optim.Optimizer, clip_norm: float | None = None) -> LiveOptimizer:
@@ -63,25 +68,21 @@ def from_torch(optimizer: torch.optim.Optimizer, clip_norm: float | None = None)
         raise OptimizerError("the optimizer has no parameter that requires a gradient.")
     groups = [optimizer.param_groups[k] for k in positions]
     parameters = tuple(members for _, members in found if members)
-    slots: Slots = {}
+    slots: dict[str, list[Tensor]] = {}
     for k, (group, members) in enumerate(zip(groups, parameters, strict=True)):
-        for ours, theirs in names(group).items():
-            parts = [optimizer.state.get(p, {}).get(theirs) for p in members]
-            slots[f"{k}/{ours}"] = torch.cat(
-                [
-                    (torch.zeros_like(p) if part is None else part).detach().reshape(-1)
-                    for p, part in zip(members, parts, strict=True)
-                ]
-            )
+        for p in members:
+            for ours, fresh in build(group, (p,)).init(_flat([p])).items():
+                part = optimizer.state.get(p, {}).get(names[ours])
+                slots.setdefault(f"{k}/{ours}", []).append(fresh if part is None else part)
     rule: Rule = Grouped(
-        tuple(build(group) for group in groups),
+        tuple(build(*each) for each in zip(groups, parameters, strict=True)),
         tuple(sum(p.numel() for p in members) for members in parameters),
     )
     return LiveOptimizer(
         parameters=parameters,
         groups=positions,
         rule=rule if clip_norm is None else Clipped(rule, clip_norm),
-        slots=slots,
+        slots={name: _flat(parts) for name, parts in slots.items()},
         step=_steps_taken(optimizer, parameters),
         lrs=tuple(float(group["lr"]) for group in groups),
     )
@@ -96,15 +97,17 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.detach().reshape(-1) for t in tensors])
+
+
 def _training(group: Group, optimizer: torch.optim.Optimizer, started: bool) -> tuple[Tensor, ...]:
     return tuple(
         p for p in group["params"] if p.requires_grad and (optimizer.state.get(p) or not started)
     )
 
 
-def _reader(
-    optimizer: torch.optim.Optimizer,
-) -> tuple[Callable[[Group], Rule], Callable[[Group], dict[str, str]]]:
+def _reader(optimizer: torch.optim.Optimizer) -> Reader:
     kind = type(optimizer)
     if kind not in READERS:
         known = ", ".join(sorted(k.__name__ for k in READERS))
@@ -133,17 +136,17 @@ def _steps_taken(
     return int(any(s.get("momentum_buffer") is not None for s in states))
 
 
-def _sgd(group: Group) -> Rule:
+def _sgd(group: Group, _: Members) -> Rule:
     names = ("momentum", "dampening", "nesterov", "weight_decay")
     return SGD(**{name: group[name] for name in names})
 
 
-def _adam(group: Group) -> Rule:
+def _adam(group: Group, _: Members) -> Rule:
     kind = AdamW if group.get("decoupled_weight_decay") else Adam
     return _adam_like(kind, group)
 
 
-def _adamw(group: Group) -> Rule:
+def _adamw(group: Group, _: Members) -> Rule:
     return _adam_like(AdamW, group)
 
 
@@ -152,42 +155,38 @@ def _adam_like(kind: type[Adam], group: Group) -> Rule:
     return kind(betas=(beta1, beta2), eps=group["eps"], weight_decay=group["weight_decay"])
 
 
-def _rmsprop(group: Group) -> Rule:
+def _rmsprop(group: Group, _: Members) -> Rule:
     names = ("alpha", "eps", "weight_decay", "momentum", "centered")
     return RMSprop(**{name: group[name] for name in names})
 
 
-def _adagrad(group: Group) -> Rule:
+def _adagrad(group: Group, _: Members) -> Rule:
     names = ("lr_decay", "weight_decay", "initial_accumulator_value", "eps")
     return Adagrad(**{name: group[name] for name in names})
 
 
-def _momentum_name(group: Group) -> dict[str, str]:
-    return {"momentum": "momentum_buffer"} if group["momentum"] else {}
+def _adafactor(group: Group, members: Members) -> Rule:
+    eps1, eps2 = group["eps"]
+    return Adafactor(
+        tuple(tuple(p.shape) for p in members),
+        eps=(torch.finfo(members[0].dtype).eps if eps1 is None else eps1, eps2),
+        **{name: group[name] for name in ("beta2_decay", "d", "weight_decay")},
+    )
 
 
-def _moment_names(_: Group) -> dict[str, str]:
-    return {"m": "exp_avg", "v": "exp_avg_sq"}
-
-
-def _rmsprop_names(group: Group) -> dict[str, str]:
-    momentum = {"momentum": "momentum_buffer"} if group["momentum"] > 0 else {}
-    return {"v": "square_avg"} | ({"average": "grad_avg"} if group["centered"] else {}) | momentum
-
-
-def _sum_name(_: Group) -> dict[str, str]:
-    return {"sum": "sum"}
-
-
-READERS: Mapping[
-    type[torch.optim.Optimizer],
-    tuple[Callable[[Group], Rule], Callable[[Group], dict[str, str]]],
-] = MappingProxyType(
+READERS: Mapping[type[torch.optim.Optimizer], Reader] = MappingProxyType(
     {
-        torch.optim.SGD: (_sgd, _momentum_name),
-        torch.optim.Adam: (_adam, _moment_names),
-        torch.optim.AdamW: (_adamw, _moment_names),
-        torch.optim.RMSprop: (_rmsprop, _rmsprop_names),
-        torch.optim.Adagrad: (_adagrad, _sum_name),
+        torch.optim.SGD: (_sgd, {"momentum": "momentum_buffer"}),
+        torch.optim.Adam: (_adam, {"m": "exp_avg", "v": "exp_avg_sq"}),
+        torch.optim.AdamW: (_adamw, {"m": "exp_avg", "v": "exp_avg_sq"}),
+        torch.optim.RMSprop: (
+            _rmsprop,
+            {"v": "square_avg", "average": "grad_avg", "momentum": "momentum_buffer"},
+        ),
+        torch.optim.Adagrad: (_adagrad, {"sum": "sum"}),
+        torch.optim.Adafactor: (
+            _adafactor,
+            {"rows": "row_var", "columns": "col_var", "v": "variance"},
+        ),
     }
 )

@@ -25,6 +25,7 @@ Loop = Callable[[Any, nn.Module, torch.optim.Optimizer, Any], None]
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.05),
 }
 
 

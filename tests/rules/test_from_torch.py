@@ -27,6 +27,8 @@ CASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
         torch.optim.Adagrad,
         {"lr": 0.1, "lr_decay": 0.2, "initial_accumulator_value": 0.3, "weight_decay": 0.1},
     ),
+    "adafactor": (torch.optim.Adafactor, {"lr": 0.1, "d": 1.2, "weight_decay": 0.1}),
+    "adafactor-eps": (torch.optim.Adafactor, {"lr": 0.9, "beta2_decay": -0.5, "eps": (0.3, 0.01)}),
     "adamw": (torch.optim.AdamW, {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6}),
 }
 
@@ -118,7 +120,6 @@ def test_wrappers_are_seen_through() -> None:
     ("make_one", "message"),
     [
         (lambda p: torch.optim.Muon([q for q in p if q.ndim == 2]), "optimizer Muon is not mod"),
-        (lambda p: torch.optim.Adafactor(p), "optimizer Adafactor is not modelled; use torch"),
         (lambda p: torch.optim.Adamax(p), "optimizer Adamax is not modelled; use torch.optim's"),
         (lambda p: torch.optim.Adam(p, amsgrad=True), "Adam with amsgrad=True is not modelled"),
         (lambda p: torch.optim.SGD(p, lr=1, maximize=True), "SGD with maximize=True is not"),
