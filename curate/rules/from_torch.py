@@ -101,9 +101,13 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.detach().reshape(-1) for t in tensors])
 
 
-def _training(group: Group, optimizer: torch.optim.Optimizer, started: bool) -> tuple[Tensor, ...]:
+def _training(group: Group, optimizer: torch.optim.Optimizer, started: bool) -> Members:
+    """Parameters of the group that are updated; without momentum, SGD has no trace of that."""
+    traceless = isinstance(optimizer, torch.optim.SGD) and not group["momentum"]
     return tuple(
-        p for p in group["params"] if p.requires_grad and (optimizer.state.get(p) or not started)
+        p
+        for p in group["params"]
+        if p.requires_grad and (optimizer.state.get(p) or not started or traceless)
     )
 
 

@@ -107,6 +107,14 @@ def test_frozen_and_unused_parameters_stay_out() -> None:
     assert all(p is not frozen and p is not unused for p in members)
 
 
+def test_a_group_without_momentum_beside_one_with_it_still_trains() -> None:
+    net = module()
+    groups = [{"params": net[0].parameters()}, {"params": net[1].parameters(), "momentum": 0.9}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    step(optimizer)
+    assert [len(members) for members in from_torch(optimizer).parameters] == [2, 2]
+
+
 def test_wrappers_are_seen_through() -> None:
     class Wrapper:
         def __init__(self, optimizer: torch.optim.Optimizer) -> None:
