@@ -24,7 +24,8 @@ class WindowError:
     first_step, steps: where it is in the run, and K. probes: removals followed in it.
     signal: |influence|, which is the mean of `size_of`, too. error: expected
     absolute error of an influence. jump, propagation: its two terms, see `Probe`; of
-    the exact jump's influences, the jump is what they do without. target_loss: at the window's end, mean over the targets.
+    the exact jump's influences, the jump is what they do without.
+    target_loss: at the window's end, mean over the targets.
     """
 
     first_step: int

@@ -35,7 +35,8 @@ def describe_verification(found: Verified) -> str:
     if found.mistaken is not None:
         loss = own.spearman.value - found.mistaken.spearman.value
         lines.append(
-            f"taking the optimizer for SGD costs {loss:.3f} of Spearman's correlation, and the sizes"
+            f"taking the optimizer for SGD costs {loss:.3f} of Spearman's correlation, "
+            "and the sizes with it"
         )
     lines.append(f"verdict: {own.verdict()}")
     return "\n".join(lines)
@@ -72,7 +73,7 @@ def _scatter(
     axes.axvline(0, color="0.85", lw=0.8, zorder=0)
     axes.set(
         title=f"{title}: Spearman {agreement.spearman.value:.3f}",
-        xlabel="predicted change of the target loss without the row",
+        xlabel="predicted change of the target loss",
         ylabel="actual change",
     )
 
