@@ -86,7 +86,7 @@ def test_directory_has_what_the_card_says_and_nothing_else(here: Path) -> None:
     assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
     assert sorted(p.name for p in Path("out").iterdir()) == [
         "README.md", "dataset_dict.json", "provenance.json",
-        "recipe.yaml", "scores.parquet", "train",
+        "recipe.yaml", "scores.parquet", "train", "windows.parquet",
     ]  # fmt: skip
     assert sorted(p.name for p in here.iterdir()) == ["out", "recipe.yaml", "rows.parquet"]
     made = json.loads(Path("out/provenance.json").read_text())

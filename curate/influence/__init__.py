@@ -2,7 +2,7 @@
 
 from curate.influence.adjoint import Adjoint, BackwardStep, backward_step, final_adjoint
 from curate.influence.curvature import CURVATURES
-from curate.influence.jump import exact_jump
+from curate.influence.jump import Following, exact_jump
 from curate.influence.probe import Probe, Probing, follow, size_of
 from curate.influence.proxy import ErrorProxy, WindowError
 from curate.influence.removal import REMOVALS, influence, leave_out, reweighting
@@ -16,6 +16,7 @@ __all__ = [
     "Adjoint",
     "BackwardStep",
     "ErrorProxy",
+    "Following",
     "Probe",
     "Probing",
     "Scoring",

@@ -29,12 +29,14 @@ class BackwardStep(NamedTuple):
         step's mean gradient, before scale and clipping.
     sizes: n_i, terms of each candidate in the mean, shape (n,).
     mean: the step's gradient before clipping, shape (P,).
+    curvature: what the loss's curvature adds to the adjoint of theta, shape (Q, P).
     """
 
     adjoint: Adjoint | None
     derivatives: Tensor
     sizes: Tensor
     mean: Tensor
+    curvature: Tensor
 
 
 def backward_step(
@@ -77,8 +79,9 @@ def backward_step(
     before: Adjoint | None = None
     if propagate:
         terms = (step.weights.to(all_sizes) * all_sizes).sum()
-        before = (direct[0] + bent / nonzero(terms), *direct[1:])
-    return BackwardStep(before, torch.cat(derivatives, dim=1), all_sizes, mean)
+        bent /= nonzero(terms)
+        before = (direct[0] + bent, *direct[1:])
+    return BackwardStep(before, torch.cat(derivatives, dim=1), all_sizes, mean, bent)
 
 
 def final_adjoint(state: State, target_gradients: Tensor) -> Adjoint:

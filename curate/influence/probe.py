@@ -13,12 +13,13 @@ Multiply by lambda_{k+1}, use lambda_k = Df_k' lambda_{k+1}, and everything in b
                       + sum_{k=t+1}^{T-1} < lambda_{k+1}, R_k(delta_k) >  propagation
                       + F(s_T + delta_T) - F(s_T) - < lambda_T, delta_T >
 
-and the exact jump is the linear influence plus the *jump* term, what the rule's own
-curvature does in step t. Each <lambda_{k+1}, R_k> is a secant of the recorded batch's gradient
-against its linearisation (DESIGN 3.8): one gradient at theta_k + delta_k. That same
-gradient yields delta_{k+1}, so the perturbation need not be guessed and the sum is
-just the change of the target at the end of the window, less the exact jump.
-Nothing is trained beyond the window.
+and the first term is the linear influence plus what the rule's own curvature does in
+step t. Of R_{t+1}, what the rule does with the recorded gradient is known as well (see
+`jump`); with it, the two are the *jump* term, and the rest is *propagation*. Each
+<lambda_{k+1}, R_k> is a secant of the recorded batch's gradient against its linearisation
+(DESIGN 3.8): one gradient at theta_k + delta_k. That same gradient yields delta_{k+1}, so
+the perturbation need not be guessed and the sum is just the change of the target at the
+end of the window, less the exact jump. Nothing is trained beyond the window.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from curate.influence.adjoint import Adjoint, BackwardStep
+from curate.influence.jump import Following, jump_of
 from curate.influence.removal import leave_out
 from curate.influence.targets import Target, target_losses
 from curate.rules import Rule, State
@@ -99,14 +101,16 @@ def size_of(influences: Tensor) -> Tensor:
 class Removal:
     """A removal that may be followed: all that is needed for it when the way back is done.
 
-    state: before the step. adjoint: of the state after it. mean: the step's gradient,
-    shape (P,). sizes: n_i in the step, shape (n,). size, linear: see `Probe`.
+    state: before the step. adjoint: of the state after it. following: the step after.
+    mean: the step's gradient, shape (P,). sizes: n_i in the step, shape (n,).
+    size, linear: see `Probe`.
     """
 
     step: int
     position: int
     state: State
     adjoint: Adjoint
+    following: Following | None
     mean: Tensor
     sizes: Tensor
     size: float
@@ -128,8 +132,8 @@ class Draw:
         self.drawn: list[Removal] = []
 
     def offer(
-        self, k: int, state: State, adjoint: Adjoint, back: BackwardStep,
-        influences: Tensor, linear: Tensor,
+        self, k: int, state: State, adjoint: Adjoint, following: Following | None,
+        back: BackwardStep, influences: Tensor, linear: Tensor,
     ) -> None:  # fmt: skip
         """The candidates of step k: their influences as scored and to first order, (Q, n)."""
         count = self._probing.count
@@ -145,8 +149,8 @@ class Draw:
                 continue
             position = int(self._random.choice(len(sizes), p=sizes / own if own > 0 else even))
             removal = Removal(
-                k, position, state, adjoint, back.mean, back.sizes, float(sizes[position]),
-                float(linear.mean(dim=0)[position]),
+                k, position, state, adjoint, following, back.mean, back.sizes,
+                float(sizes[position]), float(linear.mean(dim=0)[position]),
             )  # fmt: skip
             self.drawn[place : place + 1] = [removal]
 
@@ -166,15 +170,12 @@ def follow_removal(
     state, rest = removal.state, steps[removal.step :]
     without = leave_out(rest[0], removal.position, removal.sizes, semantics)
     grad = gradient(task, state.theta, without)
-    before = state.with_tensors(tuple(t.double() for t in state.tensors()))
-    with torch.no_grad():  # in float64: a removal moves less than float32 resolves
-        moved, after = (
-            rule.update(g.double(), before, rest[0].lrs).tensors()
-            for g in (grad.mean, removal.mean)
-        )
+    outcome, cotangents = jump_of(rule, state, rest[0], removal.adjoint, removal.following)
+    with torch.no_grad():
+        moved, as_it_was = outcome(grad.mean.double()), outcome(removal.mean.double())
         jump = sum(
-            ((m - a) @ cotangent.double().T).mean()
-            for m, a, cotangent in zip(moved, after, removal.adjoint, strict=True)
+            ((m - a) @ cotangent.T).mean()
+            for m, a, cotangent in zip(moved, as_it_was, cotangents, strict=True)
         )
     final = follow(task, rule, state, rest, without, grad)
     found = target_losses(task.model, task.objective, targets, final.theta)

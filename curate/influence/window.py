@@ -7,7 +7,7 @@ from torch import Tensor
 
 from curate.errors import NonFiniteError
 from curate.influence.adjoint import Adjoint, BackwardStep, backward_step, final_adjoint
-from curate.influence.jump import exact_jump
+from curate.influence.jump import Following, exact_jump
 from curate.influence.probe import Draw, Probe, Probing, follow_removal
 from curate.influence.removal import influence
 from curate.influence.scoring import Scoring
@@ -72,6 +72,7 @@ def score_window(
             )
     scorer = _Scorer(task, scoring.mistaken_rule or rule, recording, scoring)
     adjoint = final_adjoint(scorer.as_scored(recording.final), gradients)
+    following: Following | None = None
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for k, recorded in recording.backwards():
         state = scorer.as_scored(recorded)
@@ -79,12 +80,13 @@ def score_window(
             task, scorer.rule, state, recording.steps[k], adjoint,
             propagate=k > 0, tape=recording.take_tape(k), curvature=scoring.curvature,
         )  # fmt: skip
-        scores = scorer.scores(k, state, adjoint, back)
+        scores = scorer.scores(k, state, adjoint, following, back)
         if not scores.isfinite().all():
             raise NonFiniteError(_non_finite_score(task, scores, back.adjoint, k, first_step))
         found.append((scores, back.derivatives.cpu(), back.sizes.cpu()))
-        draw.offer(k, state, adjoint, back, scores, scorer.linear(k, back))
+        draw.offer(k, state, adjoint, following, back, scores, scorer.linear(k, back))
         if back.adjoint is not None:
+            following = Following(back.mean, recording.steps[k].lrs, adjoint, back.curvature)
             adjoint = back.adjoint
         on_step()
     influences, derivatives, sizes = (list(part) for part in zip(*found[::-1], strict=True))
@@ -115,14 +117,17 @@ class _Scorer:
         weights = self.recording.steps[k].weights
         return influence(back.derivatives, weights, back.sizes, self.scoring.removal)
 
-    def scores(self, k: int, state: State, adjoint: Adjoint, back: BackwardStep) -> Tensor:
+    def scores(
+        self, k: int, state: State, adjoint: Adjoint, following: Following | None,
+        back: BackwardStep,
+    ) -> Tensor:  # fmt: skip
         """Influences of step k, shape (Q, n), on the CPU."""
         if self.scoring.jump_bytes is None:
             return self.linear(k, back).cpu()
         return exact_jump(
             self.task, self.rule, state, self.recording.steps[k], adjoint,
             mean=back.mean, losses=self.recording.losses[k], sizes=back.sizes,
-            removal=self.scoring.removal, memory=self.scoring.jump_bytes,
+            removal=self.scoring.removal, memory=self.scoring.jump_bytes, following=following,
         ).cpu()  # fmt: skip
 
 

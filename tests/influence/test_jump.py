@@ -1,10 +1,11 @@
 """The exact jump against the step really done without the example."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curate.errors import ModelError
 from curate.influence import (
@@ -12,9 +13,13 @@ from curate.influence import (
     Scoring,
     backward_step,
     exact_jump,
+    final_adjoint,
     influence,
+    leave_out,
     score_window,
+    target_gradients,
 )
+from curate.models import FlatModel
 from curate.rules import Rule, State
 from curate.trajectory import Step, Task, forward_step, record, replay
 from tests import tiny
@@ -146,3 +151,72 @@ def test_scores_in_float32_are_those_of_float64() -> None:
         found.append(torch.stack(scored.influences))
     scale = found[1].abs().max()
     assert (found[0].double() - found[1]).abs().max() < 1e-3 * scale
+
+
+class Height:
+    """A loss linear in the parameters of a linear model: gradients that never change."""
+
+    def losses(self, model: Any, batch: Any) -> Tensor:
+        return (model(batch["features"]) * batch["label"][:, None]).sum(dim=1)
+
+    def sizes(self, batch: Any) -> Tensor:
+        return torch.ones(len(batch["label"]))
+
+    def metrics(self, _model: Any, _batch: Any) -> dict[str, Tensor]:
+        return {}
+
+
+@pytest.mark.parametrize("removal", ["renormalised", "fixed"])
+@pytest.mark.parametrize("name", ["adam-l2", "adamw", "rmsprop-centred", "sgd-nesterov"])
+def test_where_gradients_never_change_two_steps_are_exact(name: str, removal: str) -> None:
+    """Without curvature nothing is linear any more, the rule of the next step included."""
+    task = replace(tiny.task(), objective=Height())
+    task = replace(task, model=FlatModel(nn.Linear(4, 3), dtype=torch.float64))
+    rule, lrs = tiny.rule_for(name)
+    steps, state = tiny.steps(2, lrs), tiny.start(task, rule)
+    made = record(task, rule, state, steps, snapshots=2)
+    scored = score_window(
+        task, rule, made, tiny.targets(), scoring=Scoring(removal=removal, jump_bytes=2**20)
+    )
+    for i in range(len(steps[0].rows)):
+        without = leave_out(steps[0], i, torch.ones(6), removal)
+        final = replay(task, rule, state, [without, steps[1]])
+        found, _ = target_gradients(task.model, task.objective, tiny.targets(), final.theta)
+        actual = found - scored.target_losses
+        assert torch.allclose(scored.influences[0][:, i], actual, rtol=1e-9, atol=1e-12)
+
+
+def test_the_next_step_of_the_rule_matters_at_the_start_of_adam() -> None:
+    """v is one gradient old: linear from there, scores are off by more than without a jump."""
+    task = tiny.task()
+    rule, _ = tiny.rule_for("adam")
+    steps, state = tiny.steps(4, (0.003,)), tiny.start(task, rule)
+    made = record(task, rule, state, steps, snapshots=4)
+    scored = score_window(task, rule, made, tiny.targets(), scoring=Scoring(jump_bytes=2**20))
+    back_to = record(task, rule, state, steps, snapshots=4)
+    _, gradients = target_gradients(task.model, task.objective, tiny.targets(), back_to.final.theta)
+    adjoint = final_adjoint(back_to.final, gradients)
+    for k, at in back_to.backwards():
+        if k == 0:
+            break
+        back = backward_step(task, rule, at, steps[k], adjoint)
+        assert back.adjoint is not None
+        adjoint = back.adjoint
+    linear_from_there = jump(task, rule, state, steps[0], adjoint, "renormalised")
+    errors = []
+    for found in (linear_from_there, scored.influences[0]):
+        actual = torch.stack(
+            [
+                target_gradients(
+                    task.model, task.objective, tiny.targets(),
+                    replay(
+                        task, rule, state,
+                        [leave_out(steps[0], i, torch.ones(6), "renormalised"), *steps[1:]],
+                    ).theta,
+                )[0] - scored.target_losses
+                for i in range(6)
+            ],
+            dim=1,
+        )  # fmt: skip
+        errors.append(float((found - actual).abs().mean()))
+    assert errors[1] < 0.5 * errors[0]

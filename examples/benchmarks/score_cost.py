@@ -1,0 +1,106 @@
+"""What scores cost, and what it costs to know how wrong they are, in units of plain training.
+
+Times the same steps, cut into windows of K: trained; recorded and scored with linear
+influences, with Gauss-Newton curvature, with none, with the exact jump; and with
+linear influences and the error proxy at its default share. In turn, the
+medians of the ratios within one turn. Passes are those of the cost model, in
+gradients of one step's batch: per step 4 - 2/K with tapes (5 - 2/K without), and per
+window a gradient of the targets.
+
+The exact jump is O(n P) for n candidates and P parameters, since every candidate has a
+gradient and two updates of its own, where the rest is bound by matrix products
+over the whole batch: little on a small model, a lot on a large one.
+
+    python examples/benchmarks/score_cost.py [--steps 32] [--repeats 5]
+
+About three minutes.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from scoring_cost import examples
+
+from curate.influence import Scoring, Target
+from curate.models import BUILTIN_MODELS, Classification, FlatModel
+from curate.policies import Budget, LookAhead
+from curate.rules import AdamW, initial_state
+from curate.select import Selector
+from curate.trajectory import Step, Task, replay
+from curate.windows import Judge
+
+INPUTS, TARGETS, BATCH = 64, 256, 64
+WAYS = {
+    "linear": (Scoring(), 0.0),
+    "none": (Scoring(curvature="none"), 0.0),
+    "ggn": (Scoring(curvature="ggn"), 0.0),
+    "jump": (Scoring(jump_bytes=2**28), 0.0),
+    "proxy": (Scoring(), 0.25),
+}
+
+
+def ways(task: Task, steps: list[Step], horizon: int) -> dict[str, Callable[[], object]]:
+    """Name -> a function that goes through the steps in that way."""
+    targets = [Target("target", examples(TARGETS, (INPUTS,)))]
+    state = initial_state(AdamW(), task.model.read())
+
+    def scored(scoring: Scoring, share: float) -> Callable[[], object]:
+        judge = Judge(
+            task, AdamW(), LookAhead(), targets, scoring=scoring,
+            snapshots=horizon, tape_bytes=2**30,
+        )  # fmt: skip
+        selector = Selector(judge, Budget(fraction=1.0), horizon, probing=share)
+        return lambda: selector.run(state, steps)
+
+    return {"plain": lambda: replay(task, AdamW(), state, steps)} | {
+        name: scored(*way) for name, way in WAYS.items()
+    }
+
+
+def seconds(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cost of scores and of their error.")
+    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"batches of {BATCH}, {TARGETS} target rows; x plain training, proxy also x linear")
+    print(
+        "hidden       parameters   K  passes: linear  linear   none    ggn   jump  "
+        "linear + proxy  proxy / linear"
+    )
+    for hidden in ((16, 16), (64,), (256, 256)):
+        for horizon in (1, 8, arguments.steps):
+            module = BUILTIN_MODELS["mlp"]((INPUTS,), 10, hidden=hidden)
+            model, data = FlatModel(module), examples(BATCH * 4, (INPUTS,))
+            task = Task(model, Classification(), data)
+            steps = [
+                Step(torch.randperm(BATCH * 4)[:BATCH], torch.ones(BATCH), (1e-3,), seed=t)
+                for t in range(arguments.steps)
+            ]
+            runs = ways(task, steps, horizon)
+            for run in runs.values():
+                run()
+            turns = [{name: seconds(run) for name, run in runs.items()}
+                     for _ in range(arguments.repeats)]  # fmt: skip
+            ratio = {n: median(turn[n] / turn["plain"] for turn in turns) for n in WAYS}
+            extra = median(turn["proxy"] / turn["linear"] - 1 for turn in turns)
+            passes = 4 - 2 / horizon + TARGETS / BATCH / horizon
+            print(
+                f"{hidden!s:11s}  {model.size:10d}  {horizon:2d}  {passes:14.1f}  "
+                + "  ".join(f"{ratio[n]:5.1f}" for n in ("linear", "none", "ggn", "jump"))
+                + f"  {ratio['proxy']:14.1f}  {extra:14.0%}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
