@@ -34,7 +34,7 @@ class Selector:
 
     judge: values the candidates of a window. budget: how much is kept.
     groups: for quotas, shape (N,), or None. strata: for standardising, shape (N,), or None.
-    probing: share of the cost of scoring (once) that goes into estimating its error, see
+    probing: share of the cost of scoring that goes into estimating its error, see
     `ErrorProxy`.
     """
 
@@ -99,7 +99,11 @@ class Selector:
     def _proxy(self) -> ErrorProxy | None:
         if not (self.judge.goes_back and self.probing):
             return None
-        return ErrorProxy(self.probing, exact=self.judge.scoring.jump_bytes is not None)
+        return ErrorProxy(
+            self.probing,
+            exact=self.judge.scoring.jump_bytes is not None,
+            rounds=self.judge.policy.rounds,
+        )
 
     def _decide(self, judged: Judged, stride: int, ledger: Ledger) -> list[Array]:
         """Enter the first `stride` steps in the ledger; what to keep of each, shape (n,), bool."""

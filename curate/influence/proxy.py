@@ -15,6 +15,10 @@ Array = np.ndarray[Any, Any]
 
 BORROWED = 4
 """Probes' worth of the whole run's error that a window's own probes are averaged with."""
+LINEAR, JUMP, START = 2.5, 8.0, 3.0
+"""What scoring a step costs, with the exact jump, and starting a probe, in steps of plain
+training: the low end of what `examples/benchmarks/score_cost.py` measures, so that the
+share is not exceeded."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,13 @@ class ErrorProxy:
     error that rows of such an influence have, not its own. An influence averaged
     over occurrences gets the average of their errors, too much where they cancel.
 
-    Cost: `share` of what scoring the window costs in gradients. Memory: O(T B), and a
+    Cost: about `share` of what scoring the window costs. Memory: O(T B), and a
     state and an adjoint per probe of a window.
     """
 
-    def __init__(self, share: float, *, exact: bool, seed: int = 0) -> None:
-        """`exact`: whether the influences are those of the exact jump."""
-        self._share, self._exact = share, exact
+    def __init__(self, share: float, *, exact: bool, rounds: int = 1, seed: int = 0) -> None:
+        """`exact`: whether influences are those of the exact jump. `rounds` of scoring are paid."""
+        self._share, self._exact, self._rounds = share, exact, rounds
         self._random = np.random.default_rng(seed)
         self._left = 0.0
         self._windows: list[_Window] = []
@@ -82,7 +86,8 @@ class ErrorProxy:
 
         As many as the share pays for, on average over the windows.
         """
-        self._left += self._share * (4 * len(steps) - 2 + _targets(steps, target_rows))
+        scoring = len(steps) * (JUMP if self._exact else LINEAR) + _targets(steps, target_rows)
+        self._left += self._share * self._rounds * scoring
         number = int(self._left / self._cost(steps, (decided - 1) / 2, target_rows))
         if self._share > 0 and not self._windows:
             number = max(number, 1)  # a run of one window has to know something
@@ -136,8 +141,8 @@ class ErrorProxy:
         return np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
 
     def _cost(self, steps: Sequence[Step], k: float, target_rows: int) -> float:
-        """Of following a removal from step k, in gradients."""
-        return len(steps) - k + _targets(steps, target_rows) / 3
+        """Of following a removal from step k."""
+        return START + len(steps) - k + _targets(steps, target_rows) / 3
 
     def _error(self, probe: Probe) -> float:
         return probe.propagation if self._exact else abs(probe.actual - probe.linear)

@@ -133,7 +133,7 @@ class Selection(Section):
     removal: Literal["renormalised", "fixed"] = "renormalised"
     jump: Literal["linear", "exact"] = "linear"
     curvature: Literal["exact", "ggn", "none"] = "exact"
-    probing: Annotated[float, Field(ge=0, le=100)] = 0.25
+    probing: Annotated[float, Field(ge=0, le=100)] = 0.2
     neighbors: Count = 5
 
     @field_validator("horizon", mode="wrap")

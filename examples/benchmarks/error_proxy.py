@@ -3,12 +3,14 @@
 Digits, an MLP 64-16-16-10 with GELU and with ReLU, AdamW, batches of 64, in
 float64. For each learning rate the run is cut into windows of K steps and
 scored, with the linear and with the exact jump, and the proxy is asked for the
-expected absolute error (`ErrorProxy` at its default share of the cost). The truth is
+expected absolute error (`ErrorProxy` at its default share of the cost of `--rounds` rounds
+of scoring, 4 being the default of a recipe). The truth is
 what leaving out each of many candidates, drawn evenly and independently of the
 proxy's probes, really does at the end of its window: trained again on the
 others, in code that shares nothing with the probes but the forward step.
 
-    python examples/benchmarks/error_proxy.py [--examples 200] [--seeds 0] [--plot FILE.png]
+    python examples/benchmarks/error_proxy.py [--examples 200] [--seeds 0] [--rounds 4]
+                                              [--plot FILE.png]
 
 Needs scikit-learn and scipy (the extra `test`). About ten minutes on one core.
 """
@@ -31,7 +33,7 @@ HORIZONS = (1, 2, 4, 8, 16, 32, 64)
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 STEPS = 128
 JUMPS = {"linear": None, "exact": 2**28}
-SHARE = 0.25
+SHARE = 0.2
 
 
 def left_out(task: Task, window: list[Step], state: State, k: int, position: int) -> float:
@@ -43,10 +45,12 @@ def left_out(task: Task, window: list[Step], state: State, k: int, position: int
     return float(loss[0])
 
 
-def measure(task: Task, steps: list[Step], horizon: int, examples: int) -> dict[str, Any]:
+def measure(
+    task: Task, steps: list[Step], horizon: int, examples: int, rounds: int
+) -> dict[str, Any]:
     """Predicted and true mean absolute error of both jumps, over the windows of a run."""
     state, random = initial_state(AdamW(), task.model.read()), np.random.default_rng(horizon)
-    proxies = {jump: ErrorProxy(SHARE, exact=jump == "exact") for jump in JUMPS}
+    proxies = {jump: ErrorProxy(SHARE, exact=jump == "exact", rounds=rounds) for jump in JUMPS}
     places = np.sort(random.integers(0, sum(len(step.rows) for step in steps), examples))
     rows = len(TARGET.examples)
     ends = np.cumsum([len(step.rows) for step in steps])
@@ -110,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Predicted against true error of influences.")
     parser.add_argument("--examples", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -127,11 +132,11 @@ def main() -> None:
                     )
                     task = Task(FlatModel(module, dtype=DTYPE), Classification(), TRAINING)
                     steps = plan(-(-STEPS * 64 // TRAIN), lr, 0.0)[:STEPS]
-                    row = measure(task, steps, horizon, arguments.examples)
+                    row = measure(task, steps, horizon, arguments.examples, arguments.rounds)
                     found.append({"activation": activation, "horizon": horizon} | row)
                     linear, exact = row["linear"], row["exact"]
                     print(
-                        f"{activation:10s}  {seed:4d}  {lr:<6g} {horizon:3d}  {linear[2]:13.2e}"
+                        f"{activation:10s}  {seed:4d}  {lr:<6g} {horizon:3d} {linear[2]:13.2e}"
                         f"  {linear[1]:12.2e}  {linear[0]:9.2e}  {exact[1]:11.2e}  {exact[0]:.2e}",
                         flush=True,
                     )

@@ -2,7 +2,8 @@
 
 Times the same steps, cut into windows of K: trained; recorded and scored with linear
 influences, with Gauss-Newton curvature, with none, with the exact jump; and with
-linear influences and the error proxy at its default share. In turn, the
+linear influences and the error proxy at its default share, in one round and in
+four. In turn, the
 medians of the ratios within one turn. Passes are those of the cost model, in
 gradients of one step's batch: per step 4 - 2/K with tapes (5 - 2/K without), and per
 window a gradient of the targets.
@@ -34,12 +35,16 @@ from curate.windows import Judge
 
 INPUTS, TARGETS, BATCH = 64, 256, 64
 WAYS = {
-    "linear": (Scoring(), 0.0),
-    "none": (Scoring(curvature="none"), 0.0),
-    "ggn": (Scoring(curvature="ggn"), 0.0),
-    "jump": (Scoring(jump_bytes=2**28), 0.0),
-    "proxy": (Scoring(), 0.25),
+    "linear": (Scoring(), 1, 0.0),
+    "none": (Scoring(curvature="none"), 1, 0.0),
+    "ggn": (Scoring(curvature="ggn"), 1, 0.0),
+    "jump": (Scoring(jump_bytes=2**28), 1, 0.0),
+    "rounds": (Scoring(), 4, 0.0),
+    "proxy": (Scoring(), 1, 0.2),
+    "jump proxy": (Scoring(jump_bytes=2**28), 1, 0.2),
+    "rounds proxy": (Scoring(), 4, 0.2),
 }
+PAIRS = {"linear": "proxy", "jump": "jump proxy", "rounds": "rounds proxy"}
 
 
 def ways(task: Task, steps: list[Step], horizon: int) -> dict[str, Callable[[], object]]:
@@ -47,9 +52,9 @@ def ways(task: Task, steps: list[Step], horizon: int) -> dict[str, Callable[[], 
     targets = [Target("target", examples(TARGETS, (INPUTS,)))]
     state = initial_state(AdamW(), task.model.read())
 
-    def scored(scoring: Scoring, share: float) -> Callable[[], object]:
+    def scored(scoring: Scoring, rounds: int, share: float) -> Callable[[], object]:
         judge = Judge(
-            task, AdamW(), LookAhead(), targets, scoring=scoring,
+            task, AdamW(), LookAhead(rounds), targets, scoring=scoring,
             snapshots=horizon, tape_bytes=2**30,
         )  # fmt: skip
         selector = Selector(judge, Budget(fraction=1.0), horizon, probing=share)
@@ -72,10 +77,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"batches of {BATCH}, {TARGETS} target rows; x plain training, proxy also x linear")
+    print(f"batches of {BATCH}, {TARGETS} target rows; x plain training; proxy: what it adds")
     print(
-        "hidden       parameters   K  passes: linear  linear   none    ggn   jump  "
-        "linear + proxy  proxy / linear"
+        "hidden       parameters   K  passes  linear   none    ggn   jump  4 rounds  "
+        "proxy: of linear  of jump  of 4 rounds"
     )
     for hidden in ((16, 16), (64,), (256, 256)):
         for horizon in (1, 8, arguments.steps):
@@ -92,12 +97,15 @@ def main() -> None:
             turns = [{name: seconds(run) for name, run in runs.items()}
                      for _ in range(arguments.repeats)]  # fmt: skip
             ratio = {n: median(turn[n] / turn["plain"] for turn in turns) for n in WAYS}
-            extra = median(turn["proxy"] / turn["linear"] - 1 for turn in turns)
+            extra = {
+                n: median(turn[proxy] / turn[n] - 1 for turn in turns) for n, proxy in PAIRS.items()
+            }
             passes = 4 - 2 / horizon + TARGETS / BATCH / horizon
             print(
-                f"{hidden!s:11s}  {model.size:10d}  {horizon:2d}  {passes:14.1f}  "
+                f"{hidden!s:11s}  {model.size:10d}  {horizon:2d}  {passes:6.1f}  "
                 + "  ".join(f"{ratio[n]:5.1f}" for n in ("linear", "none", "ggn", "jump"))
-                + f"  {ratio['proxy']:14.1f}  {extra:14.0%}",
+                + f"  {ratio['rounds']:8.1f}  {extra['linear']:16.0%}  {extra['jump']:7.0%}"
+                f"  {extra['rounds']:11.0%}",
                 flush=True,
             )
 
