@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curate.datasets import TensorExamples
-from curate.models import BUILTIN_MODELS, Batch, Classification, FlatModel
+from curate.models import ACTIVATIONS, BUILTIN_MODELS, Batch, Classification, FlatModel
 from curate.models.objectives import Model
 from curate.trajectory import Task
 
@@ -132,7 +132,12 @@ def problem(network: str, folder: Path, seed: int) -> tuple[Task, TensorExamples
     if kind == "mlp":
         module = BUILTIN_MODELS["mlp"]((784,), 10, hidden=(16, 16), activation=activation)
     else:
-        module = BUILTIN_MODELS["cnn"]((1, 28, 28), 10, channels=(4, 8), activation=activation)
+        act = ACTIVATIONS[activation]
+        module = nn.Sequential(
+            nn.Conv2d(1, 8, 5, stride=2, padding=2), act(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1), act(),
+            nn.Flatten(), nn.Linear(784, 10),
+        )  # fmt: skip
     return Task(FlatModel(module, dtype=DTYPE), Classification(), train), tests
 
 
