@@ -38,12 +38,12 @@ def take(batch: Any, positions: Tensor) -> Any:
             return [leaf[i] for i in chosen]
         return leaf
 
-    return _rebuild(batch, pick)
+    return map_leaves(batch, pick)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with every tensor on `device`."""
-    return _rebuild(batch, lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
+    return map_leaves(batch, lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
 
 
 def mapped_tensors(batch: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Any]]:
@@ -55,7 +55,7 @@ def mapped_tensors(batch: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]
 
     def rebuild(tensors: Sequence[Tensor]) -> Any:
         given = iter(tensors)
-        return _rebuild(batch, lambda leaf: next(given) if along(leaf) else leaf)
+        return map_leaves(batch, lambda leaf: next(given) if along(leaf) else leaf)
 
     return [leaf for leaf in leaves(batch) if along(leaf)], rebuild
 
@@ -75,20 +75,24 @@ def leaves(batch: Any) -> Iterator[Any]:
         yield batch
 
 
-def _rebuild(batch: Any, change: Leaf) -> Any:
+def map_leaves(batch: Any, change: Leaf) -> Any:
+    """A batch of the same structure with every leaf changed, see `leaves`."""
     if isinstance(batch, Mapping):
-        changed = {key: _rebuild(value, change) for key, value in batch.items()}
+        changed = {key: map_leaves(value, change) for key, value in batch.items()}
         return changed if type(batch) is dict else type(batch)(changed)  # type: ignore[call-arg]
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         return dataclasses.replace(
             batch,
-            **{f.name: _rebuild(getattr(batch, f.name), change) for f in dataclasses.fields(batch)},
+            **{
+                f.name: map_leaves(getattr(batch, f.name), change)
+                for f in dataclasses.fields(batch)
+            },
         )
     if isinstance(batch, tuple):
-        parts = [_rebuild(value, change) for value in batch]
+        parts = [map_leaves(value, change) for value in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
     if _holds_tensors(batch):
-        return [_rebuild(value, change) for value in batch]
+        return [map_leaves(value, change) for value in batch]
     return change(batch)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curate.datasets import leaves
+from curate.datasets import map_leaves
 from curate.errors import ModelError
 from curate.models import BoundModel, differentiable_attention
 from curate.trajectory import ChunkGradient, Step, Task, seeded_rng
@@ -66,47 +66,73 @@ def ggn(task: Task, step: Step, chunk: slice, part: ChunkGradient, cotangents: T
     the curvature of the model itself, which is what makes it positive
     semidefinite for convex losses (Schraudolph, Neural Computation 14, 2002). With
     t = J a held fixed, both products are derivatives of <dl/dz, t>, by the
-    weights and by theta. About 4 gradients: a forward pass, J a by the
-    derivative of u -> J' u, and one way back; no cheaper than `exact`.
+    weights and by z, and from z on by theta. About 4 gradients: a forward pass, J a by
+    the derivative of u -> J' u, and one way back; no cheaper than `exact`.
 
     Raises:
-        ModelError: the loss is linear in the model's outputs, for example because
-            the model hands out a loss.
+        ModelError: the loss is linear in the model's outputs, for example because the model
+            hands out a loss; or theta reaches it past them.
     """
     theta, weights = part.theta, part.weights
     batch = task.examples.batch(step.rows[chunk], task.model.device)
-    model = _Watched(task.model.bind(theta, training=True))
+    model = _Cut(task.model.bind(theta, training=True))
     with seeded_rng(step.seed + chunk.start, task.model.device), differentiable_attention():
         losses = task.objective.losses(model, batch)
-    outputs = [z for z in model.outputs if z.requires_grad]
-    by_output = torch.autograd.grad(
-        (weights * losses).sum(), outputs, create_graph=True, allow_unused=True
+    inputs = [*model.cuts, theta]
+    found: list[Tensor | None] = list(
+        torch.autograd.grad((weights * losses).sum(), inputs, create_graph=True, allow_unused=True)
     )
-    used = [(z, g) for z, g in zip(outputs, by_output, strict=True) if g is not None]
-    if not used or any(z.ndim == 0 or z is losses for z, _ in used):
+    *by_output, past = found
+    ends = zip(model.outputs, model.cuts, by_output, strict=True)
+    used = [(z, cut, g) for z, cut, g in ends if g is not None]
+    outputs, cuts, gradients = ([end[i] for end in used] for i in range(3))
+    if past is not None or _reached(outputs, model.cuts):
+        raise ModelError(
+            "curvature ggn needs the loss to be a function of what the model puts out, in tensors, "
+            "mappings or tuples, and of nothing else that is trained; use curvature exact."
+        )
+    if any(z.ndim == 0 for z in cuts) or not _reached(gradients, cuts):
         raise ModelError(
             "curvature ggn needs the loss to be a function of the model's outputs, but the model "
             "hands out the loss itself; use curvature exact."
         )
-    outputs, gradients = [z for z, _ in used], [g for _, g in used]
     dummies = [torch.zeros_like(z, requires_grad=True) for z in outputs]
     (pulled,) = torch.autograd.grad(outputs, theta, dummies, create_graph=True)
     pushed = vjp([pulled], dummies, [cotangents], again=True)
-    by_weight, by_theta = vjp(gradients, [weights, theta], pushed)
+    by_weight, *by_cut = vjp(gradients, [weights, *cuts], pushed)
+    (by_theta,) = vjp(outputs, [theta], by_cut)
     return by_weight, by_theta
 
 
-class _Watched:
-    """A model that remembers the tensors it puts out."""
+class _Cut:
+    """A model whose outputs are cut off from it, so that each is an input of what is made of it.
+
+    An output that another one was made of would count twice otherwise.
+    """
 
     def __init__(self, model: BoundModel) -> None:
         self._model = model
         self.outputs: list[Tensor] = []
+        self.cuts: list[Tensor] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output = self._model(*args, **kwargs)
-        self.outputs += [leaf for leaf in leaves(output) if isinstance(leaf, Tensor)]
-        return output
+        return map_leaves(self._model(*args, **kwargs), self._cut)
+
+    def _cut(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.requires_grad:
+            return leaf
+        self.outputs.append(leaf)
+        self.cuts.append(leaf.detach().requires_grad_())
+        return self.cuts[-1]
+
+
+def _reached(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
+    """Whether any of the outputs was made of any of the inputs."""
+    if not outputs or not inputs:
+        return False
+    ones = [torch.ones_like(z) for z in outputs]
+    found = torch.autograd.grad(outputs, inputs, ones, retain_graph=True, allow_unused=True)
+    return any(g is not None for g in found)
 
 
 CURVATURES: MappingProxyType[
