@@ -51,14 +51,16 @@ def target_gradients(
 def target_losses(
     model: FlatModel, objective: Objective, targets: Sequence[Target], theta: Tensor
 ) -> Tensor:
-    """Mean losses at theta, shape (Q,), in eval mode; a forward pass over the targets."""
-    return torch.tensor(
-        [
+    """Mean losses at theta, shape (Q,), in eval mode; a forward pass over the targets.
+
+    Bit for bit those that `target_gradients` finds on the way, so that they can be compared.
+    """
+    with differentiable_attention():
+        found = [
             mean_metrics(model, objective, target.examples, theta, CHUNK)["loss"]
             for target in targets
-        ],
-        dtype=torch.float64,
-    )
+        ]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 @torch.no_grad()
