@@ -68,6 +68,43 @@ def test_the_exact_jump_from_a_recipe(here: Path) -> None:
     assert np.corrcoef(found["linear"], found["exact"])[0, 1] > 0.9
 
 
+def test_the_error_of_scores_from_a_recipe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A column, a table of windows, an entry of the summary; or none of them, and the same rows."""
+    kept, summaries = {}, {}
+    for probing in ("0.5", "0"):
+        options = ("--json", "--set", f"selection.probing={probing}")
+        assert curate("recipe.yaml", "--out", probing, *options) == 0
+        summaries[probing] = json.loads(capsys.readouterr().out)
+        kept[probing] = pl.read_parquet(f"{probing}/scores.parquet")
+    probed, without = kept["0.5"], kept["0"]
+    assert probed.drop("error").equals(without)
+    assert (probed["error"] > 0).all()
+    assert not Path("0/windows.parquet").exists()
+    assert "error" not in summaries["0"]
+    windows = pl.read_parquet("0.5/windows.parquet")
+    assert windows["first_step"].to_list() == [0, 4, 8]
+    assert windows["steps"].to_list() == [4, 4, 2]
+    error = summaries["0.5"]["error"]
+    assert error["probes"] == windows["probes"].sum() > 0
+    assert windows["signal"][0] > 0
+    for name in ("signal", "error", "jump", "propagation"):
+        expected = np.average(windows[name], weights=[4, 4, 2])
+        assert error[name] == pytest.approx(expected, rel=1e-12)
+    provenance = json.loads(Path("0.5/provenance.json").read_text())
+    assert provenance["error"] == error
+
+
+def test_curvature_from_a_recipe(here: Path) -> None:
+    found = {}
+    for curvature in ("exact", "ggn", "none"):
+        options = ("--out", curvature, "--quiet", "--set", f"selection.curvature={curvature}")
+        assert curate("recipe.yaml", *options, "--set", "selection.horizon=full") == 0
+        found[curvature] = pl.read_parquet(f"{curvature}/scores.parquet")["influence"].to_numpy()
+    assert not np.allclose(found["exact"], found["ggn"], rtol=1e-3)
+    assert not np.allclose(found["exact"], found["none"], rtol=1e-2)
+    assert np.corrcoef(found["exact"], found["ggn"])[0, 1] > 0.9
+
+
 def test_mixed_optimizers_from_a_recipe_and_again_from_what_it_wrote(here: Path) -> None:
     mixed = "training.optimizer.groups=[{match: ['*.weight'], kind: muon, lr: 0.02}]"
     options = ("--quiet", "--set", "selection.jump=exact")
@@ -266,7 +303,7 @@ def test_help_loads_no_torch() -> None:
     code = (
         "import sys\n"
         "from curate.cli import cli, run\n"
-        "assert run(cli, ['--help']) == 0 and run(cli, ['select', '--help']) == 0\n"
+        "assert all(run(cli, [*c, '--help']) == 0 for c in ([], ['select'], ['verify']))\n"
         "heavy = {'torch', 'datasets', 'polars', 'numpy', 'pydantic'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -31,6 +31,10 @@ BAD_DATA: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 BAD_RECIPES: list[tuple[str, str]] = [
     ("selection.horizon=0", "selection.horizon: must be at least 1 but got 0"),
+    ("selection.curvature=fisher", "selection.curvature: must be 'exact', 'ggn' or 'none' but got"),
+    ("selection.probing=-1", "selection.probing: must be greater than or equal to 0 but got -1"),
+    ("selection.probing=.inf", "selection.probing: must be"),
+    ("selection.probing=much", "selection.probing: must be a valid number"),
     ("selection.kep=1", "selection.kep: unknown key; did you mean keep?"),
     ("selection.keep={}", "selection.keep: give exactly one of"),
     ("selection.keep={count: 1000}", "selection.keep.count: is 1000, but there are only 72"),

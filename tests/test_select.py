@@ -1,12 +1,13 @@
 """One driver at every horizon."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from curate.influence import score_window
+from curate.influence import Scoring, score_window
 from curate.policies import Budget, LookAhead, Policy, Random, SmallLoss
 from curate.policies.look_ahead import centred_ranks
 from curate.rules import State
@@ -174,6 +175,49 @@ def test_rounds_are_the_window_again_at_the_weights_before() -> None:
         assert found.scores is not None
         assert first.scores is not None
         assert torch.equal(found.scores.influences[k], first.scores.influences[k])
+
+
+@pytest.mark.parametrize("jump_bytes", [None, 2**20], ids=["linear", "exact"])
+@pytest.mark.parametrize(("horizon", "stride"), [(4, 2), (8, None)])
+def test_probing_changes_no_influence_and_nothing_of_what_is_kept(
+    horizon: int, stride: int | None, jump_bytes: int | None
+) -> None:
+    steps = tiny.steps(8, size=6)
+    found, kept = [], []
+    for probing in (0.0, 2.0):
+        chosen = selector(horizon, 0.5, stride=stride, probing=probing, policy=LookAhead(rounds=2))
+        judge = replace(chosen.judge, scoring=Scoring(jump_bytes=jump_bytes))
+        chosen = replace(chosen, judge=judge)
+        scores = chosen.run(start(chosen), steps)
+        found.append(scores)
+        kept.append(chosen.budget.choose(scores.score).kept)
+    without, probed = found
+    assert without.influences is not None
+    assert probed.influences is not None
+    assert np.array_equal(without.influences, probed.influences)
+    assert np.array_equal(without.score, probed.score)
+    assert np.array_equal(kept[0], kept[1])
+    assert without.errors is None
+    assert not without.windows
+    assert probed.errors is not None
+    assert sum(window.probes for window in probed.windows) > 0
+    assert [w.first_step for w in probed.windows] == list(range(0, 8, stride or horizon))
+
+
+def test_errors_are_expected_of_every_row_offered_and_of_no_other() -> None:
+    chosen = selector(4, probing=1.0)
+    scores = chosen.run(start(chosen), tiny.steps(3, size=6))  # 18 of the 24
+    assert scores.errors is not None
+    assert np.array_equal(np.isfinite(scores.errors), scores.seen > 0)
+    assert (scores.errors[scores.seen > 0] > 0).all()
+    assert (scores.seen == 0).any()
+
+
+def test_losses_have_no_error_to_expect() -> None:
+    chosen = selector(4, policy=SmallLoss(), probing=1.0)
+    scores = chosen.run(start(chosen), tiny.steps(4, size=6))
+    assert scores.errors is None
+    assert not scores.windows
 
 
 def unweighted(steps: list[Step]) -> list[Step]:
