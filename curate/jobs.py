@@ -27,7 +27,7 @@ from curate.progress import Phases
 from curate.recipe import Recipe, fingerprint
 from curate.report import plot_verification
 from curate.threads import suitable_threads
-from curate.verify import Plan, Verified, reproduces, verify
+from curate.verify import JOURNAL, Plan, Verified, reproduces, verify
 
 
 def run_select(
@@ -137,11 +137,12 @@ def run_verify(
         )
     with phases.phase("read"):
         job = prepare(recipe, choose_device(device))
+    saved = None
     if run is not None:
         _refuse_other_data(run, job.data.sources)
+        saved = _saved_scores(run)
     with suitable_threads(job.step_flops()):
         found = verify(job, plan, out, phases, say)
-    saved = None if run is None else run / "scores.parquet"
     summary = {
         "examples": len(found.table),
         "occurrences": plan.occurrences,
@@ -150,7 +151,7 @@ def run_verify(
         "verdict": found.agreement.verdict(),
         "mistaken": None if found.mistaken is None else found.mistaken.as_dict(),
         "expected_error": found.expected,
-        "reproduced": None if saved is None else reproduces(pl.read_parquet(saved), found.scores),
+        "reproduced": None if saved is None else reproduces(saved, found.scores),
         "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
         "out": str(out),
     }
@@ -158,13 +159,14 @@ def run_verify(
     plot_verification(found, out / "verify.png")
     text = json.dumps(made_with() | {"recipe_fingerprint": fingerprint(recipe)} | summary, indent=2)
     (out / "verify.json").write_text(text + "\n", encoding="utf-8")
+    (out / JOURNAL).unlink()
     return found, summary
 
 
 def _refuse_other_data(run: Path, sources: dict[str, Any]) -> None:
     """Raise UserError if a run's data is no longer what it was scored on."""
     try:
-        recorded = json.loads((run / MARK).read_text(encoding="utf-8"))["sources"]
+        recorded = dict(json.loads((run / MARK).read_text(encoding="utf-8"))["sources"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run}: its {MARK} cannot be read, so it is no run of curate.") from error
     for name, found in sources.items():
@@ -173,3 +175,12 @@ def _refuse_other_data(run: Path, sources: dict[str, Any]) -> None:
                 f"{run}: {name} has changed since it was scored; select again, or verify the "
                 "recipe instead of the run."
             )
+
+
+def _saved_scores(run: Path) -> pl.DataFrame:
+    """The scores that a run saved, read before anything is computed for them."""
+    path = run / "scores.parquet"
+    try:
+        return pl.read_parquet(path, columns=["row", "influence"])
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}.") from error

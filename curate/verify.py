@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +44,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.examples < 2:
             raise UserError(f"--examples must be at least 2 but got {self.examples}.")
+        if self.seed < 0:
+            raise UserError(f"--seed must be at least 0 but got {self.seed}.")
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
     the window is trained again from there to its end.
 
     Cost: the run once, and K / 2 steps per example on average. What is measured is
-    entered in a journal in `out` at once, and a second run with the same plan takes it from
-    there.
+    entered in a journal in `out` at once, and a second run with the same plan on the same data
+    takes it from there; it is left for the caller to remove when the result is safe.
 
     Returns:
         with a table of `row` (position in the source), `first_step` of the window, `step`
@@ -93,10 +94,8 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
     quotas = dict(zip(windows, _spread(plan.examples, len(windows)), strict=True))
     ticks = selector.ticks(len(steps)) + plan.examples * (min(selector.horizon, len(steps)) // 2)
     say(_announcement(job, selector, state, quotas, ticks))
-    with (
-        phases.phase("verify", ticks) as tick,
-        _journal(out, f"{fingerprint(job.recipe)} {plan}") as journal,
-    ):
+    journal = _journal(out, f"{fingerprint(job.recipe)} {plan} {json.dumps(job.data.sources)}")
+    with phases.phase("verify", ticks) as tick:
         jury = _Jury(job, selector, plan, quotas, journal, tick)
         scores = selector.run(state, steps, tick, on_window=jury.hear)
     table = jury.table(scores)
@@ -214,16 +213,13 @@ class _Journal:
         return actual
 
 
-@contextmanager
-def _journal(out: Path, key: str) -> Iterator[_Journal]:
-    """The journal in `out`, which is there as long as the work is not done."""
+def _journal(out: Path, key: str) -> _Journal:
+    """The journal in `out`."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        journal = _Journal(out / JOURNAL, key)
+        return _Journal(out / JOURNAL, key)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}.") from error
-    yield journal
-    (out / JOURNAL).unlink()
 
 
 def _announcement(

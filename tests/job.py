@@ -33,3 +33,7 @@ def rows(count: int = 120) -> Dataset:
 
 def curate(*arguments: str) -> int:
     return run(cli, ["select", *arguments])
+
+
+def verify(*arguments: str) -> int:
+    return run(cli, ["verify", *arguments])
