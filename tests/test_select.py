@@ -13,7 +13,7 @@ from curate.policies.look_ahead import centred_ranks
 from curate.rules import State
 from curate.select import Selector
 from curate.trajectory import Step, record, replay
-from curate.windows import Judge
+from curate.windows import Judge, Judged
 from tests import tiny
 
 
@@ -188,7 +188,13 @@ def test_probing_changes_no_influence_and_nothing_of_what_is_kept(
         chosen = selector(horizon, 0.5, stride=stride, probing=probing, policy=LookAhead(rounds=2))
         judge = replace(chosen.judge, scoring=Scoring(jump_bytes=jump_bytes))
         chosen = replace(chosen, judge=judge)
-        scores = chosen.run(start(chosen), steps)
+        followed: list[int] = []
+
+        def note(first: int, state: State, judged: Judged, own: list[int] = followed) -> None:
+            assert judged.scores is not None
+            own += [probe.step for probe in judged.scores.probes]
+
+        scores = chosen.run(start(chosen), steps, on_window=note)
         found.append(scores)
         kept.append(chosen.budget.choose(scores.score).kept)
     without, probed = found
@@ -200,7 +206,11 @@ def test_probing_changes_no_influence_and_nothing_of_what_is_kept(
     assert without.errors is None
     assert not without.windows
     assert probed.errors is not None
-    assert sum(window.probes for window in probed.windows) > 0
+    assert sum(window.probes for window in probed.windows) == len(followed) > 0
+    assert max(followed) < (stride or horizon)
+    for window in probed.windows:  # of the exact jump's influences, the jump is no error
+        same = window.error == pytest.approx(window.propagation)
+        assert same == (jump_bytes is not None)
     assert [w.first_step for w in probed.windows] == list(range(0, 8, stride or horizon))
 
 

@@ -176,8 +176,12 @@ def test_a_run_without_probes_expects_no_error(here: Path) -> None:
     assert found.table["error"].is_nan().all()
 
 
-def test_scores_as_sgd_are_those_of_the_same_run_by_a_mistaken_rule(here: Path) -> None:
-    _, windows, found = verified("selection.horizon=7", plan=Plan(10, "last", mistaken=True))
+@pytest.mark.parametrize("removal", ["renormalised", "fixed"])
+def test_scores_as_sgd_are_those_of_the_same_run_by_a_mistaken_rule(
+    here: Path, removal: str
+) -> None:
+    settings = ("selection.horizon=7", f"selection.removal={removal}")
+    _, windows, found = verified(*settings, plan=Plan(10, "last", mistaken=True))
     assert found.mistaken is not None
     job = prepare(load_recipe(Path("recipe.yaml"), WIDE), torch.device("cpu"))
     task, rule, _ = job.start(job.recipe.training.seed)
@@ -187,7 +191,7 @@ def test_scores_as_sgd_are_those_of_the_same_run_by_a_mistaken_rule(here: Path) 
         steps = window.judged.steps
         scored = score_window(
             task, rule, record(task, rule, window.state, steps, snapshots=9), job.data.targets,
-            scoring=Scoring(mistaken_rule=as_sgd(rule)),
+            scoring=Scoring(removal, mistaken_rule=as_sgd(rule)),
         )  # fmt: skip
         k = max(k for k, step in enumerate(steps) if row in step.rows.tolist())
         expected = float(scored.influences[k].mean(dim=0)[steps[k].rows.tolist().index(row)])
