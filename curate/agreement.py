@@ -8,6 +8,8 @@ import polars as pl
 
 Array = np.ndarray[Any, Any]
 RESAMPLES = 1000
+FEWEST = 10
+"""Examples below which an interval is too uncertain itself for a verdict."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,19 @@ class Agreement:
     signal: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; None for what is undefined."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
 
     def verdict(self) -> str:
         """What the scores are good for, in words."""
         certain = self.spearman.low
+        if self.examples < FEWEST:
+            return f"no verdict: {self.examples} examples are too few; leave out {FEWEST} or more."
         if not np.isfinite(certain):
             return "no verdict: the changes do not differ from one another."
         if certain >= 0.9 and 0.8 <= self.slope <= 1.25:
             return "trustworthy: order and size of the influences are right."
-        if certain >= 0.8:
+        if certain >= 0.8 and self.slope > 0:
             return (
                 "the order can be trusted; sizes are "
                 f"{'too large' if self.slope < 1 else 'too small'} (slope {self.slope:.2f})."
@@ -71,12 +75,17 @@ class Agreement:
 
 
 def agree(predicted: Array, actual: Array, seed: int = 0) -> Agreement:
-    """Compare changes of the loss, each of shape (n,), n at least 2.
+    """Compare changes of the loss, each of shape (n,); what is not finite is left aside.
 
     Intervals resample examples with replacement, `RESAMPLES` times.
     """
+    finite = np.isfinite(predicted) & np.isfinite(actual)
+    predicted, actual = predicted[finite], actual[finite]
     random = np.random.default_rng(seed)
     count = len(predicted)
+    if count < 2:
+        nothing = Interval(*[float("nan")] * 3)
+        return Agreement(count, nothing, nothing, *[float("nan")] * 4)
     spearman, pearson = [], []
     for _ in range(RESAMPLES):
         drawn = random.integers(count, size=count)
@@ -115,3 +124,9 @@ def _interval(value: float, resampled: list[float]) -> Interval:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(finite, [0.025, 0.975])
     return Interval(value, float(low), float(high))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -76,7 +76,7 @@ def select(
 @click.option("--horizon", metavar="K", help="Verify with another horizon; a number or full.")
 @click.option(
     "--occurrences", type=click.Choice(["every", "last"]), default="every", show_default=True,
-    help="Within a window, leave a row out of every step that has it, or of the last.",
+    help="Within the decided part of a window: out of every step that has the row, or the last.",
 )  # fmt: skip
 @click.option(
     "--as", "mistaken", type=click.Choice(["sgd"]),
@@ -86,7 +86,8 @@ def select(
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Directory to write; the run's own, or out/NAME.verify for NAME.yaml, if not given.",
+    help="Directory to write; if not given the run's own, or NAME.verify beside it where --horizon "
+    "or --set changes it, or out/NAME.verify for NAME.yaml.",
 )
 @OVERRIDES
 @DEVICE
@@ -113,15 +114,22 @@ def verify(
     from curate.report import describe_verification
     from curate.verify import Plan
 
-    found, summary = run_verify(
-        checked,
-        out or (run_or_recipe if is_run else Path("out") / f"{run_or_recipe.stem}.verify"),
-        Plan(examples, occurrences, mistaken is not None, seed),  # type: ignore[arg-type]
-        run=run_or_recipe if is_run and not changes else None,
-        device=device,
-        phases=Phases(bars=not quiet and sys.stderr.isatty()),
-        say=lambda line: None if quiet else click.echo(line, err=True),
-    )
+    if out is None and is_run:
+        own = run_or_recipe.resolve()
+        out = own.with_name(f"{own.name}.verify") if changes else run_or_recipe
+    try:
+        found, summary = run_verify(
+            checked,
+            out or Path("out") / f"{run_or_recipe.stem}.verify",
+            Plan(examples, occurrences, mistaken is not None, seed),  # type: ignore[arg-type]
+            run=run_or_recipe if is_run and not changes else None,
+            device=device,
+            phases=Phases(bars=not quiet and sys.stderr.isatty()),
+            say=lambda line: None if quiet else click.echo(line, err=True),
+        )
+    except KeyboardInterrupt:
+        click.echo("curate: what was measured is kept; run it again to go on.", err=True)
+        raise
     if as_json:
         click.echo(json.dumps(summary))
     elif not quiet:

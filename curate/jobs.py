@@ -21,6 +21,7 @@ from curate.output import (
     score_table,
     staged,
     write_selection,
+    write_whole,
 )
 from curate.prepare import Job, choose_device, prepare
 from curate.progress import Phases
@@ -102,8 +103,8 @@ def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any
 
 
 def expected_error(windows: Sequence[WindowError]) -> dict[str, float]:
-    """Of a run's influences, in loss units: means over its steps."""
-    weights = [window.steps for window in windows]
+    """Of a run's influences, in loss units: means over its candidates."""
+    weights = [window.candidates for window in windows]
     return {"probes": sum(window.probes for window in windows)} | {
         name: float(np.average([getattr(window, name) for window in windows], weights=weights))
         for name in ("signal", "error", "jump", "propagation")
@@ -155,10 +156,10 @@ def run_verify(
         "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
         "out": str(out),
     }
-    found.table.write_parquet(out / "verify.parquet")
-    plot_verification(found, out / "verify.png")
     text = json.dumps(made_with() | {"recipe_fingerprint": fingerprint(recipe)} | summary, indent=2)
-    (out / "verify.json").write_text(text + "\n", encoding="utf-8")
+    write_whole(out / "verify.parquet", found.table.write_parquet)
+    write_whole(out / "verify.png", lambda part: plot_verification(found, part))
+    write_whole(out / "verify.json", lambda part: part.write_text(text + "\n", encoding="utf-8"))
     (out / JOURNAL).unlink()
     return found, summary
 

@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -178,6 +178,16 @@ def provenance(recipe: Recipe, sources: dict[str, Any]) -> dict[str, Any]:
         "sources": sources,
         "seeds": {"data": recipe.data.seed, "training": recipe.training.seed},
     }
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written beside `path` and put in its place: it is never there by half."""
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _content(folder: Path) -> str:

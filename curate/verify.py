@@ -15,6 +15,7 @@ from curate.choose import selector_for
 from curate.errors import OutputError, UserError
 from curate.influence import Scoring, leave_out, score_window, size_of, target_losses
 from curate.ledger import Scores
+from curate.output import write_whole
 from curate.policies import Array, share_out
 from curate.prepare import Job
 from curate.progress import Phases
@@ -191,7 +192,8 @@ class _Journal:
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
         self._known: dict[tuple[int, int], float] = {}
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        text = path.read_bytes() if path.exists() else b""
+        lines = text.decode(errors="replace").splitlines()
         if lines and lines[0] == json.dumps(key):
             for line in lines[1:]:
                 try:
@@ -200,9 +202,8 @@ class _Journal:
                     break
                 self._known[first, row] = actual
         entries = [[first, row, value] for (first, row), value in self._known.items()]
-        path.write_text(
-            "".join(json.dumps(line) + "\n" for line in [key, *entries]), encoding="utf-8"
-        )
+        again = "".join(json.dumps(line) + "\n" for line in [key, *entries])
+        write_whole(path, lambda part: part.write_text(again, encoding="utf-8"))
 
     def find(self, first: int, row: int) -> float | None:
         return self._known.get((first, row))

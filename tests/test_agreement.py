@@ -1,5 +1,6 @@
 """Agreement of predictions with the truth, against scipy."""
 
+import json
 import math
 from itertools import pairwise
 from typing import Any
@@ -122,3 +123,25 @@ def test_the_verdict_goes_by_the_lower_end_of_the_interval(
 
 def test_an_interval_reads_well() -> None:
     assert str(Interval(0.98765, -0.5, 1)) == "0.988 [-0.500, 1.000]"
+
+
+def test_few_examples_get_no_verdict_however_well_they_agree() -> None:
+    values = np.arange(10.0)
+    assert agree(values[:9], values[:9]).verdict().startswith("no verdict: 9 examples")
+    assert agree(values, values).verdict().startswith("trustworthy")
+
+
+def test_what_is_not_finite_is_left_aside() -> None:
+    predicted, actual = np.arange(20.0), np.arange(20.0) ** 2
+    expected = agree(predicted[:18], actual[:18])
+    actual[18:] = [np.nan, np.inf]
+    assert agree(predicted, actual) == expected
+    nothing = agree(predicted, np.full(20, np.nan))
+    assert nothing.examples == 0
+    assert "no verdict" in nothing.verdict()
+
+
+def test_plain_values_are_json_of_any_kind() -> None:
+    found = agree(np.ones(12), np.arange(12.0)).as_dict()
+    assert found["spearman"]["value"] is None
+    json.dumps(found, allow_nan=False)

@@ -84,11 +84,12 @@ def test_the_error_of_scores_from_a_recipe(here: Path, capsys: pytest.CaptureFix
     windows = pl.read_parquet("0.5/windows.parquet")
     assert windows["first_step"].to_list() == [0, 4, 8]
     assert windows["steps"].to_list() == [4, 4, 2]
+    assert windows["candidates"].sum() == kept["0"]["seen"].sum()
     error = summaries["0.5"]["error"]
     assert error["probes"] == windows["probes"].sum() > 0
     assert windows["signal"][0] > 0
     for name in ("signal", "error", "jump", "propagation"):
-        expected = np.average(windows[name], weights=[4, 4, 2])
+        expected = np.average(windows[name], weights=windows["candidates"])
         assert error[name] == pytest.approx(expected, rel=1e-12)
     provenance = json.loads(Path("0.5/provenance.json").read_text())
     assert provenance["error"] == error

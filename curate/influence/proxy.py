@@ -25,7 +25,8 @@ share is not exceeded."""
 class WindowError:
     """What the scores of one window are worth. Means over its candidates, in loss units.
 
-    first_step, steps: where it is in the run, and K. probes: removals followed in it.
+    first_step, steps: where it is in the run, and K. candidates: scored in it, over
+    the steps that are decided. probes: removals followed in it.
     signal: |influence|, which is the mean of `size_of`, too. error: expected
     absolute error of an influence. jump, propagation: its two terms, see `Probe`; of
     the exact jump's influences, the jump is what they do without.
@@ -34,6 +35,7 @@ class WindowError:
 
     first_step: int
     steps: int
+    candidates: int
     probes: int
     signal: float
     error: float
@@ -119,6 +121,7 @@ class ErrorProxy:
             WindowError(
                 first_step=window.first_step,
                 steps=window.steps,
+                candidates=len(window.rows),
                 probes=len(window.probes),
                 signal=window.signal,
                 error=error * window.signal,

@@ -1,13 +1,13 @@
 """Targets: named validation sets, their losses, and the gradients that start an adjoint."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from curate.datasets import Examples
-from curate.models import FlatModel, Objective, differentiable_attention
+from curate.models import Batch, FlatModel, Objective, differentiable_attention
 
 CHUNK = 1024
 """Examples at a time: the same for losses that are compared, so that they round alike."""
@@ -48,6 +48,7 @@ def target_gradients(
     return torch.tensor(losses, dtype=torch.float64), torch.stack(gradients)
 
 
+@torch.no_grad()
 def target_losses(
     model: FlatModel, objective: Objective, targets: Sequence[Target], theta: Tensor
 ) -> Tensor:
@@ -55,11 +56,11 @@ def target_losses(
 
     Bit for bit those that `target_gradients` finds on the way, so that they can be compared.
     """
+    bound, found = model.bind(theta, training=False), []
     with differentiable_attention():
-        found = [
-            mean_metrics(model, objective, target.examples, theta, CHUNK)["loss"]
-            for target in targets
-        ]
+        for target in targets:
+            batches = _batches(model, target.examples, CHUNK)
+            found.append(_mean((objective.losses(bound, b), objective.sizes(b)) for b in batches))
     return torch.tensor(found, dtype=torch.float64)
 
 
@@ -68,12 +69,23 @@ def mean_metrics(
     model: FlatModel, objective: Objective, examples: Examples, theta: Tensor, chunk: int = 4096
 ) -> dict[str, float]:
     """Mean loss, and the objective's own metrics, at theta over all examples, in eval mode."""
-    bound = model.bind(theta, training=False)
-    loss, terms, sums = 0.0, 0.0, dict[str, float]()
-    for rows in examples.chunks(chunk):
-        batch = examples.batch(rows, model.device)
-        loss += float(objective.losses(bound, batch).double().sum())
-        terms += float(objective.sizes(batch).sum())
+    bound, sums = model.bind(theta, training=False), dict[str, float]()
+    parts = []
+    for batch in _batches(model, examples, chunk):
+        parts.append((objective.losses(bound, batch), objective.sizes(batch)))
         for name, values in objective.metrics(bound, batch).items():
             sums[name] = sums.get(name, 0.0) + float(values.sum())
-    return {"loss": loss / terms} | {name: total / len(examples) for name, total in sums.items()}
+    return {"loss": _mean(parts)} | {name: total / len(examples) for name, total in sums.items()}
+
+
+def _batches(model: FlatModel, examples: Examples, chunk: int) -> Iterator[Batch]:
+    return (examples.batch(rows, model.device) for rows in examples.chunks(chunk))
+
+
+def _mean(parts: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Of losses over their sizes, added up in float64."""
+    loss = terms = 0.0
+    for losses, sizes in parts:
+        loss += float(losses.double().sum())
+        terms += float(sizes.sum())
+    return loss / terms

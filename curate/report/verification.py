@@ -23,6 +23,9 @@ def describe_verification(found: Verified) -> str:
     rows = [("this run", found.agreement), ("SGD (mistaken)", found.mistaken)]
     own = found.agreement
     lines = [HEADER, *(_line(name, row) for name, row in rows if row is not None), ""]
+    diverged = len(found.table) - own.examples
+    if diverged:
+        lines.append(f"{diverged} removals made the training diverge; they are left aside here")
     expected = (
         "not asked for (selection.probing is 0)"
         if found.expected is None

@@ -116,6 +116,13 @@ def test_what_is_followed_telescopes_into_jump_propagation_and_curvature_of_the_
         g = grad(lambda th: (weights * losses(th, batch)).sum() / weights.sum())(state.theta)
         return torch.cat(rule.update(g, state, steps[k].lrs).tensors())
 
+    def moved_by_rule(flat: Tensor, k: int) -> Tensor:
+        """The same with the gradient that was recorded."""
+        batch = task.examples.batch(steps[k].rows, task.model.device)
+        w, state = weights[k], states[k].with_tensors(tuple(flat.split(sizes)))
+        g = grad(lambda th: (w * losses(th, batch)).sum() / w.sum())(states[k].theta)
+        return torch.cat(rule.update(g, state, steps[k].lrs).tensors())
+
     def target(flat: Tensor) -> Tensor:
         means = [
             losses(
@@ -136,16 +143,22 @@ def test_what_is_followed_telescopes_into_jump_propagation_and_curvature_of_the_
         t, without = probe.step, weights[probe.step].clone()
         without[probe.position] = 0
         delta = moved(flat[t], t, without) - flat[t + 1]
-        jump = float(adjoints[t + 1] @ delta)
+        jump, of_rule = float(adjoints[t + 1] @ delta), 0.0
+        if t < 4:
+            linear = jacrev(moved_by_rule)(flat[t + 1], t + 1) @ delta
+            after = moved_by_rule(flat[t + 1] + delta, t + 1) - flat[t + 2]
+            of_rule = float(adjoints[t + 2] @ (after - linear))
+            assert abs(of_rule) > 1e-9
         remainders = []
         for k in range(t + 1, 5):
             after = moved(flat[k] + delta, k, weights[k]) - flat[k + 1]
             remainders.append(float(adjoints[k + 1] @ (after - jacobians[k] @ delta)))
             delta = after
         end = float(target(flat[5] + delta) - target(flat[5]) - adjoints[5] @ delta)
-        assert probe.exact == pytest.approx(jump, rel=1e-8, abs=1e-14)
+        assert probe.exact == pytest.approx(jump + of_rule, rel=1e-8, abs=1e-14)
         assert probe.actual == pytest.approx(jump + sum(remainders) + end, rel=1e-8, abs=1e-14)
-        assert probe.propagation == pytest.approx(abs(sum(remainders) + end), rel=1e-6, abs=1e-13)
+        rest = abs(sum(remainders) - of_rule + end)
+        assert probe.propagation == pytest.approx(rest, rel=1e-6, abs=1e-13)
         assert not remainders or max(map(abs, remainders)) > 1e-9
 
 
@@ -184,8 +197,9 @@ def offer(draw: Draw, influences: list[Tensor]) -> None:
     state = State(torch.zeros(1), {}, 0)
     for k in range(len(influences) - 1, -1, -1):
         n = influences[k].shape[1]
-        back = BackwardStep(None, influences[k], torch.ones(n), torch.zeros(1))
-        draw.offer(k, state, (torch.zeros(1, 1),), back, influences[k], influences[k])
+        zero = torch.zeros(1, 1)
+        back = BackwardStep(None, influences[k], torch.ones(n), torch.zeros(1), zero)
+        draw.offer(k, state, (zero,), None, back, influences[k], influences[k])
 
 
 def test_influences_of_0_can_be_drawn_all_the_same() -> None:

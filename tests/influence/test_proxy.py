@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from curate.influence import ErrorProxy, Probe, Probing, WindowScores
-from curate.influence.proxy import BORROWED
+from curate.influence.proxy import BORROWED, JUMP, LINEAR, START
 from curate.trajectory import Step
 
 
@@ -142,25 +142,30 @@ def test_the_mean_error_is_estimated_without_bias_whether_or_not_errors_go_with_
     assert uncertainty < 0.05 * errors.mean()
 
 
+@pytest.mark.parametrize(("exact", "rounds"), [(False, 1), (False, 4), (True, 1)])
 @pytest.mark.parametrize("decided", [1, 4])
 @pytest.mark.parametrize("share", [0.02, 0.25, 1.0])
-def test_probes_cost_their_share_of_scoring_over_many_windows(share: float, decided: int) -> None:
-    """In gradients of a batch of 5: K - k of a probe and a third of the targets'."""
-    proxy, random = ErrorProxy(share, exact=False), np.random.default_rng(0)
-    steps, spent, scoring, drawn = [step(range(5))] * 4, 0.0, 0.0, 0
-    dearest = 4 + 20 / 5 / 3
+def test_probes_cost_their_share_of_scoring_over_many_windows(
+    share: float, decided: int, exact: bool, rounds: int
+) -> None:
+    """In training steps: K - k of a probe, its start, and a third of the targets' gradient."""
+    proxy = ErrorProxy(share, exact=exact, rounds=rounds)
+    random, steps = np.random.default_rng(0), [step(range(5))] * 4
+    spent, scoring, drawn = 0.0, 0.0, 0
+    dearest = START + 4 + 20 / 5 / 3
     for window in range(300):
         probing = proxy.plan(steps, decided, 20)
         assert probing.steps == decided
         places = [int(k) for k in random.integers(decided, size=probing.count)]
         probes = [probe(1, 1, 1, 1, k) for k in places]
         proxy.enter(window, steps, probing, window_scores([[1] * 5] * 4, probes), 20)
-        scoring += 3 * 4 + 2 + 20 / 5  # four a step, of the first only what is not its Hessian's
-        spent += sum(4 - k + 20 / 5 / 3 for k in places)
+        scoring += rounds * (4 * (JUMP if exact else LINEAR) + 20 / 5)
+        spent += sum(START + 4 - k + 20 / 5 / 3 for k in places)
         drawn += len(places)
         if window > 0:
-            assert spent <= share * scoring + dearest * (1 + 4 * share)
-    assert 0.9 * share * scoring <= spent <= 1.1 * share * scoring + dearest
+            per_window = share * scoring / (window + 1)
+            assert spent <= share * scoring + dearest + per_window
+    assert 0.9 * share * scoring - dearest <= spent <= 1.1 * share * scoring + dearest
     assert drawn
 
 
