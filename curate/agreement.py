@@ -92,15 +92,15 @@ def agree(predicted: Array, actual: Array, seed: int = 0) -> Agreement:
         spearman.append(rank_correlation(predicted[drawn], actual[drawn]))
         pearson.append(correlation(predicted[drawn], actual[drawn]))
     square = float(predicted @ predicted)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.abs(predicted - actual) / np.abs(actual)
+    off = np.abs(predicted - actual)
+    relative = np.divide(off, np.abs(actual), out=np.where(off > 0, np.inf, 0.0), where=actual != 0)
     return Agreement(
         examples=count,
         spearman=_interval(rank_correlation(predicted, actual), spearman),
         pearson=_interval(correlation(predicted, actual), pearson),
         slope=float(predicted @ actual) / square if square else float("nan"),
         relative_error=float(np.median(relative)),
-        error=float(np.abs(predicted - actual).mean()),
+        error=float(off.mean()),
         signal=float(np.abs(actual).mean()),
     )
 
