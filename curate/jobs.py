@@ -12,6 +12,7 @@ from curate.choose import Chosen, choose
 from curate.errors import UserError
 from curate.evaluate import auroc, evaluate
 from curate.influence import WindowError
+from curate.journal import JOURNAL
 from curate.output import (
     MARK,
     Selection,
@@ -28,7 +29,7 @@ from curate.progress import Phases
 from curate.recipe import Recipe, fingerprint
 from curate.report import plot_verification
 from curate.threads import suitable_threads
-from curate.verify import JOURNAL, Plan, Verified, reproduces, verify
+from curate.verify import Plan, Verified, reproduces, verify
 
 
 def run_select(

@@ -12,10 +12,10 @@ import polars as pl
 
 from curate.agreement import Agreement, agree
 from curate.choose import selector_for
-from curate.errors import OutputError, UserError
+from curate.errors import UserError
 from curate.influence import Scoring, leave_out, score_window, size_of, target_losses
+from curate.journal import Journal
 from curate.ledger import Scores
-from curate.output import write_whole
 from curate.policies import Array, share_out
 from curate.prepare import Job
 from curate.progress import Phases
@@ -25,7 +25,6 @@ from curate.select import Selector
 from curate.trajectory import forward_step, record, replay
 from curate.windows import Judged
 
-JOURNAL = "verify.partial.jsonl"
 Occurrences = Literal["every", "last"]
 
 
@@ -95,7 +94,9 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
     quotas = dict(zip(windows, _spread(plan.examples, len(windows)), strict=True))
     ticks = selector.ticks(len(steps)) + plan.examples * (min(selector.horizon, len(steps)) // 2)
     say(_announcement(job, selector, state, quotas, ticks))
-    journal = _journal(out, f"{fingerprint(job.recipe)} {plan} {json.dumps(job.data.sources)}")
+    journal = Journal.within(
+        out, f"{fingerprint(job.recipe)} {plan} {json.dumps(job.data.sources)}"
+    )
     with phases.phase("verify", ticks) as tick:
         jury = _Jury(job, selector, plan, quotas, journal, tick)
         scores = selector.run(state, steps, tick, on_window=jury.hear)
@@ -118,7 +119,7 @@ class _Jury:
     selector: Selector
     plan: Plan
     quotas: dict[int, int]
-    journal: "_Journal"
+    journal: Journal
     tick: Callable[[], None]
     lines: list[dict[str, Any]] = field(default_factory=list)
 
@@ -184,43 +185,6 @@ class _Jury:
         scoring = Scoring(removal=judge.scoring.removal, mistaken_rule=as_sgd(judge.rule))
         found = score_window(judge.task, judge.rule, made, judge.targets, scoring=scoring)
         return [own.mean(dim=0).numpy() for own in found.influences]
-
-
-class _Journal:
-    """What was measured, on disk as soon as it is known."""
-
-    def __init__(self, path: Path, key: str) -> None:
-        self._path = path
-        self._known: dict[tuple[int, int], float] = {}
-        text = path.read_bytes() if path.exists() else b""
-        lines = text.decode(errors="replace").splitlines()
-        if lines and lines[0] == json.dumps(key):
-            for line in lines[1:]:
-                try:
-                    first, row, actual = json.loads(line)
-                except ValueError:  # what was being written when it died
-                    break
-                self._known[first, row] = actual
-        entries = [[first, row, value] for (first, row), value in self._known.items()]
-        again = "".join(json.dumps(line) + "\n" for line in [key, *entries])
-        write_whole(path, lambda part: part.write_text(again, encoding="utf-8"))
-
-    def find(self, first: int, row: int) -> float | None:
-        return self._known.get((first, row))
-
-    def enter(self, first: int, row: int, actual: float) -> float:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([first, row, actual]) + "\n")
-        return actual
-
-
-def _journal(out: Path, key: str) -> _Journal:
-    """The journal in `out`."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        return _Journal(out / JOURNAL, key)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror}.") from error
 
 
 def _announcement(

@@ -17,7 +17,7 @@ FLOORS: list[set[str]] = [
     {"ledger", "candidates"},
     {"output"},
     {"windows", "prepare"},
-    {"select", "integrations", "from_log"},
+    {"select", "integrations", "from_log", "journal"},
     {"choose"},
     {"evaluate", "verify"},
     {"report"},

@@ -39,8 +39,10 @@ class LabelsObjective:
                 return (logits.reshape(labels.shape) - labels).square()
             losses: Tensor = F.cross_entropy(logits, labels, reduction="none")
             return losses
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
         per_token = F.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
         )
         return per_token.view(labels.shape).sum(dim=1)
 
