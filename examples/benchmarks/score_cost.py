@@ -3,8 +3,7 @@
 Times the same steps, cut into windows of K: trained; recorded and scored with linear
 influences, with Gauss-Newton curvature, with none, with the exact jump; and with
 linear influences and the error proxy at its default share, in one round and in
-four. In turn, the
-medians of the ratios within one turn. Passes are those of the cost model, in
+four. CPU time, in turn; medians of the ratios within one turn. Passes are those of the cost model, in
 gradients of one step's batch: per step 4 - 2/K with tapes (5 - 2/K without), and per
 window a gradient of the targets.
 
@@ -66,9 +65,9 @@ def ways(task: Task, steps: list[Step], horizon: int) -> dict[str, Callable[[], 
 
 
 def seconds(run: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+    begin = time.process_time()
     run()
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def main() -> None:
