@@ -3,9 +3,9 @@
 Times the same steps, cut into windows of K: trained; recorded and scored with linear
 influences, with Gauss-Newton curvature, with none, with the exact jump; and with
 linear influences and the error proxy at its default share, in one round and in
-four. CPU time, in turn; medians of the ratios within one turn. Passes are those of the cost model, in
-gradients of one step's batch: per step 4 - 2/K with tapes (5 - 2/K without), and per
-window a gradient of the targets.
+four. CPU time, in turn; medians of the ratios within one turn. Passes are those of
+the cost model, in gradients of one step's batch: per step 4 - 2/K with tapes (5 - 2/K
+without), and per window a gradient of the targets.
 
 The exact jump is O(n P) for n candidates and P parameters, since every candidate has a
 gradient and two updates of its own, where the rest is bound by matrix products
