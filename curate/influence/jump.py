@@ -66,6 +66,12 @@ def jump_of(
     return outcome, tuple(cotangent.double() for cotangent in cotangents)
 
 
+def effect(moved: tuple[Tensor, ...], as_it_was: tuple[Tensor, ...], cotangents: Adjoint) -> Tensor:
+    """Change of the target losses, shape (..., Q), from outcomes of shapes (..., size)."""
+    parts = zip(moved, as_it_was, cotangents, strict=True)
+    return torch.stack([(m - a) @ cotangent.T for m, a, cotangent in parts]).sum(dim=0)
+
+
 def exact_jump(
     task: Task, rule: Rule, state: State, step: Step, adjoint: Adjoint, *,
     mean: Tensor, losses: Tensor, sizes: Tensor, removal: str, memory: int,
@@ -116,8 +122,5 @@ def exact_jump(
             else:
                 alone = left <= 1e-12 * total
                 without = ((total * g - own) / left.where(~alone, 1.0)).where(~alone, 0.0)
-            change = g.new_zeros(len(own), len(adjoint[0]))
-            for m, a, cotangent in zip(vmap(outcome)(without), as_it_was, cotangents, strict=True):
-                change += (m - a) @ cotangent.T
-            found.append(change)
+            found.append(effect(vmap(outcome)(without), as_it_was, cotangents))
     return torch.cat(found).T

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from curate.influence.adjoint import Adjoint, BackwardStep
-from curate.influence.jump import Following, jump_of
+from curate.influence.jump import Following, effect, jump_of
 from curate.influence.removal import leave_out
 from curate.influence.targets import Target, target_losses
 from curate.rules import Rule, State
@@ -173,10 +173,7 @@ def follow_removal(
     outcome, cotangents = jump_of(rule, state, rest[0], removal.adjoint, removal.following)
     with torch.no_grad():
         moved, as_it_was = outcome(grad.mean.double()), outcome(removal.mean.double())
-        jump = sum(
-            ((m - a) @ cotangent.T).mean()
-            for m, a, cotangent in zip(moved, as_it_was, cotangents, strict=True)
-        )
+        jump = effect(moved, as_it_was, cotangents).mean()
     final = follow(task, rule, state, rest, without, grad)
     found = target_losses(task.model, task.objective, targets, final.theta)
     return Probe(

@@ -9,16 +9,14 @@ import torch
 
 from curate.influence.probe import Probe, Probing, size_of
 from curate.influence.window import WindowScores
+from curate.policies import Array
 from curate.trajectory import Step
-
-Array = np.ndarray[Any, Any]
 
 BORROWED = 4
 """Probes' worth of the whole run's error that a window's own probes are averaged with."""
 LINEAR, JUMP, START = 2.5, 8.0, 3.0
 """What scoring a step costs, with the exact jump, and starting a probe, in steps of plain
-training: the low end of what `examples/benchmarks/score_cost.py` measures, so that the
-share is not exceeded."""
+training: the low end of what `examples/benchmarks/score_cost.py` measures."""
 
 
 @dataclass(frozen=True)

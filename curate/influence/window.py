@@ -80,11 +80,17 @@ def score_window(
             task, scorer.rule, state, recording.steps[k], adjoint,
             propagate=k > 0, tape=recording.take_tape(k), curvature=scoring.curvature,
         )  # fmt: skip
-        scores = scorer.scores(k, state, adjoint, following, back)
+        linear = scorer.linear(k, back)
+        scores = (
+            linear
+            if scoring.jump_bytes is None
+            else scorer.jump(k, state, adjoint, following, back, scoring.jump_bytes)
+        )
+        scores = scores.cpu()
         if not scores.isfinite().all():
             raise NonFiniteError(_non_finite_score(task, scores, back.adjoint, k, first_step))
         found.append((scores, back.derivatives.cpu(), back.sizes.cpu()))
-        draw.offer(k, state, adjoint, following, back, scores, scorer.linear(k, back))
+        draw.offer(k, state, adjoint, following, back, scores, linear)
         if back.adjoint is not None:
             following = Following(back.mean, recording.steps[k].lrs, adjoint, back.curvature)
             adjoint = back.adjoint
@@ -117,18 +123,16 @@ class _Scorer:
         weights = self.recording.steps[k].weights
         return influence(back.derivatives, weights, back.sizes, self.scoring.removal)
 
-    def scores(
+    def jump(
         self, k: int, state: State, adjoint: Adjoint, following: Following | None,
-        back: BackwardStep,
+        back: BackwardStep, memory: int,
     ) -> Tensor:  # fmt: skip
-        """Influences of step k, shape (Q, n), on the CPU."""
-        if self.scoring.jump_bytes is None:
-            return self.linear(k, back).cpu()
+        """Influences of step k by the exact jump, shape (Q, n)."""
         return exact_jump(
             self.task, self.rule, state, self.recording.steps[k], adjoint,
             mean=back.mean, losses=self.recording.losses[k], sizes=back.sizes,
-            removal=self.scoring.removal, memory=self.scoring.jump_bytes, following=following,
-        ).cpu()  # fmt: skip
+            removal=self.scoring.removal, memory=memory, following=following,
+        )  # fmt: skip
 
 
 def _non_finite_score(
