@@ -47,7 +47,7 @@ SETTINGS = MappingProxyType(
     {
         "mlp-relu": Setting(6000, 64, 200, 500, 500),
         "mlp-gelu": Setting(6000, 64, 200, 500, 500),
-        "cnn-gelu": Setting(3000, 64, 100, 500, 10),
+        "cnn-gelu": Setting(6000, 64, 200, 500, 20),
         "gpt": Setting(600, 16, 60, 60, 20),
     }
 )
