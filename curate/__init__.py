@@ -16,6 +16,7 @@ _HOME = {
     "load_recipe": "curate.recipe",
     "read_log": "curate.log",
     "run_select": "curate.jobs",
+    "tune": "curate.jobs",
     "write_kept": "curate.from_log",
 }
 
@@ -29,6 +30,7 @@ __all__ = [
     "load_recipe",
     "read_log",
     "run_select",
+    "tune",
     "write_kept",
 ]
 

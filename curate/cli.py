@@ -142,6 +142,53 @@ def verify(
         click.echo(f"wrote {summary['out']}/verify.parquet, verify.png, verify.json")
 
 
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Directory to write and to go on from; out/NAME.tune for NAME.yaml if not given.",
+)
+@click.option(
+    "--storage", metavar="URL", help="Database for the study, e.g. to share it among machines."
+)
+@OVERRIDES
+@DEVICE
+@click.option("--quiet", is_flag=True, help="No progress and no closing lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def tune(
+    recipe: Path, out: Path | None, storage: str | None, overrides: tuple[str, ...], device: str,
+    quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Find the horizon and the learning rate whose selection trains the best model.
+
+    What was tried is kept if this is interrupted: run it again to go on. Run it
+    twice with the same --out, and the two share the work.
+    """
+    from curate.recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides)
+    silence_libraries()
+    from curate.jobs import tune as run_tune
+    from curate.progress import Phases
+    from curate.report import describe_tuning
+
+    out = out or Path("out") / f"{recipe.stem}.tune"
+    try:
+        tuned = run_tune(
+            checked, out, storage=storage, device=device,
+            phases=Phases(bars=not quiet and sys.stderr.isatty()),
+            say=lambda line: None if quiet else click.echo(line, err=True),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        click.echo("curate: what was tried is kept; run it again to go on.", err=True)
+        raise
+    if as_json:
+        click.echo((out / "tune.json").read_text(encoding="utf-8"), nl=False)
+    elif not quiet:
+        click.echo(describe_tuning(tuned, out))
+
+
 def _report(message: str, code: int) -> int:
     """One line on stderr; the traceback too for those who ask for it."""
     if os.environ.get("CURATE_TRACEBACK"):

@@ -1,5 +1,6 @@
 """Is the choice any good? Retrain from scratch on it, and on what others would keep."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from curate.choose import Chosen, choose
+from curate.datasets import Examples
 from curate.errors import NonFiniteError
 from curate.influence import mean_metrics
 from curate.policies import Array
@@ -50,6 +52,7 @@ def evaluate(job: Job, chosen: Chosen, phases: Phases) -> list[Row]:
     """
     section = job.recipe.evaluation
     assert section is not None
+    assert job.data.test is not None
     count, size = len(job.data.examples), int(chosen.choice.kept.sum())
     kept: dict[str, list[Array]] = {
         job.recipe.selection.policy: [chosen.choice.kept] * len(section.seeds)
@@ -66,7 +69,7 @@ def evaluate(job: Job, chosen: Chosen, phases: Phases) -> list[Row]:
     with phases.phase("retrain", len(kept) * len(section.seeds) * job.total_steps()) as tick:
         for name, masks in kept.items():
             runs = [
-                retrain(job, mask, seed, tick)
+                retrain(job, mask, seed, {"test": job.data.test}, tick)["test"]
                 for mask, seed in zip(masks, section.seeds, strict=True)
             ]
             metrics = {metric: [run[metric] for run in runs] for metric in runs[0]}
@@ -74,18 +77,30 @@ def evaluate(job: Job, chosen: Chosen, phases: Phases) -> list[Row]:
     return rows
 
 
-def retrain(job: Job, kept: Array, seed: int, tick: Any) -> dict[str, float]:
-    """Train from scratch on the rows where `kept`, shape (N,), and measure on the test set."""
-    assert job.data.test is not None
+def retrain(
+    job: Job, kept: Array, seed: int, on: Mapping[str, Examples], tick: Callable[[], None]
+) -> dict[str, dict[str, float]]:
+    """Train from scratch on the rows where `kept`, shape (N,), and measure on other examples.
+
+    Returns:
+        for each of `on`, the mean loss and the objective's metrics.
+
+    Raises:
+        NonFiniteError: a loss is not a number in the end.
+    """
     task, rule, state = job.start(seed)
     steps = job.steps(seed, torch.from_numpy(np.flatnonzero(kept)))
     final = replay(task, rule, state, steps, tick)
-    found = mean_metrics(task.model, task.objective, job.data.test, final.theta)
-    if not np.isfinite(found["loss"]):
-        raise NonFiniteError(
-            f"evaluation: retraining with seed {seed} on {int(kept.sum())} rows ends in a test "
-            f"loss of {found['loss']}; lower the learning rate."
-        )
+    found = {
+        name: mean_metrics(task.model, task.objective, examples, final.theta)
+        for name, examples in on.items()
+    }
+    for name, metrics in found.items():
+        if not np.isfinite(metrics["loss"]):
+            raise NonFiniteError(
+                f"retraining with seed {seed} on {int(kept.sum())} rows ends in a loss of "
+                f"{metrics['loss']} on {name}; lower the learning rate."
+            )
     return found
 
 

@@ -1,17 +1,16 @@
 """The commands, from a checked recipe to what they leave and a summary of it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from curate.choose import Chosen, choose
 from curate.errors import UserError
 from curate.evaluate import auroc, evaluate
-from curate.influence import WindowError
+from curate.influence import expected_error
 from curate.journal import JOURNAL
 from curate.output import (
     MARK,
@@ -26,9 +25,10 @@ from curate.output import (
 )
 from curate.prepare import Job, choose_device, prepare
 from curate.progress import Phases
-from curate.recipe import Recipe, fingerprint
-from curate.report import plot_verification
+from curate.recipe import Recipe, fingerprint, write_recipe
+from curate.report import plot_tuning, plot_verification, why
 from curate.threads import suitable_threads
+from curate.tuning import Tuned, tune_job
 from curate.verify import Plan, Verified, reproduces, verify
 
 
@@ -103,15 +103,6 @@ def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any
     return chosen, summary
 
 
-def expected_error(windows: Sequence[WindowError]) -> dict[str, float]:
-    """Of a run's influences, in loss units: means over its candidates."""
-    weights = [window.candidates for window in windows]
-    return {"probes": sum(window.probes for window in windows)} | {
-        name: float(np.average([getattr(window, name) for window in windows], weights=weights))
-        for name in ("signal", "error", "jump", "propagation")
-    }
-
-
 def run_verify(
     recipe: Recipe, out: Path, plan: Plan = Plan(), *, run: Path | None = None,  # noqa: B008
     device: str = "auto", phases: Phases | None = None, say: Callable[[str], None] = lambda _: None,
@@ -163,6 +154,53 @@ def run_verify(
     write_whole(out / "verify.json", lambda part: part.write_text(text + "\n", encoding="utf-8"))
     (out / JOURNAL).unlink()
     return found, summary
+
+
+def tune(
+    recipe: Recipe, out: Path | str, *, storage: str | None = None, device: str = "auto",
+    phases: Phases | None = None, say: Callable[[str], None] = lambda _: None,
+) -> Tuned:  # fmt: skip
+    """Tune a recipe's horizon together with its learning rate, see `tune_job`.
+
+    Writes `recipe.yaml`, `tune.parquet`, `tune.png` and `tune.json` to `out`, beside the
+    Optuna study. A tuning that was killed goes on where it was; any number of processes may
+    tune the same recipe to the same `out` at once.
+
+    Args:
+        storage: URL of a database for the study, for processes on several machines.
+        say: gets a line for every pilot and run.
+
+    Returns:
+        The tuned recipe, the study, a table of everything tried.
+
+    Raises:
+        UserError: the recipe cannot be tuned, or `out` holds another tuning.
+        RunError: no pair can be trusted.
+    """
+    phases, out = phases or Phases(), Path(out)
+    with phases.phase("read"):
+        job = prepare(recipe, choose_device(device))
+    with suitable_threads(job.step_flops()):
+        tuned = tune_job(job, out, storage, phases, say)
+    summary = made_with() | {
+        "horizon": tuned.recipe.selection.horizon,
+        "learning_rate": tuned.pair.learning_rate,
+        "metric": tuned.plan.tune.metric,
+        "value": tuned.value,
+        "why": why(tuned),
+        "everything": {f"{lr:g}": value for lr, value in tuned.everything.items()},
+        "test": tuned.test,
+        "passes": tuned.passes,
+        "grid_passes": tuned.plan.grid_passes(),
+        "study": tuned.study.study_name,
+    }
+    text = json.dumps(summary, indent=2) + "\n"
+    write_whole(out / "tune.parquet", tuned.table.write_parquet)
+    write_whole(out / "tune.png", lambda part: plot_tuning(tuned, part))
+    write_whole(out / "tune.json", lambda part: part.write_text(text, encoding="utf-8"))
+    yaml = write_recipe(tuned.recipe)
+    write_whole(out / "recipe.yaml", lambda part: part.write_text(yaml, encoding="utf-8"))
+    return tuned
 
 
 def _refuse_other_data(run: Path, sources: dict[str, Any]) -> None:

@@ -182,7 +182,7 @@ def provenance(recipe: Recipe, sources: dict[str, Any]) -> dict[str, Any]:
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Have a file written beside `path` and put in its place: it is never there by half."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(part)
         part.replace(path)

@@ -20,6 +20,7 @@ FLOORS: list[set[str]] = [
     {"select", "integrations", "from_log", "journal"},
     {"choose"},
     {"evaluate", "verify"},
+    {"tuning"},
     {"report"},
     {"jobs", "summary"},
     {"cli"},

@@ -167,6 +167,15 @@ class ErrorProxy:
         ]
 
 
+def expected_error(windows: Sequence[WindowError]) -> dict[str, float]:
+    """Of a run's influences, in loss units: means over its candidates, and how many probes."""
+    weights = [window.candidates for window in windows]
+    return {"probes": sum(window.probes for window in windows)} | {
+        name: float(np.average([getattr(window, name) for window in windows], weights=weights))
+        for name in ("signal", "error", "jump", "propagation")
+    }
+
+
 @dataclass(frozen=True)
 class _Window:
     first_step: int

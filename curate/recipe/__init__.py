@@ -4,6 +4,7 @@ from curate.recipe.data import Source, Split
 from curate.recipe.load import check_recipe, fingerprint, load_recipe, resolved, write_recipe
 from curate.recipe.optimizers import Optimizer, OwnGroup
 from curate.recipe.schema import Factory, Keep, Recipe, Selection
+from curate.recipe.tune import Tune
 
 __all__ = [
     "Factory",
@@ -14,6 +15,7 @@ __all__ = [
     "Selection",
     "Source",
     "Split",
+    "Tune",
     "check_recipe",
     "fingerprint",
     "load_recipe",

@@ -18,6 +18,7 @@ from pydantic import (
 from curate.recipe.data import Data
 from curate.recipe.optimizers import AnyOptimizer, Schedule, default_optimizer
 from curate.recipe.section import Count, Section, Seed
+from curate.recipe.tune import Tune
 
 PolicyName = Literal["look_ahead", "random", "loss", "knn_shapley"]
 Activation = Literal["gelu", "relu", "silu", "tanh"]
@@ -183,6 +184,7 @@ class Recipe(Section):
     trajectory: Trajectory = Trajectory()
     selection: Selection = Selection()
     evaluation: Evaluation | None = None
+    tune: Tune | None = None
 
     @field_validator("objective")
     @classmethod

@@ -1,0 +1,48 @@
+"""The tune section of a recipe: what `curate tune` may try, and at what price."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from curate.recipe.section import Count, Fraction, Section, Seed
+
+Horizons = Annotated[list[Count | Literal["full"]], Field(min_length=1)]
+Rates = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+
+class Tune(Section):
+    """Which pairs of horizon and learning rate are tried, and at what price.
+
+    horizons, learning_rates: the grid; derived from the recipe where not given. budget: at most
+    this share of what a selection run of every pair would cost. validation: the share of the
+    validation set that judges the pairs and that no score sees. metric: on it, `loss` or one of
+    the objective's, such as accuracy. seeds: of the retrainings that a value is the mean of.
+    coverage: share of a pilot's steps that is looked at, per horizon. trust: most that an
+    influence may be expected to be off by, in units of the mean influence.
+    """
+
+    horizons: Horizons | None = None
+    learning_rates: Rates | None = None
+    budget: Annotated[float, Field(gt=0, le=1)] = 0.25
+    metric: Annotated[str, Field(min_length=1)] = "loss"
+    validation: Fraction = 0.5
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2]
+    coverage: Fraction = 0.1
+    trust: Annotated[float, Field(gt=0)] = 1.0
+
+    @field_validator("horizons", mode="wrap")
+    @classmethod
+    def _one_message(cls, value: Any, handler: Any) -> Any:
+        try:
+            return handler(value)
+        except ValueError:
+            raise ValueError(
+                f"must be a list of numbers of steps, at least 1, or `full` but got {value!r}"
+            ) from None
+
+    @field_validator("horizons", "learning_rates", "seeds")
+    @classmethod
+    def _no_repeats(cls, value: list[Any] | None) -> list[Any] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError(f"must not repeat itself but got {value}")
+        return value

@@ -1,0 +1,153 @@
+"""What pairs are measured on: the recipe's data, its validation set divided in two."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import mean
+
+import numpy as np
+import torch
+
+from curate.candidates import Candidates
+from curate.choose import Chosen, choose, selector_for
+from curate.datasets import TensorExamples
+from curate.errors import DataError, RecipeError, UserError
+from curate.evaluate import retrain
+from curate.influence import mean_metrics
+from curate.policies import Array
+from curate.prepare import Job
+from curate.progress import Phases
+from curate.recipe import Recipe
+from curate.tuning.pilot import View, fly
+from curate.tuning.plan import Pair, Plan
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measures pairs: selection with one part of the validation set, judgement on the other.
+
+    job: whose validation set is the part that scores see. judging: the part that they never do.
+    """
+
+    job: Job
+    judging: dict[str, TensorExamples]
+    plan: Plan
+
+    @property
+    def sign(self) -> int:
+        """1 where lower values are better, -1 where higher ones are."""
+        return 1 if self.plan.tune.metric == "loss" else -1
+
+    def fly(
+        self, learning_rate: float, tick: Callable[[], None]
+    ) -> tuple[float | None, list[View]]:
+        """Pilot a learning rate.
+
+        Returns:
+            the metric of training on everything (None if it diverged), and a view per horizon.
+        """
+        plan = self.plan
+        selector, state, steps = selector_for(
+            self._at(Pair(plan.horizons[-1], learning_rate)), "look_ahead"
+        )
+        judge = selector.judge
+        end, views = fly(judge, state, steps, plan.horizons, plan.tune.coverage, tick)
+        found = [
+            mean_metrics(judge.task.model, judge.task.objective, examples, end.theta)
+            for examples in self.judging.values()
+        ]
+        if not all(np.isfinite(metrics["loss"]) for metrics in found):
+            return None, views
+        return mean(metrics[plan.tune.metric] for metrics in found), views
+
+    def run(self, pair: Pair, phases: Phases) -> tuple[Chosen, list[float]]:
+        """Select with a pair, retrain on what was kept: the choice, and the metric per seed.
+
+        Raises:
+            NonFiniteError: it diverged. UserError: the budget keeps nothing.
+        """
+        job, plan = self._at(pair), self.plan
+        chosen, values = choose(job, "look_ahead", phases), []
+        if not chosen.choice.kept.any():
+            raise UserError(f"{pair}: selection.keep.threshold keeps no row.")
+        with phases.phase("retrain", len(plan.tune.seeds) * plan.steps) as tick:
+            for seed in plan.tune.seeds:
+                found = retrain(job, chosen.choice.kept, seed, self.judging, tick)
+                values.append(mean(metrics[plan.tune.metric] for metrics in found.values()))
+        return chosen, values
+
+    def test(self, pair: Pair, kept: Array, tick: Callable[[], None]) -> list[dict[str, float]]:
+        """Metrics on the test set after training on what was kept, one per seed."""
+        job = self._at(pair)
+        assert job.data.test is not None
+        return [
+            retrain(job, kept, seed, {"test": job.data.test}, tick)["test"]
+            for seed in self.plan.tune.seeds
+        ]
+
+    def _at(self, pair: Pair) -> Job:
+        recipe = with_pair(self.job.recipe, pair, self.plan.steps)
+        selection = recipe.selection.model_copy(update={"probing": 0.0})
+        return replace(self.job, recipe=recipe.model_copy(update={"selection": selection}))
+
+
+def set_up(job: Job, plan: Plan) -> Bench:
+    """Divide the validation set, once and for good, and see that the metric is there.
+
+    Raises:
+        DataError: there is too little of it. RecipeError: the objective has no such metric.
+    """
+    data, judging = divide(job.data, plan.tune.validation, job.recipe.data.seed)
+    task, _, state = job.start(job.recipe.training.seed)
+    first = next(iter(judging.values()))
+    known = mean_metrics(task.model, task.objective, first, state.theta)
+    if plan.tune.metric not in known:
+        raise RecipeError(
+            f"tune.metric: {plan.tune.metric} is none of this objective's; it has "
+            f"{', '.join(known)}."
+        )
+    return Bench(replace(job, data=data), judging, plan)
+
+
+def divide(
+    data: Candidates, fraction: float, seed: int
+) -> tuple[Candidates, dict[str, TensorExamples]]:
+    """Every validation set in two at random: what scores see, and `fraction` that judges."""
+    seen, judging = {}, {}
+    for name, examples in data.validation.items():
+        count = round(fraction * len(examples))
+        if not 0 < count < len(examples):
+            raise DataError(
+                f"data.validation: {name} has {len(examples)} rows, too few to divide for "
+                f"tuning with tune.validation {fraction:g}."
+            )
+        generator = torch.Generator().manual_seed(seed + 1)
+        order = torch.randperm(len(examples), generator=generator)
+        judging[name] = examples.take(order[:count].sort().values)
+        seen[name] = examples.take(order[count:].sort().values)
+    return replace(data, validation=seen), judging
+
+
+def with_pair(recipe: Recipe, pair: Pair, steps: int) -> Recipe:
+    """The recipe with a horizon and a learning rate for its own, and nothing left to tune.
+
+    The learning rates of param groups keep their ratio to the base group's. A
+    stride that the horizon is no longer than goes.
+    """
+    optimizer, selection = recipe.training.optimizer, recipe.selection
+    factor = pair.learning_rate / optimizer.lr
+    groups = [
+        group if group.lr is None else group.model_copy(update={"lr": group.lr * factor})
+        for group in optimizer.groups
+    ]
+    optimizer = optimizer.model_copy(update={"lr": pair.learning_rate, "groups": groups})
+    horizon = "full" if pair.horizon == steps else pair.horizon
+    stride = selection.stride
+    if stride is not None and horizon != "full" and stride >= pair.horizon:
+        stride = None
+    return recipe.model_copy(
+        update={
+            "training": recipe.training.model_copy(update={"optimizer": optimizer}),
+            "selection": selection.model_copy(update={"horizon": horizon, "stride": stride}),
+            "tune": None,
+        }
+    )

@@ -1,0 +1,221 @@
+"""Who does what: units of work as trials of an Optuna study, shared by any number of processes.
+
+A unit is a trial: WAITING until a process claims it, then RUNNING, then COMPLETE, or PRUNED if
+it came to no value. One whose process died is FAIL, and its unit is up for work again. Claims
+are made under a lock in the directory; processes on other machines, which share only a
+database, are kept apart by its transactions, and by the rule that of two trials of one unit
+the earlier counts.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import optuna
+from filelock import FileLock
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from curate.errors import OutputError
+from curate.tuning.plan import Pair, Plan
+from curate.tuning.storage import Presence, fail_the_dead, heartbeat, open_storage
+
+
+class Unit(NamedTuple):
+    """A piece of work: the run of a pair, or without a horizon the pilot of a learning rate."""
+
+    learning_rate: float
+    horizon: int | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the board knows of a unit. value: None until it is finished, and where it failed."""
+
+    number: int
+    state: Literal["waiting", "running", "finished"]
+    value: float | None
+    notes: dict[str, Any]
+
+
+class Board:
+    """The units of one tuning and what came of them.
+
+    Two studies of one storage: `NAME` has a trial per pair, run or dropped, `NAME pilots` one
+    per learning rate.
+    """
+
+    def __init__(
+        self, folder: Path, url: str | None, plan: Plan, key: str, asked: dict[str, Any]
+    ) -> None:
+        """`key` names what is tuned; `asked` says it in full, for when it is not the same.
+
+        Raises:
+            OutputError: the folder cannot be written, or holds another tuning.
+            OptionError: the storage cannot be opened.
+        """
+        self.folder, self._plan, self.name = folder, plan, f"curate {key}"
+        try:
+            self._presence = Presence(folder)
+            self._lock = FileLock(folder / ".lock")
+            with self.lock():
+                self._storage = open_storage(folder, url)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be written: {error.strerror}.") from error
+        with self.lock():
+            if url is None:
+                self._refuse_another(asked)
+            self.study = self._study(self.name, asked)
+            self._pilots = self._study(f"{self.name} pilots", asked)
+
+    def close(self) -> None:
+        """Say that this process is at work no more."""
+        self._presence.leave()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from deciding anything meanwhile."""
+        with self._lock:
+            yield
+
+    def entries(self) -> dict[Unit, Entry]:
+        """Every unit that there is, by its first trial that did not fail."""
+        found: dict[Unit, Entry] = {}
+        for study in (self._pilots, self.study):
+            for trial in study.get_trials(deepcopy=False):
+                if trial.state != TrialState.FAIL:
+                    found.setdefault(_unit_of(trial), _entry_of(trial))
+        return found
+
+    def claim(self, units: Sequence[Unit]) -> Unit | None:
+        """Take the first of `units` that nobody has; None if all are taken."""
+        with self.lock():
+            for study in (self._pilots, self.study):
+                fail_the_dead(study, self._storage, self._presence)
+            entries = self.entries()
+            for unit in units:
+                if unit not in entries:
+                    self._add(unit, TrialState.WAITING, {})
+            entries = self.entries()
+            for unit in units:
+                if entries[unit].state == "waiting" and self._take(unit, entries[unit].number):
+                    return unit
+        return None
+
+    @contextmanager
+    def at_work(self, unit: Unit) -> Iterator[None]:
+        """Hold on to a claimed unit; it is given back if the work on it breaks off."""
+        trial_id = self._trial_id(unit)
+        try:
+            with heartbeat(self._storage, trial_id):
+                yield
+        except BaseException:
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            raise
+
+    def finish(self, unit: Unit, value: float | None, notes: dict[str, Any]) -> None:
+        """Enter what came of a claimed unit; None if nothing did, and `notes` say why."""
+        trial_id = self._trial_id(unit)
+        for name, note in notes.items():
+            self._storage.set_trial_user_attr(trial_id, name, note)
+        self._storage.set_trial_state_values(
+            trial_id,
+            TrialState.PRUNED if value is None else TrialState.COMPLETE,
+            None if value is None else [value],
+        )
+
+    def drop(self, pair: Pair, notes: dict[str, Any]) -> None:
+        """Enter a pair that is not going to be run."""
+        unit = Unit(pair.learning_rate, pair.horizon)
+        if unit not in self.entries():
+            self._add(unit, TrialState.PRUNED, notes)
+
+    def remember(self, name: str, value: Any) -> None:
+        """Note something about the whole."""
+        self.study.set_user_attr(name, value)
+
+    def recall(self, name: str) -> Any:
+        """What was noted, None if nothing was."""
+        return self.study.user_attrs.get(name)
+
+    def _study(self, name: str, asked: dict[str, Any]) -> optuna.Study:
+        study = optuna.create_study(
+            storage=self._storage,
+            study_name=name,
+            direction="minimize" if self._plan.tune.metric == "loss" else "maximize",
+            load_if_exists=True,
+        )
+        if "asked" not in study.user_attrs:
+            study.set_user_attr("asked", json.dumps(asked))
+        return study
+
+    def _refuse_another(self, asked: dict[str, Any]) -> None:
+        for found in optuna.get_all_study_summaries(self._storage):
+            if not found.study_name.startswith(self.name):
+                before = json.loads(found.user_attrs.get("asked", "{}"))
+                raise OutputError(
+                    f"{self.folder}: holds a tuning of something else: "
+                    f"{difference(before, asked)}. Give another --out, or delete it."
+                )
+
+    def _study_of(self, unit: Unit) -> optuna.Study:
+        return self._pilots if unit.horizon is None else self.study
+
+    def _trial_id(self, unit: Unit, number: int | None = None) -> int:
+        study_id = self._storage.get_study_id_from_name(self._study_of(unit).study_name)
+        return self._storage.get_trial_id_from_study_id_trial_number(
+            study_id, self.entries()[unit].number if number is None else number
+        )
+
+    def _take(self, unit: Unit, number: int) -> bool:
+        trial_id = self._trial_id(unit, number)
+        try:
+            if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                return False
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        self._storage.set_trial_user_attr(trial_id, "owner", self._presence.token)
+        self._storage.set_trial_user_attr(trial_id, "process", os.getpid())
+        return True
+
+    def _add(self, unit: Unit, state: TrialState, notes: dict[str, Any]) -> None:
+        rates = self._plan.learning_rates
+        params: dict[str, Any] = {"learning_rate": unit.learning_rate}
+        ranges: dict[str, Any] = {"learning_rate": FloatDistribution(rates[0], rates[-1], log=True)}
+        if unit.horizon is not None:
+            params["horizon"] = unit.horizon
+            ranges["horizon"] = IntDistribution(1, self._plan.steps, log=True)
+        self._study_of(unit).add_trial(
+            optuna.create_trial(
+                state=state,
+                params=params,
+                distributions=ranges,
+                user_attrs=notes,
+            )
+        )
+
+
+def difference(before: Any, after: Any, path: str = "") -> str:
+    """Where two nested values differ first, in words."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                where = f"{path}.{key}" if path else str(key)
+                return difference(before.get(key), after.get(key), where)
+    return f"{path} was {before!r} and is {after!r}"
+
+
+def _unit_of(trial: FrozenTrial) -> Unit:
+    return Unit(trial.params["learning_rate"], trial.params.get("horizon"))
+
+
+def _entry_of(trial: FrozenTrial) -> Entry:
+    if trial.state == TrialState.WAITING:
+        return Entry(trial.number, "waiting", None, trial.user_attrs)
+    if trial.state == TrialState.RUNNING:
+        return Entry(trial.number, "running", None, trial.user_attrs)
+    return Entry(trial.number, "finished", trial.value, trial.user_attrs)

@@ -1,0 +1,226 @@
+"""What is tried, in which order, and at what price: the arithmetic of a tuning, without a model.
+
+Cost is counted in *passes*, gradients of one batch: a step of plain training is one, a step
+recorded and scored four, `EXACT` with the exact jump.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from statistics import mean
+from typing import NamedTuple
+
+from curate.errors import RecipeError
+from curate.recipe import Recipe, Tune
+
+SCORED, EXACT = 4, 9
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
+MOST_HORIZONS = 6
+PROBING = 0.3
+"""Share of a pilot's scoring that goes into following removals exactly."""
+BATCH = 2
+"""Runs that are started together, after the first."""
+
+
+class Pair(NamedTuple):
+    """What is tuned. A horizon of the run's length is what a recipe calls `full`."""
+
+    horizon: int
+    learning_rate: float
+
+    def __str__(self) -> str:
+        return f"K = {self.horizon}, lr {self.learning_rate:g}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The grid and its prices, for a run of `steps` steps.
+
+    target_share: a pass over the targets, in passes. exact: whether the jump is.
+    """
+
+    horizons: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    steps: int
+    target_share: float
+    exact: bool
+    rounds: int
+    tune: Tune
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The grid."""
+        return [Pair(k, lr) for lr in self.learning_rates for k in self.horizons]
+
+    def run_passes(self, horizon: int) -> float:
+        """Of a selection run and its retrainings."""
+        scoring = self._scoring(self.steps, -(-self.steps // horizon))
+        commits = self.steps if horizon < self.steps else 0
+        return self.rounds * scoring + commits + len(self.tune.seeds) * self.steps
+
+    def pilot_passes(self) -> float:
+        """Of one pilot: its training, and every horizon's windows scored and probed."""
+        looks = 0.0
+        for horizon in self.horizons:
+            windows = looked_at(self.steps, horizon, self.tune.coverage)
+            looked = sum(len(window) for window in windows)
+            looks += self._scoring(looked, len(windows)) * (1 + PROBING)
+        return self.steps + looks
+
+    def grid_passes(self) -> float:
+        """Of a selection run of every pair: what the budget is a share of."""
+        return len(self.pairs) * mean(self.run_passes(k) for k in self.horizons)
+
+    def left(self) -> float:
+        """What the budget leaves for runs, in passes."""
+        pilots = len(self.learning_rates) * self.pilot_passes()
+        return self.tune.budget * self.grid_passes() - pilots
+
+    def batches(
+        self,
+        everything: Mapping[float, float],
+        trusted: Collection[Pair],
+        values: Mapping[Pair, float],
+    ) -> list[list[Pair]]:
+        """The pairs to run, batch after batch, as far as finished values tell.
+
+        First the middle one of the horizons that can be trusted, at the learning rate that
+        trains best on everything. Then from the best pair so far to its neighbours: the
+        learning rate beside it that trains better on everything, one horizon longer, one
+        shorter, the other learning rate, two longer, two shorter; and when these are
+        through, whatever is nearest. The loss over this grid is smooth with one valley, so that
+        a walk finds the bottom; runs in one round or on part of the data, which would be
+        cheaper to halve a field with, have theirs elsewhere (`examples/benchmarks/RESULTS.md`).
+
+        Args:
+            everything: of training on all rows, by learning rate; lower is better.
+            trusted: the pairs that may be run.
+            values: of the pairs whose runs are finished; lower is better.
+
+        Returns:
+            the batches that are settled: all but the last have all their values. The
+            last of them ends where the budget does.
+        """
+        left, found = self.left(), list[list[Pair]]()
+        tried: list[Pair] = []
+        while set(tried) <= values.keys():
+            order = self._order(everything, trusted, values, tried)
+            batch: list[Pair] = []
+            for pair in order[: BATCH if tried else 1]:
+                left -= self.run_passes(pair.horizon)
+                if left < 0 and tried:
+                    break
+                batch.append(pair)
+            if not batch:
+                break
+            found.append(batch)
+            tried += batch
+        return found
+
+    def _order(
+        self,
+        everything: Mapping[float, float],
+        trusted: Collection[Pair],
+        values: Mapping[Pair, float],
+        tried: Sequence[Pair],
+    ) -> list[Pair]:
+        """The pairs not tried yet, the one to run next first."""
+        open_ = [pair for pair in sorted(trusted) if pair not in tried]
+        if not tried:
+            best = min((everything[pair.learning_rate], pair.learning_rate) for pair in open_)[1]
+            own = [pair for pair in open_ if pair.learning_rate == best]
+            return own[len(own) // 2 :]
+        center = min(tried, key=lambda pair: (values[pair], pair))
+        beside = [self._step(center, d) for d in (-1, 1)]
+        beside.sort(key=lambda pair: inf if pair is None else everything[pair.learning_rate])
+        longer, shorter, far_longer, far_shorter = (
+            self._step(center, 0, d) for d in (1, -1, 2, -2)
+        )
+        first = [beside[0], longer, shorter, beside[1], far_longer, far_shorter]
+        near = [pair for pair in first if pair in open_]
+        rest = [pair for pair in open_ if pair not in near]
+        return [p for p in near if p] + sorted(rest, key=lambda p: (self._distance(p, center), p))
+
+    def _step(self, pair: Pair, rates: int, horizons: int = 0) -> Pair | None:
+        """The pair so many places away in the grid, None beyond its edge."""
+        i = self.learning_rates.index(pair.learning_rate) + rates
+        k = self.horizons.index(pair.horizon) + horizons
+        if not (0 <= i < len(self.learning_rates) and 0 <= k < len(self.horizons)):
+            return None
+        return Pair(self.horizons[k], self.learning_rates[i])
+
+    def _distance(self, one: Pair, other: Pair) -> int:
+        """Places apart; a step in the learning rate matters more than one in the horizon."""
+        rates, horizons = self.learning_rates, self.horizons
+        return 3 * abs(rates.index(one.learning_rate) - rates.index(other.learning_rate)) + abs(
+            horizons.index(one.horizon) - horizons.index(other.horizon)
+        )
+
+    def describe(self) -> str:
+        """What is going to be tried."""
+        return (
+            f"tuning {len(self.pairs)} pairs: K {', '.join(map(str, self.horizons))} x lr "
+            f"{', '.join(f'{lr:g}' for lr in self.learning_rates)}; {self.steps} steps a run; "
+            f"at most {self.tune.budget:.0%} of what runs of all would cost"
+        )
+
+    def _scoring(self, steps: int, windows: int) -> float:
+        return steps * (EXACT if self.exact else SCORED) + windows * self.target_share
+
+
+def make_plan(recipe: Recipe, steps: int, target_share: float) -> Plan:
+    """The plan of a recipe; a grid it does not name is derived from it.
+
+    Raises:
+        RecipeError: a horizon is longer than the run, or the budget pays for nothing.
+    """
+    tune = recipe.tune or Tune()
+    plan = Plan(
+        horizons=_horizons(tune.horizons, steps),
+        learning_rates=tuple(sorted(tune.learning_rates or _rates(recipe))),
+        steps=steps,
+        target_share=target_share,
+        exact=recipe.selection.jump == "exact",
+        rounds=recipe.selection.rounds,
+        tune=tune,
+    )
+    least = max(plan.run_passes(k) for k in plan.horizons)
+    if plan.left() < least:
+        share = tune.budget + (least - plan.left()) / plan.grid_passes()
+        raise RecipeError(
+            f"tune.budget: {tune.budget:g} of the grid of {len(plan.pairs)} pairs does not pay for "
+            f"the pilots and one run, which take {share:.2f}; raise it, or lower tune.coverage."
+        )
+    return plan
+
+
+def looked_at(steps: int, horizon: int, coverage: float) -> list[range]:
+    """The windows of `horizon` steps that a pilot looks at, spread evenly over the run.
+
+    As many as `coverage`, a share of the run's steps, has room for, but one at least.
+    """
+    firsts = range(0, steps, horizon)
+    count = max(1, round(coverage * len(firsts)))
+    chosen = (firsts[int((k + 0.5) * len(firsts) / count)] for k in range(count))
+    return [range(first, min(first + horizon, steps)) for first in chosen]
+
+
+def _horizons(given: Sequence[int | str] | None, steps: int) -> tuple[int, ...]:
+    """Powers of two up to a quarter of the run, at most five of them, and the whole run."""
+    if given is None:
+        powers = [2**k for k in range(steps.bit_length()) if 4 * 2**k <= steps]
+        few = min(len(powers), MOST_HORIZONS - 1)
+        spread = {powers[round(k * (len(powers) - 1) / max(1, few - 1))] for k in range(few)}
+        return (*sorted(spread), steps)
+    horizons = {steps if k == "full" else int(k) for k in given}
+    if max(horizons) > steps:
+        raise RecipeError(
+            f"tune.horizons: {max(horizons)} is longer than the run, which has {steps} steps; "
+            "use full for all of them."
+        )
+    return tuple(sorted(horizons))
+
+
+def _rates(recipe: Recipe) -> list[float]:
+    base = recipe.training.optimizer.lr
+    return [float(f"{base * factor:.3g}") for factor in FACTORS]

@@ -1,0 +1,257 @@
+"""`curate tune`: horizon and learning rate, from pilots over a race to one pair."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import optuna
+import polars as pl
+
+from curate.choose import Chosen
+from curate.errors import NonFiniteError, RunError, UserError
+from curate.output import score_table, write_whole
+from curate.policies import Array
+from curate.prepare import Job
+from curate.progress import Phases
+from curate.recipe import Recipe, Tune, resolved
+from curate.tuning.bench import Bench, set_up, with_pair
+from curate.tuning.board import Board, Entry, Unit
+from curate.tuning.plan import Pair, Plan, make_plan
+from curate.tuning.table import describe_pilot, describe_run, table_of
+
+POLL = 0.5
+"""Seconds between looks at what other processes have finished."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a tuning came to.
+
+    recipe: the one given, with the best pair, ready for `curate select`. pair, value: the best
+    and its metric on the judging part of the validation set, mean over seeds. table: a
+    line per trial, see `table_of`. study: Optuna's. everything: of training on all rows,
+    per learning rate, None where that diverged. test: metrics on the test set, one dict
+    per seed, of training on what the best pair `kept` and on `everything`; None without a
+    test set.
+    """
+
+    recipe: Recipe
+    pair: Pair
+    value: float
+    table: pl.DataFrame
+    study: optuna.Study
+    plan: Plan
+    everything: dict[float, float | None]
+    test: dict[str, list[dict[str, float]]] | None
+
+    @property
+    def passes(self) -> float:
+        """Gradients of a batch that pilots and runs took, about."""
+        return float(self.table["passes"].sum())
+
+
+def tune_job(
+    job: Job, out: Path, storage: str | None, phases: Phases, say: Callable[[str], None]
+) -> Tuned:
+    """Tune a recipe's horizon and learning rate.
+
+    Stage 1: a pilot per learning rate (see `fly`) shows what influences are worth at every
+    horizon, and pairs whose influences cannot be trusted end here. Stage 2: the others run, as
+    many as the budget pays for, from the most promising to its neighbours (`Plan.batches`). A
+    run selects with one part of the validation set, retrains from scratch on what was kept and
+    is judged on the other part.
+
+    What is run depends on finished values only: the result is the same however many
+    processes share the work, and wherever they were stopped.
+
+    Cost: at most `tune.budget` of runs of the whole grid. Memory: as a selection run.
+
+    Args:
+        out: holds the study, unless the database that `storage` names does, and runs' scores.
+        say: gets a line for every unit of work done.
+
+    Raises:
+        UserError: the recipe cannot be tuned. RunError: no pair can be trusted.
+    """
+    if job.recipe.selection.policy != "look_ahead":
+        raise UserError(
+            f"selection.policy: {job.recipe.selection.policy} has no horizon to tune; "
+            "tune needs look_ahead."
+        )
+    tune = job.recipe.tune or Tune()
+    rows = sum(len(target.examples) for target in job.data.targets) * (1 - tune.validation)
+    plan = make_plan(job.recipe, job.total_steps(), rows / job.recipe.training.batch_size)
+    bench = set_up(job, plan)
+    asked = {"recipe": resolved(job.recipe), "data": job.data.sources}
+    key = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    board = Board(out, storage, plan, key, asked)
+    try:
+        say(plan.describe())
+        race = _Race(bench, board, phases, say)
+        race.work()
+        return race.result()
+    finally:
+        board.close()
+
+
+@dataclass
+class _Race:
+    """One process at work on a tuning."""
+
+    bench: Bench
+    board: Board
+    phases: Phases
+    say: Callable[[str], None]
+
+    def work(self) -> None:
+        """Take unit after unit until there is none left, here or elsewhere."""
+        while units := self._open():
+            if (unit := self.board.claim(units)) is None:
+                time.sleep(POLL)
+                continue
+            with self.board.at_work(unit):
+                begin = time.monotonic()
+                if unit.horizon is None:
+                    self._pilot(unit, begin)
+                else:
+                    self._run(Pair(unit.horizon, unit.learning_rate), begin)
+
+    def result(self) -> Tuned:
+        """What it came to; measures the best pair on the test set if nobody has."""
+        plan, entries = self.bench.plan, self.board.entries()
+        values = self._values(entries)
+        if not np.isfinite(min(values.values(), default=np.inf)):
+            raise RunError(f"no pair is of use: {_reasons(entries)}. Try lower learning rates.")
+        pair = min(values, key=lambda pair: (values[pair], pair))
+        with self.board.lock():
+            test = self.board.recall("test")
+            if test is None and self.bench.job.data.test is not None:
+                test = self._test(pair)
+                self.board.remember("test", test)
+        return Tuned(
+            recipe=with_pair(self.bench.job.recipe, pair, plan.steps),
+            pair=pair,
+            value=self.bench.sign * values[pair],
+            table=table_of(entries, plan, pair),
+            study=self.board.study,
+            plan=plan,
+            everything={lr: entries[Unit(lr)].value for lr in plan.learning_rates},
+            test=test,
+        )
+
+    def _open(self) -> list[Unit]:
+        """The units of the first stage that is not through; none if all are."""
+        plan, entries = self.bench.plan, self.board.entries()
+        units = [Unit(lr) for lr in plan.learning_rates]
+        if not all(_finished(unit, entries) for unit in units):
+            return units
+        everything = {unit.learning_rate: self._signed(entries[unit].value) for unit in units}
+        trusted = [
+            pair
+            for pair in plan.pairs
+            if (own := entries.get(Unit(pair.learning_rate, pair.horizon))) is None
+            or not own.notes.get("dropped")
+        ]
+        if not trusted:
+            raise RunError(
+                f"no pair can be trusted: {_reasons(entries)}. Try lower learning rates."
+            )
+        batches = plan.batches(everything, trusted, self._values(entries))
+        units = [Unit(pair.learning_rate, pair.horizon) for pair in batches[-1]]
+        return [] if all(_finished(unit, entries) for unit in units) else units
+
+    def _values(self, entries: Mapping[Unit, Entry]) -> dict[Pair, float]:
+        """Of the finished runs, lower is better; infinity for one that diverged."""
+        return {
+            Pair(unit.horizon, unit.learning_rate): self._signed(entry.value)
+            for unit, entry in entries.items()
+            if unit.horizon is not None
+            and entry.state == "finished"
+            and not entry.notes.get("dropped")
+        }
+
+    def _signed(self, value: float | None) -> float:
+        """Such that lower is better; infinity for what diverged."""
+        return np.inf if value is None else self.bench.sign * value
+
+    def _pilot(self, unit: Unit, begin: float) -> None:
+        plan = self.bench.plan
+        with self.phases.phase("pilots", plan.steps) as tick:
+            everything, views = self.bench.fly(unit.learning_rate, tick)
+        reasons = {view.horizon: view.distrust(plan.tune.trust) for view in views}
+        if everything is None:
+            diverged = "training on everything diverges"
+            reasons = {k: reason or diverged for k, reason in reasons.items()}
+        with self.board.lock():
+            for horizon, reason in reasons.items():
+                if reason is not None:
+                    pair = Pair(horizon, unit.learning_rate)
+                    self.board.drop(pair, {"dropped": True, "reason": reason})
+        notes = {
+            "views": [asdict(view) for view in views],
+            "passes": plan.pilot_passes(),
+            "seconds": time.monotonic() - begin,
+        }
+        self.board.finish(unit, everything, notes)
+        trusted = [k for k, reason in reasons.items() if reason is None]
+        self.say(describe_pilot(unit.learning_rate, everything, plan, trusted))
+
+    def _run(self, pair: Pair, begin: float) -> None:
+        plan, unit = self.bench.plan, Unit(pair.learning_rate, pair.horizon)
+        notes: dict[str, Any] = {"passes": plan.run_passes(pair.horizon)}
+        value: float | None = None
+        try:
+            chosen, values = self.bench.run(pair, self.phases)
+            self._save(pair, chosen)
+            value, notes["values"] = mean(values), values
+        except NonFiniteError as error:
+            notes["reason"] = str(error)
+        notes["seconds"] = time.monotonic() - begin
+        self.board.finish(unit, value, notes)
+        self.say(describe_run(pair, value, plan))
+
+    def _save(self, pair: Pair, chosen: Chosen) -> None:
+        data = self.bench.job.data
+        names = [target.name for target in data.targets]
+        table = score_table(chosen.scores, chosen.choice, data.examples.rows.numpy(), names)
+        path = self._path(pair)
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, table.write_parquet)
+
+    def _path(self, pair: Pair) -> Path:
+        return self.board.folder / "runs" / f"K{pair.horizon}-lr{pair.learning_rate:g}.parquet"
+
+    def _test(self, pair: Pair) -> dict[str, Any]:
+        kept = self._kept(pair)
+        everything: Array = np.ones(len(kept), dtype=bool)
+        total = 2 * len(self.bench.plan.tune.seeds) * self.bench.plan.steps
+        with self.phases.phase("test", total) as tick:
+            return {
+                "kept": self.bench.test(pair, kept, tick),
+                "everything": self.bench.test(pair, everything, tick),
+            }
+
+    def _kept(self, pair: Pair) -> Array:
+        """What the run of a pair kept, shape (N,); run again if its scores are elsewhere."""
+        try:
+            table = pl.read_parquet(self._path(pair), columns=["kept"])
+        except (OSError, pl.exceptions.PolarsError):
+            return self.bench.run(pair, self.phases)[0].choice.kept
+        kept: Array = table["kept"].to_numpy()
+        return kept
+
+
+def _finished(unit: Unit, entries: Mapping[Unit, Entry]) -> bool:
+    return unit in entries and entries[unit].state == "finished"
+
+
+def _reasons(entries: Mapping[Unit, Entry]) -> str:
+    """Why pairs came to nothing, the first three reasons."""
+    found = dict.fromkeys(e.notes["reason"] for e in entries.values() if "reason" in e.notes)
+    return "; ".join([*found][:3])
