@@ -96,13 +96,11 @@ class Board:
         with self.lock():
             for study in (self._pilots, self.study):
                 fail_the_dead(study, self._storage, self._presence)
-            entries = self.entries()
             for unit in units:
-                if unit not in entries:
+                if unit not in self.entries():
                     self._add(unit, TrialState.WAITING, {})
-            entries = self.entries()
-            for unit in units:
-                if entries[unit].state == "waiting" and self._take(unit, entries[unit].number):
+                entry = self.entries()[unit]
+                if entry.state == "waiting" and self._take(unit, entry.number):
                     return unit
         return None
 

@@ -208,10 +208,10 @@ def looked_at(steps: int, horizon: int, coverage: float) -> list[range]:
 def _horizons(given: Sequence[int | str] | None, steps: int) -> tuple[int, ...]:
     """Powers of two up to a quarter of the run, at most five of them, and the whole run."""
     if given is None:
-        powers = [2**k for k in range(steps.bit_length()) if 4 * 2**k <= steps]
+        powers = [2**k for k in range(steps.bit_length()) if 4 * 2**k <= max(4, steps)]
         few = min(len(powers), MOST_HORIZONS - 1)
         spread = {powers[round(k * (len(powers) - 1) / max(1, few - 1))] for k in range(few)}
-        return (*sorted(spread), steps)
+        return tuple(sorted(spread | {steps}))
     horizons = {steps if k == "full" else int(k) for k in given}
     if max(horizons) > steps:
         raise RecipeError(

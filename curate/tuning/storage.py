@@ -10,7 +10,7 @@ from uuid import uuid4
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from curate.errors import OptionError
@@ -29,13 +29,34 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
         mend(folder / JOURNAL)
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        lock = _KernelLock(str(folder / JOURNAL))
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock))
     try:
         with _experimental():
             return RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
     except Exception as error:  # the drivers of a dozen databases raise what they like
         reason = " ".join(str(error).split())[:200]
         raise OptionError(f"--storage {url}: cannot be opened: {reason}") from error
+
+
+class _KernelLock(JournalFileOpenLock):
+    """A lock on the journal that ends with its holder.
+
+    Optuna's own are files, which a killed process leaves, and others then wait for half a minute.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._kernel = FileLock(path + ".flock")
+
+    def acquire(self) -> bool:
+        """Wait for it."""
+        self._kernel.acquire()
+        return True
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._kernel.release()
 
 
 def mend(journal: Path) -> None:

@@ -1,84 +1,83 @@
-"""The truth for the tuner: a full selection run of every pair of horizon and learning rate.
+"""The truth for the tuner: a selection run of every pair of horizon and learning rate.
 
-python examples/benchmarks/tuning/grid.py --data DIR --out grid.jsonl
+Every pair selects with the part of the validation set that scores see, is retrained from
+scratch with 3 seeds on what it keeps, and judged on the other part and on the test set: what
+`curate tune` does with a pair, but for all of them, and once more in one round and with one
+seed, for a race that halves the field that way. A line of JSON per pair goes to --out as it
+ends; pairs found there are not done again.
+
+    python examples/benchmarks/tuning/grid.py --data DIR --out grid.jsonl
+
+DIR holds the Parquet files that `settings.py` describes. About an hour on one core.
 """
 
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from settings import SETTINGS, job
 
 from curate.progress import Phases
-from curate.tuning.bench import set_up
-from curate.tuning.plan import Rung, make_plan
+from curate.tuning.bench import Bench, set_up
+from curate.tuning.plan import Pair, make_plan
+
+
+def bench_of(data: str, model: str, noise: float, seed: int, folder: Path) -> Bench:
+    """What a setting's pairs are measured on."""
+    own = job(data, model, noise, seed, folder)
+    tune = own.recipe.tune
+    assert tune is not None
+    rows = sum(len(target.examples) for target in own.data.targets) * (1 - tune.validation)
+    batch = own.recipe.training.batch_size
+    return set_up(own, make_plan(own.recipe, own.total_steps(), rows / batch))
+
+
+def in_one_round(bench: Bench) -> Bench:
+    """The same with one round of selection and one retraining."""
+    recipe = bench.job.recipe
+    selection = recipe.selection.model_copy(update={"rounds": 1})
+    tune = bench.plan.tune.model_copy(update={"seeds": bench.plan.tune.seeds[:1]})
+    return Bench(
+        replace(bench.job, recipe=recipe.model_copy(update={"selection": selection})),
+        bench.judging,
+        replace(bench.plan, rounds=1, tune=tune),
+    )
+
+
+def measure(bench: Bench, pair: Pair) -> dict[str, Any]:
+    """A run of a pair."""
+    begin = time.process_time()
+    chosen, values = bench.run(pair, Phases())
+    seconds = time.process_time() - begin
+    test = bench.test(pair, chosen.choice.kept, lambda: None)
+    _, one_round = in_one_round(bench).run(pair, Phases())
+    return {"values": values, "one_round": one_round, "test": test, "seconds": seconds}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path)
+    parser = argparse.ArgumentParser(description="Every pair of horizon and learning rate.")
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--settings", nargs="+")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    done = set()
-    if arguments.out.exists():
-        for line in arguments.out.open():
-            one = json.loads(line)
-            done.add(
-                (one["data"], one["model"], one["noise"], one["seed"], one["horizon"], one["lr"])
-            )
-    for (data, model, noise), seed in [(s, seed) for seed in arguments.seeds for s in SETTINGS]:
-        if arguments.settings and f"{data}-{model}-{noise:g}" not in arguments.settings:
-            continue
-        own = job(data, model, noise, seed, arguments.data)
-        rows = sum(len(t.examples) for t in own.data.targets) * (1 - own.recipe.tune.validation)
-        plan = make_plan(own.recipe, own.total_steps(), rows / own.recipe.training.batch_size)
-        bench = set_up(own, plan)
-        for lr in plan.learning_rates:
-            if all((data, model, noise, seed, k, lr) in done for k in plan.horizons):
+    names = ("data", "model", "noise", "seed", "horizon", "lr")
+    known = [json.loads(line) for line in arguments.out.open()] if arguments.out.exists() else []
+    done = {tuple(line[name] for name in names) for line in known}
+    for setting, seed in [(setting, seed) for seed in arguments.seeds for setting in SETTINGS]:
+        bench = bench_of(*setting, seed, arguments.data)
+        for pair in bench.plan.pairs:
+            where = (*setting, seed, *pair)
+            if where in done:
                 continue
-            begin = time.process_time()
-            flown = bench.fly(lr, lambda: None)
-            pilot = time.process_time() - begin
-            for view in flown.views:
-                k = view["horizon"]
-                if (data, model, noise, seed, k, lr) in done:
-                    continue
-                from curate.tuning.plan import Pair
-
-                pair = Pair(k, lr)
-                begin = time.process_time()
-                _, one, _ = bench.run(pair, Rung(1, 1), Phases())
-                middle = time.process_time()
-                chosen, values, reason = bench.run(pair, plan.rungs[-1], Phases())
-                seconds = time.process_time() - middle
-                test = (
-                    None if values is None else bench.test(pair, chosen.choice.kept, lambda: None)
-                )
-                line = {
-                    "data": data,
-                    "model": model,
-                    "noise": noise,
-                    "seed": seed,
-                    "horizon": k,
-                    "lr": lr,
-                    "everything": flown.everything,
-                    "view": view,
-                    "one_round": one,
-                    "values": values,
-                    "reason": reason,
-                    "test": test,
-                    "seconds": seconds,
-                    "one_round_seconds": middle - begin,
-                    "pilot_seconds": pilot,
-                }
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-            print(data, model, noise, seed, lr, flush=True)
+            line = dict(zip(names, where, strict=True)) | measure(bench, pair)
+            with arguments.out.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        print(*setting, seed, flush=True)
 
 
 if __name__ == "__main__":

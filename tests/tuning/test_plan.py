@@ -1,0 +1,168 @@
+"""The grid, its prices, and the walk over it."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from curate.errors import RecipeError
+from curate.recipe import Tune, check_recipe
+from curate.tuning.plan import BATCH, EXACT, PROBING, SCORED, Pair, Plan, looked_at, make_plan
+
+HORIZONS, RATES = (1, 4, 16, 64), (1e-4, 1e-3, 1e-2)
+
+
+def plan(budget: float = 1.0, **changes: object) -> Plan:
+    made = Plan(HORIZONS, RATES, 64, 2.0, False, 4, Tune(budget=budget, seeds=[0, 1]))
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def walk(plan: Plan, loss, everything=None, trusted=None) -> list[list[Pair]]:
+    """Batches until there are no more, every run ending in `loss`."""
+    everything = everything or {lr: abs(np.log(lr / 1e-3)) for lr in plan.learning_rates}
+    values: dict[Pair, float] = {}
+    while True:
+        batches = plan.batches(everything, trusted or plan.pairs, values)
+        missing = [pair for pair in batches[-1] if pair not in values]
+        if not missing:
+            return batches
+        values |= {pair: loss(pair) for pair in missing}
+
+
+def test_prices_are_those_of_the_work() -> None:
+    """4 rounds of scoring, the targets once a window and round, the commit, two retrainings."""
+    own = plan()
+    assert own.run_passes(1) == 4 * (64 * SCORED + 64 * 2) + 64 + 2 * 64
+    assert own.run_passes(16) == 4 * (64 * SCORED + 4 * 2) + 64 + 2 * 64
+    assert own.run_passes(64) == 4 * (64 * SCORED + 2) + 2 * 64  # nothing to commit
+    assert plan(exact=True).run_passes(64) == 4 * (64 * EXACT + 2) + 2 * 64
+    looks = [(6, 6), (8, 2), (16, 1), (64, 1)]  # steps and windows, a tenth of the run
+    scoring = sum(steps * SCORED + windows * 2 for steps, windows in looks)
+    assert own.pilot_passes() == pytest.approx(64 + scoring * (1 + PROBING))
+    assert own.grid_passes() == pytest.approx(3 * sum(own.run_passes(k) for k in HORIZONS))
+    assert plan(0.3).left() == pytest.approx(0.3 * own.grid_passes() - 3 * own.pilot_passes())
+
+
+@pytest.mark.parametrize("steps", [1, 5, 64, 100])
+@pytest.mark.parametrize("coverage", [0.05, 0.3, 0.9])
+def test_pilots_look_at_windows_of_the_run_spread_evenly(steps: int, coverage: float) -> None:
+    for horizon in {1, 3, steps // 2 or 1, steps}:
+        windows = looked_at(steps, horizon, coverage)
+        whole = -(-steps // horizon)
+        assert len(windows) == max(1, round(coverage * whole))
+        assert all(w.start % horizon == 0 and w.stop == min(w.start + horizon, steps)
+                   for w in windows)  # fmt: skip
+        gaps = np.diff([w.start // horizon for w in windows])
+        assert len(gaps) == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
+
+
+def test_the_walk_starts_in_the_middle_of_what_can_be_trusted_at_the_best_learning_rate() -> None:
+    everything = {1e-4: 3.0, 1e-3: 1.0, 1e-2: 0.5}
+    (first, *_) = walk(plan(), lambda _: 1.0, everything)
+    assert first == [Pair(16, 1e-2)]
+    trusted = [pair for pair in plan().pairs if pair.learning_rate < 1e-2 and pair.horizon < 64]
+    (first, *_) = walk(plan(), lambda _: 1.0, everything, trusted)
+    assert first == [Pair(4, 1e-3)]
+
+
+@pytest.mark.parametrize("bottom", [Pair(k, lr) for k in HORIZONS for lr in RATES])
+def test_it_finds_the_bottom_of_a_valley_in_a_part_of_the_grid(bottom: Pair) -> None:
+    """Whichever pair is best, if the loss rises from it: in at most 8 of 12 runs."""
+
+    def loss(pair: Pair) -> float:
+        return float(
+            3 * abs(np.log10(pair.learning_rate / bottom.learning_rate))
+            + abs(np.log(pair.horizon / bottom.horizon))
+        )
+
+    everything = {lr: abs(np.log10(lr / bottom.learning_rate)) for lr in RATES}
+    tried = list(itertools.chain(*walk(plan(), loss, everything)))
+    assert tried.index(bottom) < 8
+
+
+def test_every_pair_is_tried_once_where_the_budget_allows_it_and_only_those_trusted() -> None:
+    trusted = plan().pairs[3:]
+    batches = walk(plan(), lambda pair: hash(pair) % 97, None, trusted)
+    assert sorted(itertools.chain(*batches)) == sorted(trusted)
+    assert [len(batch) for batch in batches] == [1] + [BATCH] * ((len(trusted) - 1) // BATCH)
+
+
+@pytest.mark.parametrize("budget", [0.3, 0.5, 0.8])
+def test_the_budget_holds_pilots_included(budget: float) -> None:
+    own = plan(budget)
+    tried = list(itertools.chain(*walk(own, lambda pair: pair.horizon)))
+    spent = 3 * own.pilot_passes() + sum(own.run_passes(pair.horizon) for pair in tried)
+    assert spent <= budget * own.grid_passes()
+    assert spent + 2 * max(map(own.run_passes, HORIZONS)) > budget * own.grid_passes()
+
+
+def test_an_unfinished_batch_ends_the_walk_for_the_time_being() -> None:
+    own, everything = plan(), {1e-4: 3.0, 1e-3: 1.0, 1e-2: 2.0}
+    assert own.batches(everything, own.pairs, {}) == [[Pair(16, 1e-3)]]
+    values = {Pair(16, 1e-3): 1.0}
+    second = [Pair(16, 1e-2), Pair(64, 1e-3)]
+    assert own.batches(everything, own.pairs, values) == [[Pair(16, 1e-3)], second]
+    values[second[0]] = 5.0
+    assert own.batches(everything, own.pairs, values)[1:] == [second]
+    values[second[1]] = 5.0
+    assert own.batches(everything, own.pairs, values)[2:] == [[Pair(4, 1e-3), Pair(16, 1e-4)]]
+
+
+RAW = {
+    "data": {
+        "train": "x.parquet", "validation": {"fraction": 0.2},
+        "columns": {"features": ["x"], "label": "y"},
+    },
+    "training": {"optimizer": {"kind": "adamw", "lr": 2e-3}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("steps", "horizons"),
+    [(1, (1,)), (3, (1, 3)), (5, (1, 5)), (8, (1, 2, 8)), (136, (1, 2, 4, 16, 32, 136)),
+     (1000, (1, 4, 16, 32, 128, 1000))],
+)  # fmt: skip
+def test_a_grid_that_is_not_given_comes_from_the_recipe(
+    steps: int, horizons: tuple[int, ...]
+) -> None:
+    made = make_plan(check_recipe(RAW | {"tune": {"budget": 1.0}}), steps, 1.0)
+    assert made.horizons == horizons
+    assert made.learning_rates == (2e-4, 6e-4, 2e-3, 6e-3, 2e-2)
+
+
+def test_a_grid_that_is_given_is_put_in_order() -> None:
+    tune = {"horizons": ["full", 4, 1], "learning_rates": [1e-2, 1e-3], "budget": 1.0}
+    made = make_plan(check_recipe(RAW | {"tune": tune}), 10, 1.0)
+    assert made.horizons == (1, 4, 10)
+    assert made.learning_rates == (1e-3, 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("tune", "message"),
+    [
+        ({"horizons": [11]}, r"tune.horizons: 11 is longer than the run, which has 10 steps"),
+        ({"budget": 0.01}, r"tune.budget: 0.01 of the grid .* which take 0\.\d\d; raise it"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(tune: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make_plan(check_recipe(RAW | {"tune": tune}), 10, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("tune", "message"),
+    [
+        ({"horizons": []}, "tune.horizons: must be a list of numbers of steps"),
+        ({"horizons": [0]}, "tune.horizons: must be a list of numbers of steps"),
+        ({"horizons": [2, 2]}, r"tune.horizons: must not repeat itself but got \[2, 2\]"),
+        ({"learning_rates": [-1.0]}, "tune.learning_rates.0: must be greater than 0"),
+        ({"budget": 1.5}, "tune.budget: must be less than or equal to 1"),
+        ({"validation": 1.0}, "tune.validation: must be less than 1"),
+        ({"seeds": []}, r"tune.seeds: must have at least 1 item"),
+        ({"mode": "adaptive"}, "tune.mode: unknown key"),
+    ],
+)
+def test_malformed_sections_are_refused(tune: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check_recipe(RAW | {"tune": tune})

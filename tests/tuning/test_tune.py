@@ -1,0 +1,336 @@
+"""`curate tune`: what it finds, what it leaves, and that nothing measured is measured again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import polars as pl
+import pytest
+import torch
+from optuna.trial import TrialState
+
+import curate
+from curate.cli import cli, run
+from curate.errors import RunError
+from curate.evaluate import retrain
+from curate.jobs import run_select
+from curate.prepare import prepare
+from curate.recipe import check_recipe, load_recipe
+from curate.report import describe_tuning
+from curate.tuning import Tuned
+from curate.tuning.bench import divide, with_pair
+from curate.tuning.plan import Pair
+
+GRID = (
+    "tune={horizons: [1, 4, full], learning_rates: [1e-3, 1e-2, 5e-2], budget: 0.6, seeds: [0, 1]}"
+)
+
+
+def recipe(*overrides: str) -> Any:
+    return load_recipe("recipe.yaml", (GRID, *overrides))
+
+
+def tune(*arguments: str) -> int:
+    return run(cli, ["tune", "recipe.yaml", "--set", GRID, *arguments])
+
+
+@pytest.fixture
+def tuned(here: Path) -> Tuned:
+    return curate.tune(recipe(), here / "out")
+
+
+def finished(table: pl.DataFrame) -> list[dict[str, Any]]:
+    return table.filter(pl.col("outcome").is_in(["best", "beaten"])).to_dicts()
+
+
+def test_the_best_pair_is_the_one_whose_selection_retrains_best_on_rows_no_score_saw(
+    here: Path, tuned: Tuned
+) -> None:
+    """Every run's choice, trained again and judged on the other part."""
+    runs = finished(tuned.table)
+    assert len(runs) >= 2
+    job = prepare(recipe(), torch.device("cpu"))
+    data, judging = divide(job.data, 0.5, job.recipe.data.seed)
+    seen = set(data.validation["validation"].rows.tolist())
+    judges = set(judging["validation"].rows.tolist())
+    assert not seen & judges
+    assert seen | judges == set(job.data.validation["validation"].rows.tolist())
+    for line in runs:
+        pair = Pair(line["horizon"], line["learning_rate"])
+        own = replace(job, recipe=with_pair(job.recipe, pair, job.total_steps()), data=data)
+        table = pl.read_parquet(here / f"out/runs/K{pair.horizon}-lr{pair.learning_rate:g}.parquet")
+        kept = table["kept"].to_numpy()
+        values = [
+            retrain(own, kept, seed, judging, lambda: None)["validation"]["loss"] for seed in (0, 1)
+        ]
+        assert line["values"] == pytest.approx(values, rel=1e-6)
+        assert line["value"] == pytest.approx(np.mean(values), rel=1e-6)
+    best = min(runs, key=lambda line: line["value"])
+    assert tuned.pair == Pair(best["horizon"], best["learning_rate"])
+    assert best["outcome"] == "best"
+
+
+def test_what_a_run_keeps_is_what_select_keeps_with_that_part_of_the_validation_set(
+    here: Path, tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = curate.jobs.prepare
+
+    def with_half(recipe: Any, device: Any) -> Any:
+        job = real(recipe, device)
+        return replace(job, data=divide(job.data, 0.5, recipe.data.seed)[0])
+
+    monkeypatch.setattr("curate.jobs.prepare", with_half)
+    run_select(tuned.recipe, here / "selected")
+    selected = pl.read_parquet(here / "selected/scores.parquet")["kept"]
+    name = f"out/runs/K{tuned.pair.horizon}-lr{tuned.pair.learning_rate:g}.parquet"
+    assert selected.equals(pl.read_parquet(here / name)["kept"])
+
+
+def test_it_ends_with_a_recipe_a_table_a_picture_and_a_test_of_the_best_alone(
+    here: Path, tuned: Tuned
+) -> None:
+    assert (here / "out/tune.png").read_bytes().startswith(b"\x89PNG")
+    table = pl.read_parquet(here / "out/tune.parquet")
+    assert table.equals(tuned.table)
+    assert len(table) == 3 + 9
+    pairs = table.filter(pl.col("horizon").is_not_null())
+    assert (pairs["signal"] > 0).all()
+    assert (pairs["probes"] > 0).all()
+    summary = json.loads((here / "out/tune.json").read_text())
+    assert summary["learning_rate"] == tuned.pair.learning_rate
+    assert summary["passes"] == pytest.approx(table["passes"].sum())
+    assert summary["passes"] <= 0.6 * summary["grid_passes"]
+    again = load_recipe(here / "out/recipe.yaml")
+    assert again == tuned.recipe
+    assert again.tune is None
+    assert again.training.optimizer.lr == tuned.pair.learning_rate
+    assert again.selection.probing == 0.2
+    kept = pl.read_parquet(
+        here / f"out/runs/K{tuned.pair.horizon}-lr{tuned.pair.learning_rate:g}.parquet"
+    )["kept"].to_numpy()
+    job = prepare(tuned.recipe, torch.device("cpu"))
+    assert job.data.test is not None
+    assert tuned.test is not None
+    for name, rows in (("kept", kept), ("everything", np.ones(len(kept), dtype=bool))):
+        for seed, found in enumerate(tuned.test[name]):
+            expected = retrain(job, rows, seed, {"test": job.data.test}, lambda: None)["test"]
+            assert found == pytest.approx(expected)
+
+
+def test_nothing_is_tested_where_the_recipe_names_no_test_set(here: Path) -> None:
+    tuned = curate.tune(recipe("data.test=null"), here / "out")
+    assert tuned.test is None
+    assert "test loss" not in describe_tuning(tuned, here / "out")
+
+
+def test_the_study_opens_in_optuna_and_has_a_trial_per_pair_that_was_run_or_dropped(
+    here: Path, tuned: Tuned
+) -> None:
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(here / "out/study.journal"))
+    )
+    study = optuna.load_study(study_name=tuned.study.study_name, storage=storage)
+    assert study.best_value == pytest.approx(tuned.value)
+    assert study.best_params["horizon"] == tuned.pair.horizon
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    assert len(complete) == len(finished(tuned.table))
+    dropped = study.get_trials(states=(TrialState.PRUNED,))
+    assert len(dropped) == (tuned.table["outcome"] == "dropped").sum()
+
+
+def test_running_it_again_measures_nothing_and_says_the_same(
+    here: Path, tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curate.tuning.bench.Bench.run", None)
+    monkeypatch.setattr("curate.tuning.bench.Bench.fly", None)
+    monkeypatch.setattr("curate.tuning.bench.Bench.test", None)
+    again = curate.tune(recipe(), here / "out")
+    assert again.table.equals(tuned.table)
+    assert (again.pair, again.test) == (tuned.pair, tuned.test)
+
+
+def test_pairs_that_cannot_be_trusted_are_dropped_with_the_reason_before_any_run(
+    here: Path,
+) -> None:
+    ratios = curate.tune(recipe(), here / "all").table.filter(pl.col("horizon").is_not_null())
+    ratios = ratios.with_columns(ratio=pl.col("error") / pl.col("signal"))
+    least = float(ratios["ratio"].median())  # type: ignore[arg-type]
+    tuned = curate.tune(recipe(f"tune.trust={least}"), here / "out")
+    for line in tuned.table.filter(pl.col("horizon").is_not_null()).to_dicts():
+        trusted = line["error"] <= least * line["signal"]
+        assert trusted == (line["outcome"] != "dropped")
+        assert trusted == (line["reason"] is None)
+        if not trusted:
+            assert f"more than {least:g} of their size" in line["reason"]
+            assert line["passes"] is None
+            name = f"out/runs/K{line['horizon']}-lr{line['learning_rate']:g}.parquet"
+            assert not (here / name).exists()
+
+
+def test_where_no_pair_can_be_trusted_it_says_so(here: Path) -> None:
+    with pytest.raises(RunError, match=r"no pair can be trusted: influences of .* Try lower"):
+        curate.tune(recipe("tune.trust=1e-9"), here / "out")
+
+
+def test_a_learning_rate_that_diverges_loses_and_the_others_go_on(here: Path) -> None:
+    tuned = curate.tune(recipe("tune.learning_rates=[1e-2, 1e9]"), here / "out")
+    assert tuned.pair.learning_rate == 1e-2
+    lost = tuned.table.filter(pl.col("learning_rate") > 1)
+    assert set(lost["outcome"]) <= {"pilot", "dropped", "diverged"}
+    assert describe_tuning(tuned, here / "out")
+
+
+def test_a_metric_that_is_better_when_higher(here: Path) -> None:
+    tuned = curate.tune(recipe("tune.metric=accuracy"), here / "out")
+    assert tuned.value == max(line["value"] for line in finished(tuned.table))
+    assert tuned.study.best_value == tuned.value
+    assert "accuracy" in describe_tuning(tuned, here / "out")
+
+
+def test_groups_keep_their_ratio_and_a_stride_no_longer_than_the_horizon_goes() -> None:
+    given = check_recipe(
+        {
+            "data": {
+                "train": "x.parquet", "validation": {"fraction": 0.2},
+                "columns": {"features": ["x"], "label": "y"},
+            },
+            "training": {
+                "optimizer": {
+                    "kind": "adamw", "lr": 1e-2,
+                    "groups": [{"match": ["a"], "lr": 1e-3}, {"match": ["b"], "weight_decay": 0.0},
+                               {"match": ["c"], "kind": "sgd", "lr": 0.1}],
+                }
+            },
+            "selection": {"horizon": 16, "stride": 4},
+        }
+    )  # fmt: skip
+    changed = with_pair(given, Pair(8, 2e-2), 100)
+    rates = [group.lr for group in changed.training.optimizer.groups]
+    assert rates == [pytest.approx(2e-3), None, pytest.approx(0.2)]
+    assert (changed.selection.horizon, changed.selection.stride) == (8, 4)
+    assert with_pair(given, Pair(4, 1e-2), 100).selection.stride is None
+    full = with_pair(given, Pair(100, 1e-2), 100).selection
+    assert (full.horizon, full.stride) == ("full", 4)
+
+
+def start(*arguments: str, into: Path) -> subprocess.Popen[bytes]:
+    with into.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "curate", "tune", "recipe.yaml", "--set", GRID, *arguments],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def units(said: Path) -> list[str]:
+    """What a process says it has finished."""
+    return [line for line in said.read_text().splitlines() if line.startswith(("pilot", "run "))]
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_goes_on_and_ends_the_same(here: Path, tuned: Tuned) -> None:
+    """Killed as soon as it has said that two units are finished, again and again."""
+    seen: list[str] = []
+    for _ in range(9):
+        process = start("--out", "killed", into=here / "said")
+        while process.poll() is None:
+            if len(units(here / "said")) >= 2:
+                process.kill()
+            time.sleep(0.002)
+        seen += units(here / "said")
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0, (here / "said").read_text()
+    assert len(seen) == len(set(seen)) >= 5
+    table = pl.read_parquet(here / "killed/tune.parquet").drop("seconds", "trial")
+    assert table.equals(tuned.table.drop("seconds", "trial"))
+
+
+def test_two_processes_share_the_work_and_end_the_same(here: Path, tuned: Tuned) -> None:
+    both = [start("--out", "shared", into=here / f"said{k}") for k in range(2)]
+    assert [process.wait() for process in both] == [0, 0], (here / "said0").read_text()
+    said = units(here / "said0") + units(here / "said1")
+    assert len(said) == len(set(said)) == 3 + len(finished(tuned.table))
+    shared = pl.read_parquet(here / "shared/tune.parquet").drop("seconds", "trial")
+    assert shared.equals(tuned.table.drop("seconds", "trial"))
+    journal = (here / "shared/study.journal").read_text()
+    assert json.dumps("owner") in journal
+    assert not any((here / "shared/.alive").iterdir())
+
+
+def test_a_database_carries_the_study_and_scores_that_are_elsewhere_are_found_again(
+    here: Path, tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{here}/study.db"
+    first = curate.tune(recipe(), here / "one", storage=url)
+    monkeypatch.setattr("curate.tuning.board.Board.recall", lambda *_: None)
+    again = curate.tune(recipe(), here / "two", storage=url)
+    assert again.table.equals(first.table)
+    assert (again.pair, again.test) == (tuned.pair, tuned.test)
+    assert not (here / "two/runs").exists()
+
+
+def test_the_command_says_what_it_does(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune("--out", "out") == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("tuning 9 pairs: K 1, 4, 10 x lr 0.001, 0.01, 0.05; 10 steps a run")
+    assert said.err.count("pilot lr") == 3
+    assert "best: horizon " in said.out
+    assert "test loss, retrained: " in said.out
+    assert "wrote out/recipe.yaml" in said.out
+    assert tune("--out", "out", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["metric"] == "loss"
+    assert run(cli, ["select", "out/recipe.yaml", "--out", "kept", "--quiet"]) == 0
+    assert (here / "kept/train").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("selection.policy=loss", "selection.policy: loss has no horizon to tune"),
+        ("tune.metric=f1", "tune.metric: f1 is none of this objective's; it has loss, accuracy."),
+        ("tune.horizons=[99]", "tune.horizons: 99 is longer than the run"),
+        ("tune.budget=0.01", "tune.budget: 0.01 of the grid of 9 pairs does not pay"),
+        ("tune.validation=0.001", "validation has 24 rows, too few to divide"),
+        ("data.validation=null", "data.validation: is required"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_in_a_line(
+    here: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    assert tune("--out", "some/out", "--set", override) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (here / "some").exists()
+
+
+def test_another_recipe_is_not_mixed_in(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune("--out", "out", "--quiet") == 0
+    before = (here / "out/tune.json").read_bytes()
+    assert tune("--out", "out", "--set", "training.epochs=3") == 2
+    said = capsys.readouterr().err
+    assert "out: holds a tuning of something else: recipe.training.epochs was 2 and is 3" in said
+    assert (here / "out/tune.json").read_bytes() == before
+
+
+def test_interrupted_it_says_how_to_go_on(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("curate.tuning.bench.Bench.run", interrupt)
+        assert tune("--out", "out") == 130
+    assert "what was tried is kept; run it again to go on" in capsys.readouterr().err
+    assert tune("--out", "out") == 0
+    assert "pilot" not in capsys.readouterr().err
