@@ -73,6 +73,7 @@ def score_window(
     scorer = _Scorer(task, scoring.mistaken_rule or rule, recording, scoring)
     adjoint = final_adjoint(scorer.as_scored(recording.final), gradients)
     following: Following | None = None
+    looks_ahead = scoring.jump_bytes is not None or (probing is not None and probing.count > 0)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for k, recorded in recording.backwards():
         state = scorer.as_scored(recorded)
@@ -92,7 +93,8 @@ def score_window(
         found.append((scores, back.derivatives.cpu(), back.sizes.cpu()))
         draw.offer(k, state, adjoint, following, back, scores, linear)
         if back.adjoint is not None:
-            following = Following(back.mean, recording.steps[k].lrs, adjoint, back.curvature)
+            if looks_ahead:
+                following = Following(back.mean, recording.steps[k].lrs, adjoint, back.curvature)
             adjoint = back.adjoint
         on_step()
     influences, derivatives, sizes = (list(part) for part in zip(*found[::-1], strict=True))

@@ -32,10 +32,10 @@ def describe_tuning(tuned: Tuned, out: Path) -> str:
         why(tuned),
     ]
     if tuned.test is not None:
-        kept, every = (_spread(tuned.test[name], metric) for name in ("kept", "everything"))
+        each = {name: _spread(runs, metric) for name, runs in tuned.test.items()}
         lines.append(
-            f"test {metric}, retrained: {kept} on what it keeps, {every} on everything at the "
-            "same learning rate"
+            f"test {metric}, retrained: {each['kept']} on what it keeps, "
+            f"{each.get('everything', 'diverged')} on everything at the same learning rate"
         )
     lines.append(
         f"spent {tuned.passes / plan.grid_passes():.0%} of what runs of all {len(plan.pairs)} "

@@ -16,9 +16,9 @@ from curate.influence import mean_metrics
 from curate.policies import Array
 from curate.prepare import Job
 from curate.progress import Phases
-from curate.recipe import Recipe
+from curate.recipe import Recipe, Tune
 from curate.tuning.pilot import View, fly
-from curate.tuning.plan import Pair, Plan
+from curate.tuning.plan import Pair, Plan, make_plan
 
 
 @dataclass(frozen=True)
@@ -90,21 +90,29 @@ class Bench:
         return replace(self.job, recipe=recipe.model_copy(update={"selection": selection}))
 
 
-def set_up(job: Job, plan: Plan) -> Bench:
-    """Divide the validation set, once and for good, and see that the metric is there.
+def set_up(job: Job) -> Bench:
+    """Divide the validation set, once and for good, and plan what its recipe asks for.
 
     Raises:
-        DataError: there is too little of it. RecipeError: the objective has no such metric.
+        UserError: there is no horizon to tune, too little validation data, no such metric, or
+            a grid or budget that makes no sense.
     """
-    data, judging = divide(job.data, plan.tune.validation, job.recipe.data.seed)
+    if job.recipe.selection.policy != "look_ahead":
+        raise UserError(
+            f"selection.policy: {job.recipe.selection.policy} has no horizon to tune; "
+            "tune needs look_ahead."
+        )
+    tune = job.recipe.tune or Tune()
+    data, judging = divide(job.data, tune.validation, job.recipe.data.seed)
     task, _, state = job.start(job.recipe.training.seed)
     first = next(iter(judging.values()))
     known = mean_metrics(task.model, task.objective, first, state.theta)
-    if plan.tune.metric not in known:
+    if tune.metric not in known:
         raise RecipeError(
-            f"tune.metric: {plan.tune.metric} is none of this objective's; it has "
-            f"{', '.join(known)}."
+            f"tune.metric: {tune.metric} is none of this objective's; it has {', '.join(known)}."
         )
+    rows = sum(len(target.examples) for target in data.targets)
+    plan = make_plan(job.recipe, job.total_steps(), rows / job.recipe.training.batch_size)
     return Bench(replace(job, data=data), judging, plan)
 
 

@@ -36,7 +36,8 @@ class Pair(NamedTuple):
 class Plan:
     """The grid and its prices, for a run of `steps` steps.
 
-    target_share: a pass over the targets, in passes. exact: whether the jump is.
+    target_share: a pass over the targets, in passes. exact: whether the jump is. rounds, stride:
+    of the recipe's selection.
     """
 
     horizons: tuple[int, ...]
@@ -45,6 +46,7 @@ class Plan:
     target_share: float
     exact: bool
     rounds: int
+    stride: int | None
     tune: Tune
 
     @property
@@ -54,9 +56,12 @@ class Plan:
 
     def run_passes(self, horizon: int) -> float:
         """Of a selection run and its retrainings."""
-        scoring = self._scoring(self.steps, -(-self.steps // horizon))
-        commits = self.steps if horizon < self.steps else 0
-        return self.rounds * scoring + commits + len(self.tune.seeds) * self.steps
+        stride = min(self.stride or horizon, horizon)
+        firsts = range(0, self.steps, stride)
+        scored = sum(min(horizon, self.steps - first) for first in firsts)
+        commits = firsts[-1]  # the last window's steps lead nowhere
+        retrained = len(self.tune.seeds) * self.steps
+        return self.rounds * self._scoring(scored, len(firsts)) + commits + retrained
 
     def pilot_passes(self) -> float:
         """Of one pilot: its training, and every horizon's windows scored and probed."""
@@ -182,6 +187,7 @@ def make_plan(recipe: Recipe, steps: int, target_share: float) -> Plan:
         target_share=target_share,
         exact=recipe.selection.jump == "exact",
         rounds=recipe.selection.rounds,
+        stride=recipe.selection.stride,
         tune=tune,
     )
     least = max(plan.run_passes(k) for k in plan.horizons)

@@ -1,8 +1,9 @@
-"""`curate tune`: horizon and learning rate, from pilots over a race to one pair."""
+"""`curate tune`: horizon and learning rate, from pilots over runs to one pair."""
 
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,15 +15,15 @@ import optuna
 import polars as pl
 
 from curate.choose import Chosen
-from curate.errors import NonFiniteError, RunError, UserError
+from curate.errors import NonFiniteError, RunError
 from curate.output import score_table, write_whole
 from curate.policies import Array
 from curate.prepare import Job
 from curate.progress import Phases
-from curate.recipe import Recipe, Tune, resolved
+from curate.recipe import Recipe, resolved
 from curate.tuning.bench import Bench, set_up, with_pair
 from curate.tuning.board import Board, Entry, Unit
-from curate.tuning.plan import Pair, Plan, make_plan
+from curate.tuning.plan import Pair, Plan
 from curate.tuning.table import describe_pilot, describe_run, table_of
 
 POLL = 0.5
@@ -37,8 +38,8 @@ class Tuned:
     and its metric on the judging part of the validation set, mean over seeds. table: a
     line per trial, see `table_of`. study: Optuna's. everything: of training on all rows,
     per learning rate, None where that diverged. test: metrics on the test set, one dict
-    per seed, of training on what the best pair `kept` and on `everything`; None without a
-    test set.
+    per seed, of training on what the best pair `kept` and on `everything`, unless that
+    diverged; None without a test set.
     """
 
     recipe: Recipe
@@ -79,29 +80,21 @@ def tune_job(
     Raises:
         UserError: the recipe cannot be tuned. RunError: no pair can be trusted.
     """
-    if job.recipe.selection.policy != "look_ahead":
-        raise UserError(
-            f"selection.policy: {job.recipe.selection.policy} has no horizon to tune; "
-            "tune needs look_ahead."
-        )
-    tune = job.recipe.tune or Tune()
-    rows = sum(len(target.examples) for target in job.data.targets) * (1 - tune.validation)
-    plan = make_plan(job.recipe, job.total_steps(), rows / job.recipe.training.batch_size)
-    bench = set_up(job, plan)
+    bench = set_up(job)
     asked = {"recipe": resolved(job.recipe), "data": job.data.sources}
     key = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-    board = Board(out, storage, plan, key, asked)
+    board = Board(out, storage, bench.plan, key, asked)
     try:
-        say(plan.describe())
-        race = _Race(bench, board, phases, say)
-        race.work()
-        return race.result()
+        say(bench.plan.describe())
+        worker = _Worker(bench, board, phases, say)
+        worker.work()
+        return worker.result()
     finally:
         board.close()
 
 
 @dataclass
-class _Race:
+class _Worker:
     """One process at work on a tuning."""
 
     bench: Bench
@@ -232,10 +225,10 @@ class _Race:
         everything: Array = np.ones(len(kept), dtype=bool)
         total = 2 * len(self.bench.plan.tune.seeds) * self.bench.plan.steps
         with self.phases.phase("test", total) as tick:
-            return {
-                "kept": self.bench.test(pair, kept, tick),
-                "everything": self.bench.test(pair, everything, tick),
-            }
+            found = {"kept": self.bench.test(pair, kept, tick)}
+            with suppress(NonFiniteError):  # a learning rate that only the kept rows bear
+                found["everything"] = self.bench.test(pair, everything, tick)
+        return found
 
     def _kept(self, pair: Pair) -> Array:
         """What the run of a pair kept, shape (N,); run again if its scores are elsewhere."""

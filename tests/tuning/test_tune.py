@@ -18,6 +18,7 @@ import torch
 from optuna.trial import TrialState
 
 import curate
+from curate.choose import selector_for
 from curate.cli import cli, run
 from curate.errors import RunError
 from curate.evaluate import retrain
@@ -26,7 +27,7 @@ from curate.prepare import prepare
 from curate.recipe import check_recipe, load_recipe
 from curate.report import describe_tuning
 from curate.tuning import Tuned
-from curate.tuning.bench import divide, with_pair
+from curate.tuning.bench import divide, set_up, with_pair
 from curate.tuning.plan import Pair
 
 GRID = (
@@ -123,6 +124,21 @@ def test_it_ends_with_a_recipe_a_table_a_picture_and_a_test_of_the_best_alone(
         for seed, found in enumerate(tuned.test[name]):
             expected = retrain(job, rows, seed, {"test": job.data.test}, lambda: None)["test"]
             assert found == pytest.approx(expected)
+
+
+def test_the_price_of_a_run_is_that_of_the_steps_it_takes(here: Path) -> None:
+    """One gradient to record a step and three to score it, one to commit it or to retrain."""
+    job = prepare(recipe("selection.stride=2", "selection.horizon=8"), torch.device("cpu"))
+    plan = set_up(job).plan
+    for horizon in plan.horizons:
+        own = replace(job, recipe=with_pair(job.recipe, Pair(horizon, 1e-2), plan.steps))
+        selector, _, steps = selector_for(own, "look_ahead")
+        windows = range(0, len(steps), selector.stride or selector.horizon)
+        both = selector.ticks(len(steps)) - windows[-1]  # a tick per step recorded, one per scored
+        targets = 4 * len(windows) * plan.target_share
+        expected = both / 2 * 4 + windows[-1] + targets + 2 * plan.steps
+        assert plan.run_passes(horizon) == pytest.approx(expected)
+    assert plan.target_share == 12 / 16
 
 
 def test_nothing_is_tested_where_the_recipe_names_no_test_set(here: Path) -> None:

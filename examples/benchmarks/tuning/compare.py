@@ -23,12 +23,12 @@ from typing import Any
 
 import polars as pl
 import torch
-from grid import bench_of, in_one_round
+from grid import in_one_round
 from settings import SETTINGS, job
 
 from curate.progress import Phases
 from curate.tuning import Pair, Tuned, tune_job
-from curate.tuning.bench import Bench
+from curate.tuning.bench import Bench, set_up
 
 LR, K = 3e-3, 16  # of the recipes
 WAYS = ("exhaustive", "curate tune", "lr, then K", "K alone", "lr alone", "halving")
@@ -69,8 +69,9 @@ def compare(
 ) -> dict[str, Any]:
     """One setting with one seed."""
     name = f"{setting[0]}-{setting[1]}-{setting[2]:g}-{seed}"
-    tuned = tune_job(job(*setting, seed, folder), out / name, None, Phases(), lambda _: None)
-    bench = bench_of(*setting, seed, folder)
+    own_job = job(*setting, seed, folder)
+    tuned = tune_job(own_job, out / name, None, Phases(), lambda _: None)
+    bench = set_up(own_job)
     own = {Pair(line["horizon"], line["lr"]): line for line in lines}
 
     def column(key: str, of: Callable[[Any], float]) -> dict[Pair, float]:

@@ -23,17 +23,7 @@ from settings import SETTINGS, job
 
 from curate.progress import Phases
 from curate.tuning.bench import Bench, set_up
-from curate.tuning.plan import Pair, make_plan
-
-
-def bench_of(data: str, model: str, noise: float, seed: int, folder: Path) -> Bench:
-    """What a setting's pairs are measured on."""
-    own = job(data, model, noise, seed, folder)
-    tune = own.recipe.tune
-    assert tune is not None
-    rows = sum(len(target.examples) for target in own.data.targets) * (1 - tune.validation)
-    batch = own.recipe.training.batch_size
-    return set_up(own, make_plan(own.recipe, own.total_steps(), rows / batch))
+from curate.tuning.plan import Pair
 
 
 def in_one_round(bench: Bench) -> Bench:
@@ -69,7 +59,7 @@ def main() -> None:
     known = [json.loads(line) for line in arguments.out.open()] if arguments.out.exists() else []
     done = {tuple(line[name] for name in names) for line in known}
     for setting, seed in [(setting, seed) for seed in arguments.seeds for setting in SETTINGS]:
-        bench = bench_of(*setting, seed, arguments.data)
+        bench = set_up(job(*setting, seed, arguments.data))
         for pair in bench.plan.pairs:
             where = (*setting, seed, *pair)
             if where in done:
