@@ -10,7 +10,7 @@ from curate.datasets.batches import (
     to_device,
 )
 from curate.datasets.columns import match_features, read_features, require_columns
-from curate.datasets.examples import Examples, Scaling, TensorExamples
+from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples
 from curate.datasets.labels import (
     Classes,
     PlantedNoise,
@@ -20,17 +20,34 @@ from curate.datasets.labels import (
     read_classes,
     read_numbers,
 )
-from curate.datasets.readers import describe, read
+from curate.datasets.readers import HUB_NAME, describe, read
+from curate.datasets.text import (
+    encode_completions,
+    encode_messages,
+    encode_texts,
+    encode_whole,
+    shorten,
+)
+from curate.datasets.tokens import IGNORED, Encoded, TokenExamples
 
 __all__ = [
+    "HUB_NAME",
+    "IGNORED",
     "BatchExamples",
     "Classes",
+    "Encoded",
     "Examples",
     "PlantedNoise",
     "Scaling",
+    "SourceExamples",
     "TensorExamples",
+    "TokenExamples",
     "batch_length",
     "describe",
+    "encode_completions",
+    "encode_messages",
+    "encode_texts",
+    "encode_whole",
     "find_classes",
     "holds_names",
     "leaves",
@@ -43,6 +60,7 @@ __all__ = [
     "read_features",
     "read_numbers",
     "require_columns",
+    "shorten",
     "take",
     "to_device",
 ]

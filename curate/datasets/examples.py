@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,28 @@ class Examples(Protocol):
 
     def source_row(self, position: int) -> int:
         """Where the example at `position` stands in the source the user gave."""
+        ...
+
+
+class SourceExamples(Examples, Protocol):
+    """Examples read from a source: they know their rows there, and can be divided."""
+
+    @property
+    def rows(self) -> Tensor:
+        """Each example's position in the source, shape (N,)."""
+        ...
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Each example's class or number, shape (N,) or (N, k); None without any."""
+        ...
+
+    def take(self, positions: Tensor) -> Self:
+        """The examples at `positions`, shape (n,), as examples of their own."""
+        ...
+
+    def with_labels(self, labels: Tensor) -> Self:
+        """The same examples with other labels."""
         ...
 
 
@@ -95,6 +117,10 @@ class TensorExamples:
             labels=None if self.labels is None else self.labels[positions],
             rows=self.rows[positions],
         )
+
+    def with_labels(self, labels: Tensor) -> "TensorExamples":
+        """The same examples with other labels, shape (N,) or (N, k)."""
+        return replace(self, labels=labels)
 
     def standardised_by(self, scaling: Scaling | None) -> "TensorExamples":
         """The same examples, scaled on the way into a batch."""

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from curate.datasets import IGNORED
 from curate.errors import ModelError
 from curate.models.objectives import Batch, Model
-
-IGNORED = -100
 
 
 class LabelsObjective:

@@ -1,0 +1,128 @@
+"""Texts as examples: token ids end to end in memory, padded batch by batch."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORED = -100
+CHUNK_TOKENS = 8192
+"""Tokens, padding included, that go through a model together where all examples are gone
+through: logits of a vocabulary of 50,000 in float32 then take 1.6 GB."""
+
+
+class Encoded(NamedTuple):
+    """One text as token ids; `learned` says which of them the loss is about, `cut` if some
+    are missing at its end."""
+
+    ids: Sequence[int]
+    learned: Sequence[bool]
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class TokenExamples:
+    """Texts held in memory as token ids, 5 bytes a token.
+
+    tokens: ids of all texts, one after the other, int32, shape (T,).
+    learned: whether the loss is about a token, shape (T,).
+    starts: where each text begins in `tokens`, and T, int64, shape (N + 1,).
+    labels: class of every text, int64, shape (N,); None where a text's tokens are its labels.
+    rows: each text's position in the source, shape (N,).
+    cut: whether tokens were left out at the end of a text, shape (N,).
+    pad: id that shorter texts of a batch are filled up with, on the right.
+    """
+
+    tokens: Tensor
+    learned: Tensor
+    starts: Tensor
+    labels: Tensor | None
+    rows: Tensor
+    cut: Tensor
+    pad: int = 0
+
+    @classmethod
+    def gather(cls, texts: Iterable[Encoded], labels: Tensor | None, pad: int) -> "TokenExamples":
+        """Examples from encoded texts, in the order of the source."""
+        tokens, learned = [], []
+        lengths, cut = [0], []
+        for text in texts:
+            tokens.append(np.asarray(text.ids, dtype=np.int32))
+            learned.append(np.asarray(text.learned, dtype=bool))
+            lengths.append(len(text.ids))
+            cut.append(text.cut)
+        return cls(
+            torch.from_numpy(np.concatenate(tokens)),
+            torch.from_numpy(np.concatenate(learned)),
+            torch.tensor(lengths).cumsum(0),
+            labels,
+            torch.arange(len(cut)),
+            torch.tensor(cut),
+            pad,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Tensor, device: torch.device) -> Mapping[str, Tensor]:
+        lengths = self.lengths()[rows]
+        offsets = torch.arange(int(lengths.max()))
+        inside = offsets < lengths[:, None]
+        places = (self.starts[:-1][rows, None] + offsets).where(inside, 0)
+        ids = self.tokens[places].long()
+        batch = {
+            "input_ids": ids.where(inside, self.pad),
+            "attention_mask": inside.long(),
+            "labels": ids.where(inside & self.learned[places], IGNORED)
+            if self.labels is None
+            else self.labels[rows],
+        }
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        """All positions in order, at most `size` and about CHUNK_TOKENS tokens at a time."""
+        first = longest = 0
+        for end, length in enumerate(self.lengths().tolist()):
+            wider = max(longest, length)
+            if end > first and (end - first == size or wider * (end + 1 - first) > CHUNK_TOKENS):
+                yield torch.arange(first, end)
+                first, wider = end, length
+            longest = wider
+        yield torch.arange(first, len(self))
+
+    def lengths(self) -> Tensor:
+        """Tokens of every text, shape (N,)."""
+        return self.starts.diff()
+
+    def terms(self) -> Tensor:
+        """Tokens of every text that are predicted and learned, so never a first one, shape (N,)."""
+        counted = self.learned.clone()
+        counted[self.starts[:-1][self.lengths() > 0]] = False
+        sums = torch.cat([torch.zeros(1, dtype=torch.int64), counted.cumsum(0)])
+        return sums[self.starts].diff()
+
+    def source_row(self, position: int) -> int:
+        return int(self.rows[position])
+
+    def take(self, positions: Tensor) -> "TokenExamples":
+        """The texts at `positions`, shape (n,), as examples of their own."""
+        lengths = self.lengths()[positions]
+        ends = lengths.cumsum(0)
+        shift = self.starts[:-1][positions] - (ends - lengths)
+        places = torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths)
+        return replace(
+            self,
+            tokens=self.tokens[places],
+            learned=self.learned[places],
+            starts=torch.cat([torch.zeros(1, dtype=torch.int64), ends]),
+            labels=None if self.labels is None else self.labels[positions],
+            rows=self.rows[positions],
+            cut=self.cut[positions],
+        )
+
+    def with_labels(self, labels: Tensor) -> "TokenExamples":
+        """The same texts with other classes, shape (N,)."""
+        return replace(self, labels=labels)

@@ -1,0 +1,129 @@
+"""From columns of text to tokens, and to those that the loss is about."""
+
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from curate.datasets import (
+    Encoded,
+    encode_completions,
+    encode_messages,
+    encode_texts,
+    encode_whole,
+    shorten,
+)
+from curate.errors import DataError
+from tests import words
+
+MARKED = (
+    "{% for m in messages %}[{{ m.role }}]"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
+    "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+)
+UNMARKED = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+
+
+def learned(text: Encoded) -> list[int]:
+    return [i for i, counts in zip(text.ids, text.learned, strict=True) if counts]
+
+
+def test_texts_end_once_and_are_learned_whole() -> None:
+    tokenizer = words.tokenizer()
+    data = Dataset.from_dict({"text": ["one two", "one two<|end|>", ""]})
+    first, second, empty = encode_texts(data, "text", "here", tokenizer)
+    assert tokenizer.decode(first.ids) == "one two<|end|>"
+    assert first == second
+    assert all(first.learned)
+    assert list(empty.ids) == []
+
+
+def test_only_the_completion_is_learned() -> None:
+    tokenizer, data = words.tokenizer(), words.texts(30)
+    encoded = list(encode_completions(data, "prompt", "completion", "here", tokenizer))
+    for row, text in zip(data, encoded, strict=True):
+        assert tokenizer.decode(learned(text)) == row["completion"] + words.EOS
+        assert tokenizer.decode(text.ids) == row["prompt"] + row["completion"] + words.EOS
+        assert text.learned == sorted(text.learned)  # the prompt comes first
+
+
+def test_a_tokenizers_own_beginning_comes_first_and_once() -> None:
+    from tokenizers import processors
+
+    tokenizer = words.tokenizer(bos_token="<|begin|>")
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", tokenizer.bos_token_id)]
+    )
+    data = Dataset.from_dict({"prompt": ["a", "<|begin|>a", ""], "completion": ["b", "b", "b"]})
+    encoded = list(encode_completions(data, "prompt", "completion", "here", tokenizer))
+    assert [tokenizer.decode(text.ids) for text in encoded] == [
+        "<|begin|>ab<|end|>",
+        "<|begin|>ab<|end|>",
+        "<|begin|>b<|end|>",
+    ]
+    assert [tokenizer.decode(learned(text)) for text in encoded] == ["b<|end|>"] * 3
+
+
+def test_the_assistants_turns_are_learned_where_the_template_marks_them() -> None:
+    tokenizer, data = words.tokenizer(), words.texts(5)
+    tokenizer.chat_template = MARKED
+    for row, text in zip(data, encode_messages(data, "messages", "h", tokenizer), strict=True):
+        assert tokenizer.decode(text.ids) == (
+            f"[user]{row['prompt']}[assistant]{row['completion']}<|end|>"
+        )
+        assert tokenizer.decode(learned(text)) == row["completion"] + words.EOS
+    tokenizer.chat_template = UNMARKED
+    for row, text in zip(data, encode_messages(data, "messages", "h", tokenizer), strict=True):
+        assert tokenizer.decode(learned(text)) == (
+            f"[user]{row['prompt']}[assistant]{row['completion']}"
+        )
+
+
+def test_keys_that_a_turn_does_not_have_are_not_there_for_the_template() -> None:
+    tokenizer = words.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ 'x' if m.name is defined }}.{% endfor %}"
+    turns = [{"role": "a", "content": "b", "name": "c"}, {"role": "a", "content": "b"}]
+    (text,) = encode_messages(
+        Dataset.from_dict({"messages": [turns]}), "messages", "here", tokenizer
+    )
+    assert tokenizer.decode(text.ids) == "x.."
+
+
+def test_texts_are_cut_after_so_many_tokens_and_say_so() -> None:
+    long, short = shorten(iter([Encoded([1, 2, 3], [True] * 3), Encoded([1, 2], [True] * 2)]), 2)
+    assert (long.ids, long.cut) == ([1, 2], True)
+    assert (short.ids, short.cut) == ([1, 2], False)
+
+
+def test_a_classifiers_special_tokens_survive_cutting() -> None:
+    from tokenizers import processors
+
+    tokenizer = words.tokenizer(cls_token="<|cls|>", sep_token="<|sep|>")
+    tokenizer._tokenizer.post_processor = processors.BertProcessing(
+        ("<|sep|>", tokenizer.sep_token_id), ("<|cls|>", tokenizer.cls_token_id)
+    )
+    data = Dataset.from_dict({"text": ["a b c d e f g h", "a"]})
+    long, short = encode_whole(data, "text", "here", tokenizer, max_length=6)
+    assert len(long.ids) == 6
+    assert (long.ids[0], long.ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    assert (long.cut, short.cut) == (True, False)
+
+
+BAD_MESSAGES: list[tuple[Any, str | None, str]] = [
+    ([[{"role": "user", "content": "a"}]], None, "has no chat template"),
+    (["hello"], UNMARKED, "messages must be lists of {role, content}"),
+    ([[{"from": "user", "value": "a"}]], UNMARKED, "messages must be lists of {role, content}"),
+    ([[{"role": "user", "content": "a"}], None], UNMARKED, "column messages is null at row 1"),
+    ([[{"role": "user", "content": "a"}]], "{{ raise_exception('no system') }}",
+     "column messages: the chat template cannot take row 0: TemplateError: no system"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("messages", "template", "message"), BAD_MESSAGES)
+def test_messages_that_cannot_be_used(messages: Any, template: str | None, message: str) -> None:
+    tokenizer = words.tokenizer()
+    tokenizer.chat_template = template
+    data = Dataset.from_dict({"messages": messages})
+    with pytest.raises(DataError) as error:
+        list(encode_messages(data, "messages", "here", tokenizer))
+    assert message in str(error.value)

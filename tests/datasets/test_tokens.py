@@ -1,0 +1,74 @@
+"""Texts as token ids: padded on the right, never packed, divided without loss."""
+
+import random
+
+import torch
+
+from curate.datasets import Encoded, TokenExamples
+from curate.datasets.tokens import CHUNK_TOKENS, IGNORED
+
+CPU = torch.device("cpu")
+
+
+def examples(lengths: list[int], labels: torch.Tensor | None = None) -> TokenExamples:
+    """Text i has tokens 100 i + 1, 100 i + 2, ...; the first half is not learned."""
+    texts = [
+        Encoded([100 * i + k + 1 for k in range(n)], [k >= n // 2 for k in range(n)], n > 5)
+        for i, n in enumerate(lengths)
+    ]
+    return TokenExamples.gather(iter(texts), labels, pad=7)
+
+
+def test_a_batch_is_padded_on_the_right_and_learns_no_padding() -> None:
+    batch = examples([2, 9, 4]).batch(torch.tensor([2, 0]), CPU)
+    assert batch["input_ids"].tolist() == [[201, 202, 203, 204], [1, 2, 7, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [
+        [IGNORED, IGNORED, 203, 204],
+        [IGNORED, 2, IGNORED, IGNORED],
+    ]
+
+
+def test_classes_take_the_place_of_tokens_as_labels() -> None:
+    found = examples([2, 3], torch.tensor([1, 0]))
+    assert found.batch(torch.tensor([1]), CPU)["labels"].tolist() == [0]
+    assert found.with_labels(torch.tensor([1, 1])).take(torch.tensor([1])).labels.tolist() == [1]  # type: ignore[union-attr]
+
+
+def test_parts_are_the_same_texts() -> None:
+    rng = random.Random(0)
+    whole = examples([rng.randrange(1, 12) for _ in range(40)])
+    positions = torch.tensor(rng.sample(range(40), 17))
+    part = whole.take(positions)
+    assert len(part) == 17
+    assert torch.equal(part.rows, positions)
+    assert torch.equal(part.cut, whole.cut[positions])
+    assert part.source_row(3) == positions[3]
+    everything = torch.arange(17)
+    for name, tensor in part.batch(everything, CPU).items():
+        assert torch.equal(tensor, whole.batch(positions, CPU)[name]), name
+
+
+def test_terms_are_the_learned_tokens_that_are_predicted() -> None:
+    found = examples([1, 2, 5, 8])
+    labels = found.batch(torch.arange(4), CPU)["labels"]
+    assert torch.equal(found.terms(), (labels[:, 1:] != IGNORED).sum(dim=1))
+    assert found.terms().tolist() == [0, 1, 3, 4]
+
+
+def test_chunks_hold_so_many_texts_and_so_many_tokens() -> None:
+    rng = random.Random(1)
+    lengths = [rng.randrange(1, 900) for _ in range(300)] + [2 * CHUNK_TOKENS, 3]
+    found = examples(lengths)
+    for size in (1, 7, 1000):
+        chunks = list(found.chunks(size))
+        assert torch.equal(torch.cat(chunks), torch.arange(302))
+        for chunk in chunks:
+            padded = len(chunk) * max(lengths[i] for i in chunk.tolist())
+            assert len(chunk) <= size
+            assert padded <= CHUNK_TOKENS or len(chunk) == 1
+
+
+def test_memory_is_that_of_the_tokens() -> None:
+    found = examples([3] * 50 + [5000])
+    assert found.tokens.nbytes + found.learned.nbytes == 5 * (150 + 5000)

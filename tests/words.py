@@ -1,0 +1,87 @@
+"""Texts from Python's documentation, a tiny GPT-2 and its tokenizer, and recipes for them."""
+
+import re
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+VOCABULARY, POSITIONS, EOS = 320, 64, "<|end|>"
+RECIPE = """
+data:
+  train: texts.parquet
+  columns: {text: text}
+  validation: {fraction: 0.2}
+  test: {fraction: 0.2}
+  max_length: 24
+model: {pretrained: tiny}
+objective: causal_lm
+training: {epochs: 2, batch_size: 8, optimizer: {kind: adamw, lr: 3e-3}}
+selection: {horizon: 4, rounds: 2, keep: {fraction: 0.5}}
+"""
+
+
+def passages(count: int) -> list[str]:
+    """Passages of 3 to 30 words."""
+    words = re.findall(r"\S+", " ".join(topics[name] for name in ("class", "strings", "numbers")))
+    found, start = [], 0
+    for i in range(count):
+        size = 3 + (7 * i) % 28
+        found.append(" ".join(words[start : start + size]))
+        start += size
+    return found
+
+
+def texts(count: int = 60) -> Dataset:
+    """Every form that text can have in a recipe, and a label."""
+    rows = passages(count)
+    halves = [(row[: len(row) // 3], row[len(row) // 3 :]) for row in rows]
+    return Dataset.from_dict(
+        {
+            "text": rows,
+            "prompt": [first for first, _ in halves],
+            "completion": [second for _, second in halves],
+            "messages": [
+                [{"role": "user", "content": a}, {"role": "assistant", "content": b}]
+                for a, b in halves
+            ],
+            "label": ["long" if len(row) > 90 else "short" for row in rows],
+            "note": [f"row {i}" for i in range(count)],
+        }
+    )
+
+
+def tokenizer(**special: str) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with an end of text and no padding."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(passages(60), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, **({"eos_token": EOS} | special))
+
+
+def gpt2(vocabulary: int = VOCABULARY, dropout: float = 0.0) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=POSITIONS,
+            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+            bos_token_id=None, eos_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def write(folder: Path, **model: Any) -> None:
+    """The dataset, the model with its tokenizer, and the recipe."""
+    texts().to_parquet(str(folder / "texts.parquet"))
+    gpt2(**model).save_pretrained(str(folder / "tiny"))
+    tokenizer().save_pretrained(str(folder / "tiny"))
+    (folder / "text.yaml").write_text(RECIPE)
