@@ -1,6 +1,7 @@
 """What is trained, and on what loss."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from torch import nn
@@ -16,16 +17,32 @@ from curate.models.from_path import (
 )
 from curate.models.labels import LabelsObjective, find_shift
 from curate.models.objectives import Batch, Classification, FunctionObjective, Objective, Regression
+from curate.models.pretrained import (
+    DEFAULT_LENGTH,
+    build_pretrained,
+    load_config,
+    load_tokenizer,
+    most_tokens,
+    pad_id,
+    quiet,
+    vocabulary_size,
+)
 from curate.models.probe import probe
 
 BUILTIN_MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"mlp": mlp, "cnn": cnn})
 OBJECTIVES: Mapping[str, Callable[[], Objective]] = MappingProxyType(
-    {"classification": Classification, "regression": Regression}
+    {
+        "classification": Classification,
+        "regression": Regression,
+        "causal_lm": partial(LabelsObjective, shifts=True),
+        "sequence_classification": partial(LabelsObjective, shifts=False),
+    }
 )
 
 __all__ = [
     "ACTIVATIONS",
     "BUILTIN_MODELS",
+    "DEFAULT_LENGTH",
     "OBJECTIVES",
     "Batch",
     "BoundModel",
@@ -37,10 +54,17 @@ __all__ = [
     "Regression",
     "as_objective",
     "build_model",
+    "build_pretrained",
     "differentiable_attention",
     "find_shift",
     "foreign_code",
     "load_attribute",
+    "load_config",
     "load_objective",
+    "load_tokenizer",
+    "most_tokens",
+    "pad_id",
     "probe",
+    "quiet",
+    "vocabulary_size",
 ]
