@@ -1,6 +1,7 @@
 """The data section of a recipe made concrete: candidates, targets, held-out rows."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from datasets import Dataset
 from torch import Tensor
 
 from curate import datasets as rooms
-from curate.datasets import Classes, Scaling, TensorExamples
+from curate.datasets import Scaling, SourceExamples, TensorExamples, TokenExamples
 from curate.errors import DataError
 from curate.influence import Target
+from curate.reading import find_reader
 from curate.recipe import Recipe, Source, Split
 
 
@@ -29,9 +31,9 @@ class Candidates:
     """
 
     table: Dataset
-    examples: TensorExamples
-    validation: dict[str, TensorExamples]
-    test: TensorExamples | None
+    examples: SourceExamples
+    validation: dict[str, SourceExamples]
+    test: SourceExamples | None
     noisy: Tensor | None
     classes: np.ndarray[Any, Any] | None
     outputs: int
@@ -45,7 +47,19 @@ class Candidates:
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """The shape of one example's features."""
+        assert isinstance(self.examples, TensorExamples)
         return tuple(self.examples.features.shape[1:])
+
+    def truncated(self) -> dict[str, int]:
+        """How many texts of each part were cut at their end; nothing where there are none."""
+        parts = {"train": self.examples, **self.validation}
+        if self.test is not None:
+            parts["test"] = self.test
+        return {
+            name: int(part.cut.sum())
+            for name, part in parts.items()
+            if isinstance(part, TokenExamples)
+        }
 
     def groups(self, column: str) -> np.ndarray[Any, Any]:
         """The values of a column, for quotas, shape (N,)."""
@@ -59,43 +73,6 @@ class Candidates:
         return np.asarray(values.astype(str) if values.dtype.kind == "O" else values)
 
 
-class _Reader:
-    """Turns datasets into examples, all in the same way."""
-
-    def __init__(self, recipe: Recipe, train: Dataset) -> None:
-        self.recipe = recipe
-        self.dtype = getattr(torch, recipe.training.dtype)
-        columns, source = recipe.data.columns, recipe.data.train.path
-        self.label = columns.label
-        self.classes: Classes | None = None
-        if self.label is not None:
-            rooms.require_columns(train, [self.label], source)
-        exclude = [self.label] if self.label else []
-        self.features = rooms.match_features(train, columns.features, exclude, source)
-        if self.label is not None and (
-            recipe.objective == "classification"
-            or (recipe.objective != "regression" and rooms.holds_names(train, self.label))
-        ):
-            self.classes = rooms.find_classes(train, self.label, source, columns.classes)
-            if self.classes.count < 2:
-                raise DataError(
-                    f"{source}: column {self.label} has one class; there is nothing to learn."
-                )
-
-    def examples(self, data: Dataset, source: str, rows: Tensor) -> TensorExamples:
-        features = rooms.read_features(
-            data, self.features, source,
-            dtype=self.dtype, image_shape=self.recipe.data.columns.image_shape,
-        )  # fmt: skip
-        labels = None
-        if self.label is not None and self.classes is not None:
-            labels = rooms.read_classes(data, self.label, source, self.classes)
-        elif self.label is not None:
-            custom = self.recipe.objective != "regression"
-            labels = rooms.read_numbers(data, self.label, source, self.dtype, keep_ints=custom)
-        return TensorExamples(features, labels, rows, dtype=self.dtype)
-
-
 def read_candidates(recipe: Recipe) -> Candidates:
     """Read, split, check and convert all data of a recipe.
 
@@ -107,10 +84,10 @@ def read_candidates(recipe: Recipe) -> Candidates:
     """
     section = recipe.data
     source = _read(section.train)
-    reader = _Reader(recipe, source)
+    reader = find_reader(recipe, source)
     name = section.train.path
     parts = _split(recipe, len(source))
-    everything = reader.examples(source, name, torch.arange(len(source)))
+    everything = reader.examples(source, name)
     table = source.select(parts["train"].tolist())
     examples = everything.take(parts["train"])
 
@@ -124,44 +101,35 @@ def read_candidates(recipe: Recipe) -> Candidates:
         )  # fmt: skip
         table, noisy = planted.data, planted.noisy
         noisy_labels = rooms.read_classes(table, reader.label, name, reader.classes)
-        examples = replace(examples, labels=noisy_labels)
-    scaling = None
-    if section.standardize:
-        pixels = everything.features.dtype == torch.uint8
-        values = examples.features / 255 if pixels else examples.features
-        scaling = Scaling.standardising(values, reader.dtype)
+        examples = examples.with_labels(noisy_labels)
+    scale = _scaling(examples) if section.standardize else lambda part: part
 
     sources = {name: rooms.describe(source)}
 
-    def other(part: str, where: Source) -> TensorExamples:
+    def other(part: str, where: Source) -> SourceExamples:
         data = _read(where)
         sources[where.path] = rooms.describe(data)
-        found = reader.examples(data, where.path, torch.arange(len(data)))
-        if found.features.shape[1:] != examples.features.shape[1:]:
-            raise DataError(
-                f"{where.path}: one row has shape {tuple(found.features.shape[1:])}, but in "
-                f"{name} it is {tuple(examples.features.shape[1:])} (data.{part})."
-            )
-        return found.standardised_by(scaling)
+        found = reader.examples(data, where.path)
+        _refuse_other_shape(found, examples, f"{where.path} (data.{part})", name)
+        return scale(found)
 
-    validation: dict[str, TensorExamples] = {}
+    validation: dict[str, SourceExamples] = {}
     if isinstance(section.validation, Split):
-        held = everything.take(parts["validation"]).standardised_by(scaling)
-        validation = {"validation": held}
+        validation = {"validation": scale(everything.take(parts["validation"]))}
     elif isinstance(section.validation, Source):
         validation = {"validation": other("validation", section.validation)}
     elif section.validation is not None:
         validation = {k: other("validation", s) for k, s in section.validation.items()}
     test = None
     if isinstance(section.test, Split):
-        test = everything.take(parts["test"]).standardised_by(scaling)
+        test = scale(everything.take(parts["test"]))
     elif section.test is not None:
         test = other("test", section.test)
 
     labels = examples.labels
     return Candidates(
         table=table,
-        examples=examples.standardised_by(scaling),
+        examples=scale(examples),
         validation=validation,
         test=test,
         noisy=noisy,
@@ -169,6 +137,31 @@ def read_candidates(recipe: Recipe) -> Candidates:
         outputs=reader.classes.count if reader.classes else _width(labels),
         sources=sources,
     )
+
+
+def _scaling(candidates: SourceExamples) -> Callable[[SourceExamples], SourceExamples]:
+    """Standardises any examples as makes the candidates' features standard."""
+    assert isinstance(candidates, TensorExamples)
+    features = candidates.features
+    values = features / 255 if features.dtype == torch.uint8 else features
+    scaling = Scaling.standardising(values, candidates.dtype)
+
+    def scale(part: SourceExamples) -> SourceExamples:
+        assert isinstance(part, TensorExamples)
+        return part.standardised_by(scaling)
+
+    return scale
+
+
+def _refuse_other_shape(
+    found: SourceExamples, like: SourceExamples, where: str, source: str
+) -> None:
+    """Raise DataError if one row of features is not shaped as the candidates' are."""
+    if not (isinstance(found, TensorExamples) and isinstance(like, TensorExamples)):
+        return
+    shape, expected = (tuple(part.features.shape[1:]) for part in (found, like))
+    if shape != expected:
+        raise DataError(f"{where}: one row has shape {shape}, but in {source} it is {expected}.")
 
 
 def _read(source: Source) -> Dataset:

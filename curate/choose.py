@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from curate.datasets import TensorExamples
+from curate.datasets import SourceExamples, TensorExamples
 from curate.influence import Scoring
 from curate.ledger import Scores
 from curate.policies import (
@@ -80,23 +79,24 @@ def _knn_shapley(job: Job) -> Policy:
     points = job.data.validation.values()
     return KNNShapley(
         shapley_values(
-            _flat(job.data.examples.all_features()),
+            _features(job.data.examples),
             _ids(job.data.examples),
-            np.concatenate([_flat(examples.all_features()) for examples in points]),
+            np.concatenate([_features(examples) for examples in points]),
             np.concatenate([_ids(examples) for examples in points]),
             job.recipe.selection.neighbors,
         )
     )
 
 
-def _ids(examples: TensorExamples) -> Array:
+def _ids(examples: SourceExamples) -> Array:
     assert examples.labels is not None
     ids: Array = examples.labels.numpy()
     return ids
 
 
-def _flat(features: Tensor) -> Array:
-    flat: Array = features.flatten(1).double().numpy()
+def _features(examples: SourceExamples) -> Array:
+    assert isinstance(examples, TensorExamples)
+    flat: Array = examples.all_features().flatten(1).double().numpy()
     return flat
 
 

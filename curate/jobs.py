@@ -89,6 +89,8 @@ def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any
         "steps": job.total_steps(),
         "device": str(job.device),
     }
+    if job.data.truncated():
+        summary["truncated"] = job.data.truncated()
     if chosen.scores.windows:
         summary["error"] = expected_error(chosen.scores.windows)
     if job.data.noisy is not None:

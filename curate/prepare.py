@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from curate import models, rules
 from curate.candidates import Candidates, read_candidates
+from curate.datasets import TokenExamples
 from curate.errors import ModelError, OptimizerError, RecipeError
 from curate.models import FlatModel, Objective
-from curate.recipe import Factory, Optimizer, OwnGroup, Recipe
+from curate.recipe import Factory, Optimizer, OwnGroup, Pretrained, Recipe
 from curate.rules import Rule, Shapes, State, initial_state
 from curate.threads import step_flops
 from curate.trajectory import Step, Task, seeded_rng
@@ -116,6 +117,13 @@ def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
     section = recipe.model
     if isinstance(section, Factory):
         return models.build_model(section.factory, section.arguments)
+    if isinstance(section, Pretrained):
+        assert isinstance(data.examples, TokenExamples)
+        return models.build_pretrained(
+            section.pretrained, recipe.objective, outputs=data.outputs, pad=data.examples.pad,
+            from_scratch=section.from_scratch,
+            lora=None if section.lora is None else section.lora.model_dump(),
+        )  # fmt: skip
     arguments: dict[str, Any] = section.model_dump()
     kind = arguments.pop("kind")
     with models.foreign_code(f"model: {kind}"):  # torch, out of memory

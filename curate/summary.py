@@ -18,6 +18,10 @@ def describe(summary: dict[str, Any]) -> str:
             f"label noise: {noise['planted']} rows planted, {noise['kept']} kept, "
             f"AUROC of the score {noise['auroc']:.3f}"
         )
+    cut = {name: count for name, count in summary.get("truncated", {}).items() if count}
+    if cut:
+        parts = ", ".join(f"{count} of {name}" for name, count in cut.items())
+        lines.append(f"truncated to data.max_length: {parts}")
     if "error" in summary:
         error = summary["error"]
         lines.append(

@@ -2,8 +2,9 @@
 
 from curate.recipe.data import Source, Split
 from curate.recipe.load import check_recipe, fingerprint, load_recipe, resolved, write_recipe
+from curate.recipe.models import Factory, Pretrained
 from curate.recipe.optimizers import Optimizer, OwnGroup
-from curate.recipe.schema import Factory, Keep, Recipe, Selection
+from curate.recipe.schema import Keep, Recipe, Selection
 from curate.recipe.tune import Tune
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Keep",
     "Optimizer",
     "OwnGroup",
+    "Pretrained",
     "Recipe",
     "Selection",
     "Source",

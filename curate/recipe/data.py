@@ -1,6 +1,6 @@
 """The data section of a recipe: where rows come from and which columns are what."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -52,10 +52,22 @@ Held = Annotated[
 ]
 
 
-class Columns(Section):
-    """Which columns are what. Features are names or shell patterns."""
+Name = Annotated[str, Field(min_length=1)]
 
-    features: Annotated[list[str], Field(min_length=1)]
+
+class Columns(Section):
+    """Which columns are what: features, or text in one of three forms.
+
+    features: names or shell patterns. text: one text a row. prompt, completion: a text to go on
+    from, and how it goes on. messages: a conversation, a list of {role, content}.
+    label: not read by objective causal_lm.
+    """
+
+    features: Annotated[list[str], Field(min_length=1)] | None = None
+    text: Name | None = None
+    prompt: Name | None = None
+    completion: Name | None = None
+    messages: Name | None = None
     label: str | None = "label"
     classes: Count | None = None
     image_shape: Annotated[list[Count], Field(min_length=2, max_length=3)] | None = None
@@ -64,6 +76,31 @@ class Columns(Section):
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @property
+    def form(self) -> Literal["features", "text", "prompt", "messages"]:
+        """What examples are made of."""
+        if self.text is not None:
+            return "text"
+        if self.prompt is not None:
+            return "prompt"
+        return "features" if self.messages is None else "messages"
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.prompt is None) != (self.completion is None):
+            missing = "prompt" if self.prompt is None else "completion"
+            raise ValueError(f"prompt and completion belong together, but there is no {missing}")
+        forms = ("features", "text", "prompt", "messages")
+        given = [form for form in forms if getattr(self, form) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give exactly one of features, text, prompt with completion, and messages, but "
+                f"got {' and '.join(given) or 'none'}"
+            )
+        if self.image_shape is not None and self.features is None:
+            raise ValueError("image_shape is for features; remove it")
+        return self
 
 
 class LabelNoise(Section):
@@ -74,7 +111,11 @@ class LabelNoise(Section):
 
 
 class Data(Section):
-    """The candidates, the targets, and what is held out for evaluation."""
+    """The candidates, the targets, and what is held out for evaluation.
+
+    max_length: tokens that a text is cut after; 1024 if None, or fewer where the model
+    takes fewer.
+    """
 
     train: Source
     columns: Columns
@@ -83,3 +124,13 @@ class Data(Section):
     seed: Seed = 0
     standardize: bool = False
     label_noise: LabelNoise | None = None
+    max_length: Annotated[int, Field(ge=2, le=10**9)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        on_text = self.columns.form != "features"
+        if self.standardize and on_text:
+            raise ValueError("standardize is for features; remove it")
+        if self.max_length is not None and not on_text:
+            raise ValueError("max_length is for text; remove it")
+        return self

@@ -7,65 +7,19 @@ parameters) is checked where they are read.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from curate.recipe.data import Data
+from curate.recipe.models import Mlp, Model, Pretrained
 from curate.recipe.optimizers import AnyOptimizer, Schedule, default_optimizer
 from curate.recipe.section import Count, Section, Seed
 from curate.recipe.tune import Tune
 
 PolicyName = Literal["look_ahead", "random", "loss", "knn_shapley"]
-Activation = Literal["gelu", "relu", "silu", "tanh"]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Mlp(Section):
-    """The built-in perceptron."""
-
-    kind: Literal["mlp"] = "mlp"
-    hidden: list[Count] = [64]
-    activation: Activation = "gelu"
-    dropout: Dropout = 0.0
-
-
-class Cnn(Section):
-    """The built-in convnet."""
-
-    kind: Literal["cnn"] = "cnn"
-    channels: Annotated[list[Count], Field(min_length=1)] = [16, 32]
-    activation: Activation = "gelu"
-    dropout: Dropout = 0.0
-
-
-class Factory(Section):
-    """A model of the user's own: `package.module:function`, called with `arguments`."""
-
-    factory: str
-    arguments: dict[str, Any] = {}
-
-
-def _kind_of_model(value: Any) -> str | None:
-    if isinstance(value, Section):
-        return "~factory" if isinstance(value, Factory) else f"~{getattr(value, 'kind', '')}"
-    if isinstance(value, dict):
-        return "~factory" if "factory" in value else f"~{value.get('kind', 'mlp')}"
-    return None
-
-
-Model = Annotated[
-    Annotated[Mlp, Tag("~mlp")] | Annotated[Cnn, Tag("~cnn")] | Annotated[Factory, Tag("~factory")],
-    Discriminator(
-        _kind_of_model,
-        custom_error_type="model_kind",
-        custom_error_message="must have `kind: mlp`, `kind: cnn` or `factory: package.module:name`",
-    ),
-]
+ON_FEATURES = ("classification", "regression")
+ON_TEXT = ("causal_lm", "sequence_classification")
+CLASSES = ("classification", "sequence_classification")
+LABELLED = (*CLASSES, "regression")
 
 
 class Training(Section):
@@ -189,9 +143,10 @@ class Recipe(Section):
     @field_validator("objective")
     @classmethod
     def _known_objective(cls, value: str) -> str:
-        if value not in ("classification", "regression") and ":" not in value:
+        if value not in ON_FEATURES + ON_TEXT and ":" not in value:
             raise ValueError(
-                "must be classification, regression or package.module:name but got " + repr(value)
+                f"must be {', '.join(ON_FEATURES + ON_TEXT)} or package.module:name "
+                f"but got {value!r}"
             )
         return value
 
@@ -210,21 +165,52 @@ class Recipe(Section):
                 "data.test: is required by evaluation; give a source or {fraction: 0.2}",
             ),
             (
-                label is None and self.objective in ("classification", "regression"),
+                label is None and self.objective in LABELLED,
                 f"data.columns.label: is required by objective {self.objective}",
             ),
             (
                 "knn_shapley" in policies and self.objective != "classification",
-                "selection.policy: knn_shapley needs class labels, so objective classification, "
-                f"but got {self.objective}",
+                "selection.policy: knn_shapley needs class labels and fixed features, so objective "
+                f"classification, but got {self.objective}",
             ),
             (
-                self.data.label_noise is not None and self.objective != "classification",
-                "data.label_noise: needs class labels, so objective classification, "
-                f"but got {self.objective}",
+                self.data.label_noise is not None and self.objective not in CLASSES,
+                "data.label_noise: needs class labels, so objective classification or "
+                f"sequence_classification, but got {self.objective}",
             ),
+            *self._text_problems(),
         ]
         for wrong, message in problems:
             if wrong:
                 raise ValueError(message)
         return self
+
+    def _text_problems(self) -> list[tuple[bool, str]]:
+        """What goes together: text columns, a pretrained model, and an objective for both."""
+        on_text, columns = self.objective in ON_TEXT, self.data.columns
+        return [
+            (
+                on_text and not isinstance(self.model, Pretrained),
+                f"model: objective {self.objective} needs `pretrained: PATH`, "
+                "a model and tokenizer of transformers",
+            ),
+            (
+                not on_text and isinstance(self.model, Pretrained),
+                f"objective: a pretrained model has {' or '.join(ON_TEXT)} but got "
+                f"{self.objective}",
+            ),
+            (
+                on_text and columns.form == "features",
+                f"data.columns.text: is required by objective {self.objective}",
+            ),
+            (
+                not on_text and columns.form != "features",
+                f"data.columns.features: is required by objective {self.objective}; "
+                f"{columns.form} is for {' and '.join(ON_TEXT)}",
+            ),
+            (
+                self.objective == "sequence_classification" and columns.form != "text",
+                f"data.columns.{columns.form}: is for objective causal_lm; "
+                "sequence_classification needs text",
+            ),
+        ]

@@ -9,7 +9,7 @@ import torch
 
 from curate.candidates import Candidates
 from curate.choose import Chosen, choose, selector_for
-from curate.datasets import TensorExamples
+from curate.datasets import SourceExamples
 from curate.errors import DataError, RecipeError, UserError
 from curate.evaluate import retrain
 from curate.influence import mean_metrics
@@ -29,7 +29,7 @@ class Bench:
     """
 
     job: Job
-    judging: dict[str, TensorExamples]
+    judging: dict[str, SourceExamples]
     plan: Plan
 
     @property
@@ -118,7 +118,7 @@ def set_up(job: Job) -> Bench:
 
 def divide(
     data: Candidates, fraction: float, seed: int
-) -> tuple[Candidates, dict[str, TensorExamples]]:
+) -> tuple[Candidates, dict[str, SourceExamples]]:
     """Every validation set in two at random: what scores see, and `fraction` that judges."""
     seen, judging = {}, {}
     for name, examples in data.validation.items():

@@ -19,7 +19,7 @@ from curate.models import (
     load_objective,
     probe,
 )
-from curate.recipe import schema
+from curate.recipe import models as recipe_models
 from tests import tiny
 
 
@@ -112,7 +112,7 @@ def test_builtin_models_have_the_shapes_they_say(activation: str) -> None:
 def test_recipe_lists_what_models_there_are() -> None:
     from typing import get_args
 
-    assert set(get_args(schema.Activation)) == set(ACTIVATIONS)
+    assert set(get_args(recipe_models.Activation)) == set(ACTIVATIONS)
 
 
 def test_cnn_refuses_flat_features_and_small_images() -> None:

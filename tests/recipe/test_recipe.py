@@ -143,7 +143,7 @@ def test_overrides_are_typed_and_leave_the_file_alone() -> None:
         ("selection.jump=high", "selection.jump: "),
         ("evaluation={}", "data.test: is required by evaluation"),
         ("evaluation.seeds=[1, 1]", r"evaluation.seeds: must not repeat itself but got \[1, 1\]"),
-        ("objective=mse", "objective: must be classification, regression or package.module:name"),
+        ("objective=mse", "objective: must be classification, regression, causal_lm, sequence_"),
         ("a=1", "a: unknown key"),
         ("data.train.path.x=1", None),
         ("nonsense", "--set must look like a.b=value but got 'nonsense'"),

@@ -1,0 +1,151 @@
+"""From rows to examples, as a recipe's columns say: features with labels, or texts."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from curate import datasets as rooms
+from curate import models
+from curate.datasets import Classes, Encoded, SourceExamples, TensorExamples, TokenExamples
+from curate.errors import DataError, ModelError, RecipeError
+from curate.recipe import Pretrained, Recipe
+
+
+class Reader(Protocol):
+    """Turns datasets into examples, all in the same way.
+
+    label: the column of labels, if one is read. classes: what its values are, if they are classes.
+    """
+
+    @property
+    def label(self) -> str | None: ...
+
+    @property
+    def classes(self) -> Classes | None: ...
+
+    def examples(self, data: Dataset, source: str) -> SourceExamples:
+        """All rows of `data`, which came from `source`."""
+        ...
+
+
+def find_reader(recipe: Recipe, train: Dataset) -> Reader:
+    """The reader for a recipe, its classes those of the training source."""
+    if isinstance(recipe.model, Pretrained):
+        return TextReader(recipe, train, recipe.model)
+    return FeatureReader(recipe, train)
+
+
+class FeatureReader:
+    """Columns of numbers or images, and labels of any kind."""
+
+    def __init__(self, recipe: Recipe, train: Dataset) -> None:
+        self.recipe = recipe
+        self.dtype = getattr(torch, recipe.training.dtype)
+        columns, source = recipe.data.columns, recipe.data.train.path
+        self.label = columns.label
+        self.classes: Classes | None = None
+        if self.label is not None:
+            rooms.require_columns(train, [self.label], source)
+        exclude = [self.label] if self.label else []
+        self.features = rooms.match_features(train, columns.features or [], exclude, source)
+        if self.label is not None and (
+            recipe.objective == "classification"
+            or (recipe.objective != "regression" and rooms.holds_names(train, self.label))
+        ):
+            self.classes = _find_classes(recipe, train, self.label)
+
+    def examples(self, data: Dataset, source: str) -> TensorExamples:
+        """All rows of `data`, with their labels if there are any."""
+        features = rooms.read_features(
+            data, self.features, source,
+            dtype=self.dtype, image_shape=self.recipe.data.columns.image_shape,
+        )  # fmt: skip
+        labels = None
+        if self.label is not None and self.classes is not None:
+            labels = rooms.read_classes(data, self.label, source, self.classes)
+        elif self.label is not None:
+            custom = self.recipe.objective != "regression"
+            labels = rooms.read_numbers(data, self.label, source, self.dtype, keep_ints=custom)
+        return TensorExamples(features, labels, torch.arange(len(data)), dtype=self.dtype)
+
+
+class TextReader:
+    """Columns of text through the model's tokenizer, and classes for a classifier."""
+
+    def __init__(self, recipe: Recipe, train: Dataset, model: Pretrained) -> None:
+        self.columns = recipe.data.columns
+        self.label = self.columns.label if recipe.objective == "sequence_classification" else None
+        self.classes = _find_classes(recipe, train, self.label) if self.label else None
+        self.tokenizer = models.load_tokenizer(model.tokenizer or model.pretrained)
+        config = models.load_config(model.pretrained)
+        self.vocabulary = models.vocabulary_size(config)
+        self.pad = models.pad_id(self.tokenizer, config)
+        most = models.most_tokens(self.tokenizer, config)
+        wanted = recipe.data.max_length
+        if wanted is not None and most is not None and wanted > most:
+            raise RecipeError(f"data.max_length: is {wanted}, but the model takes {most} tokens.")
+        self.max_length = wanted or min(models.DEFAULT_LENGTH, most or models.DEFAULT_LENGTH)
+
+    def examples(self, data: Dataset, source: str) -> TokenExamples:
+        """All rows of `data`, cut where they are too long, with their classes if there are any.
+
+        Raises:
+            DataError: a row has nothing to learn. ModelError: tokens that the model does not know.
+        """
+        labels: Tensor | None = None
+        if self.label is not None and self.classes is not None:
+            labels = rooms.read_classes(data, self.label, source, self.classes)
+        with models.quiet():
+            found = TokenExamples.gather(self._encoded(data, source), labels, self.pad)
+        self._refuse_empty(found, source)
+        self._refuse_unknown(found, source)
+        return found
+
+    def _encoded(self, data: Dataset, source: str) -> Iterator[Encoded]:
+        columns, tokenizer = self.columns, self.tokenizer
+        if self.label is not None:
+            assert columns.text is not None
+            return rooms.encode_whole(data, columns.text, source, tokenizer, self.max_length)
+        if columns.text is not None:
+            texts = rooms.encode_texts(data, columns.text, source, tokenizer)
+        elif columns.messages is not None:
+            texts = rooms.encode_messages(data, columns.messages, source, tokenizer)
+        else:
+            assert columns.prompt is not None
+            assert columns.completion is not None
+            texts = rooms.encode_completions(
+                data, columns.prompt, columns.completion, source, tokenizer
+            )
+        return rooms.shorten(texts, self.max_length)
+
+    def _refuse_empty(self, found: TokenExamples, source: str) -> None:
+        terms = found.lengths() if self.label is not None else found.terms()
+        empty = (terms == 0).nonzero().flatten().tolist()
+        if empty:
+            raise DataError(
+                f"{source}: {len(empty)} of {len(found)} rows have no token to learn, first row "
+                f"{empty[0]}, among the {self.max_length} of data.max_length; drop them"
+                f"{' or raise it' if found.cut[empty].any() else ''}."
+            )
+
+    def _refuse_unknown(self, found: TokenExamples, source: str) -> None:
+        unknown = found.tokens >= self.vocabulary
+        if unknown.any():
+            place = int(unknown.int().argmax())
+            row = int((found.starts[1:] <= place).sum())
+            raise ModelError(
+                f"model.tokenizer: gives token {int(found.tokens[place])} in row {row} of "
+                f"{source}, but the model has a vocabulary of {self.vocabulary}; give the "
+                "tokenizer that the model was made with."
+            )
+
+
+def _find_classes(recipe: Recipe, train: Dataset, label: str) -> Classes:
+    source = recipe.data.train.path
+    classes = rooms.find_classes(train, label, source, recipe.data.columns.classes)
+    if classes.count < 2:
+        raise DataError(f"{source}: column {label} has one class; there is nothing to learn.")
+    return classes

@@ -1,0 +1,224 @@
+"""Language models in a recipe: losses and influences against the long way, and whole runs."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from datasets import load_from_disk
+from torch import Tensor
+from torch.nn import functional as F
+
+from curate.influence import score_window
+from curate.prepare import Job, prepare
+from curate.recipe import check_recipe
+from curate.recipe.yaml import parse
+from curate.rules import AdamW
+from curate.trajectory import Step, record, replay
+from tests import words
+from tests.job import curate, verify
+
+CPU = torch.device("cpu")
+COMPLETION = "data.columns={prompt: prompt, completion: completion}"
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    words.write(tmp_path)
+    return tmp_path
+
+
+def job(*overrides: str, dtype: str = "float64") -> Job:
+    recipe = check_recipe(parse(words.RECIPE), [f"training.dtype={dtype}", *overrides])
+    return prepare(recipe, CPU)
+
+
+def alone(prepared: Job, position: int, part: Any = None) -> tuple[Tensor, Tensor]:
+    """One example without padding: its tokens, and which of them are learned, shape (t,)."""
+    examples: Any = prepared.data.examples if part is None else part
+    span = slice(int(examples.starts[position]), int(examples.starts[position + 1]))
+    return examples.tokens[span].long(), examples.learned[span]
+
+
+def plain_loss(module: Callable[..., Any], ids: Tensor, learned: Tensor) -> tuple[Tensor, int]:
+    """Summed loss of one text, token by token, and how many were summed."""
+    logits = module(input_ids=ids[None]).logits[0]
+    terms = [F.cross_entropy(logits[t - 1], ids[t]) for t in range(1, len(ids)) if bool(learned[t])]
+    return torch.stack(terms).sum(), len(terms)
+
+
+@pytest.mark.parametrize("override", ["data.max_length=24", COMPLETION])
+def test_losses_are_those_of_texts_alone(there: Path, override: str) -> None:
+    prepared = job("data.max_length=64", override)
+    task, _, state = prepared.start(0)
+    batch = task.examples.batch(torch.arange(12), CPU)
+    lengths = batch["attention_mask"].sum(dim=1)
+    assert lengths.min() < lengths.max()  # so that something is padded
+    with torch.no_grad():
+        found = task.objective.losses(task.model.bind(state.theta, training=False), batch)
+        expected = [plain_loss(task.model.module, *alone(prepared, i)) for i in range(12)]
+    assert (found - torch.stack([loss for loss, _ in expected])).abs().max() <= 1e-10
+    assert task.objective.sizes(batch).tolist() == [count for _, count in expected]
+
+
+def test_a_classifiers_losses_are_those_of_texts_alone(there: Path) -> None:
+    prepared = job("objective=sequence_classification")
+    task, _, state = prepared.start(0)
+    batch = task.examples.batch(torch.arange(12), CPU)
+    assert batch["attention_mask"].sum(dim=1).unique().numel() > 1
+    with torch.no_grad():
+        found = task.objective.losses(task.model.bind(state.theta, training=False), batch)
+        for i in range(12):
+            logits = task.model.module(input_ids=alone(prepared, i)[0][None]).logits
+            assert abs(F.cross_entropy(logits, batch["labels"][i : i + 1]) - found[i]) <= 1e-10
+
+
+def trained(prepared: Job, steps: Sequence[Step], rule: AdamW) -> float:
+    """The target's mean loss per token after plain training with torch's own AdamW."""
+    task, _, _ = prepared.start(0)
+    module, (target,) = task.model.module.train(), prepared.data.targets
+    optimizer = torch.optim.AdamW(module.parameters(), eps=rule.eps, weight_decay=0.0)
+    for step in steps:
+        loss, terms = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for row, weight in zip(step.rows.tolist(), step.weights, strict=True):
+            part, count = plain_loss(module, *alone(prepared, row))
+            loss, terms = loss + weight * part, terms + weight * count
+        optimizer.zero_grad()
+        (loss / terms).backward()
+        optimizer.param_groups[0]["lr"] = step.lrs[0]
+        optimizer.step()
+    with torch.no_grad():
+        parts = [
+            plain_loss(module, *alone(prepared, i, target.examples))
+            for i in range(len(target.examples))
+        ]
+    return float(sum(loss for loss, _ in parts)) / sum(count for _, count in parts)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 3], ids=["whole", "micro-batches"])
+def test_influences_with_tied_weights_are_finite_differences(there: Path, micro_batch: int) -> None:
+    prepared = job(COMPLETION, "data.max_length=64", "data.validation.fraction=0.1")
+    task, _, state = prepared.start(0)
+    module: Any = task.model.module
+    assert module.lm_head.weight is module.transformer.wte.weight
+    assert "lm_head.weight" not in task.model.names
+    rule, generator = AdamW(eps=1e-4, weight_decay=0.0), torch.Generator().manual_seed(1)
+    order = torch.randperm(len(task.examples), generator=generator)
+    steps = [
+        Step(rows, torch.tensor([1.0, 0.7, 1.3, 1.0], dtype=torch.float64), (lr,), 0, micro_batch)
+        for rows, lr in zip(order[:12].split(4), (3e-3, 2e-3, 1e-3), strict=True)
+    ]
+    recording = record(task, rule, state, steps, snapshots=9)
+    scores = score_window(task, rule, recording, prepared.data.targets)
+    assert abs(trained(prepared, steps, rule) - float(scores.target_losses[0])) <= 1e-10
+    for t, step in enumerate(steps):
+        terms = step.weights * scores.sizes[t]
+        # of the weighted mean over tokens, from what leaving out does to it (`influence`)
+        found = -scores.influences[t][0] * (terms.sum() - terms) / (step.weights * terms.sum())
+        expected = []
+        for i in range(4):
+            ends = []
+            for change in (1e-5, -1e-5):
+                moved = step.weights.clone()
+                moved[i] += change
+                ends.append(
+                    trained(prepared, [*steps[:t], step.reweight(moved), *steps[t + 1 :]], rule)
+                )
+            expected.append((ends[0] - ends[1]) / 2e-5)
+        difference = (found - torch.tensor(expected, dtype=torch.float64)).abs().max()
+        assert difference <= 1e-6 * max(map(abs, expected)), (t, found, expected)
+
+
+def test_dropout_falls_the_same_way_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words.write(tmp_path, dropout=0.2)
+    prepared = job()
+    task, rule, state = prepared.start(0)
+    steps = prepared.steps(0)[:4]
+    one, other = (replay(task, rule, state, steps).theta for _ in range(2))
+    assert torch.equal(one, other)
+    plain = replay(task, rule, state, [replace(step, seed=0) for step in steps]).theta
+    assert not torch.equal(one, plain)  # so that something was dropped
+
+
+def test_a_model_from_scratch_depends_on_the_seed_alone(there: Path) -> None:
+    prepared = job("model.from_scratch=true")
+    first, again, other = (prepared.start(seed)[2].theta for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    loaded, same = (job().start(seed)[2].theta for seed in (1, 2))
+    assert torch.equal(loaded, same)
+
+
+def test_only_adapters_are_trained(there: Path) -> None:
+    task, _, state = job("model.lora={rank: 2, alpha: 4, target_modules: [c_attn]}").start(0)
+    assert all("lora_" in name for name in task.model.names)
+    assert state.theta.numel() == 2 * (32 * 2 + 2 * 96)
+    task, _, _ = job("model.lora={rank: 2}", "objective=sequence_classification").start(0)
+    assert [name for name in task.model.names if "lora_" not in name] == [
+        "base_model.model.score.modules_to_save.default.weight"
+    ]
+
+
+WHOLE_RUNS = [
+    ["data.max_length=24"],
+    ["selection.jump=exact"],
+    ["selection.curvature=ggn"],
+    ["selection.policy=loss"],
+    ["selection.policy=random"],
+    ["training.micro_batch=3", "training.clip_norm=1.0"],
+    [COMPLETION, "data.max_length=64"],
+    ["model.lora={rank: 2}", COMPLETION, "data.max_length=64"],
+    ["objective=sequence_classification", "data.label_noise={fraction: 0.2}"],
+    ["objective=sequence_classification", "model={pretrained: tiny, lora: {rank: 2}}"],
+    ["model.from_scratch=true", "selection.group_by=label"],
+]
+
+
+@pytest.mark.parametrize("overrides", WHOLE_RUNS, ids=" ".join)
+def test_select_from_text_to_dataset(there: Path, overrides: list[str]) -> None:
+    settings = [part for override in overrides for part in ("--set", override)]
+    assert curate("text.yaml", "--out", "out", *settings) == 0
+    kept = load_from_disk("out")["train"]
+    assert set(kept.column_names) >= set(words.texts(1).column_names)
+    scores = pl.read_parquet("out/scores.parquet")
+    rows = scores.sort("row").filter("kept")["row"].to_list()
+    assert kept["note"][:] == [f"row {row}" for row in rows]
+    assert len(rows) == 18
+    assert scores["score"].is_finite().all()
+    assert curate("out/recipe.yaml", "--out", "again") == 0
+    assert scores.equals(pl.read_parquet("again/scores.parquet"))
+
+
+def test_conversations_are_selected(there: Path) -> None:
+    tokenizer = words.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    tokenizer.save_pretrained("chatty")
+    assert curate(
+        "text.yaml", "--out", "out", "--set", "data.columns={messages: messages}",
+        "--set", "model.tokenizer=chatty",
+    ) == 0  # fmt: skip
+    assert len(load_from_disk("out")["train"]) == 18
+
+
+def test_what_is_truncated_is_counted(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert curate("text.yaml", "--out", "out") == 0
+    said = capsys.readouterr().out
+    counts = json.loads(Path("out/provenance.json").read_text())["truncated"]
+    lengths = [len(words.tokenizer()(row)["input_ids"]) + 1 for row in words.passages(60)]
+    assert sum(counts.values()) == sum(length > 24 for length in lengths) > 0
+    assert f"truncated to data.max_length: {counts['train']} of train, " in said
+
+
+def test_evaluation_retrains_and_verify_leaves_out(there: Path) -> None:
+    evaluation = "evaluation={seeds: [0, 1], against: [everything, random, loss]}"
+    assert curate("text.yaml", "--out", "out", "--set", evaluation) == 0
+    found = json.loads(Path("out/provenance.json").read_text())["evaluation"]
+    assert {row["trained_on"] for row in found} == {"look_ahead", "everything", "random", "loss"}
+    assert all(row["loss"]["mean"] > 0 and "token_accuracy" in row for row in found)
+    assert verify("out", "--examples", "4") == 0

@@ -1,0 +1,93 @@
+"""Malformed recipes and data for language models: one line each, exit code 2, nothing left."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from tests import words
+from tests.job import curate
+from tests.test_malformed import refused_in_one_line
+
+CLASSES = "objective=sequence_classification"
+BAD_RECIPES: list[tuple[list[str], str]] = [
+    (["model.pretrained=gone"], "gone: cannot be loaded: no such directory, and from the Hub: "),
+    (["model.pretrained=./gone"], "model.tokenizer: ./gone: no such directory"),
+    (["model={pretrained: ./gone, tokenizer: tiny}"], "model.pretrained: ./gone: no such directo"),
+    (["model.tokenizer=./gone"], "model.tokenizer: ./gone: no such directory"),
+    (["model.pretrained=bare"], "model.tokenizer: bare: holds no tokenizer; give"),
+    (["model={pretrained: tiny, tokenizer: large}"], "model.tokenizer: gives token 320 in row "),
+    (["model={pretrained: tiny, kind: mlp}"], "model.kind: does not belong here; remove it"),
+    (["model={kind: mlp}"], "model: objective causal_lm needs `pretrained: PATH`"),
+    (["model.lora={rank: 0}"], "model.lora.rank: must be greater than or equal to 1 but got 0"),
+    (["model.lora={target_modules: [nope]}"], "model.lora: peft raised "),
+    (["objective=classification"], "objective: a pretrained model has causal_lm or sequence_class"),
+    (["data.columns={text: messages}"], "column messages holds List("),
+    (["data.columns={text: nope}"], "texts.parquet: there is no column nope; it has text, "),
+    (["data.columns={text: text, features: [x]}"],
+     "data.columns: give exactly one of features, text, prompt with completion, and messages, but "
+     "got features and text"),
+    (["data.columns={}"], "and messages, but got none"),
+    (["data={train: texts.parquet, columns: {features: [x]}, validation: {fraction: 0.2}}"],
+     "data.columns.text: is required by objective causal_lm"),
+    (["data.columns={prompt: nope, completion: text}"], "there is no column nope"),
+    (["data.columns={completion: text}"], "belong together, but there is no prompt"),
+    (["data.columns={prompt: text}"], "belong together, but there is no completion"),
+    (["data.columns={messages: text}"], "the tokenizer has no chat template"),
+    (["data.columns={text: text, image_shape: [2, 2]}"], "image_shape is for features; remove it"),
+    (["data.standardize=true"], "data: standardize is for features; remove it"),
+    (["data.max_length=1"], "data.max_length: must be greater than or equal to 2 but got 1"),
+    (["data.max_length=65"], "data.max_length: is 65, but the model takes 64 tokens"),
+    (["data.max_length=2", "data.columns={prompt: prompt, completion: completion}"],
+     "rows have no token to learn, first row 0, among the 2 of data.max_length; drop them or rai"),
+    (["selection.policy=knn_shapley"], "knn_shapley needs class labels and fixed features"),
+    (["selection.policy=knn_shapley", CLASSES], "knn_shapley needs class labels and fixed feature"),
+    (["data.label_noise={fraction: 0.1}"], "data.label_noise: needs class labels, so objective"),
+    ([CLASSES, "data.columns={messages: messages}"],
+     "data.columns.messages: is for objective causal_lm; sequence_classification needs text"),
+    ([CLASSES, "data.columns={text: text, label: nope}"], "there is no column nope"),
+    ([CLASSES, "data.columns={text: text, label: null}"], "data.columns.label: is required by"),
+]  # fmt: skip
+BAD_DATA: list[tuple[dict[str, Any], str]] = [
+    ({"text": ["a b", None, "c d"]}, "column text is null at row 1"),
+    ({"text": ["a b", "", "c d", ""]}, "2 of 4 rows have no token to learn, first row 1"),
+    ({"text": [1, 2, 3]}, "column text holds Value('int64'); text must be strings"),
+    ({"text": [b"a", b"b", b"c"]}, "text must be strings"),
+]
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    words.write(tmp_path)
+    words.gpt2().save_pretrained("bare")
+    large = words.tokenizer()
+    large.add_tokens(["the"])
+    large.save_pretrained("large")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD_RECIPES)
+def test_malformed_recipes_are_refused_in_one_line(
+    there: Path, overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    before = sorted(there.iterdir())
+    settings = [part for override in overrides for part in ("--set", override)]
+    assert curate("text.yaml", "--out", "some/out", *settings) == 2
+    refused_in_one_line(capsys, message)
+    assert sorted(there.iterdir()) == before
+
+
+@pytest.mark.parametrize(("columns", "message"), BAD_DATA)
+def test_malformed_data_is_refused_in_one_line(
+    there: Path, columns: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Dataset.from_dict(columns).to_parquet("bad.parquet")
+    capsys.readouterr()
+    before = sorted(there.iterdir())
+    settings = ("--set", "data.train=bad.parquet", "--set", "data.validation=texts.parquet")
+    assert curate("text.yaml", "--out", "some/out", *settings) == 2
+    refused_in_one_line(capsys, message)
+    assert sorted(there.iterdir()) == before
