@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +164,10 @@ def score_table(scores: Scores, choice: Choice, rows: Array, targets: list[str])
 
 def made_with() -> dict[str, Any]:
     """Versions and machine, for the provenance of any result."""
-    packages = ("curate", "torch", "datasets", "polars", "numpy")
+    packages = ("curate", "torch", "datasets", "polars", "numpy", "transformers", "peft")
     return {
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in packages if find_spec(package)},
         "platform": platform.platform(),
         "git_commit": _git_commit(),
     }
