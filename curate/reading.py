@@ -79,8 +79,8 @@ class TextReader:
         self.columns = recipe.data.columns
         self.label = self.columns.label if recipe.objective == "sequence_classification" else None
         self.classes = _find_classes(recipe, train, self.label) if self.label else None
-        self.tokenizer = models.load_tokenizer(model.tokenizer or model.pretrained)
         config = models.load_config(model.pretrained)
+        self.tokenizer = models.load_tokenizer(model.tokenizer or model.pretrained)
         self.vocabulary = models.vocabulary_size(config)
         self.pad = models.pad_id(self.tokenizer, config)
         most = models.most_tokens(self.tokenizer, config)

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 VOCABULARY, POSITIONS, EOS = 320, 64, "<|end|>"
 RECIPE = """
@@ -75,6 +83,28 @@ def gpt2(vocabulary: int = VOCABULARY, dropout: float = 0.0) -> GPT2LMHeadModel:
             vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=POSITIONS,
             resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
             bos_token_id=None, eos_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def llama() -> LlamaForCausalLM:
+    """Rotary positions, grouped queries, and a head of its own."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=POSITIONS,
+        )
+    )  # fmt: skip
+
+
+def bert() -> BertForSequenceClassification:
+    """Attention both ways, and dropout."""
+    torch.manual_seed(0)
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=POSITIONS,
         )
     )  # fmt: skip
 

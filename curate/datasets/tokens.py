@@ -68,10 +68,10 @@ class TokenExamples:
         return len(self.rows)
 
     def batch(self, rows: Tensor, device: torch.device) -> Mapping[str, Tensor]:
-        lengths = self.lengths()[rows]
-        offsets = torch.arange(int(lengths.max()))
-        inside = offsets < lengths[:, None]
-        places = (self.starts[:-1][rows, None] + offsets).where(inside, 0)
+        starts, ends = self.starts[rows], self.starts[rows + 1]
+        places = starts[:, None] + torch.arange(int((ends - starts).max()))
+        inside = places < ends[:, None]
+        places = places.where(inside, 0)
         ids = self.tokens[places].long()
         batch = {
             "input_ids": ids.where(inside, self.pad),
