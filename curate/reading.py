@@ -125,10 +125,11 @@ class TextReader:
         terms = found.lengths() if self.label is not None else found.terms()
         empty = (terms == 0).nonzero().flatten().tolist()
         if empty:
+            cut = bool(found.cut[empty].any())
+            within = f" in the {self.max_length} of data.max_length" if cut else ""
             raise DataError(
-                f"{source}: {len(empty)} of {len(found)} rows have no token to learn, first row "
-                f"{empty[0]}, among the {self.max_length} of data.max_length; drop them"
-                f"{' or raise it' if found.cut[empty].any() else ''}."
+                f"{source}: {len(empty)} of {len(found)} rows have no token to learn{within}, the "
+                f"first at row {empty[0]}; drop them{' or raise it' if cut else ''}."
             )
 
     def _refuse_unknown(self, found: TokenExamples, source: str) -> None:

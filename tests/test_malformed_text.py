@@ -39,7 +39,7 @@ BAD_RECIPES: list[tuple[list[str], str]] = [
     (["data.max_length=1"], "data.max_length: must be greater than or equal to 2 but got 1"),
     (["data.max_length=65"], "data.max_length: is 65, but the model takes 64 tokens"),
     (["data.max_length=2", "data.columns={prompt: prompt, completion: completion}"],
-     "rows have no token to learn, first row 0, among the 2 of data.max_length; drop them or rai"),
+     "have no token to learn in the 2 of data.max_length, the first at row 0; drop them or raise "),
     (["selection.policy=knn_shapley"], "knn_shapley needs class labels and fixed features"),
     (["selection.policy=knn_shapley", CLASSES], "knn_shapley needs class labels and fixed feature"),
     (["data.label_noise={fraction: 0.1}"], "data.label_noise: needs class labels, so objective"),
@@ -50,7 +50,10 @@ BAD_RECIPES: list[tuple[list[str], str]] = [
 ]  # fmt: skip
 BAD_DATA: list[tuple[dict[str, Any], str]] = [
     ({"text": ["a b", None, "c d"]}, "column text is null at row 1"),
-    ({"text": ["a b", "", "c d", ""]}, "2 of 4 rows have no token to learn, first row 1"),
+    (
+        {"text": ["a b", "", "c d", ""]},
+        "2 of 4 rows have no token to learn, the first at row 1; drop",
+    ),
     ({"text": [1, 2, 3]}, "column text holds Value('int64'); text must be strings"),
     ({"text": [b"a", b"b", b"c"]}, "text must be strings"),
 ]

@@ -15,8 +15,10 @@ through: logits of a vocabulary of 50,000 in float32 then take 1.6 GB."""
 
 
 class Encoded(NamedTuple):
-    """One text as token ids; `learned` says which of them the loss is about, `cut` if some
-    are missing at its end."""
+    """One text as token ids.
+
+    learned: which of them the loss is about. cut: whether some are missing at its end.
+    """
 
     ids: Sequence[int]
     learned: Sequence[bool]
