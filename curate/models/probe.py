@@ -64,7 +64,7 @@ def _refuse_mixing(model: FlatModel, objective: Objective, examples: Examples, c
         alone = torch.cat(
             [objective.losses(bound, examples.batch(row, model.device)) for row in rows.split(1)]
         )
-    if not torch.allclose(together, alone, rtol=1e-2, atol=1e-4, equal_nan=True):
+    if not torch.allclose(together, alone, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise ModelError(
             "an example's loss depends on who shares its batch "
             f"({float(alone[0]):.6g} alone, {float(together[0]):.6g} with another), so no example "

@@ -58,7 +58,10 @@ def write_recipe(recipe: Recipe) -> str:
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values, every default spelled out."""
-    return recipe.model_dump(mode="json", exclude_none=True)
+    plain = recipe.model_dump(mode="json", exclude_none=True)
+    if recipe.data.columns.label is None:  # which is not its default
+        plain["data"]["columns"]["label"] = None
+    return plain
 
 
 def fingerprint(recipe: Recipe) -> str:

@@ -47,6 +47,12 @@ FULL: list[dict[str, Any]] = [
         }
     },
     BASE | {"selection": {"keep": {"threshold": -0.5}, "policy": "loss"}},
+    {
+        "data": {"train": "x", "validation": "y", "columns": {"text": "t", "label": None}},
+        "model": {"pretrained": "m", "lora": {"rank": 4}},
+        "objective": "causal_lm",
+        "tune": {"horizons": [1, "full"]},
+    },
 ]  # fmt: skip
 
 
