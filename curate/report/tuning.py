@@ -99,7 +99,7 @@ def plot_tuning(tuned: Tuned, path: Path) -> None:
             corner = (j - 0.5, i - 0.5)
             axes.add_patch(Rectangle(corner, 1, 1, fc="0.93", ec="0.6", hatch="///", lw=0))
         elif np.isfinite(values[i, j]):
-            shade = float(np.asarray(image.norm(values[i, j])))
+            shade = float(np.ravel(image.norm(values[i, j]))[0])
             dark = shade > 0.5 if lower_is_better else shade < 0.5
             text = f"{values[i, j]:.3g}" + (" ★" if pair == tuned.pair else "")
             _write(axes, i, j, text, color="white" if dark else "black", weight="bold")

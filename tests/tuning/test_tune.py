@@ -141,6 +141,13 @@ def test_the_price_of_a_run_is_that_of_the_steps_it_takes(here: Path) -> None:
     assert plan.target_share == 12 / 16
 
 
+def test_a_grid_of_which_one_pair_is_run_ends_like_any_other(here: Path) -> None:
+    tuned = curate.tune(recipe("tune={}"), here / "out")
+    assert len(finished(tuned.table)) == 1
+    assert (here / "out/tune.png").read_bytes().startswith(b"\x89PNG")
+    assert load_recipe(here / "out/recipe.yaml") == tuned.recipe
+
+
 def test_nothing_is_tested_where_the_recipe_names_no_test_set(here: Path) -> None:
     tuned = curate.tune(recipe("data.test=null"), here / "out")
     assert tuned.test is None
