@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from curate.choose import Chosen, choose
-from curate.errors import UserError
+from curate.errors import OutputError, UserError
 from curate.evaluate import auroc, evaluate
 from curate.influence import expected_error
 from curate.journal import JOURNAL
@@ -180,6 +180,7 @@ def tune(
         RunError: no pair can be trusted.
     """
     phases, out = phases or Phases(), Path(out)
+    _refuse_foreign_recipe(out)
     with phases.phase("read"):
         job = prepare(recipe, choose_device(device))
     with suitable_threads(job.step_flops()):
@@ -203,6 +204,15 @@ def tune(
     yaml = write_recipe(tuned.recipe)
     write_whole(out / "recipe.yaml", lambda part: part.write_text(yaml, encoding="utf-8"))
     return tuned
+
+
+def _refuse_foreign_recipe(out: Path) -> None:
+    """Raise OutputError if `out` has a recipe.yaml that no tuning wrote."""
+    if (out / "recipe.yaml").exists() and not (out / "tune.json").exists():
+        raise OutputError(
+            f"{out}: has a recipe.yaml that tune did not write and would replace; "
+            "give another --out."
+        )
 
 
 def _refuse_other_data(run: Path, sources: dict[str, Any]) -> None:

@@ -336,6 +336,17 @@ def test_what_cannot_be_tuned_is_refused_in_a_line(
     assert not (here / "some").exists()
 
 
+def test_a_recipe_that_is_not_its_own_is_not_replaced(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of a selection, or the very one that is tuned."""
+    before = (here / "recipe.yaml").read_bytes()
+    assert tune("--out", ".") == 2
+    assert ".: has a recipe.yaml that tune did not write" in capsys.readouterr().err
+    assert (here / "recipe.yaml").read_bytes() == before
+    assert not (here / "study.journal").exists()
+
+
 def test_another_recipe_is_not_mixed_in(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tune("--out", "out", "--quiet") == 0
     before = (here / "out/tune.json").read_bytes()
