@@ -10,7 +10,7 @@ the earlier counts.
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -112,7 +112,8 @@ class Board:
             with heartbeat(self._storage, trial_id):
                 yield
         except BaseException:
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):  # it is finished already
+                self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
             raise
 
     def finish(self, unit: Unit, value: float | None, notes: dict[str, Any]) -> None:

@@ -46,6 +46,18 @@ def test_a_unit_is_claimed_once_and_its_result_is_there_for_all(
         each.close()
 
 
+def test_what_breaks_off_after_the_end_of_the_work_leaves_the_result(
+    tmp_path: Path, url: str | None
+) -> None:
+    own = board(tmp_path, url)
+    assert own.claim(UNITS) == UNITS[0]
+    own.finish(UNITS[0], 0.5, {})
+    with pytest.raises(KeyboardInterrupt), own.at_work(UNITS[0]):
+        raise KeyboardInterrupt
+    assert own.entries()[UNITS[0]].value == 0.5
+    own.close()
+
+
 def test_trials_are_complete_or_pruned_and_the_best_is_optunas_too(
     tmp_path: Path, url: str | None
 ) -> None:
