@@ -21,15 +21,19 @@ HEARTBEAT, GRACE = 20, 90
 
 
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
-    """The database at `url`, or a journal in `folder`, which nobody else must write meanwhile.
+    """The database at `url`, or a journal in `folder`.
 
     Raises:
         OptionError: the database cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url is None:
-        mend(folder / JOURNAL)
         lock = _KernelLock(str(folder / JOURNAL))
+        lock.acquire()  # a process at work may be writing
+        try:
+            mend(folder / JOURNAL)
+        finally:
+            lock.release()
         return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock))
     try:
         with _experimental():

@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import optuna
 import pytest
+from filelock import FileLock
 from optuna.trial import TrialState
 
 from curate.errors import OptionError, OutputError
@@ -163,6 +165,20 @@ def test_a_last_line_that_its_writer_died_in_is_cut_off(tmp_path: Path) -> None:
     assert again.entries()[UNITS[0]].value == 1.0
     assert again.claim(UNITS) == UNITS[1]
     again.close()
+
+
+def test_a_line_that_another_process_is_writing_is_not_cut_off(tmp_path: Path) -> None:
+    board(tmp_path).close()
+    journal = tmp_path / JOURNAL
+    whole = journal.read_bytes()
+    with FileLock(str(journal) + ".flock"):
+        journal.write_bytes(whole + b'{"op_code": 5, "wor')
+        late = threading.Thread(target=lambda: board(tmp_path).close())
+        late.start()
+        time.sleep(0.3)
+        assert journal.read_bytes() != whole
+    late.join()
+    assert journal.read_bytes() == whole
 
 
 def test_another_tuning_in_the_same_place_is_refused_by_what_differs(tmp_path: Path) -> None:
