@@ -20,9 +20,9 @@ from filelock import FileLock
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from curate.errors import OutputError
+from curate.errors import CurateError, OutputError
 from curate.tuning.plan import Pair, Plan
-from curate.tuning.storage import Presence, fail_the_dead, heartbeat, open_storage
+from curate.tuning.storage import JOURNAL, Presence, fail_the_dead, heartbeat, open_storage
 
 
 class Unit(NamedTuple):
@@ -61,16 +61,14 @@ class Board:
         self.folder, self._plan, self.name = folder, plan, f"curate {key}"
         try:
             self._presence = Presence(folder)
-            self._lock = FileLock(folder / ".lock")
-            with self.lock():
-                self._storage = open_storage(folder, url)
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written: {error.strerror}.") from error
-        with self.lock():
-            if url is None:
-                self._refuse_another(asked)
-            self.study = self._study(self.name, asked)
-            self._pilots = self._study(f"{self.name} pilots", asked)
+        try:
+            self._lock = FileLock(folder / ".lock")
+            self._open(url, asked)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Say that this process is at work no more."""
@@ -140,6 +138,23 @@ class Board:
     def recall(self, name: str) -> Any:
         """What was noted, None if nothing was."""
         return self.study.user_attrs.get(name)
+
+    def _open(self, url: str | None, asked: dict[str, Any]) -> None:
+        try:
+            with self.lock():
+                self._storage = open_storage(self.folder, url)
+                if url is None:
+                    self._refuse_another(asked)
+                self.study = self._study(self.name, asked)
+                self._pilots = self._study(f"{self.name} pilots", asked)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be written: {error.strerror}.") from error
+        except (LookupError, TypeError, ValueError) as error:  # what Optuna makes of other files
+            if url is not None or isinstance(error, CurateError):
+                raise
+            raise OutputError(
+                f"{self.folder / JOURNAL}: is damaged, or no study; delete it to start anew."
+            ) from error
 
     def _study(self, name: str, asked: dict[str, Any]) -> optuna.Study:
         study = optuna.create_study(

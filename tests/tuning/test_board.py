@@ -181,10 +181,20 @@ def test_a_line_that_another_process_is_writing_is_not_cut_off(tmp_path: Path) -
     assert journal.read_bytes() == whole
 
 
+@pytest.mark.parametrize("content", [b"notes\n", b"\xa5\n", b'{"a": 1}\n', b"[]\n", b"\n\n"])
+def test_a_file_that_is_no_study_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / JOURNAL).write_bytes(content)
+    with pytest.raises(OutputError, match=r"study\.journal: is damaged, or no study"):
+        board(tmp_path)
+    assert (tmp_path / JOURNAL).read_bytes() == content
+    assert not any((tmp_path / ".alive").iterdir())
+
+
 def test_another_tuning_in_the_same_place_is_refused_by_what_differs(tmp_path: Path) -> None:
     board(tmp_path, asked={"recipe": {"a": 1, "b": {"c": 2}}}).close()
     with pytest.raises(OutputError, match=r"recipe\.b\.c was 2 and is 3\. Give another --out"):
         Board(tmp_path, None, PLAN, "other", {"recipe": {"a": 1, "b": {"c": 3}}})
+    assert not any((tmp_path / ".alive").iterdir())
 
 
 def test_differences_are_found_where_they_are() -> None:
