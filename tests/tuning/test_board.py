@@ -16,7 +16,7 @@ from curate.errors import OptionError, OutputError
 from curate.recipe import Tune
 from curate.tuning.board import Board, Unit, difference
 from curate.tuning.plan import Pair, Plan
-from curate.tuning.storage import JOURNAL
+from curate.tuning.storage import JOURNAL, open_storage
 
 PLAN = Plan((1, 4), (1e-3, 1e-2), 8, 1.0, False, 4, None, Tune())
 UNITS = [Unit(1e-3), Unit(1e-2)]
@@ -173,7 +173,7 @@ def test_a_line_that_another_process_is_writing_is_not_cut_off(tmp_path: Path) -
     whole = journal.read_bytes()
     with FileLock(str(journal) + ".flock"):
         journal.write_bytes(whole + b'{"op_code": 5, "wor')
-        late = threading.Thread(target=lambda: board(tmp_path).close())
+        late = threading.Thread(target=open_storage, args=(tmp_path, None))
         late.start()
         time.sleep(0.3)
         assert journal.read_bytes() != whole
@@ -181,7 +181,7 @@ def test_a_line_that_another_process_is_writing_is_not_cut_off(tmp_path: Path) -
     assert journal.read_bytes() == whole
 
 
-@pytest.mark.parametrize("content", [b"notes\n", b"\xa5\n", b'{"a": 1}\n', b"[]\n", b"\n\n"])
+@pytest.mark.parametrize("content", [b"notes\nmore\n", b"\xa5\n", b'{"a": 1}\n', b"[]\n", b"\n\n"])
 def test_a_file_that_is_no_study_is_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / JOURNAL).write_bytes(content)
     with pytest.raises(OutputError, match=r"study\.journal: is damaged, or no study"):
