@@ -16,7 +16,8 @@ from pydantic import (
 
 from curate.recipe.section import Section
 
-LearningRate = Annotated[float, Field(gt=0, le=1e6)]
+MOST_RATE = 1e6
+LearningRate = Annotated[float, Field(gt=0, le=MOST_RATE)]
 Decay = Annotated[float, Field(ge=0, le=1e6)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

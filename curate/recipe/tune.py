@@ -4,10 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from curate.recipe.optimizers import LearningRate
 from curate.recipe.section import Count, Fraction, Section, Seed
 
 Horizons = Annotated[list[Count | Literal["full"]], Field(min_length=1)]
-Rates = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+Rates = Annotated[list[LearningRate], Field(min_length=1)]
 
 
 class Tune(Section):
@@ -40,7 +41,15 @@ class Tune(Section):
                 f"must be a list of numbers of steps, at least 1, or `full` but got {value!r}"
             ) from None
 
-    @field_validator("horizons", "learning_rates", "seeds")
+    @field_validator("learning_rates")
+    @classmethod
+    def _told_apart(cls, value: list[float] | None) -> list[float] | None:
+        """By the six digits that names of files and reports have room for."""
+        if value is not None and len({f"{lr:g}" for lr in value}) < len(value):
+            raise ValueError(f"must not repeat itself within six digits but got {value}")
+        return value
+
+    @field_validator("horizons", "seeds")
     @classmethod
     def _no_repeats(cls, value: list[Any] | None) -> list[Any] | None:
         if value is not None and len(set(value)) < len(value):

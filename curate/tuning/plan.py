@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from curate.errors import RecipeError
 from curate.recipe import Recipe, Tune
+from curate.recipe.optimizers import MOST_RATE
 
 SCORED, EXACT = 4, 9
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -193,6 +194,11 @@ def make_plan(recipe: Recipe, steps: int, target_share: float) -> Plan:
     least = max(plan.run_passes(k) for k in plan.horizons)
     if plan.left() < least:
         share = tune.budget + (least - plan.left()) / plan.grid_passes()
+        if share > 1:
+            raise RecipeError(
+                f"tune: a grid of {len(plan.pairs)} pairs is too small: pilots and one run cost "
+                "more than runs of them all; give more horizons."
+            )
         raise RecipeError(
             f"tune.budget: {tune.budget:g} of the grid of {len(plan.pairs)} pairs does not pay for "
             f"the pilots and one run, which take {share:.2f}; raise it, or lower tune.coverage."
@@ -229,4 +235,5 @@ def _horizons(given: Sequence[int | str] | None, steps: int) -> tuple[int, ...]:
 
 def _rates(recipe: Recipe) -> list[float]:
     base = recipe.training.optimizer.lr
-    return [float(f"{base * factor:.3g}") for factor in FACTORS]
+    rates = [base if factor == 1 else float(f"{base * factor:.3g}") for factor in FACTORS]
+    return [lr for lr in dict.fromkeys(rates) if 0 < lr <= MOST_RATE]

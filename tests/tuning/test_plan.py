@@ -134,6 +134,17 @@ def test_a_grid_that_is_not_given_comes_from_the_recipe(
     assert made.learning_rates == (2e-4, 6e-4, 2e-3, 6e-3, 2e-2)
 
 
+def test_rates_that_are_not_given_have_the_recipes_own_and_are_ones_it_could_have() -> None:
+    def rates(lr: float) -> tuple[float, ...]:
+        training = {"optimizer": {"kind": "adamw", "lr": lr}}
+        raw = RAW | {"training": training, "tune": {"budget": 1.0}}
+        return make_plan(check_recipe(raw), 136, 1.0).learning_rates
+
+    assert rates(0.0012345)[2] == 0.0012345
+    assert rates(1e6) == (1e5, 3e5, 1e6)
+    assert min(rates(1e-323)) > 0
+
+
 def test_a_grid_that_is_given_is_put_in_order() -> None:
     tune = {"horizons": ["full", 4, 1], "learning_rates": [1e-2, 1e-3], "budget": 1.0}
     made = make_plan(check_recipe(RAW | {"tune": tune}), 10, 1.0)
@@ -145,6 +156,10 @@ def test_a_grid_that_is_given_is_put_in_order() -> None:
     ("tune", "message"),
     [
         ({"horizons": [11]}, r"tune.horizons: 11 is longer than the run, which has 10 steps"),
+        (
+            {"horizons": [4], "learning_rates": [1e-2], "budget": 1.0},
+            r"tune: a grid of 1 pairs is too small",
+        ),
         ({"budget": 0.01}, r"tune.budget: 0.01 of the grid .* which take 0\.\d\d; raise it"),
     ],
 )
@@ -160,6 +175,8 @@ def test_what_cannot_be_done_is_refused(tune: dict[str, object], message: str) -
         ({"horizons": [0]}, "tune.horizons: must be a list of numbers of steps"),
         ({"horizons": [2, 2]}, r"tune.horizons: must not repeat itself but got \[2, 2\]"),
         ({"learning_rates": [-1.0]}, "tune.learning_rates.0: must be greater than 0"),
+        ({"learning_rates": [1e300]}, "tune.learning_rates.0: must be less than or equal to"),
+        ({"learning_rates": [0.01, 0.010000001]}, "must not repeat itself within six digits"),
         ({"budget": 1.5}, "tune.budget: must be less than or equal to 1"),
         ({"validation": 1.0}, "tune.validation: must be less than 1"),
         ({"seeds": []}, r"tune.seeds: must have at least 1 item"),
