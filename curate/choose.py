@@ -19,7 +19,7 @@ from curate.policies import (
     SmallLoss,
     shapley_values,
 )
-from curate.prepare import Job, memory_bytes, snapshot_count
+from curate.prepare import Job, disk_room, memory_bytes, snapshot_count
 from curate.progress import Phases
 from curate.rules import State
 from curate.select import Selector
@@ -64,6 +64,7 @@ def selector_for(job: Job, policy: str) -> tuple[Selector, State, list[Step]]:
             ),
             snapshots=snapshot_count(job.recipe, state),
             tape_bytes=memory_bytes(job.recipe.trajectory.tapes),
+            disk=disk_room(job.recipe, state, job.scratch),
         ),
         budget=Budget(**selection.keep.model_dump()),
         horizon=horizon,

@@ -16,6 +16,7 @@ from curate.output import (
     MARK,
     Selection,
     check_free,
+    existing_parent,
     made_with,
     provenance,
     score_table,
@@ -54,7 +55,7 @@ def run_select(
     phases = phases or Phases()
     check_free(out, overwrite=overwrite)
     with phases.phase("read"):
-        job = prepare(recipe, choose_device(device))
+        job = prepare(recipe, choose_device(device), existing_parent(out))
     with suitable_threads(job.step_flops()) as threads:
         chosen, summary = _score_and_evaluate(job, phases)
     names = [target.name for target in job.data.targets]
@@ -131,7 +132,7 @@ def run_verify(
             "verify needs look_ahead."
         )
     with phases.phase("read"):
-        job = prepare(recipe, choose_device(device))
+        job = prepare(recipe, choose_device(device), existing_parent(out))
     saved = None
     if run is not None:
         _refuse_other_data(run, job.data.sources)
@@ -182,7 +183,7 @@ def tune(
     phases, out = phases or Phases(), Path(out)
     _refuse_foreign_recipe(out)
     with phases.phase("read"):
-        job = prepare(recipe, choose_device(device))
+        job = prepare(recipe, choose_device(device), existing_parent(out))
     with suitable_threads(job.step_flops()):
         tuned = tune_job(job, out, storage, phases, say)
     summary = made_with() | {

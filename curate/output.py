@@ -76,6 +76,11 @@ def check_free(out: Path, *, overwrite: bool) -> None:
         )
 
 
+def existing_parent(out: Path) -> Path:
+    """The closest directory above `out` that is there already."""
+    return next(parent for parent in out.absolute().parents if parent.is_dir())
+
+
 @contextmanager
 def staged(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary sibling of `out`, which takes its place when the block ends well.

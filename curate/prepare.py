@@ -3,6 +3,7 @@
 import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from curate.models import FlatModel, Objective
 from curate.recipe import Factory, Optimizer, OwnGroup, Pretrained, Recipe
 from curate.rules import Rule, Shapes, State, initial_state
 from curate.threads import step_flops
-from curate.trajectory import Step, Task, seeded_rng
+from curate.trajectory import HEADER, Disk, Step, Task, seeded_rng
 
 MOST_STEPS = 10_000_000
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -24,12 +25,16 @@ UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe made concrete on one device. Runs of it differ only by seed and rows."""
+    """A recipe made concrete on one device. Runs of it differ only by seed and rows.
+
+    scratch: where temporary files may go; None is the system's place for them.
+    """
 
     recipe: Recipe
     device: torch.device
     data: Candidates
     objective: Objective
+    scratch: Path | None = None
 
     def start(self, seed: int) -> tuple[Task, Rule, State]:
         """A freshly initialised model on all candidates, its rule, and its first state."""
@@ -82,7 +87,7 @@ class Job:
             )
 
 
-def prepare(recipe: Recipe, device: torch.device) -> Job:
+def prepare(recipe: Recipe, device: torch.device, scratch: Path | None = None) -> Job:
     """Read the data and check that one step of the recipe can be done and differentiated.
 
     Raises:
@@ -94,7 +99,7 @@ def prepare(recipe: Recipe, device: torch.device) -> Job:
         if recipe.objective in models.OBJECTIVES
         else models.load_objective(recipe.objective)
     )
-    job = Job(recipe, device, data, objective)
+    job = Job(recipe, device, data, objective, scratch)
     if job.total_steps() > MOST_STEPS:
         raise RecipeError(
             f"training.epochs: {recipe.training.epochs} epochs are {job.total_steps()} steps, "
@@ -103,6 +108,7 @@ def prepare(recipe: Recipe, device: torch.device) -> Job:
     task, _, state = job.start(recipe.training.seed)
     models.probe(task.model, objective, data.examples)
     snapshot_count(recipe, state)
+    disk_room(recipe, state, scratch)
     return job
 
 
@@ -210,6 +216,20 @@ def snapshot_count(recipe: Recipe, state: State) -> int:
             f"{state.nbytes() / 2**20:.1f} MiB."
         )
     return count
+
+
+def disk_room(recipe: Recipe, state: State, scratch: Path | None) -> Disk | None:
+    """Where the states go that `trajectory.snapshots` has no room for, and how many may."""
+    budget = recipe.trajectory.disk
+    if budget is None:
+        return None
+    count = memory_bytes(budget) // (state.nbytes() + HEADER)
+    if count < 1:
+        raise RecipeError(
+            f"trajectory.disk: {budget} holds no training state; one takes "
+            f"{(state.nbytes() + HEADER) / 2**20:.1f} MiB."
+        )
+    return Disk(count, scratch)
 
 
 def memory_bytes(size: str) -> int:

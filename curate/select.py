@@ -27,10 +27,10 @@ class Selector:
     R (1 + 4) K / stride to record and score in R = `policy.rounds` rounds, or
     R (1 + 3) K / stride where tapes fit, see `Judge`; and 1 to commit what was
     kept, unless that was everything or the run ends there; plus R passes over
-    the targets per window. A snapshot budget below K adds forward steps (see
-    `Recording`). Memory: `snapshots` + 2 states, Q adjoints, the tapes, one
-    batch's graph, and O(N Q) for the ledger; nothing grows with T but the step
-    records.
+    the targets per window. A snapshot budget below K, in memory and on disk
+    together, adds forward steps (see `Recording`). Memory: `snapshots` + 2 states (2 more
+    with a disk), Q adjoints, the tapes, one batch's graph, and O(N Q) for the ledger; nothing
+    grows with T but the step records.
 
     judge: values the candidates of a window. budget: how much is kept.
     groups: for quotas, shape (N,), or None. strata: for standardising, shape (N,), or None.

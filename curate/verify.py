@@ -181,7 +181,10 @@ class _Jury:
 
     def _mistaken(self, state: State, judged: Judged) -> list[Array]:
         judge = self.selector.judge
-        made = record(judge.task, judge.rule, state, judged.steps, snapshots=judge.snapshots)
+        made = record(
+            judge.task, judge.rule, state, judged.steps,
+            snapshots=judge.snapshots, disk=judge.disk,
+        )  # fmt: skip
         scoring = Scoring(removal=judge.scoring.removal, mistaken_rule=as_sgd(judge.rule))
         found = score_window(judge.task, judge.rule, made, judge.targets, scoring=scoring)
         return [own.mean(dim=0).numpy() for own in found.influences]

@@ -10,7 +10,7 @@ from torch import Tensor
 from curate.influence import Probing, Scoring, Target, WindowScores, score_window
 from curate.policies import Array, Evidence, Offer, Policy
 from curate.rules import Rule, State
-from curate.trajectory import Step, Task, ignore_step, record
+from curate.trajectory import Disk, Step, Task, ignore_step, record
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Judge:
     scoring: Scoring = Scoring()  # noqa: RUF009  (frozen)
     snapshots: int = 64
     tape_bytes: int = 0
+    disk: Disk | None = None
 
     def __post_init__(self) -> None:
         if self.goes_back and not self.targets:
@@ -100,6 +101,7 @@ class Judge:
         recording = record(
             self.task, self.rule, state, steps,
             snapshots=self.snapshots if self.goes_back else 1,
+            disk=self.disk if self.goes_back else None,
             tape_bytes=self.tape_bytes if self.goes_back and self.scoring.curvature != "ggn" else 0,
             first_step=first_step, on_step=on_step,
         )  # fmt: skip

@@ -13,6 +13,7 @@ import pytest
 from datasets import load_dataset, load_from_disk
 
 from curate.cli import cli, run
+from curate.errors import RunError
 from curate.recipe import load_recipe
 from tests.job import curate, rows
 
@@ -289,6 +290,75 @@ def test_interrupt_is_130_and_leaves_nothing(
     before = sorted(here.iterdir())
     assert curate("recipe.yaml", "--out", "out", "--quiet") == 130
     assert "interrupted" in capsys.readouterr().err
+    assert sorted(here.iterdir()) == before
+
+
+DISK = (
+    "--quiet", "--set", "trajectory={snapshots: 1, disk: 1MiB}",
+    "--set", "selection.horizon=full",
+)  # fmt: skip
+
+
+def test_snapshots_on_disk_from_a_recipe(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the output while they are needed; the same scores; nothing left of them."""
+    from curate.trajectory import snapshots
+
+    places = set()
+    save = snapshots.safetensors.torch.save_file
+
+    def note(tensors: Any, path: Path) -> None:
+        places.add(path.parent.parent)
+        save(tensors, path)
+
+    monkeypatch.setattr(snapshots.safetensors.torch, "save_file", note)
+    assert curate("recipe.yaml", "--out", "deep/disk", *DISK) == 0
+    assert places == {here}
+    assert curate("recipe.yaml", "--out", "memory", "--quiet", *DISK[3:]) == 0
+    on_disk, in_memory = (
+        pl.read_parquet(f"{out}/scores.parquet") for out in ("deep/disk", "memory")
+    )
+    assert on_disk.equals(in_memory)
+    left = sorted(p.name for p in here.iterdir())
+    assert left == ["deep", "memory", "recipe.yaml", "rows.parquet"]
+    assert [p.name for p in Path("deep").iterdir()] == ["disk"]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), RunError("a wall")], ids=["Ctrl-C", "error"]
+)
+def test_no_snapshot_is_left_of_a_run_that_ended_early(
+    here: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    import curate.influence.window as window
+
+    before = sorted(here.iterdir())
+
+    def fail(*_: Any, **__: Any) -> None:
+        assert list(here.glob(".curate-snapshots-*/*.safetensors"))
+        raise error
+
+    monkeypatch.setattr(window, "backward_step", fail)
+    code = curate("recipe.yaml", "--out", "out", *DISK)
+    assert code == (1 if isinstance(error, RunError) else 130)
+    error.__traceback__ = None  # which holds on to the recording
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_full_disk_is_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from curate.trajectory import snapshots
+
+    def full(*_: Any) -> None:
+        raise snapshots.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(snapshots.safetensors.torch, "save_file", full)
+    before = sorted(here.iterdir())
+    assert curate("recipe.yaml", "--out", "out", *DISK) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("curate: trajectory.disk: the state before step 1, 0.0 MiB, cannot")
+    assert "No space left on device" in message
+    assert message.count("\n") == 1
     assert sorted(here.iterdir()) == before
 
 

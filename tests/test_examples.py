@@ -61,3 +61,11 @@ def test_training_loops_end_lower_with_look_ahead(
     found = {line.split()[0]: float(line.split()[3]) for line in lines}
     assert found.keys() == {"plain", "selected"}
     assert found["selected"] < share * found["plain"]
+
+
+def test_peak_memory_does_not_grow_with_the_run_where_states_go_to_disk() -> None:
+    script = runpy.run_path(str(EXAMPLES / "benchmarks" / "snapshot_memory.py"))
+    for total in (16, 128):
+        found = script["measure"](total, script["FEW"], total, 512)
+        assert found["grown"] < 5 * found["state"]
+        assert found["stored"] > (total - script["FEW"]) * found["state"]

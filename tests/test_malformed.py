@@ -49,6 +49,8 @@ BAD_RECIPES: list[tuple[str, str]] = [
      "training.optimizer.groups.1: Muon is for matrices, but a parameter has shape (8,); give"),
     ("trajectory.snapshots=0", "must be a number of states, at least 1"),
     ("trajectory.snapshots=0.1KiB", "holds no training state; one takes"),
+    ("trajectory.disk=0.1KiB", "trajectory.disk: 0.1KiB holds no training state; one takes"),
+    ("trajectory.disk=lots", "trajectory.disk: "),
     ("model={factory: nowhere:net}", "cannot import nowhere"),
     ("model={kind: cnn}", "needs images"),
     ("data.train=gone.parquet", "gone.parquet: no such file"),

@@ -41,12 +41,14 @@ Memory = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s?(KiB|MiB|GiB)$")]
 class Trajectory(Section):
     """What is kept of the run to go back through it.
 
-    snapshots: a number of states, or their memory. tapes: memory for the graphs
+    snapshots: a number of states, or their memory. disk: room for more of them in files;
+    null for none. What neither has room for is computed again. tapes: memory for the graphs
     of recorded gradients, which save the way back a quarter of its work; 0MiB for none.
     gradients: memory for gradients example by example, which jump: exact needs.
     """
 
     snapshots: Count | Memory = "1GiB"
+    disk: Memory | None = None
     tapes: Memory = "256MiB"
     gradients: Memory = "256MiB"
 

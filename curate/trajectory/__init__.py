@@ -2,6 +2,7 @@
 
 from curate.trajectory.per_example import example_gradients
 from curate.trajectory.recording import Recording, ignore_step, record, replay
+from curate.trajectory.snapshots import HEADER, Disk
 from curate.trajectory.step import (
     ChunkGradient,
     ChunkLosses,
@@ -18,8 +19,10 @@ from curate.trajectory.step import (
 )
 
 __all__ = [
+    "HEADER",
     "ChunkGradient",
     "ChunkLosses",
+    "Disk",
     "Gradient",
     "Recording",
     "Step",

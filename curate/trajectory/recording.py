@@ -8,6 +8,7 @@ from torch import Tensor
 from curate.errors import NonFiniteError
 from curate.rules import Rule, State
 from curate.trajectory.checkpoints import placements
+from curate.trajectory.snapshots import Disk, Snapshots
 from curate.trajectory.step import ChunkGradient, Step, Task, add_up, forward_step
 from curate.trajectory.tapes import Tapes
 
@@ -20,23 +21,24 @@ class Recording:
     """K steps that happened: their records, a few of the states, the losses.
 
     Memory is `snapshots` states, whatever the number of steps; a state is
-    P x (1 + slots) numbers. Time: K steps forward, and on the way back each
-    step is redone at most r times, where C(snapshots + r, snapshots) >= K
-    (`checkpoints`); with `snapshots >= K` no step is redone. Tapes come on top.
+    P x (1 + slots) numbers. With room on disk for d more, s = snapshots + d are
+    kept. Time: each step is done at most r times there and back, where
+    C(s + r, s) > K (`checkpoints`); with s >= K, once. What goes to disk is written
+    once, and files are read at most K times in all. Tapes come on top.
 
     steps: the K records. final: the state after the last step.
     losses: per step, the candidates' losses before the update, shape (n,).
     """
 
     def __init__(
-        self, task: Task, rule: Rule, steps: Sequence[Step], kept: list[tuple[int, State]],
-        final: State, losses: list[Tensor], snapshots: int, tapes: Tapes,
+        self, task: Task, rule: Rule, steps: Sequence[Step], kept: Snapshots,
+        final: State, losses: list[Tensor], tapes: Tapes,
     ) -> None:  # fmt: skip
         self.steps = steps
         self.final = final
         self.losses = losses
         self._task, self._rule = task, rule
-        self._kept, self._snapshots, self._tapes = kept, snapshots, tapes
+        self._kept, self._tapes = kept, tapes
 
     def take_tape(self, k: int) -> ChunkGradient | None:
         """The recorded gradient of step k with its graph, if it was kept; can be taken once."""
@@ -52,16 +54,15 @@ class Recording:
             raise RuntimeError("this recording has been gone through already; record again")
         kept = self._kept
         for k in range(len(self.steps) - 1, -1, -1):
-            place, state = kept[-1]
-            if place < k:
-                free = self._snapshots - len(kept) + 1
-                places = set(placements(place, k + 1, free)[1:])
+            place, state = kept.top()
+            if place == k:
+                kept.pop()
+            else:
+                places = set(placements(place, k + 1, kept.free + 1)[1:])
                 for j in range(place, k):
                     state, _ = forward_step(self._task, self._rule, state, self.steps[j])
-                    if j + 1 in places:
-                        kept.append((j + 1, state))
-            if kept[-1][0] == k:
-                kept.pop()
+                    if j + 1 in places and j + 1 < k:
+                        kept.push(j + 1, state)
             yield k, state
 
 
@@ -72,37 +73,40 @@ def record(
     steps: Sequence[Step],
     *,
     snapshots: int,
+    disk: Disk | None = None,
     tape_bytes: int = 0,
     on_step: Callable[[], None] = ignore_step,
     first_step: int = 0,
 ) -> Recording:
-    """Train through `steps` from `state`, keeping at most `snapshots` states.
+    """Train through `steps` from `state`, keeping some of the states on the way.
 
     Args:
-        snapshots: states kept at once, `state` itself included; at least 1.
+        snapshots: states kept in memory at once, `state` itself included; at least 1.
+        disk: room for more in files.
         tape_bytes: memory for gradients kept with their graphs, see `Tapes`.
         on_step: called after every step.
         first_step: number of the first step in the whole run, for error messages.
 
     Raises:
         NonFiniteError: a loss or a parameter became NaN or infinite.
+        RunError: a file cannot be written.
     """
     if snapshots < 1:
         raise ValueError(f"snapshots must be at least 1 but got {snapshots}")
     # one longer than the steps: the sweep goes on to the state after the last, for the target
-    places = set(placements(0, len(steps) + 1, snapshots))
-    kept: list[tuple[int, State]] = []
+    kept = Snapshots(snapshots, disk, first_step)
+    places = set(placements(0, len(steps) + 1, kept.free))
     losses, tapes = [], Tapes(tape_bytes)
     for k, step in enumerate(steps):
         if k in places:
-            kept.append((k, state))
+            kept.push(k, state)
         tape = tapes.record(task, state.theta, k, step)
         grad = None if tape is None else add_up([tape], step.scale)
         state, step_losses = forward_step(task, rule, state, step, grad)
         losses.append(step_losses)
         on_step()
     _require_finite(task, steps, losses, state, first_step)
-    return Recording(task, rule, steps, kept, state, losses, snapshots, tapes)
+    return Recording(task, rule, steps, kept, state, losses, tapes)
 
 
 def replay(

@@ -1,11 +1,11 @@
 """Does memory stay flat when a run gets longer, and do influences stay the same?
 
-One scored run per length T, each in a fresh process: first with at most 4
-states kept, then with all of them. Prints the peak memory above what the
-process had when the model and the data were ready, the forward steps redone,
-and whether the influences of the two are the same bits.
+One scored run per length T, each in a fresh process: with at most 4 states kept, with 4
+in memory and the others on disk, and with all of them in memory. Prints the peak
+memory above what the process had after scoring two steps, what was on disk when the
+way back began, and whether the influences of the three are the same bits.
 
-    python examples/benchmarks/snapshot_memory.py [--steps 50 200 800] [--width 512]
+    python examples/benchmarks/snapshot_memory.py [--steps 32 128 512] [--width 512]
 
 About four minutes.
 """
@@ -17,6 +17,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from curate.datasets import TensorExamples
 from curate.influence import Target, score_window
 from curate.models import BUILTIN_MODELS, Classification, FlatModel
 from curate.rules import AdamW, initial_state
-from curate.trajectory import Step, Task, record
+from curate.trajectory import Disk, Step, Task, record
+
+FEW = 4
 
 
 def examples(count: int, seed: int) -> TensorExamples:
@@ -41,7 +44,7 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def child(total: int, snapshots: int, width: int) -> None:
+def child(total: int, snapshots: int, on_disk: int, width: int) -> None:
     """Score one run and print what it took."""
     torch.manual_seed(0)
     model = FlatModel(BUILTIN_MODELS["mlp"]((256,), 10, hidden=(width, width)))
@@ -55,14 +58,19 @@ def child(total: int, snapshots: int, width: int) -> None:
     # the working set of any run: one step there and back
     score_window(task, rule, record(task, rule, start, steps[:2], snapshots=2), targets)
     ready, begin = peak(), time.monotonic()
-    recording = record(task, rule, start, steps, snapshots=snapshots)
-    scores = score_window(task, rule, recording, targets)
+    with tempfile.TemporaryDirectory() as folder:
+        disk = Disk(on_disk, Path(folder)) if on_disk else None
+        recording = record(task, rule, start, steps, snapshots=snapshots, disk=disk)
+        stored = sum(path.stat().st_size for path in Path(folder).glob("*/*"))
+        scores = score_window(task, rule, recording, targets)
+        del recording
     digest = hashlib.sha256(b"".join(s.numpy().tobytes() for s in scores.influences))
     print(
         json.dumps(
             {
                 "state": start.nbytes(),
                 "grown": peak() - ready,
+                "stored": stored,
                 "seconds": time.monotonic() - begin,
                 "influences": digest.hexdigest(),
             }
@@ -71,10 +79,10 @@ def child(total: int, snapshots: int, width: int) -> None:
 
 
 # the allocator gives freed tensors back at once, so that the peak is ours and not its cache
-def measure(total: int, snapshots: int, width: int) -> dict[str, float | str]:
-    command = [sys.executable, str(Path(__file__)), "--child", str(total), str(snapshots)]
+def measure(total: int, snapshots: int, on_disk: int, width: int) -> dict[str, float | str]:
+    numbers = [str(number) for number in (total, snapshots, on_disk)]
     done = subprocess.run(
-        [*command, "--width", str(width)],
+        [sys.executable, str(Path(__file__)), "--child", *numbers, "--width", str(width)],
         capture_output=True,
         text=True,
         check=True,
@@ -86,23 +94,25 @@ def measure(total: int, snapshots: int, width: int) -> dict[str, float | str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Peak memory of scoring against run length.")
-    parser.add_argument("--steps", type=int, nargs="+", default=[50, 200, 800])
+    parser.add_argument("--steps", type=int, nargs="+", default=[32, 128, 512])
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=int, nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        total, snapshots = arguments.child
-        child(total, snapshots, arguments.width)
+        total, snapshots, on_disk = arguments.child
+        child(total, snapshots, on_disk, arguments.width)
         return
-    print("steps  snapshots  peak above start  in states  seconds  influences")
+    print("steps  states kept      peak above start  in states      on disk  seconds  influences")
     for total in arguments.steps:
-        few, every = (measure(total, s, arguments.width) for s in (4, total))
-        same = "same bits" if few["influences"] == every["influences"] else "DIFFERENT"
-        for name, found in (("4", few), ("all", every)):
-            grown, state = float(found["grown"]), float(found["state"])
+        ways = {f"{FEW}": (FEW, 0), f"{FEW} and disk": (FEW, total), "all": (total, 0)}
+        found = {name: measure(total, *way, arguments.width) for name, way in ways.items()}
+        same = len({own["influences"] for own in found.values()}) == 1
+        for name, own in found.items():
+            grown, state, stored = (float(own[key]) for key in ("grown", "state", "stored"))
             print(
-                f"{total:5d}  {name:>9}  {grown / 2**20:12.1f} MiB  {grown / state:9.1f}"
-                f"  {float(found['seconds']):7.1f}  {same}",
+                f"{total:5d}  {name:>11}  {grown / 2**20:16.1f} MiB  {grown / state:9.1f}"
+                f"  {stored / 2**20:7.1f} MiB  {float(own['seconds']):7.1f}"
+                f"  {'same bits' if same else 'DIFFERENT'}",
                 flush=True,
             )
 

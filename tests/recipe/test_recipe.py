@@ -21,6 +21,7 @@ FULL: list[dict[str, Any]] = [
     BASE,
     BASE | {"model": {"factory": "a.b:c", "arguments": {"width": 3, "name": "1e-3"}}},
     BASE | {"model": {"kind": "cnn", "channels": [4]}, "trajectory": {"snapshots": 4}},
+    BASE | {"trajectory": {"snapshots": "1MiB", "disk": "2.5GiB"}},
     BASE
     | {
         "training": {

@@ -1,0 +1,158 @@
+"""Snapshots: the states of a recording that are kept, in memory and in files."""
+
+import hashlib
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from curate.errors import RunError
+from curate.rules import State
+
+HEADER = 4096
+"""Bytes that a file takes beyond its state, about: names, and what disks round up to."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Room for `states` snapshots in files, in a folder of their own within `directory`.
+
+    None is the system's place for temporary files, which may itself be in memory.
+    """
+
+    states: int
+    directory: Path | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """A state in a file, and what it takes to have it back: the same bits, on the same device."""
+
+    path: Path
+    checksum: bytes
+    step: int
+    device: torch.device
+
+    def read(self) -> State | None:
+        """The state; None if the file is gone or holds anything but what was written."""
+        try:
+            tensors = safetensors.torch.load(self.path.read_bytes())
+        except (OSError, SafetensorError):
+            return None
+        if _checksum(tensors) != self.checksum:
+            return None
+        # a copy, because arithmetic may round otherwise where memory is aligned otherwise
+        theta = tensors.pop("theta").to(self.device, copy=True)
+        slots = {name[1:]: slot.to(self.device, copy=True) for name, slot in tensors.items()}
+        return State(theta, slots, self.step)
+
+
+class Snapshots:
+    """States kept of a stretch of steps, a stack: the newest is the first to be wanted.
+
+    At most `memory` are in memory: the start, and the newest. Those in between are
+    in files: the way back comes to them last and returns to them least often. A
+    file is written once, and read once for every step of the way back that it is the
+    nearest state to; no forward step is added. It is used only if its checksum is
+    that of the state it was made of: a damaged or missing one is dropped, with a
+    warning, and its steps are redone from the state below it, at worst the start.
+
+    Memory: `memory` states, and two more for a moment while one is read. Disk:
+    `disk.states` files of a state and about `HEADER` bytes; a file goes when it is
+    popped, all of them with this object, at the latest with the process.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+
+    def __init__(self, memory: int, disk: Disk | None = None, first_step: int = 0) -> None:
+        """`first_step`: number of the start in the whole run, for messages."""
+        self._memory, self._disk, self._first_step = memory, disk, first_step
+        self._capacity = memory + (disk.states if disk else 0)
+        self._stack: list[tuple[int, State | _File]] = []
+        self._files = 0
+        self._folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self._stack)
+
+    @property
+    def free(self) -> int:
+        """How many more there is room for."""
+        return self._capacity - len(self._stack)
+
+    def push(self, k: int, state: State) -> None:
+        """Keep the state before step k, which comes after those that are there."""
+        assert self.free > 0
+        self._stack.append((k, state))
+        if len(self._stack) - self._files > self._memory:
+            oldest = 1 + self._files  # the start is at 0, then come the files
+            number, kept = self._stack[oldest]
+            assert isinstance(kept, State)
+            self._stack[oldest] = (number, self._write(number, kept))
+            self._files += 1
+
+    def top(self) -> tuple[int, State]:
+        """(k, state before step k), the newest that is kept."""
+        while True:
+            k, kept = self._stack[-1]
+            if isinstance(kept, State):
+                return k, kept
+            state = kept.read()
+            if state is not None:
+                return k, state
+            warnings.warn(
+                f"the snapshot before step {self._first_step + k} in {kept.path.parent} is "
+                "missing or damaged; its steps are redone from an earlier one.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self.pop()
+
+    def pop(self) -> None:
+        """Drop the newest, and its file if it has one."""
+        _, kept = self._stack.pop()
+        if isinstance(kept, _File):
+            self._files -= 1
+            kept.path.unlink(missing_ok=True)
+
+    def _write(self, k: int, state: State) -> _File:
+        named = {"theta": state.theta} | {f"/{name}": slot for name, slot in state.slots.items()}
+        tensors = {name: tensor.detach().cpu() for name, tensor in named.items()}
+        try:
+            path = self._place() / f"{k}.safetensors"
+            safetensors.torch.save_file(tensors, path)
+        except (OSError, SafetensorError) as error:
+            where = self._folder or (self._disk and self._disk.directory) or tempfile.gettempdir()
+            raise RunError(
+                f"trajectory.disk: the state before step {self._first_step + k}, "
+                f"{state.nbytes() / 2**20:.1f} MiB, cannot be written to {where}: {error}; "
+                "make room there or allow less on disk."
+            ) from error
+        return _File(path, _checksum(tensors), state.step, state.theta.device)
+
+    def _place(self) -> Path:
+        """The folder of the files, made when the first is written."""
+        if self._folder is None:
+            assert self._disk is not None
+            made = tempfile.mkdtemp(prefix=".curate-snapshots-", dir=self._disk.directory)
+            self._folder = Path(made)
+            weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)
+        return self._folder
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> bytes:
+    """Of names, shapes and bits."""
+    digest = hashlib.blake2b()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
