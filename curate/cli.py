@@ -44,25 +44,31 @@ def cli() -> None:
 @OVERRIDES
 @DEVICE
 @click.option("--overwrite", is_flag=True, help="Replace DIR if curate wrote it.")
+@click.option("--plan", is_flag=True, help="Say what it will take, and stop.")
 @click.option("--quiet", is_flag=True, help="No progress bars and no closing lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def select(
     recipe: Path, out: Path | None, overrides: tuple[str, ...], device: str,
-    overwrite: bool, quiet: bool, as_json: bool,
+    overwrite: bool, plan: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the rows of a dataset, keep the best, write them as an Arrow dataset."""
     from curate.recipe import load_recipe
 
     checked = load_recipe(recipe, overrides)
     silence_libraries()
-    from curate.jobs import run_select
+    from curate.jobs import plan_select, run_select
     from curate.progress import Phases
-    from curate.summary import describe
+    from curate.summary import describe, describe_plan
 
-    bars = not quiet and sys.stderr.isatty()
+    out = out or Path("out") / recipe.stem
+    if plan:
+        found = plan_select(checked, out, device=device)
+        click.echo(json.dumps(found) if as_json else describe_plan(found))
+        return
     summary = run_select(
-        checked, out or Path("out") / recipe.stem, device=device, overwrite=overwrite,
-        phases=Phases(bars=bars),
+        checked, out, device=device, overwrite=overwrite,
+        phases=Phases(bars=not quiet and sys.stderr.isatty()),
+        say=None if quiet else lambda line: click.echo(line, err=True),
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(summary))

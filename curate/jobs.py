@@ -9,6 +9,7 @@ import polars as pl
 
 from curate.choose import Chosen, choose
 from curate.errors import OutputError, UserError
+from curate.estimate import announce, forecast, time_steps
 from curate.evaluate import auroc, evaluate
 from curate.influence import expected_error
 from curate.journal import JOURNAL
@@ -35,7 +36,7 @@ from curate.verify import Plan, Verified, reproduces, verify
 
 def run_select(
     recipe: Recipe, out: Path, *, device: str = "auto", overwrite: bool = False,
-    phases: Phases | None = None,
+    phases: Phases | None = None, say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score the candidates of a recipe, keep what its budget allows, write it to `out`.
 
@@ -43,6 +44,7 @@ def run_select(
         device: auto, cpu or cuda.
         overwrite: replace `out` if curate wrote it.
         phases: where phase times go; shows bars if made with `bars=True`.
+        say: gets a line beforehand if the run will be a long one.
 
     Returns:
         The summary that `--json` prints: rows in and kept, seconds per phase,
@@ -57,6 +59,8 @@ def run_select(
     with phases.phase("read"):
         job = prepare(recipe, choose_device(device), existing_parent(out))
     with suitable_threads(job.step_flops()) as threads:
+        if say is not None:
+            announce(job, say)
         chosen, summary = _score_and_evaluate(job, phases)
     names = [target.name for target in job.data.targets]
     table = score_table(chosen.scores, chosen.choice, job.data.examples.rows.numpy(), names)
@@ -73,6 +77,21 @@ def run_select(
     summary["out"] = str(out)
     summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
     return summary
+
+
+def plan_select(recipe: Recipe, out: Path, *, device: str = "auto") -> dict[str, Any]:
+    """What `run_select` will do and take, from its recipe and a few of its steps; writes nothing.
+
+    Returns:
+        plain values: candidates, steps, windows, passes, bytes of memory and disk, seconds.
+
+    Raises:
+        UserError: it cannot be run; what to change is in the message.
+    """
+    job = prepare(recipe, choose_device(device), existing_parent(out))
+    with suitable_threads(job.step_flops()):
+        plan = forecast(job)
+        return plan.summary(time_steps(plan))
 
 
 def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any]]:

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from curate.progress import duration
+
+UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
 
 def describe(summary: dict[str, Any]) -> str:
     """What `curate select` says when it is done."""
@@ -32,6 +36,32 @@ def describe(summary: dict[str, Any]) -> str:
     lines.append(f"wrote {summary['out']}")
     lines.append(", ".join(f"{name} {value:.1f} s" for name, value in summary["seconds"].items()))
     return "\n".join(lines)
+
+
+def describe_plan(plan: dict[str, Any]) -> str:
+    """What `curate select --plan` says."""
+    passes, memory, seconds = (plan[name].copy() for name in ("passes", "memory", "seconds"))
+    total, held = passes.pop("total"), memory.pop("total")
+    return "\n".join(
+        [
+            f"{plan['policy']} on {plan['candidates']:,} candidates, {plan['parameters']:,} "
+            f"parameters, {plan['device']}",
+            f"steps: {plan['steps']:,}; windows: {plan['windows']:,} of {plan['horizon']:,}, one "
+            f"every {plan['stride']:,}; rounds: {plan['rounds']}",
+            f"passes (gradients of one batch): {total:,.0f} = "
+            + " + ".join(f"{name} {count:,.0f}" for name, count in passes.items() if count),
+            f"memory: {_size(held)} = "
+            + " + ".join(f"{name} {_size(size)}" for name, size in memory.items() if size),
+            *([f"disk: {_size(plan['disk'])}"] if plan["disk"] else []),
+            f"time: about {duration(seconds['total'])}: scoring {duration(seconds['score'])}, "
+            f"evaluation {duration(seconds['evaluate'])}",
+        ]
+    )
+
+
+def _size(count: float) -> str:
+    unit, name = next(u for u in UNITS if count >= u[0] or u[0] == 2**10)
+    return f"{count / unit:,.1f} {name}"
 
 
 def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:

@@ -18,7 +18,7 @@ from curate.journal import Journal
 from curate.ledger import Scores
 from curate.policies import Array, share_out
 from curate.prepare import Job
-from curate.progress import Phases
+from curate.progress import Phases, duration
 from curate.recipe import fingerprint
 from curate.rules import State, as_sgd
 from curate.select import Selector
@@ -208,14 +208,8 @@ def _announcement(
     own = [n for n in quotas.values() if n]
     return (
         f"leaving out {examples} of {len(job.data.examples)} rows, one at a time, in {len(own)} "
-        f"of {len(quotas)} windows of {selector.horizon} steps; about {_duration(total)}"
+        f"of {len(quotas)} windows of {selector.horizon} steps; about {duration(total)}"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _spread(examples: int, windows: int) -> list[int]:

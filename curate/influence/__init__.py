@@ -4,7 +4,7 @@ from curate.influence.adjoint import Adjoint, BackwardStep, backward_step, final
 from curate.influence.curvature import CURVATURES
 from curate.influence.jump import Following, exact_jump
 from curate.influence.probe import Probe, Probing, follow, size_of
-from curate.influence.proxy import ErrorProxy, WindowError, expected_error
+from curate.influence.proxy import ErrorProxy, WindowError, expected_error, probing_passes
 from curate.influence.removal import REMOVALS, influence, leave_out, reweighting
 from curate.influence.scoring import Scoring
 from curate.influence.targets import Target, mean_metrics, target_gradients, target_losses
@@ -31,6 +31,7 @@ __all__ = [
     "influence",
     "leave_out",
     "mean_metrics",
+    "probing_passes",
     "reweighting",
     "score_window",
     "size_of",

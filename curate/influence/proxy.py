@@ -176,6 +176,23 @@ def expected_error(windows: Sequence[WindowError]) -> dict[str, float]:
     }
 
 
+def probing_passes(
+    share: float, lengths: Sequence[int], decided: int, target_share: float, *,
+    exact: bool, rounds: int,
+) -> float:  # fmt: skip
+    """What the probes of a whole run cost, about: how many there are depends on where they fall.
+
+    Args:
+        lengths: steps of every window; the first `decided` of each have probes.
+        target_share: what a gradient of the targets costs, in gradients of a step's batch.
+    """
+    if share == 0:
+        return 0.0
+    scoring = sum(lengths) * (JUMP if exact else LINEAR) + len(lengths) * target_share
+    one = START + lengths[0] - (decided - 1) / 3 + target_share / 3
+    return max(share * rounds * scoring, one)
+
+
 @dataclass(frozen=True)
 class _Window:
     first_step: int

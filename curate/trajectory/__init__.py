@@ -1,8 +1,9 @@
 """What happened: steps of training that can be redone and differentiated."""
 
+from curate.trajectory.checkpoints import redone
 from curate.trajectory.per_example import example_gradients
 from curate.trajectory.recording import Recording, ignore_step, record, replay
-from curate.trajectory.snapshots import HEADER, Disk
+from curate.trajectory.snapshots import HEADER, Disk, Snapshots
 from curate.trajectory.step import (
     ChunkGradient,
     ChunkLosses,
@@ -17,6 +18,7 @@ from curate.trajectory.step import (
     nonzero,
     seeded_rng,
 )
+from curate.trajectory.tapes import tape_size
 
 __all__ = [
     "HEADER",
@@ -25,6 +27,7 @@ __all__ = [
     "Disk",
     "Gradient",
     "Recording",
+    "Snapshots",
     "Step",
     "Task",
     "add_up",
@@ -36,6 +39,8 @@ __all__ = [
     "ignore_step",
     "nonzero",
     "record",
+    "redone",
     "replay",
     "seeded_rng",
+    "tape_size",
 ]

@@ -29,3 +29,14 @@ def placements(start: int, end: int, snapshots: int) -> list[int]:
         places.append(places[-1] + split(end - places[-1], snapshots))
         snapshots -= 1
     return places
+
+
+def redone(steps: int, snapshots: int) -> int:
+    """How many forward steps the way back through a recording of so many steps adds.
+
+    With r the least number for which C(s + r, s) > K: r (K + 1) - C(s + r, s + 1) - K.
+    """
+    repeats = 0
+    while comb(snapshots + repeats, snapshots) <= steps:
+        repeats += 1
+    return repeats * (steps + 1) - comb(snapshots + repeats, snapshots + 1) - steps

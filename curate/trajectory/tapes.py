@@ -27,9 +27,7 @@ class Tapes:
         chunks = step.chunks()
         if len(chunks) > 1 or self._left <= self._last:
             return None
-        with counting(theta) as sizes:
-            part = chunk_gradient(task, theta, step, chunks[0], differentiable=True)
-        self._last = sum(sizes.values())
+        part, self._last = _counted(task, theta, step)
         if self._last <= self._left:
             self._left -= self._last
             self._kept[k] = part
@@ -38,6 +36,18 @@ class Tapes:
     def take(self, k: int) -> ChunkGradient | None:
         """Hand over the tape of step k, if there is one; it is no longer held here."""
         return self._kept.pop(k, None)
+
+
+def tape_size(task: Task, theta: Tensor, step: Step) -> int:
+    """Bytes of the graph of a step's first chunk. Cost: its gradient."""
+    return _counted(task, theta, step)[1]
+
+
+def _counted(task: Task, theta: Tensor, step: Step) -> tuple[ChunkGradient, int]:
+    """The gradient of a step's first chunk with its graph, and the bytes of that."""
+    with counting(theta) as sizes:
+        part = chunk_gradient(task, theta, step, step.chunks()[0], differentiable=True)
+    return part, sum(sizes.values())
 
 
 @contextmanager

@@ -1,0 +1,240 @@
+"""How long a run will take: what it will do, by the clock of a few of its own steps."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+
+from curate.choose import selector_for
+from curate.forecast import Run, disk_bytes, memory, passes, work
+from curate.influence import target_gradients
+from curate.policies import Evidence, LookAhead
+from curate.prepare import Job, memory_bytes
+from curate.progress import duration
+from curate.rules import State
+from curate.select import Selector
+from curate.trajectory import Snapshots, Step, forward_step, replay, tape_size
+from curate.windows import Judge
+
+FEW = 8
+"""Steps that are timed together: two where one takes longer than `SLOW` seconds."""
+SLOW = 0.2
+REPEATS = 5
+LONG, UNSURE = 60.0, 6.0
+"""Seconds of a run that are worth an announcement; how far off passes by themselves may be."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds on this machine, as it is now.
+
+    forward: a step of plain training. kept: one on what is kept of a batch. bare, taped: a
+    step recorded and scored, without and with a tape. targets: a gradient of all
+    targets. file: a state written and read again.
+    """
+
+    forward: float
+    kept: float
+    bare: float
+    taped: float
+    targets: float
+    file: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a selection run will take; `summary` has it in plain values.
+
+    run: the scored run; baselines: runs of other policies that it is compared with.
+    retrained: steps of training from scratch.
+    """
+
+    job: Job
+    selector: Selector
+    state: State
+    steps: Sequence[Step]
+    run: Run
+    baselines: Sequence[Run]
+    retrained: int
+    tape: int
+
+    def passes(self) -> dict[str, float]:
+        """Gradients of one batch, part by part and in total."""
+        parts = asdict(passes(self.run))
+        others = sum(passes(run).total for run in self.baselines)
+        parts |= {"baselines": others, "retrain": float(self.retrained)}
+        return parts | {"total": sum(parts.values())}
+
+    def seconds(self, clock: Clock) -> dict[str, float]:
+        """What scoring will take by the clock, and retraining, and both."""
+        own, expected = work(self.run), passes(self.run)
+        if self.run.goes_back:
+            scoring = (own.scored - own.taped) * clock.bare + own.taped * clock.taped
+            scoring += (own.redone + expected.probes) * clock.forward
+            scoring += own.target_passes * clock.targets + own.written * clock.file
+        else:
+            scoring = own.recorded * clock.forward
+        scoring += own.committed * clock.kept
+        others = sum(
+            work(run).recorded * clock.forward + work(run).committed * clock.kept
+            for run in self.baselines
+        )
+        after = others + self.retrained * clock.forward
+        return {"score": scoring, "evaluate": after, "total": scoring + after}
+
+    def summary(self, clock: Clock) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        run, trajectory = self.run, self.job.recipe.trajectory
+        task = self.selector.judge.task
+        bytes_held = memory(
+            run,
+            parameters=self.state.theta.nbytes,
+            state=self.state.nbytes(),
+            tape=self.tape,
+            tape_bytes=memory_bytes(trajectory.tapes),
+            gradients=memory_bytes(trajectory.gradients),
+        )
+        return {
+            "policy": self.job.recipe.selection.policy,
+            "candidates": len(task.examples),
+            "parameters": task.model.size,
+            "steps": len(self.steps),
+            "windows": len(run.windows),
+            "horizon": run.longest,
+            "stride": run.stride,
+            "rounds": run.rounds,
+            "device": str(self.job.device),
+            "passes": {name: round(count, 1) for name, count in self.passes().items()},
+            "memory": asdict(bytes_held) | {"total": bytes_held.total},
+            "disk": disk_bytes(run, self.state.nbytes()),
+            "seconds": self.seconds(clock),
+        }
+
+
+def forecast(job: Job) -> Forecast:
+    """What `curate select` of a job will do."""
+    selection, evaluation = job.recipe.selection, job.recipe.evaluation
+    selector, state, steps = selector_for(job, selection.policy)
+    against = set(evaluation.against) if evaluation else set()
+    ways = len(against | {selection.policy}) * len(evaluation.seeds) if evaluation else 0
+    baselines = []
+    if "loss" in against - {selection.policy}:
+        other, _, _ = selector_for(job, "loss")
+        baselines.append(_run(other, steps, 0))
+    judge = selector.judge
+    tape = tape_size(judge.task, state.theta, steps[0])
+    return Forecast(
+        job, selector, state, steps, _run(selector, steps, tape), baselines, ways * len(steps), tape
+    )
+
+
+def time_steps(plan: Forecast) -> Clock:
+    """Do a few steps of a run, in every way in which it does them, and time them.
+
+    About a second for small models; for others, the time of some fifty passes.
+    """
+    judge, state, run = plan.selector.judge, plan.state, plan.run
+    device = judge.task.model.device
+    task, rule = judge.task, judge.rule
+    first = plan.steps[0]
+    one = _seconds(lambda: forward_step(task, rule, state, first), device)
+    few = plan.steps[: min(run.longest, FEW if one < SLOW else 2)] if run.windows else [first]
+    kept = max(1, round(run.kept[0] * len(first.rows))) if run.kept else len(first.rows)
+    less = [step.keep(torch.arange(min(kept, len(step.rows)))) for step in few]
+    forward, cut = (
+        _seconds(lambda own=own: replay(task, rule, state, own), device) / len(few)  # type: ignore[misc]
+        for own in (few, less)
+    )
+    if not run.goes_back:
+        return Clock(forward, cut, 0, 0, 0, 0)
+    targets = _seconds(
+        lambda: target_gradients(task.model, task.objective, judge.targets, state.theta), device
+    )
+    once = replace(judge, policy=LookAhead(1), snapshots=len(few), disk=None)
+
+    def scored(tape_bytes: int) -> float:
+        own = replace(once, tape_bytes=tape_bytes)
+        return max(0.0, _seconds(lambda: own.judge(state, few), device) - targets) / len(few)
+
+    bare = scored(0)
+    taped = scored(judge.tape_bytes) if run.tapes else bare
+    return Clock(forward, cut, bare, taped, targets, _file_seconds(judge, state))
+
+
+def estimate_line(plan: Forecast, clock: Clock) -> str:
+    """What is going to happen, and how long it will take about, in one line."""
+    run, seconds = plan.run, plan.seconds(clock)
+    return (
+        f"this will take about {duration(seconds['total'])}: scoring "
+        f"{duration(seconds['score'])} ({len(plan.steps):,} steps, horizon {run.longest:,}, "
+        f"rounds {run.rounds}), evaluation {duration(seconds['evaluate'])}"
+    )
+
+
+def _run(selector: Selector, steps: Sequence[Step], tape: int) -> Run:
+    """The numbers of a run, if a threshold keeps half. tape: bytes of a step's graph."""
+    judge, budget = selector.judge, selector.budget.within_step(len(selector.judge.task.examples))
+    kept = () if judge.policy.needs is Evidence.NOTHING else steps
+    holds = judge.tape_bytes // tape if tape else len(steps)
+    may = judge.scoring.curvature != "ggn" and len(steps[0].chunks()) == 1
+    return Run(
+        kept=[
+            0.5 if budget.threshold is not None else budget.size(len(s.rows)) / len(s.rows)
+            for s in kept
+        ],
+        horizon=selector.horizon,
+        stride=selector.stride or selector.horizon,
+        rounds=judge.policy.rounds,
+        goes_back=judge.goes_back,
+        memory=judge.snapshots,
+        disk=judge.disk.states if judge.disk else 0,
+        tapes=holds if may else 0,
+        targets=len(judge.targets),
+        target_share=judge.target_rows / len(steps[0].rows),
+        curvature=judge.scoring.curvature,
+        exact_jump=judge.scoring.jump_bytes is not None,
+        probing=selector.probing if judge.goes_back else 0.0,
+    )
+
+
+def announce(job: Job, say: Callable[[str], None]) -> None:
+    """Say how long a run will take, if that is longer than `LONG`.
+
+    Cost: a step, and `time_steps` where a rough guess from that step comes near.
+    """
+    plan = forecast(job)
+    if not plan.steps:
+        return
+    judge, first = plan.selector.judge, plan.steps[0]
+    one = _seconds(lambda: forward_step(judge.task, judge.rule, plan.state, first), job.device)
+    if one * plan.passes()["total"] < LONG / UNSURE:
+        return
+    clock = time_steps(plan)
+    if plan.seconds(clock)["total"] > LONG:
+        say(estimate_line(plan, clock))
+
+
+def _seconds(do: Callable[[], object], device: torch.device) -> float:
+    """The median of a few goes after the first, which warms up; of slow ones, only the first."""
+    found: list[float] = []
+    while len(found) <= REPEATS and (not found or sum(found) < 1):
+        begin = time.perf_counter()
+        do()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - begin)
+    return median(found[1:] or found)
+
+
+def _file_seconds(judge: Judge, state: State) -> float:
+    if judge.disk is None:
+        return 0.0
+    kept = Snapshots(1, judge.disk)
+    kept.push(0, state)
+    begin = time.perf_counter()
+    kept.push(1, state)
+    kept.top()
+    return time.perf_counter() - begin

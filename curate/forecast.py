@@ -1,0 +1,198 @@
+"""What a run will take: its steps, passes and memory, before any of it is done.
+
+All arithmetic. A *pass* is the gradient of one batch; a step of plain training is one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+from curate.influence import probing_passes
+from curate.trajectory import HEADER, redone
+
+BACK = {"exact": 3, "none": 2, "ggn": 4}
+"""Passes of the way back through a step, per target, by curvature; 1 more without a tape."""
+FIRST = 1
+"""The same of a window's first step, from which no adjoint goes on."""
+JUMP = 5
+"""Passes that the exact jump adds to a step, on a small model."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What of a run decides what it takes.
+
+    kept: share of its candidates that every step keeps, one number per step.
+    horizon, stride: of the windows. rounds: of each.
+    goes_back: whether influences are wanted; if not, a window is only recorded.
+    memory, disk: states kept at once, in memory and in files.
+    tapes: recorded gradients that are kept at once with their graphs.
+    targets: Q. target_share: a pass over all of them, in passes.
+    curvature, exact_jump: how influences are computed. probing: share spent on their error.
+    """
+
+    kept: Sequence[float]
+    horizon: int
+    stride: int
+    rounds: int
+    goes_back: bool
+    memory: int
+    disk: int = 0
+    tapes: int = 0
+    targets: int = 1
+    target_share: float = 0.0
+    curvature: str = "exact"
+    exact_jump: bool = False
+    probing: float = 0.0
+
+    @property
+    def windows(self) -> list[range]:
+        """The steps of every window."""
+        total = len(self.kept)
+        firsts = range(0, total, self.stride)
+        return [range(first, min(first + self.horizon, total)) for first in firsts]
+
+    @property
+    def longest(self) -> int:
+        """Steps of the longest window."""
+        return min(self.horizon, len(self.kept))
+
+
+@dataclass(frozen=True)
+class Work:
+    """Steps that a run does.
+
+    recorded: forward steps of the windows; `taped` of them keep their graphs. scored:
+    backward steps. redone: forward steps again on the way back, for want of
+    snapshots. committed: forward steps on what was kept. target_passes: gradients of all
+    targets. written: states that go to disk in recording.
+    """
+
+    recorded: int
+    taped: int
+    scored: int
+    redone: int
+    committed: int
+    target_passes: int
+    written: int
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What a run costs, in passes, part by part. Probes are an expectation, the rest exact."""
+
+    record: float = 0.0
+    score: float = 0.0
+    redo: float = 0.0
+    commit: float = 0.0
+    targets: float = 0.0
+    probes: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return float(sum(asdict(self).values()))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run holds at its fullest, part by part.
+
+    parameters: of the model itself. snapshots: states kept, and the two at hand (two
+    more with a disk). tapes: graphs of recorded gradients. graph: of the step at hand.
+    adjoints: Q states, before and after a step. gradients: example by example, for the exact jump.
+    """
+
+    parameters: int
+    snapshots: int
+    tapes: int
+    graph: int
+    adjoints: int
+    gradients: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return int(sum(getattr(self, field.name) for field in fields(self)))
+
+
+def work(run: Run) -> Work:
+    """The steps that a run does; what a budget by threshold drops whole is counted as done."""
+    lengths = [len(window) for window in run.windows]
+    recorded = run.rounds * sum(lengths)
+    committed = sum(len(own) for own in _committed(run))
+    if not run.goes_back:
+        return Work(recorded, 0, 0, 0, committed, 0, 0)
+    places = run.memory + run.disk
+    return Work(
+        recorded=recorded,
+        taped=run.rounds * sum(min(length, run.tapes) for length in lengths),
+        scored=recorded,
+        redone=run.rounds * sum(redone(length, places) for length in lengths),
+        committed=committed,
+        target_passes=run.rounds * len(lengths),
+        written=run.rounds * sum(_on_disk(run, length) for length in lengths),
+    )
+
+
+def passes(run: Run) -> Passes:
+    """What a run costs, in gradients of one batch."""
+    own = work(run)
+    commit = sum(sum(run.kept[k] for k in steps) for steps in _committed(run))
+    if not run.goes_back:
+        return Passes(record=own.recorded, commit=commit)
+    firsts = own.target_passes  # one in every window, every round
+    through = BACK[run.curvature] * (own.scored - firsts) + FIRST * firsts
+    jumps = JUMP * own.scored if run.exact_jump else 0
+    lengths = [len(window) for window in run.windows]
+    return Passes(
+        record=own.recorded,
+        score=run.targets * through + (own.scored - own.taped) + jumps,
+        redo=own.redone,
+        commit=commit,
+        targets=own.target_passes * run.target_share,
+        probes=probing_passes(
+            run.probing, lengths, min(run.stride, lengths[0]), run.target_share,
+            exact=run.exact_jump, rounds=run.rounds,
+        ),
+    )  # fmt: skip
+
+
+def memory(
+    run: Run, *, parameters: int, state: int, tape: int, tape_bytes: int, gradients: int
+) -> Memory:
+    """Bytes that a run holds at its fullest.
+
+    Args:
+        parameters, state: bytes of the model's parameters, of a training state.
+        tape: bytes of one step's graph. tape_bytes, gradients: what is allowed for those.
+    """
+    if not run.goes_back:
+        return Memory(parameters, 3 * state, 0, tape, 0, 0)
+    at_hand = 4 if run.disk else 2
+    return Memory(
+        parameters=parameters,
+        snapshots=(min(run.memory, run.longest) + at_hand) * state,
+        tapes=min(tape_bytes, min(run.tapes, run.longest) * tape),
+        graph=tape,
+        adjoints=2 * run.targets * state,
+        gradients=gradients if run.exact_jump else 0,
+    )
+
+
+def disk_bytes(run: Run, state: int) -> int:
+    """The most that a run has in files at once, for states of so many bytes."""
+    return _on_disk(run, run.longest) * (state + HEADER) if run.goes_back else 0
+
+
+def _on_disk(run: Run, length: int) -> int:
+    """States of a window that memory has no room for and the disk has, when it is recorded."""
+    return min(run.disk, max(0, length - run.memory))
+
+
+def _committed(run: Run) -> list[range]:
+    """The steps trained on what was kept: none after the last window, nor after one kept whole."""
+    return [
+        window[: run.stride]
+        for window in run.windows[:-1]
+        if len(window) > run.stride or any(run.kept[k] < 1 for k in window)
+    ]

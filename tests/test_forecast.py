@@ -1,0 +1,313 @@
+"""What is forecast is what is done, step by step; and the plan that says it writes nothing."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from curate import estimate, select, windows
+from curate.forecast import HEADER, Run, disk_bytes, memory, passes, work
+from curate.influence import window as influence_window
+from curate.policies import Budget, LookAhead, Policy, SmallLoss
+from curate.select import Selector
+from curate.trajectory import Disk, recording, redone
+from curate.trajectory.tapes import tape_size
+from curate.windows import Judge
+from tests import tiny
+from tests.job import curate
+from tests.trajectory.test_recording import fewest_redone
+
+T = 13
+
+
+@pytest.mark.parametrize("snapshots", [1, 2, 3, 4, 7, 60])
+def test_steps_redone_are_those_of_dynamic_programming(snapshots: int) -> None:
+    for steps in range(1, 60):
+        assert redone(steps, snapshots) == fewest_redone(steps + 1, snapshots) - steps
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """What is done from here on, by kind."""
+    counts: Counter[str] = Counter()
+
+    def spy(module: Any, name: str, note: Callable[..., str]) -> None:
+        call = getattr(module, name)
+
+        def counting(*arguments: Any, **options: Any) -> Any:
+            before = counts["forward"], counts["file"]
+            found = call(*arguments, **options)
+            counts[note(*arguments, **options)] += 1
+            if name == "record":
+                counts["recorded"] += counts["forward"] - before[0]
+                counts["written"] += counts["file"] - before[1]
+            elif name == "replay":
+                counts["committed"] += counts["forward"] - before[0]
+                counts["committed rows"] += sum(len(step.rows) for step in arguments[3])
+            return found
+
+        monkeypatch.setattr(module, name, counting)
+
+    spy(recording, "forward_step", lambda *_: "forward")
+    spy(safetensors.torch, "save_file", lambda *_: "file")
+    spy(windows, "record", lambda *_, **__: "records")
+    spy(select, "replay", lambda *_: "commits")
+    spy(
+        influence_window, "backward_step",
+        lambda *_, tape, **__: "scored" if tape is None else "scored taped",
+    )  # fmt: skip
+    spy(influence_window, "target_gradients", lambda *_: "targets")
+    return counts
+
+
+def selector(
+    horizon: int, stride: int | None, budget: Budget, policy: Policy, **options: Any
+) -> Selector:
+    task, (rule, _) = tiny.task(), tiny.rule_for("adamw")
+    return Selector(Judge(task, rule, policy, tiny.targets(), **options), budget, horizon, stride)
+
+
+CASES: list[tuple[int, int | None, int, dict[str, Any]]] = [
+    (T, None, 1, {}),
+    (T, None, 3, {"snapshots": 2}),
+    (T, None, 1, {"snapshots": 1}),
+    (T, None, 2, {"snapshots": 2, "disk": 3}),
+    (T, None, 1, {"snapshots": 1, "disk": 50}),
+    (1, None, 4, {}),
+    (4, None, 1, {"snapshots": 3}),
+    (4, None, 2, {"snapshots": 1, "disk": 1}),
+    (4, 1, 2, {"snapshots": 2}),
+    (5, 3, 1, {}),
+    (5, 3, 3, {"snapshots": 3, "tapes": 2}),
+    (T, None, 1, {"tapes": 4}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keep", [0.5, 1.0])
+@pytest.mark.parametrize(("horizon", "stride", "rounds", "options"), CASES)
+def test_work_is_what_is_done(
+    tmp_path: Path, done: Counter[str], horizon: int, stride: int | None, rounds: int,
+    options: dict[str, Any], keep: float,
+) -> None:  # fmt: skip
+    options = {"snapshots": 64} | options
+    tapes = options.pop("tapes", 0)
+    steps = tiny.steps(T, size=6)
+    chosen = selector(horizon, stride, Budget(fraction=keep), LookAhead(rounds))
+    judge = chosen.judge
+    state = tiny.start(judge.task, judge.rule)
+    tape = tape_size(judge.task, state.theta, steps[0])
+    disk = options["disk"] = Disk(options["disk"], tmp_path) if "disk" in options else None
+    chosen = replace(chosen, judge=replace(judge, tape_bytes=tapes * tape + 1, **options))
+
+    run = estimate._run(chosen, steps, tape)
+    assert run.tapes == tapes
+    expected, cost = work(run), passes(run)
+    chosen.run(state, steps)
+
+    assert done["recorded"] == expected.recorded == cost.record
+    assert done["scored"] + done["scored taped"] == expected.scored
+    assert done["scored taped"] == expected.taped
+    assert done["committed"] == expected.committed
+    assert done["committed rows"] / 6 == pytest.approx(cost.commit)
+    assert done["targets"] == expected.target_passes
+    assert done["forward"] - done["recorded"] - done["committed"] == expected.redone == cost.redo
+    assert done["written"] == expected.written
+    assert expected.written == 0 or disk is not None
+    assert cost.targets == expected.target_passes * 20 / 6
+    assert cost.total == pytest.approx(
+        sum((cost.record, cost.score, cost.redo, cost.commit, cost.targets, cost.probes))
+    )
+
+
+@pytest.mark.parametrize("horizon", [1, 4, T])
+@pytest.mark.parametrize("keep", [0.5, 1.0])
+def test_work_of_a_policy_that_looks_at_losses(
+    done: Counter[str], horizon: int, keep: float
+) -> None:
+    steps = tiny.steps(T, size=6)
+    chosen = selector(horizon, None, Budget(fraction=keep), SmallLoss())
+    expected = work(estimate._run(chosen, steps, 1))
+    chosen.run(tiny.start(chosen.judge.task, chosen.judge.rule), steps)
+    assert done["recorded"] == expected.recorded == T
+    assert done["committed"] == expected.committed
+    assert done["scored"] == expected.scored == done["targets"] == expected.target_passes == 0
+
+
+def test_a_batch_that_is_kept_whole_is_not_trained_again(done: Counter[str]) -> None:
+    """The last batch of an epoch, too small to lose a row."""
+    steps = tiny.steps(9, size=8)
+    steps = [step.keep(torch.arange(2)) if k % 3 == 2 else step for k, step in enumerate(steps)]
+    chosen = selector(1, None, Budget(fraction=0.75), SmallLoss())
+    expected = work(estimate._run(chosen, steps, 1))
+    chosen.run(tiny.start(chosen.judge.task, chosen.judge.rule), steps)
+    assert done["committed"] == expected.committed == 6
+
+
+def run_of(steps: int, **changes: Any) -> Run:
+    settings: dict[str, Any] = {
+        "kept": [0.5] * steps, "horizon": steps, "stride": steps, "rounds": 1, "goes_back": True,
+        "memory": 100,
+    }  # fmt: skip
+    return Run(**settings | changes)
+
+
+def test_passes_are_those_of_the_published_cost_model() -> None:
+    """Per step 4 - 2/K with tapes, 5 - 2/K without."""
+    for horizon in (1, 5, 20):
+        for tapes, most in ((20, 4), (0, 5)):
+            run = run_of(20, horizon=horizon, stride=horizon, tapes=tapes, kept=[1.0] * 20)
+            assert passes(run).total == 20 * (most - 2 / horizon)
+    rounds = run_of(20, rounds=4, tapes=20, kept=[1.0] * 20)
+    assert passes(rounds).total == 4 * 20 * (4 - 2 / 20)
+
+
+def test_each_setting_costs_what_it_should() -> None:
+    plain = passes(run_of(20)).total
+    assert passes(run_of(20, curvature="none")).total == plain - 19
+    assert passes(run_of(20, curvature="ggn")).total == plain + 19
+    assert passes(run_of(20, exact_jump=True)).total == plain + 5 * 20
+    assert passes(run_of(20, targets=2)).score == passes(run_of(20)).score * 2 - 20
+    assert passes(run_of(20, target_share=3.5)).total == plain + 3.5
+    assert passes(run_of(20, memory=1)).redo == 19 * 20 / 2
+
+
+@pytest.mark.parametrize("horizon", [1, 4, 8, 16])
+def test_probes_cost_about_what_is_forecast(done: Counter[str], horizon: int) -> None:
+    """How many there are depends on where they fall; START stands for what they cost besides."""
+    steps = tiny.steps(48, size=6)
+    chosen = replace(selector(horizon, None, Budget(fraction=1.0), LookAhead(1)), probing=1.0)
+    expected = passes(estimate._run(chosen, steps, 1)).probes
+    probes: list[int] = []
+
+    def note(first: int, state: object, judged: Any) -> None:
+        probes.extend(len(judged.steps) - probe.step for probe in judged.scores.probes)
+
+    chosen.run(tiny.start(chosen.judge.task, chosen.judge.rule), steps, on_window=note)
+    spent = sum(3 + length + 20 / 6 / 3 for length in probes)
+    assert 0.5 < spent / expected < 1.5
+
+
+def test_one_probe_is_the_least() -> None:
+    assert passes(run_of(20, probing=1e-9)).probes == 3 + 20 - 19 / 3
+    assert passes(run_of(20)).probes == 0
+
+
+def test_memory_and_disk_stop_growing_where_the_budget_ends() -> None:
+    sizes: dict[str, int] = {
+        "parameters": 10, "state": 30, "tape": 7, "tape_bytes": 100, "gradients": 1000,
+    }  # fmt: skip
+    found = [memory(run_of(t, memory=4, disk=50, tapes=14), **sizes) for t in (3, 60, 6000)]
+    assert [own.snapshots for own in found] == [(3 + 4) * 30, (4 + 4) * 30, (4 + 4) * 30]
+    assert [own.tapes for own in found] == [21, 98, 98]
+    assert found[1].adjoints == 60
+    assert found[1].gradients == 0
+    assert found[1].total == 10 + 240 + 98 + 7 + 60
+    assert memory(run_of(60, exact_jump=True), **sizes).gradients == 1000
+    assert memory(run_of(60, targets=3), **sizes).adjoints == 180
+    disk = [disk_bytes(run_of(t, memory=4, disk=50), 30) for t in (3, 20, 6000)]
+    assert disk == [0, 16 * (30 + HEADER), 50 * (30 + HEADER)]
+    assert disk_bytes(run_of(20, goes_back=False, memory=4, disk=50), 30) == 0
+
+
+EVALUATION = (
+    "--set", "evaluation={seeds: [0, 1], against: [everything, random, loss, knn_shapley]}",
+    "--set", "selection.probing=0",
+)  # fmt: skip
+
+
+def test_a_plan_counts_the_steps_of_the_whole_command(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(here.iterdir())
+    assert curate("recipe.yaml", "--plan", "--json", *EVALUATION) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert sorted(here.iterdir()) == before
+    assert (plan["candidates"], plan["steps"], plan["windows"]) == (72, 10, 3)
+    assert (plan["horizon"], plan["stride"], plan["rounds"]) == (4, 4, 4)
+    parts = plan["passes"]
+    assert parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"))
+    assert parts["retrain"] == 5 * 2 * 10
+    assert plan["memory"]["parameters"] == 4 * plan["parameters"] == 4 * 58
+    assert plan["memory"]["total"] == sum(v for k, v in plan["memory"].items() if k != "total")
+    assert plan["disk"] == 0
+
+    forward = 0
+    call = recording.forward_step
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal forward
+        forward += 1
+        return call(*arguments)
+
+    monkeypatch.setattr(recording, "forward_step", counting)
+    assert curate("recipe.yaml", "--out", "out", "--quiet", *EVALUATION) == 0
+    committed = 2 * 8  # of two policies that train, all but the last window
+    assert forward == parts["record"] + parts["redo"] + parts["retrain"] + 10 + committed
+
+
+@pytest.mark.parametrize("policy", ["look_ahead", "loss", "random", "knn_shapley"])
+def test_a_plan_of_every_policy(
+    here: Path, policy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--set", f"selection.policy={policy}", "--set", "trajectory.disk=1MiB")
+    assert curate("recipe.yaml", "--plan", *settings, "--set", "trajectory.snapshots=1") == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"{policy} on 72 candidates, 58 parameters, cpu\nsteps: 10;")
+    assert ("disk: " in text) == (policy == "look_ahead")
+    assert "time: about " in text
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["selection.jump=exact", "selection.curvature=ggn", "training.micro_batch=5",
+     "selection.keep={threshold: 0.0}", "selection.keep={count: 60}", "selection.horizon=1",
+     "trajectory.tapes=0MiB", "selection.group_by=group", "training.batch_size=1000"],
+)  # fmt: skip
+def test_a_plan_of_every_setting(
+    here: Path, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert curate("recipe.yaml", "--plan", "--json", "--set", setting) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["seconds"]["total"] > 0
+    assert plan["passes"]["total"] > 0
+
+
+def test_a_plan_of_what_cannot_be_run_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert curate("recipe.yaml", "--plan", "--set", "data.train=gone.parquet") == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_long_runs_are_announced(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert curate("recipe.yaml", "--out", "a") == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(estimate, "LONG", 0.0)
+    assert curate("recipe.yaml", "--out", "b", "--quiet") == 0
+    assert capsys.readouterr().err == ""
+    assert curate("recipe.yaml", "--out", "c") == 0
+    captured = capsys.readouterr().err
+    assert captured.startswith("this will take about ")
+    assert "(10 steps, horizon 4, rounds 4)" in captured
+    assert captured.count("\n") == 1
+    scores = {Path(out, "scores.parquet").read_bytes() for out in "abc"}
+    assert len(scores) == 1
+
+
+def test_a_rough_guess_spares_short_runs_the_measuring(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(estimate, "time_steps", never)
+    assert curate("recipe.yaml", "--out", "out") == 0
