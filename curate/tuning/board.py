@@ -22,7 +22,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from curate.errors import CurateError, OutputError
 from curate.tuning.plan import Pair, Plan
-from curate.tuning.storage import JOURNAL, Presence, fail_the_dead, heartbeat, open_storage
+from curate.tuning.storage import (
+    JOURNAL,
+    Presence,
+    fail_the_dead,
+    heartbeat,
+    open_storage,
+    sign_of_life,
+)
 
 
 class Unit(NamedTuple):
@@ -187,6 +194,9 @@ class Board:
 
     def _take(self, unit: Unit, number: int) -> bool:
         trial_id = self._trial_id(unit, number)
+        sign_of_life(
+            self._storage, trial_id
+        )  # first: without any, it would count as alive for ever
         try:
             if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
                 return False

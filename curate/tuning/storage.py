@@ -112,6 +112,12 @@ def fail_the_dead(study: optuna.Study, storage: BaseStorage, presence: Presence)
             study.tell(trial.number, state=TrialState.FAIL)
 
 
+def sign_of_life(storage: BaseStorage, trial_id: int) -> None:
+    """Give one about a trial, where the storage has them."""
+    if isinstance(storage, RDBStorage):
+        storage.record_heartbeat(trial_id)
+
+
 @contextmanager
 def heartbeat(storage: BaseStorage, trial_id: int) -> Iterator[None]:
     """Give signs of life about a trial, where the storage has them."""

@@ -89,6 +89,8 @@ def tune_job(
         worker = _Worker(bench, board, phases, say)
         worker.work()
         return worker.result()
+    except optuna.exceptions.StorageInternalError as error:
+        raise RunError(f"the study's database failed: {error}; run it again to go on.") from error
     finally:
         board.close()
 

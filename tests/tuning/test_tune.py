@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -299,6 +300,16 @@ def test_a_database_carries_the_study_and_scores_that_are_elsewhere_are_found_ag
     assert again.table.equals(first.table)
     assert (again.pair, again.test) == (tuned.pair, tuned.test)
     assert not (here / "two/runs").exists()
+
+
+def test_a_database_that_fails_on_the_way_is_told_in_a_line(here: Path) -> None:
+    def lose(line: str) -> None:
+        if line.startswith("pilot"):
+            with sqlite3.connect(here / "study.db") as database:
+                database.execute("drop table trials")
+
+    with pytest.raises(RunError, match="the study's database failed"):
+        curate.tune(recipe(), here / "out", storage=f"sqlite:///{here}/study.db", say=lose)
 
 
 def test_the_command_says_what_it_does(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
