@@ -10,7 +10,8 @@ CurateError
 │   ├── OutputError        a place we will not write to
 │   └── MissingExtraError  an optional package that is not installed
 └── RunError               the run itself failed: one line, exit code 1
-    └── NonFiniteError     a loss, state or score became NaN or infinite
+    ├── NonFiniteError     a loss, state or score became NaN or infinite
+    └── NothingKeptError   a threshold that no score reaches
 """
 
 
@@ -66,3 +67,7 @@ class RunError(CurateError):
 
 class NonFiniteError(RunError):
     """A loss, a parameter or a score became NaN or infinite."""
+
+
+class NothingKeptError(RunError):
+    """No score reaches the threshold that was asked for."""

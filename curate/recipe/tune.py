@@ -16,10 +16,10 @@ class Tune(Section):
 
     horizons, learning_rates: the grid; derived from the recipe where not given. budget: at most
     this share of what a selection run of every pair would cost. validation: the share of the
-    validation set that judges the pairs and that no score sees. metric: on it, `loss` or one of
-    the objective's, such as accuracy. seeds: of the retrainings that a value is the mean of.
-    coverage: share of a pilot's steps that is looked at, per horizon. trust: most that an
-    influence may be expected to be off by, in units of the mean influence.
+    validation set that judges the pairs and that no score sees. metric: on it, `loss`, or one of
+    the objective's that is better when higher, such as accuracy. seeds: of the retrainings that
+    a value is the mean of. coverage: share of a pilot's steps that is looked at, per horizon.
+    trust: most that an influence may be expected to be off by, in units of the mean influence.
     """
 
     horizons: Horizons | None = None

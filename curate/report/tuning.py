@@ -12,7 +12,7 @@ from curate.tuning import Pair, Tuned
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SIGNS = {"dropped": "x ", "untried": ". ", "diverged": "inf "}
+SIGNS = {"dropped": "x ", "untried": ". ", "failed": "- "}
 
 
 def describe_tuning(tuned: Tuned, out: Path) -> str:
@@ -23,7 +23,7 @@ def describe_tuning(tuned: Tuned, out: Path) -> str:
         row = [_cell(cells[Pair(k, lr)]) for lr in plan.learning_rates]
         lines.append(_row(_name(k, plan.steps), row))
     everything = (tuned.everything[lr] for lr in plan.learning_rates)
-    shown = [SIGNS["diverged"] if v is None else f"{v:.3f} " for v in everything]
+    shown = [SIGNS["failed"] if v is None else f"{v:.3f} " for v in everything]
     lines += [
         _row("all rows", shown),
         f"{metric} on the part of the validation set that no score saw; * best, . not tried, "
@@ -49,7 +49,7 @@ def why(tuned: Tuned) -> str:
     """One sentence on why this pair."""
     plan, outcomes = tuned.plan, tuned.table["outcome"].to_list()
     best = tuned.table.filter(pl.col("outcome") == "best").to_dicts()[0]
-    runs = sum(outcome in ("best", "beaten", "diverged") for outcome in outcomes)
+    runs = sum(outcome in ("best", "beaten", "failed") for outcome in outcomes)
     text = (
         f"best: horizon {_name(tuned.pair.horizon, plan.steps)} with learning rate "
         f"{tuned.pair.learning_rate:g}: {plan.tune.metric} {tuned.value:.4g}, the "
@@ -103,8 +103,8 @@ def plot_tuning(tuned: Tuned, path: Path) -> None:
             dark = shade > 0.5 if lower_is_better else shade < 0.5
             text = f"{values[i, j]:.3g}" + (" ★" if pair == tuned.pair else "")
             _write(axes, i, j, text, color="white" if dark else "black", weight="bold")
-        elif cells[pair]["outcome"] == "diverged":
-            _write(axes, i, j, "diverged", color="0.3")
+        elif cells[pair]["outcome"] == "failed":
+            _write(axes, i, j, "failed", color="0.3")
         else:
             _write(axes, i, j, f"±{_relative(cells[pair])}", color="0.55")
     _outline(axes, trusted)

@@ -10,10 +10,10 @@ import torch
 from curate.candidates import Candidates
 from curate.choose import Chosen, choose, selector_for
 from curate.datasets import SourceExamples
-from curate.errors import DataError, RecipeError, UserError
+from curate.errors import DataError, NothingKeptError, RecipeError, UserError
 from curate.evaluate import retrain
 from curate.influence import mean_metrics
-from curate.policies import Array
+from curate.policies import Array, Budget
 from curate.prepare import Job
 from curate.progress import Phases
 from curate.recipe import Recipe, Tune
@@ -63,12 +63,12 @@ class Bench:
         """Select with a pair, retrain on what was kept: the choice, and the metric per seed.
 
         Raises:
-            NonFiniteError: it diverged. UserError: the budget keeps nothing.
+            NonFiniteError: it diverged. NothingKeptError: no score reaches the threshold.
         """
         job, plan = self._at(pair), self.plan
         chosen, values = choose(job, "look_ahead", phases), []
         if not chosen.choice.kept.any():
-            raise UserError(f"{pair}: selection.keep.threshold keeps no row.")
+            raise NothingKeptError(f"{pair}: selection.keep.threshold keeps no row")
         with phases.phase("retrain", len(plan.tune.seeds) * plan.steps) as tick:
             for seed in plan.tune.seeds:
                 found = retrain(job, chosen.choice.kept, seed, self.judging, tick)
@@ -111,6 +111,8 @@ def set_up(job: Job) -> Bench:
         raise RecipeError(
             f"tune.metric: {tune.metric} is none of this objective's; it has {', '.join(known)}."
         )
+    if (count := job.recipe.selection.keep.count) is not None:
+        Budget(count=count).size(len(data.examples))
     rows = sum(len(target.examples) for target in data.targets)
     plan = make_plan(job.recipe, job.total_steps(), rows / job.recipe.training.batch_size)
     return Bench(replace(job, data=data), judging, plan)

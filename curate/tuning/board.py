@@ -21,6 +21,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from curate.errors import CurateError, OutputError
+from curate.output import write_whole
 from curate.tuning.plan import Pair, Plan
 from curate.tuning.storage import (
     JOURNAL,
@@ -37,6 +38,10 @@ class Unit(NamedTuple):
 
     learning_rate: float
     horizon: int | None = None
+
+
+ASKED = "asked.json"
+"""What a folder's runs are of: the recipe and what identifies its data."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +154,8 @@ class Board:
     def _open(self, url: str | None, asked: dict[str, Any]) -> None:
         try:
             with self.lock():
+                self._refuse_another(asked)
                 self._storage = open_storage(self.folder, url)
-                if url is None:
-                    self._refuse_another(asked)
                 self.study = self._study(self.name, asked)
                 self._pilots = self._study(f"{self.name} pilots", asked)
         except OSError as error:
@@ -175,13 +179,18 @@ class Board:
         return study
 
     def _refuse_another(self, asked: dict[str, Any]) -> None:
-        for found in optuna.get_all_study_summaries(self._storage):
-            if not found.study_name.startswith(self.name):
-                before = json.loads(found.user_attrs.get("asked", "{}"))
-                raise OutputError(
-                    f"{self.folder}: holds a tuning of something else: "
-                    f"{difference(before, asked)}. Give another --out, or delete it."
-                )
+        """Raise OutputError if the folder has runs of something else; otherwise say what of."""
+        path = self.folder / ASKED
+        if not path.exists():
+            text = json.dumps(asked, indent=2) + "\n"
+            write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != json.loads(json.dumps(asked)):
+            raise OutputError(
+                f"{self.folder}: holds a tuning of something else: {difference(before, asked)}. "
+                "Give another --out, or delete it."
+            )
 
     def _study_of(self, unit: Unit) -> optuna.Study:
         return self._pilots if unit.horizon is None else self.study

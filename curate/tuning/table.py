@@ -20,10 +20,11 @@ def table_of(entries: Mapping[Unit, Entry], plan: Plan, best: Pair) -> pl.DataFr
     """A line per pair, and one per pilot, which has no horizon.
 
     outcome: `pilot`; `dropped`, the influences cannot be trusted; `untried`, beyond the budget;
-    `diverged`; `beaten`; `best`. value: the metric on the judging part, mean of `values`, one
-    per seed; of a pilot, of training on everything. signal, error, jump, propagation, probes:
-    what its pilot showed of a pair, see `View`. reason: of a pair without a value. trial: its
-    number in the study (a pilot's in the study of pilots). passes: gradients of a batch, about.
+    `failed`, it diverged or kept nothing; `beaten`; `best`. value: the metric on the judging
+    part, mean of `values`, one per seed; of a pilot, of training on everything. signal, error,
+    jump, propagation, probes: what its pilot showed of a pair, see `View`. reason: of a pair
+    without a value. trial: its number in the study (a pilot's in the study of pilots). passes:
+    gradients of a batch, about.
     """
     lines: list[dict[str, Any]] = []
     for lr in plan.learning_rates:
@@ -52,7 +53,7 @@ def _outcome(pair: Pair, entry: Entry | None, best: Pair) -> str:
     if entry.notes.get("dropped"):
         return "dropped"
     if entry.value is None:
-        return "diverged"
+        return "failed"
     return "best" if pair == best else "beaten"
 
 
@@ -72,4 +73,4 @@ def describe_run(pair: Pair, value: float | None, plan: Plan) -> str:
 
 
 def _shown(value: float | None, plan: Plan) -> str:
-    return "diverged" if value is None else f"{plan.tune.metric} {value:.4g}"
+    return "no value" if value is None else f"{plan.tune.metric} {value:.4g}"

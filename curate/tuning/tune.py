@@ -15,7 +15,7 @@ import optuna
 import polars as pl
 
 from curate.choose import Chosen
-from curate.errors import NonFiniteError, RunError
+from curate.errors import NonFiniteError, NothingKeptError, RunError
 from curate.output import score_table, write_whole
 from curate.policies import Array
 from curate.prepare import Job
@@ -162,7 +162,7 @@ class _Worker:
         return [] if all(_finished(unit, entries) for unit in units) else units
 
     def _values(self, entries: Mapping[Unit, Entry]) -> dict[Pair, float]:
-        """Of the finished runs, lower is better; infinity for one that diverged."""
+        """Of the finished runs, lower is better; infinity for one that failed."""
         return {
             Pair(unit.horizon, unit.learning_rate): self._signed(entry.value)
             for unit, entry in entries.items()
@@ -172,7 +172,7 @@ class _Worker:
         }
 
     def _signed(self, value: float | None) -> float:
-        """Such that lower is better; infinity for what diverged."""
+        """Such that lower is better; infinity for what has no value."""
         return np.inf if value is None else self.bench.sign * value
 
     def _pilot(self, unit: Unit, begin: float) -> None:
@@ -205,7 +205,7 @@ class _Worker:
             chosen, values = self.bench.run(pair, self.phases)
             self._save(pair, chosen)
             value, notes["values"] = mean(values), values
-        except NonFiniteError as error:
+        except (NonFiniteError, NothingKeptError) as error:
             notes["reason"] = str(error)
         notes["seconds"] = time.monotonic() - begin
         self.board.finish(unit, value, notes)

@@ -58,7 +58,7 @@ def test_the_table_has_every_pair_and_what_became_of_it() -> None:
     outcomes = {where: line["outcome"] for where, line in found.items()}
     assert outcomes == {
         (None, 1e-3): "pilot", (None, 1e-2): "pilot", (1, 1e-3): "best", (4, 1e-3): "beaten",
-        (16, 1e-3): "dropped", (1, 1e-2): "diverged", (4, 1e-2): "untried", (16, 1e-2): "untried",
+        (16, 1e-3): "dropped", (1, 1e-2): "failed", (4, 1e-2): "untried", (16, 1e-2): "untried",
     }  # fmt: skip
     assert found[16, 1e-3]["reason"] == "too wrong"
     assert found[4, 1e-2]["error"] == 0.5
@@ -69,10 +69,10 @@ def test_the_table_has_every_pair_and_what_became_of_it() -> None:
 def test_words(tmp_path: Path) -> None:
     lines = describe_tuning(tuned(), tmp_path).splitlines()
     assert lines[0].split() == ["K", "\\", "lr", "0.001", "0.01"]
-    assert lines[1].split() == ["1", "0.250*", "inf"]
+    assert lines[1].split() == ["1", "0.250*", "-"]
     assert lines[2].split() == ["4", "0.500", "."]
     assert lines[3].split() == ["full", "(16)", "x", "."]
-    assert lines[4].split() == ["all", "rows", "0.750", "inf"]
+    assert lines[4].split() == ["all", "rows", "0.750", "-"]
     assert why(tuned()) in lines
     assert "test loss, retrained: 0.400 ± 0.141 on what it keeps, 0.800 on everything" in lines[-3]
     share = 500.0 / PLAN.grid_passes()

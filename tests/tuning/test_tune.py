@@ -25,10 +25,10 @@ from curate.errors import RunError
 from curate.evaluate import retrain
 from curate.jobs import run_select
 from curate.prepare import prepare
-from curate.recipe import check_recipe, load_recipe
+from curate.recipe import Keep, check_recipe, load_recipe
 from curate.report import describe_tuning
 from curate.tuning import Tuned
-from curate.tuning.bench import divide, set_up, with_pair
+from curate.tuning.bench import Bench, divide, set_up, with_pair
 from curate.tuning.plan import Pair
 
 GRID = (
@@ -85,8 +85,8 @@ def test_what_a_run_keeps_is_what_select_keeps_with_that_part_of_the_validation_
 ) -> None:
     real = curate.jobs.prepare
 
-    def with_half(recipe: Any, device: Any) -> Any:
-        job = real(recipe, device)
+    def with_half(recipe: Any, *others: Any) -> Any:
+        job = real(recipe, *others)
         return replace(job, data=divide(job.data, 0.5, recipe.data.seed)[0])
 
     monkeypatch.setattr("curate.jobs.prepare", with_half)
@@ -208,8 +208,29 @@ def test_a_learning_rate_that_diverges_loses_and_the_others_go_on(here: Path) ->
     tuned = curate.tune(recipe("tune.learning_rates=[1e-2, 1e6]"), here / "out")
     assert tuned.pair.learning_rate == 1e-2
     lost = tuned.table.filter(pl.col("learning_rate") > 1)
-    assert set(lost["outcome"]) <= {"pilot", "dropped", "diverged"}
+    assert set(lost["outcome"]) <= {"pilot", "dropped", "failed"}
     assert describe_tuning(tuned, here / "out")
+
+
+def test_a_pair_whose_scores_reach_no_threshold_loses_and_the_others_go_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Bench.run
+
+    def run_or_keep_nothing(self: Bench, pair: Pair, phases: Any) -> Any:
+        if pair.horizon == 4:
+            nothing = self.job.recipe.selection.model_copy(update={"keep": Keep(threshold=1e9)})
+            recipe = self.job.recipe.model_copy(update={"selection": nothing})
+            self = replace(self, job=replace(self.job, recipe=recipe))
+        return real(self, pair, phases)
+
+    monkeypatch.setattr(Bench, "run", run_or_keep_nothing)
+    tuned = curate.tune(recipe(), here / "out")
+    lost = tuned.table.filter(pl.col("outcome") == "failed")
+    assert len(lost) >= 1
+    assert set(lost["horizon"]) == {4}
+    assert "selection.keep.threshold keeps no row" in lost["reason"][0]
+    assert tuned.pair.horizon != 4
 
 
 def test_a_metric_that_is_better_when_higher(here: Path) -> None:
@@ -332,6 +353,7 @@ def test_the_command_says_what_it_does(here: Path, capsys: pytest.CaptureFixture
         ("selection.policy=loss", "selection.policy: loss has no horizon to tune"),
         ("tune.metric=f1", "tune.metric: f1 is none of this objective's; it has loss, accuracy."),
         ("tune.horizons=[99]", "tune.horizons: 99 is longer than the run"),
+        ("selection.keep={count: 99}", "selection.keep.count: is 99, but there are only 72"),
         ("tune.budget=0.01", "tune.budget: 0.01 of the grid of 9 pairs does not pay"),
         ("tune.validation=0.001", "validation has 24 rows, too few to divide"),
         ("data.validation=null", "data.validation: is required"),
