@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import median
+from statistics import mean
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from curate.windows import Judge
 FEW = 8
 """Steps that are timed together: two where one takes longer than `SLOW` seconds."""
 SLOW = 0.2
-REPEATS = 5
+GLANCE, SPAN = 0.01, 0.3
+"""Seconds for which something is done over and over to time it, roughly and properly."""
 LONG, UNSURE = 60.0, 6.0
 """Seconds of a run that are worth an announcement; how far off passes by themselves may be."""
 
@@ -134,13 +135,13 @@ def forecast(job: Job) -> Forecast:
 def time_steps(plan: Forecast) -> Clock:
     """Do a few steps of a run, in every way in which it does them, and time them.
 
-    About a second for small models; for others, the time of some fifty passes.
+    About two seconds for small models; for others, the time of some fifty passes.
     """
     judge, state, run = plan.selector.judge, plan.state, plan.run
     device = judge.task.model.device
     task, rule = judge.task, judge.rule
     first = plan.steps[0]
-    one = _seconds(lambda: forward_step(task, rule, state, first), device)
+    one = _seconds(lambda: forward_step(task, rule, state, first), device, GLANCE)
     few = plan.steps[: min(run.longest, FEW if one < SLOW else 2)] if run.windows else [first]
     kept = max(1, round(run.kept[0] * len(first.rows))) if run.kept else len(first.rows)
     less = [step.keep(torch.arange(min(kept, len(step.rows)))) for step in few]
@@ -209,7 +210,9 @@ def announce(job: Job, say: Callable[[str], None]) -> None:
     if not plan.steps:
         return
     judge, first = plan.selector.judge, plan.steps[0]
-    one = _seconds(lambda: forward_step(judge.task, judge.rule, plan.state, first), job.device)
+    one = _seconds(
+        lambda: forward_step(judge.task, judge.rule, plan.state, first), job.device, GLANCE
+    )
     if one * plan.passes()["total"] < LONG / UNSURE:
         return
     clock = time_steps(plan)
@@ -217,16 +220,16 @@ def announce(job: Job, say: Callable[[str], None]) -> None:
         say(estimate_line(plan, clock))
 
 
-def _seconds(do: Callable[[], object], device: torch.device) -> float:
-    """The median of a few goes after the first, which warms up; of slow ones, only the first."""
+def _seconds(do: Callable[[], object], device: torch.device, span: float = SPAN) -> float:
+    """Of one go: the mean of those after the first, which warms up; its own if it takes `span`."""
     found: list[float] = []
-    while len(found) <= REPEATS and (not found or sum(found) < 1):
+    while sum(found) < span:
         begin = time.perf_counter()
         do()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         found.append(time.perf_counter() - begin)
-    return median(found[1:] or found)
+    return mean(found[1:] or found)
 
 
 def _file_seconds(judge: Judge, state: State) -> float:
