@@ -105,7 +105,7 @@ def test_non_finite_scores_end_the_run_by_name() -> None:
     recording = record(task, rule, start, steps, snapshots=3)
     spoiled = start.slots["v"].clone()
     spoiled[2] = float("nan")
-    recording._kept[0] = (0, State(start.theta, {"m": start.slots["m"], "v": spoiled}, 0))
+    recording._kept._stack[0] = (0, State(start.theta, {"m": start.slots["m"], "v": spoiled}, 0))
     with pytest.raises(NonFiniteError, match=r"step 40: \d+ of 12 influences are not finite"):
         score_window(task, rule, recording, tiny.targets(), first_step=40)
 

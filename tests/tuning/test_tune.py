@@ -1,8 +1,6 @@
 """`curate tune`: what it finds, what it leaves, and that nothing measured is measured again."""
 
 import json
-import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -393,7 +391,7 @@ def test_interrupted_it_says_how_to_go_on(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr("curate.tuning.bench.Bench.run", interrupt)
