@@ -5,14 +5,14 @@ the end. Whatever only the data or the model can tell (columns, names of
 parameters) is checked where they are read.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from curate.recipe.data import Data
 from curate.recipe.models import Mlp, Model, Pretrained
 from curate.recipe.optimizers import AnyOptimizer, Schedule, default_optimizer
-from curate.recipe.section import Count, Section, Seed
+from curate.recipe.section import NO_REPEATS, Count, Section, Seed, in_words
 from curate.recipe.tune import Tune
 
 PolicyName = Literal["look_ahead", "random", "loss", "knn_shapley"]
@@ -47,20 +47,13 @@ class Trajectory(Section):
     gradients: memory for gradients example by example, which jump: exact needs.
     """
 
-    snapshots: Count | Memory = "1GiB"
+    snapshots: Annotated[
+        Count | Memory,
+        in_words("must be a number of states, at least 1, or memory such as 2GiB but got {got}"),
+    ] = "1GiB"
     disk: Memory | None = None
     tapes: Memory = "256MiB"
     gradients: Memory = "256MiB"
-
-    @field_validator("snapshots", mode="wrap")
-    @classmethod
-    def _one_message(cls, value: Any, handler: Any) -> Any:
-        try:
-            return handler(value)
-        except ValueError:
-            raise ValueError(
-                f"must be a number of states, at least 1, or memory such as 2GiB but got {value!r}"
-            ) from None
 
 
 class Keep(Section):
@@ -82,7 +75,10 @@ class Selection(Section):
     """How candidates are valued and how many are kept."""
 
     policy: PolicyName = "look_ahead"
-    horizon: Count | Literal["full"] = "full"
+    horizon: Annotated[
+        Count | Literal["full"],
+        in_words("must be at least 1 but got {got}; use `full` for the whole run"),
+    ] = "full"
     stride: Count | None = None
     keep: Keep = Keep(fraction=0.5)
     group_by: str | None = None
@@ -92,16 +88,6 @@ class Selection(Section):
     curvature: Literal["exact", "ggn", "none"] = "exact"
     probing: Annotated[float, Field(ge=0, le=100)] = 0.2
     neighbors: Count = 5
-
-    @field_validator("horizon", mode="wrap")
-    @classmethod
-    def _one_message(cls, value: Any, handler: Any) -> Any:
-        try:
-            return handler(value)
-        except ValueError:
-            raise ValueError(
-                f"must be at least 1 but got {value!r}; use `full` for the whole run"
-            ) from None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -119,15 +105,11 @@ class Selection(Section):
 class Evaluation(Section):
     """Retrain from scratch on what was kept, and on what other ways would keep."""
 
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2]
-    against: list[Literal["everything", "random", "loss", "knn_shapley"]] = ["everything", "random"]
-
-    @field_validator("seeds", "against")
-    @classmethod
-    def _no_repeats(cls, value: list[Any]) -> list[Any]:
-        if len(set(value)) < len(value):
-            raise ValueError(f"must not repeat itself but got {value}")
-        return value
+    seeds: Annotated[list[Seed], Field(min_length=1), NO_REPEATS] = [0, 1, 2]
+    against: Annotated[list[Literal["everything", "random", "loss", "knn_shapley"]], NO_REPEATS] = [
+        "everything",
+        "random",
+    ]
 
 
 class Recipe(Section):

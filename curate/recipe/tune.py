@@ -1,13 +1,14 @@
 """The tune section of a recipe: what `curate tune` may try, and at what price."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from curate.recipe.optimizers import LearningRate
-from curate.recipe.section import Count, Fraction, Section, Seed
+from curate.recipe.section import NO_REPEATS, Count, Fraction, Section, Seed, in_words
 
 Horizons = Annotated[list[Count | Literal["full"]], Field(min_length=1)]
+A_LIST = "must be a list of numbers of steps, at least 1, or `full` but got {got}"
 Rates = Annotated[list[LearningRate], Field(min_length=1)]
 
 
@@ -22,24 +23,14 @@ class Tune(Section):
     trust: most that an influence may be expected to be off by, in units of the mean influence.
     """
 
-    horizons: Horizons | None = None
+    horizons: Annotated[Horizons | None, in_words(A_LIST), NO_REPEATS] = None
     learning_rates: Rates | None = None
     budget: Annotated[float, Field(gt=0, le=1)] = 0.25
     metric: Annotated[str, Field(min_length=1)] = "loss"
     validation: Fraction = 0.5
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2]
+    seeds: Annotated[list[Seed], Field(min_length=1), NO_REPEATS] = [0, 1, 2]
     coverage: Fraction = 0.1
     trust: Annotated[float, Field(gt=0)] = 1.0
-
-    @field_validator("horizons", mode="wrap")
-    @classmethod
-    def _one_message(cls, value: Any, handler: Any) -> Any:
-        try:
-            return handler(value)
-        except ValueError:
-            raise ValueError(
-                f"must be a list of numbers of steps, at least 1, or `full` but got {value!r}"
-            ) from None
 
     @field_validator("learning_rates")
     @classmethod
@@ -47,11 +38,4 @@ class Tune(Section):
         """By the six digits that names of files and reports have room for."""
         if value is not None and len({f"{lr:g}" for lr in value}) < len(value):
             raise ValueError(f"must not repeat itself within six digits but got {value}")
-        return value
-
-    @field_validator("horizons", "seeds")
-    @classmethod
-    def _no_repeats(cls, value: list[Any] | None) -> list[Any] | None:
-        if value is not None and len(set(value)) < len(value):
-            raise ValueError(f"must not repeat itself but got {value}")
         return value
