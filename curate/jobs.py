@@ -24,6 +24,7 @@ from curate.output import (
     staged,
     write_selection,
     write_whole,
+    write_whole_text,
 )
 from curate.prepare import Job, choose_device, prepare
 from curate.progress import Phases
@@ -173,7 +174,7 @@ def run_verify(
     text = json.dumps(made_with() | {"recipe_fingerprint": fingerprint(recipe)} | summary, indent=2)
     write_whole(out / "verify.parquet", found.table.write_parquet)
     write_whole(out / "verify.png", lambda part: plot_verification(found, part))
-    write_whole(out / "verify.json", lambda part: part.write_text(text + "\n", encoding="utf-8"))
+    write_whole_text(out / "verify.json", text + "\n")
     (out / JOURNAL).unlink()
     return found, summary
 
@@ -220,9 +221,8 @@ def tune(
     text = json.dumps(summary, indent=2) + "\n"
     write_whole(out / "tune.parquet", tuned.table.write_parquet)
     write_whole(out / "tune.png", lambda part: plot_tuning(tuned, part))
-    write_whole(out / "tune.json", lambda part: part.write_text(text, encoding="utf-8"))
-    yaml = write_recipe(tuned.recipe)
-    write_whole(out / "recipe.yaml", lambda part: part.write_text(yaml, encoding="utf-8"))
+    write_whole_text(out / "tune.json", text)
+    write_whole_text(out / "recipe.yaml", write_recipe(tuned.recipe))
     return tuned
 
 

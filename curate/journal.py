@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from curate.errors import OutputError
-from curate.output import write_whole
+from curate.output import write_whole_text
 
 JOURNAL = "verify.partial.jsonl"
 
@@ -29,7 +29,7 @@ class Journal:
                 self._known[first, row] = actual
         entries = [[first, row, value] for (first, row), value in self._known.items()]
         again = "".join(json.dumps(line) + "\n" for line in [key, *entries])
-        write_whole(path, lambda part: part.write_text(again, encoding="utf-8"))
+        write_whole_text(path, again)
 
     @classmethod
     def within(cls, folder: Path, key: str) -> "Journal":

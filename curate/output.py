@@ -197,6 +197,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_whole_text(path: Path, text: str) -> None:
+    """A file of text written as `write_whole` does, in UTF-8."""
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
 def _content(folder: Path) -> str:
     """A digest of the shards.
 

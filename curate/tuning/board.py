@@ -21,7 +21,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from curate.errors import CurateError, OutputError
-from curate.output import write_whole
+from curate.output import write_whole_text
 from curate.tuning.plan import Pair, Plan
 from curate.tuning.storage import (
     JOURNAL,
@@ -156,8 +156,8 @@ class Board:
             with self.lock():
                 self._refuse_another(asked)
                 self._storage = open_storage(self.folder, url)
-                self.study = self._study(self.name, asked)
-                self._pilots = self._study(f"{self.name} pilots", asked)
+                self.study = self._study(self.name)
+                self._pilots = self._study(f"{self.name} pilots")
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written: {error.strerror}.") from error
         except (LookupError, TypeError, ValueError) as error:  # what Optuna makes of other files
@@ -167,23 +167,19 @@ class Board:
                 f"{self.folder / JOURNAL}: is damaged, or no study; delete it to start anew."
             ) from error
 
-    def _study(self, name: str, asked: dict[str, Any]) -> optuna.Study:
-        study = optuna.create_study(
+    def _study(self, name: str) -> optuna.Study:
+        return optuna.create_study(
             storage=self._storage,
             study_name=name,
             direction="minimize" if self._plan.tune.metric == "loss" else "maximize",
             load_if_exists=True,
         )
-        if "asked" not in study.user_attrs:
-            study.set_user_attr("asked", json.dumps(asked))
-        return study
 
     def _refuse_another(self, asked: dict[str, Any]) -> None:
         """Raise OutputError if the folder has runs of something else; otherwise say what of."""
         path = self.folder / ASKED
         if not path.exists():
-            text = json.dumps(asked, indent=2) + "\n"
-            write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+            write_whole_text(path, json.dumps(asked, indent=2) + "\n")
             return
         before = json.loads(path.read_text(encoding="utf-8"))
         if before != json.loads(json.dumps(asked)):

@@ -143,9 +143,9 @@ class Plan:
             self._step(center, 0, d) for d in (1, -1, 2, -2)
         )
         first = [beside[0], longer, shorter, beside[1], far_longer, far_shorter]
-        near = [pair for pair in first if pair in open_]
+        near = [pair for pair in first if pair is not None and pair in open_]
         rest = [pair for pair in open_ if pair not in near]
-        return [p for p in near if p] + sorted(rest, key=lambda p: (self._distance(p, center), p))
+        return near + sorted(rest, key=lambda pair: (self._distance(pair, center), pair))
 
     def _step(self, pair: Pair, rates: int, horizons: int = 0) -> Pair | None:
         """The pair so many places away in the grid, None beyond its edge."""
