@@ -1,6 +1,6 @@
 """What mattered: adjoints of training, and the influence of every candidate."""
 
-from curate.influence.adjoint import Adjoint, BackwardStep, backward_step, final_adjoint
+from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
 from curate.influence.curvature import CURVATURES
 from curate.influence.jump import Following, exact_jump
 from curate.influence.probe import Probe, Probing, follow, size_of
@@ -13,7 +13,6 @@ from curate.influence.window import WindowScores, score_window
 __all__ = [
     "CURVATURES",
     "REMOVALS",
-    "Adjoint",
     "BackwardStep",
     "ErrorProxy",
     "Following",

@@ -11,13 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from curate.influence.curvature import CURVATURES, vjp
-from curate.rules import Rule, State
+from curate.influence.curvature import CURVATURES
+from curate.influence.through_rule import through_rule
+from curate.rules import Adjoint, Rule, State
 from curate.trajectory import ChunkGradient, Step, Task, add_up, chunk_gradient, gradient, nonzero
-
-Adjoint = tuple[Tensor, ...]
-"""Derivative of Q target losses with respect to a state: one (Q, size) tensor for
-each of `State.tensors()`, in that order."""
 
 
 class BackwardStep(NamedTuple):
@@ -62,7 +59,7 @@ def backward_step(
     if tape is None and len(chunks) == 1:
         tape = chunk_gradient(task, theta, step, chunks[0], differentiable=True)
     mean = gradient(task, theta, step).mean if tape is None else add_up([tape], step.scale).mean
-    to_gradient, direct = _through_rule(rule, mean, state, step.lrs, adjoint)
+    to_gradient, direct = through_rule(rule, mean, state, step.lrs, adjoint)
     to_gradient = to_gradient * step.scale
 
     derivatives, sizes = [], []
@@ -88,13 +85,3 @@ def final_adjoint(state: State, target_gradients: Tensor) -> Adjoint:
     """The adjoint where a window ends: target gradients, shape (Q, P), for theta; 0 for slots."""
     count = len(target_gradients)
     return (target_gradients, *(t.new_zeros(count, t.numel()) for t in state.tensors()[1:]))
-
-
-def _through_rule(
-    rule: Rule, mean: Tensor, state: State, lrs: tuple[float, ...], adjoint: Adjoint
-) -> tuple[Tensor, Adjoint]:
-    inputs = [t.detach().requires_grad_() for t in (mean, *state.tensors())]
-    with torch.enable_grad():
-        after = rule.update(inputs[0], state.with_tensors(tuple(inputs[1:])), lrs)
-    to_gradient, *direct = vjp(after.tensors(), inputs, adjoint)
-    return to_gradient, tuple(direct)

@@ -9,35 +9,12 @@ from torch import Tensor
 
 from curate.datasets import map_leaves
 from curate.errors import ModelError
+from curate.influence.through_rule import vjp
 from curate.models import BoundModel, differentiable_attention
 from curate.trajectory import ChunkGradient, Step, Task, seeded_rng
 
 Products = tuple[Tensor, Tensor | None]
 """Derivatives by weight, shape (Q, n), and by theta, shape (Q, P) or None for nothing."""
-
-
-def vjp(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor],
-    *, again: bool = False,
-) -> list[Tensor]:  # fmt: skip
-    """Vector-Jacobian products, Q cotangents at once: (Q, *output) -> (Q, *input).
-
-    The graph is freed unless it is to be gone through `again`.
-    """
-    count = len(cotangents[0])
-    batched = count > 1
-    found = torch.autograd.grad(
-        outputs,
-        inputs,
-        list(cotangents) if batched else [c[0] for c in cotangents],
-        allow_unused=True,
-        is_grads_batched=batched,
-        retain_graph=again,
-    )
-    return [
-        x.new_zeros(count, *x.shape) if g is None else (g if batched else g.unsqueeze(0))
-        for g, x in zip(found, inputs, strict=True)
-    ]
 
 
 def exact(

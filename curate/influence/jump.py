@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from curate.influence.adjoint import Adjoint
-from curate.rules import Rule, State
+from curate.rules import Adjoint, Rule, State
 from curate.trajectory import Step, Task, example_gradients, nonzero
 
 

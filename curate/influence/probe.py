@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curate.influence.adjoint import Adjoint, BackwardStep
+from curate.influence.adjoint import BackwardStep
 from curate.influence.jump import Following, effect, jump_of
 from curate.influence.removal import leave_out
 from curate.influence.targets import Target, target_losses
-from curate.rules import Rule, State
+from curate.rules import Adjoint, Rule, State
 from curate.trajectory import Gradient, Step, Task, forward_step, gradient, replay
 
 

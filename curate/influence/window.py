@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from curate.errors import NonFiniteError
-from curate.influence.adjoint import Adjoint, BackwardStep, backward_step, final_adjoint
+from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
 from curate.influence.jump import Following, exact_jump
 from curate.influence.probe import Draw, Probe, Probing, follow_removal
 from curate.influence.removal import influence
 from curate.influence.scoring import Scoring
 from curate.influence.targets import Target, target_gradients
-from curate.rules import Rule, State
+from curate.rules import Adjoint, Rule, State
 from curate.trajectory import Recording, Task, ignore_step
 
 

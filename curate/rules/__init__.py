@@ -5,7 +5,17 @@ from types import MappingProxyType
 from curate.rules.adafactor import Adafactor
 from curate.rules.adagrad import Adagrad
 from curate.rules.adam import Adam, AdamW
-from curate.rules.base import Rule, Shape, Shapes, Slots, State, initial_state, safe_sqrt
+from curate.rules.base import (
+    Adjoint,
+    HasVjp,
+    Rule,
+    Shape,
+    Shapes,
+    Slots,
+    State,
+    initial_state,
+    safe_sqrt,
+)
 from curate.rules.from_torch import LiveOptimizer, from_torch, unwrap
 from curate.rules.muon import Muon
 from curate.rules.rmsprop import RMSprop
@@ -33,8 +43,10 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adjoint",
     "Clipped",
     "Grouped",
+    "HasVjp",
     "LiveOptimizer",
     "Muon",
     "RMSprop",

@@ -1,6 +1,7 @@
 """Adafactor: a second moment kept as one row and one column per matrix."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Adafactor:
         OptimizerError: eps1 is not above 0.
     """
 
+    elementwise: ClassVar[bool] = False
     shapes: Shapes
     beta2_decay: float = -0.8
     eps: tuple[float, float] = (torch.finfo(torch.float32).eps, 1e-3)

@@ -1,6 +1,7 @@
 """Adagrad: every parameter's steps shrink with the gradients it has seen."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class Adagrad:
     Duchi, Hazan & Singer, JMLR 12 (2011).
     """
 
+    elementwise: ClassVar[bool] = True
     lr_decay: float = 0.0
     weight_decay: float = 0.0
     initial_accumulator_value: float = 0.0

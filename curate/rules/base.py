@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -42,7 +42,12 @@ class Rule(Protocol):
 
     `update` must not mutate what it is given; it is differentiated with
     respect to `grad` and to every tensor of `state`.
+
+    elementwise: whether what becomes of a parameter depends on nothing but its own entries
+        of gradient and state, so that any part of them can be updated by itself.
     """
+
+    elementwise: ClassVar[bool]
 
     def init(self, theta: Tensor) -> Slots:
         """The slots before the first step, for parameters `theta` of shape (P,)."""
@@ -50,6 +55,25 @@ class Rule(Protocol):
 
     def update(self, grad: Tensor, state: State, lrs: tuple[float, ...]) -> State:
         """The next state; `lrs` has one learning rate per param group."""
+        ...
+
+
+Adjoint = tuple[Tensor, ...]
+"""Derivative of Q target losses with respect to a state: one (Q, size) tensor for
+each of `State.tensors()`, in that order."""
+
+
+@runtime_checkable
+class HasVjp(Protocol):
+    """A rule that knows its own derivative; autograd finds that of the others."""
+
+    def vjp(
+        self, grad: Tensor, state: State, lrs: tuple[float, ...], adjoint: Adjoint
+    ) -> tuple[Tensor, Adjoint]:
+        """The adjoint of the state after `update` taken to grad, (Q, P), and the state before.
+
+        What reaches the state by way of the gradient is left out.
+        """
         ...
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +47,7 @@ class Muon:
         OptimizerError: a parameter is no matrix, or a setting is out of range.
     """
 
+    elementwise: ClassVar[bool] = False
     shapes: Shapes
     momentum: float = 0.95
     nesterov: bool = True

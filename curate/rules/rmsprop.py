@@ -1,6 +1,7 @@
 """RMSprop, plain or centred, with or without momentum."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class RMSprop:
     Tieleman & Hinton, Coursera lecture 6.5, 2012; centred: Graves, arXiv:1308.0850.
     """
 
+    elementwise: ClassVar[bool] = True
     alpha: float = 0.99
     eps: float = 1e-8
     weight_decay: float = 0.0

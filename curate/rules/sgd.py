@@ -1,6 +1,7 @@
 """Stochastic gradient descent, with momentum, dampening and Nesterov."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ class SGD:
     theta <- theta - lr * g
     """
 
+    elementwise: ClassVar[bool] = True
     momentum: float = 0.0
     dampening: float = 0.0
     nesterov: bool = False

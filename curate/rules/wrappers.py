@@ -1,7 +1,8 @@
 """Rules made of rules: gradient clipping in front, param groups side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,14 +22,19 @@ class Clipped:
 
     rule: Rule
     max_norm: float
+    elementwise: ClassVar[bool] = False
 
     def init(self, theta: Tensor) -> Slots:
         return self.rule.init(theta)
 
-    def update(self, grad: Tensor, state: State, lrs: tuple[float, ...]) -> State:
+    def clip(self, grad: Tensor) -> Tensor:
+        """The gradient, shape (P,), scaled down to `max_norm` where it is longer."""
         norm = torch.linalg.vector_norm(grad)  # its derivative at 0 is defined as 0
-        coefficient = (self.max_norm / (norm + 1e-6)).clamp(max=1.0)
-        return self.rule.update(grad * coefficient, state, lrs)
+        clipped: Tensor = grad * (self.max_norm / (norm + 1e-6)).clamp(max=1.0)
+        return clipped
+
+    def update(self, grad: Tensor, state: State, lrs: tuple[float, ...]) -> State:
+        return self.rule.update(self.clip(grad), state, lrs)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Grouped:
 
     rules: Sequence[Rule]
     sizes: Sequence[int]
+    elementwise: ClassVar[bool] = False
 
     def init(self, theta: Tensor) -> Slots:
         return {
@@ -45,19 +52,26 @@ class Grouped:
             for name, slot in rule.init(part).items()
         }
 
-    def update(self, grad: Tensor, state: State, lrs: tuple[float, ...]) -> State:
+    def split(
+        self, grad: Tensor, state: State, lrs: tuple[float, ...]
+    ) -> Iterator[tuple[Rule, Tensor, State, tuple[float, ...]]]:
+        """Group by group: its rule, and its part of what `update` is given."""
         parts = zip(
             self.rules, grad.split(self.sizes), state.theta.split(self.sizes), lrs, strict=True
         )
-        thetas: list[Tensor] = []
-        slots: Slots = {}
-        for k, (rule, grad_k, theta_k, lr) in enumerate(parts):
-            own = {
+        for k, (rule, own_grad, theta, lr) in enumerate(parts):
+            slots = {
                 name.removeprefix(f"{k}/"): slot
                 for name, slot in state.slots.items()
                 if name.startswith(f"{k}/")
             }
-            after = rule.update(grad_k, State(theta_k, own, state.step), (lr,))
+            yield rule, own_grad, State(theta, slots, state.step), (lr,)
+
+    def update(self, grad: Tensor, state: State, lrs: tuple[float, ...]) -> State:
+        thetas: list[Tensor] = []
+        slots: Slots = {}
+        for k, (rule, own_grad, own, own_lrs) in enumerate(self.split(grad, state, lrs)):
+            after = rule.update(own_grad, own, own_lrs)
             thetas.append(after.theta)
             slots |= {f"{k}/{name}": slot for name, slot in after.slots.items()}
         return State(torch.cat(thetas), slots, state.step + 1)

@@ -14,7 +14,6 @@ from curate.datasets import TensorExamples
 from curate.errors import ModelError
 from curate.influence import (
     CURVATURES,
-    Adjoint,
     Scoring,
     backward_step,
     final_adjoint,
@@ -22,7 +21,7 @@ from curate.influence import (
     target_gradients,
 )
 from curate.models import Classification, FlatModel, FunctionObjective, Objective, Regression
-from curate.rules import Rule, State
+from curate.rules import Adjoint, Rule, State
 from curate.trajectory import Step, Task, gradient, record, replay, seeded_rng
 from tests import tiny
 

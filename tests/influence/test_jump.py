@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from curate.errors import ModelError
 from curate.influence import (
-    Adjoint,
     Scoring,
     backward_step,
     exact_jump,
@@ -20,7 +19,7 @@ from curate.influence import (
     target_gradients,
 )
 from curate.models import FlatModel
-from curate.rules import Rule, State
+from curate.rules import Adjoint, Rule, State
 from curate.trajectory import Step, Task, forward_step, record, replay
 from tests import tiny
 
