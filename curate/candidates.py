@@ -1,6 +1,6 @@
 """The data section of a recipe made concrete: candidates, targets, held-out rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Candidates:
     noisy: where label noise was planted, shape (N,), or None.
     classes: the label of every candidate where labels are classes, shape (N,), or None.
     outputs: what a built-in model has to put out.
+    target_weights: of the validation sets in the mean over them, the largest 1.
     sources: path -> what identifies the data, for provenance.
     """
 
@@ -37,12 +38,16 @@ class Candidates:
     noisy: Tensor | None
     classes: np.ndarray[Any, Any] | None
     outputs: int
+    target_weights: dict[str, float]
     sources: dict[str, Any]
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """The validation sets as targets."""
-        return tuple(Target(name, examples) for name, examples in self.validation.items())
+        return tuple(
+            Target(name, examples, self.target_weights[name])
+            for name, examples in self.validation.items()
+        )
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -135,8 +140,14 @@ def read_candidates(recipe: Recipe) -> Candidates:
         noisy=noisy,
         classes=labels.numpy() if labels is not None and reader.classes else None,
         outputs=reader.classes.count if reader.classes else _width(labels),
+        target_weights=_target_weights(recipe, validation),
         sources=sources,
     )
+
+
+def _target_weights(recipe: Recipe, names: Iterable[str]) -> dict[str, float]:
+    weights = recipe.selection.weights or dict.fromkeys(names, 1.0)
+    return {name: weights[name] / max(weights.values()) for name in names}
 
 
 def _scaling(candidates: SourceExamples) -> Callable[[SourceExamples], SourceExamples]:

@@ -9,6 +9,7 @@ from curate.datasets import SourceExamples, TensorExamples
 from curate.influence import Scoring
 from curate.ledger import Scores
 from curate.policies import (
+    AGGREGATES,
     Array,
     Budget,
     Choice,
@@ -65,12 +66,12 @@ def selector_for(job: Job, policy: str) -> tuple[Selector, State, list[Step]]:
             snapshots=snapshot_count(job.recipe, state),
             tape_bytes=memory_bytes(job.recipe.trajectory.tapes),
             disk=disk_room(job.recipe, state, job.scratch),
+            strata=job.data.classes,
         ),
         budget=Budget(**selection.keep.model_dump()),
         horizon=horizon,
         stride=None if selection.stride is None else min(selection.stride, horizon),
         groups=None if selection.group_by is None else job.data.groups(selection.group_by),
-        strata=job.data.classes,
         probing=selection.probing,
     )
     return selector, state, steps
@@ -102,7 +103,9 @@ def _features(examples: SourceExamples) -> Array:
 
 
 POLICIES: dict[str, Callable[[Job], Policy]] = {
-    "look_ahead": lambda job: LookAhead(job.recipe.selection.rounds),
+    "look_ahead": lambda job: LookAhead(
+        job.recipe.selection.rounds, AGGREGATES[job.recipe.selection.aggregate]
+    ),
     "random": lambda job: Random(len(job.data.examples), seed=job.recipe.training.seed),
     "loss": lambda _: SmallLoss(),
     "knn_shapley": _knn_shapley,

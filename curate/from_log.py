@@ -78,7 +78,7 @@ def _check_rows(entries: pl.DataFrame, count: int, log: Any) -> None:
 
 def _scores(entries: pl.DataFrame, count: int, targets: list[str]) -> Scores:
     columns = [f"influence/{name}" for name in targets] or ["influence"]
-    ledger = Ledger(count, len(columns), None)
+    ledger = Ledger(count, np.ones(len(columns)), None)
     for _, step in entries.group_by("run", "step", "batch", maintain_order=True):
         ledger.add(
             step["row"].to_numpy(), step["value"].to_numpy(), step.select(columns).to_numpy().T

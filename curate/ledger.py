@@ -1,39 +1,12 @@
 """The ledger: what every candidate was worth, over all the steps it was offered in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from curate.influence import WindowError
-from curate.policies import Array
-
-SMALLEST_STRATUM = 3
-
-
-def standardise(values: Array, strata: Array | None = None) -> Array:
-    """Values of one step to mean 0 and spread 1, within each stratum where there is one.
-
-    Influences of different steps are not on one scale, and those of different
-    labels seldom (DESIGN 3.10). A stratum of fewer than three rows is measured
-    against the whole step instead. A step whose values are all equal scores 0.
-
-    Args:
-        values: shape (n,). strata: the label of each row, shape (n,), or None.
-    """
-    scores = _centred(values)
-    if strata is not None:
-        for stratum in np.unique(strata):
-            own = strata == stratum
-            if own.sum() >= SMALLEST_STRATUM:
-                scores[own] = _centred(values[own])
-    return scores
-
-
-def _centred(values: Array) -> Array:
-    spread = values.std()
-    centred: Array = values - values.mean()
-    return centred / spread if spread > 1e-12 * np.abs(values).max(initial=0.0) else centred * 0.0
+from curate.policies import Array, standardise
 
 
 @dataclass(frozen=True)
@@ -41,15 +14,16 @@ class Scores:
     """One row per candidate.
 
     score: what the budget ranks, shape (N,). seen: steps it was offered in, (N,).
-    influences: mean over occurrences per target, loss units, (Q, N); None if the
-    policy does not look at influences.
+    influence: mean over occurrences, on the mean loss of the targets, loss units, (N,);
+    influences: the same on each target, (Q, N); None if the policy does not look at influences.
     errors: expected absolute error of the mean influence, (N,); windows: what each
     window's were worth. Where they were asked for.
     """
 
     score: Array
     seen: Array
-    influences: Array | None
+    influence: Array | None = None
+    influences: Array | None = None
     errors: Array | None = None
     windows: Sequence[WindowError] = ()
 
@@ -57,11 +31,12 @@ class Scores:
 class Ledger:
     """Adds up values and influences, step by step. Memory: O(N Q)."""
 
-    def __init__(self, candidates: int, targets: int, strata: Array | None) -> None:
-        self._strata = strata
+    def __init__(self, candidates: int, target_weights: Array, strata: Array | None) -> None:
+        """target_weights: in the mean over the targets, shape (Q,). strata: (N,), or None."""
+        self._weights, self._strata = target_weights, strata
         self._score = np.zeros(candidates)
         self._seen = np.zeros(candidates, dtype=np.int64)
-        self._influences = np.zeros((targets, candidates))
+        self._influences = np.zeros((len(target_weights), candidates))
 
     def add(self, rows: Array, values: Array, influences: Array | None) -> Array:
         """Enter one step; returns the standardised values, shape (n,)."""
@@ -77,8 +52,9 @@ class Ledger:
     def scores(self, *, with_influences: bool) -> Scores:
         """Means over occurrences; a candidate never offered scores 0."""
         times = np.maximum(self._seen, 1)
-        return Scores(
-            self._score / times,
-            self._seen,
-            self._influences / times if with_influences else None,
-        )
+        scores = Scores(self._score / times, self._seen)
+        if not with_influences:
+            return scores
+        influences = self._influences / times
+        influence = np.average(influences, axis=0, weights=self._weights)
+        return replace(scores, influence=influence, influences=influences)

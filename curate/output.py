@@ -51,7 +51,8 @@ load_from_disk("{out}")["train"]
 | column | meaning |
 |---|---|
 | `row` | position in the source, from 0 |
-| `influence` | predicted change in the target's loss had the row been left out of a step, mean over its occurrences; positive: the row helps |
+| `influence` | predicted change in the target's loss had the row been left out of a step, mean over its occurrences and over the targets (by their weights); positive: the row helps |
+| `influence/TARGET` | the same on one of several targets |
 | `score` | what the budget ranks: the policy's value, standardised within the step (and label) for policies that train |
 | `rank` | 1 is the highest score |
 | `kept`, `reason` | what the budget decided |
@@ -150,8 +151,8 @@ def score_table(scores: Scores, choice: Choice, rows: Array, targets: list[str])
     columns: dict[str, Any] = {
         "row": rows,
         "influence": pl.Series([None] * len(rows), dtype=pl.Float64)
-        if influences is None
-        else influences.mean(axis=0),
+        if scores.influence is None
+        else scores.influence,
         "score": scores.score,
         "rank": rank,
         "kept": choice.kept,

@@ -33,7 +33,7 @@ class Selector:
     grows with T but the step records.
 
     judge: values the candidates of a window. budget: how much is kept.
-    groups: for quotas, shape (N,), or None. strata: for standardising, shape (N,), or None.
+    groups: for quotas, shape (N,), or None.
     probing: share of the cost of scoring that goes into estimating its error, see
     `ErrorProxy`.
     """
@@ -43,7 +43,6 @@ class Selector:
     horizon: int
     stride: int | None = None
     groups: Array | None = None
-    strata: Array | None = None
     probing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -67,8 +66,8 @@ class Selector:
         judge, count = self.judge, len(self.judge.task.examples)
         if judge.policy.needs is Evidence.NOTHING:
             values = judge.policy.values(Offer(np.arange(count), np.ones(count)))
-            return Scores(values, np.zeros(count, dtype=np.int64), None)
-        ledger = Ledger(count, len(judge.targets), self.strata)
+            return Scores(values, np.zeros(count, dtype=np.int64))
+        ledger = Ledger(count, judge.target_weights, judge.strata)
         proxy = self._proxy()
         stride = self.stride or self.horizon
         for first in range(0, len(steps), stride):

@@ -13,7 +13,14 @@ import polars as pl
 from curate.agreement import Agreement, agree
 from curate.choose import selector_for
 from curate.errors import UserError
-from curate.influence import Scoring, leave_out, score_window, size_of, target_losses
+from curate.influence import (
+    Scoring,
+    leave_out,
+    over_targets,
+    score_window,
+    size_of,
+    target_losses,
+)
 from curate.journal import Journal
 from curate.ledger import Scores
 from curate.policies import Array, share_out
@@ -131,8 +138,8 @@ class _Jury:
         judge = self.selector.judge
         decided = judged.steps[: self.selector.stride or len(judged.steps)]
         places = _places(decided, self.plan.occurrences)
-        influences = [own.mean(dim=0).numpy() for own in judged.scores.influences]
-        sizes = [size_of(own.mean(dim=0)).numpy() for own in judged.scores.influences]
+        influences = [own.numpy() for own in judged.scores.overall]
+        sizes = [size_of(own).numpy() for own in judged.scores.overall]
         predicted = {row: _total(influences, own) for row, own in places.items()}
         chosen = _one_of_each_stratum(predicted, self.quotas[first], self.plan.seed + first)
         mistaken = self._mistaken(state, judged) if self.plan.mistaken else None
@@ -150,7 +157,8 @@ class _Jury:
                 after = target_losses(
                     judge.task.model, judge.task.objective, judge.targets, final.theta
                 )
-                known = self.journal.enter(first, row, float((after - base).mean()))
+                change = float(over_targets(judge.targets, after - base))
+                known = self.journal.enter(first, row, change)
             self.lines.append(
                 {
                     "row": int(self.job.data.examples.rows[row]),
@@ -187,7 +195,7 @@ class _Jury:
         )  # fmt: skip
         scoring = Scoring(removal=judge.scoring.removal, mistaken_rule=as_sgd(judge.rule))
         found = score_window(judge.task, judge.rule, made, judge.targets, scoring=scoring)
-        return [own.mean(dim=0).numpy() for own in found.influences]
+        return [own.numpy() for own in found.overall]
 
 
 def _announcement(
@@ -242,8 +250,7 @@ def _one_of_each_stratum(values: dict[int, float], count: int, seed: int) -> lis
 
 def reproduces(table: pl.DataFrame, scores: Scores) -> bool:
     """Whether scoring again found the influences of a saved `scores.parquet`."""
-    assert scores.influences is not None
-    saved = table.sort("row")["influence"].to_numpy()
-    found = scores.influences.mean(axis=0)
+    assert scores.influence is not None
+    saved, found = table.sort("row")["influence"].to_numpy(), scores.influence
     scale = np.abs(saved).max()
     return saved.shape == found.shape and bool(np.abs(saved - found).max() <= 1e-3 * scale)

@@ -41,6 +41,8 @@ class Judge:
     (1 + 3) while the graphs of its gradients fit in `tape_bytes`, and one pass
     over the targets per round; R x 1 for a policy that looks at losses only.
     `scoring` says how influences are computed, and `exact_jump` or `ggn` cost more.
+
+    strata: to standardise within, shape (N,), or None.
     """
 
     task: Task
@@ -51,6 +53,7 @@ class Judge:
     snapshots: int = 64
     tape_bytes: int = 0
     disk: Disk | None = None
+    strata: Array | None = None
 
     def __post_init__(self) -> None:
         if self.goes_back and not self.targets:
@@ -65,6 +68,11 @@ class Judge:
     def target_rows(self) -> int:
         """Examples of all targets together."""
         return sum(len(target.examples) for target in self.targets)
+
+    @property
+    def target_weights(self) -> Array:
+        """Of every target in the mean over them, shape (Q,)."""
+        return np.array([target.weight for target in self.targets])
 
     def ticks(self, steps: int) -> int:
         """How many times `judge` calls `on_step` for a window of so many steps."""
@@ -114,16 +122,23 @@ class Judge:
             )  # fmt: skip
         values = [
             self.policy.values(
-                Offer(
-                    rows=step.rows.numpy(),
-                    weights=step.weights.double().numpy(),
-                    losses=recording.losses[k].double().cpu().numpy(),
-                    influences=None if scores is None else scores.influences[k].mean(dim=0).numpy(),
-                )
+                self._offer(step, recording.losses[k], scores.influences[k] if scores else None)
             )
             for k, step in enumerate(steps)
         ]
         return Judged(steps, recording.final, recording.losses, scores, values)
+
+    def _offer(self, step: Step, losses: Tensor, influences: Tensor | None) -> Offer:
+        """The candidates of a step as the policy sees them."""
+        rows = step.rows.numpy()
+        return Offer(
+            rows=rows,
+            weights=step.weights.double().numpy(),
+            losses=losses.double().cpu().numpy(),
+            influences=None if influences is None else influences.numpy(),
+            target_weights=self.target_weights,
+            strata=None if self.strata is None else self.strata[rows],
+        )
 
 
 def keep_all(judged: Judged, kept: Sequence[Array]) -> bool:

@@ -32,6 +32,23 @@ def test_own_model(
     sys.modules.pop("bag_model")
 
 
+def test_several_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = EXAMPLES / "several_targets"
+    make = [sys.executable, str(folder / "make_digits.py"), "--to", str(tmp_path)]
+    subprocess.run(make, check=True, capture_output=True)
+    (tmp_path / "recipe.yaml").write_text((folder / "recipe.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    assert curate("recipe.yaml", "--json", "--set", "evaluation.seeds=[0]") == 0
+    summary = json.loads(capsys.readouterr().out)
+    loss = {row["trained_on"]: row["loss"]["mean"] for row in summary["evaluation"]}
+    assert loss["look_ahead"] < 0.85 * min(loss["everything"], loss["random"])
+    scores = pl.read_parquet("out/recipe/scores.parquet")
+    weighted = (4 * scores["influence/upright"] + scores["influence/lying"]) / 5
+    assert (scores["influence"] - weighted).abs().max() < 1e-9
+
+
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_influence_predicts_leave_one_out(epochs: int) -> None:
     script = runpy.run_path(str(EXAMPLES / "benchmarks" / "leave_one_out.py"))

@@ -39,6 +39,19 @@ BAD_RECIPES: list[tuple[str, str]] = [
     ("selection.keep={}", "selection.keep: give exactly one of"),
     ("selection.keep={count: 1000}", "selection.keep.count: is 1000, but there are only 72"),
     ("selection.keep={threshold: 99}", "keeps no row; the highest score is"),
+    ("selection.aggregate=max", "selection.aggregate: must be 'mean', 'min' or 'weighted' but got"),
+    ("selection.aggregate=min", "selection.aggregate: min is for several targets; name them in da"),
+    ("selection={aggregate: weighted, weights: {validation: 1}}",
+     "selection.aggregate: weighted is for several targets"),
+    ("selection.aggregate=weighted", "selection: aggregate weighted needs weights, one for every"),
+    ("selection.weights={validation: 1}", "selection: weights are for aggregate weighted, but it "),
+    ("selection={aggregate: min, weights: {a: 1}}", "weights are for aggregate weighted, but it i"),
+    ("selection={aggregate: weighted, weights: {}}", "weighted is for several targets"),
+    ("selection={aggregate: weighted, weights: {a: 0, b: 0.0}}", "weights must not all be 0"),
+    ("selection={aggregate: weighted, weights: {a: -1, b: 2}}",
+     "selection.weights.a: must be greater than or equal to 0 but got -1"),
+    ("selection={aggregate: weighted, weights: {a: .nan}}", "selection.weights.a: must be a finit"),
+    ("selection={aggregate: weighted, weights: 3}", "selection.weights: must be a mapping of keys"),
     ("selection.group_by=nope", "selection.group_by: there is no column nope"),
     ("selection.group_by=x", "groups must be ints or strings"),
     ("training.optimizer.kind=adadelta", "kind must be sgd, adam, adamw, rmsprop, adagr"),
@@ -72,6 +85,29 @@ def test_malformed_recipes_are_refused_in_one_line(
 ) -> None:
     before = sorted(here.iterdir())
     assert curate("recipe.yaml", "--out", "some/out", "--set", override) == 2
+    refused_in_one_line(capsys, message)
+    assert sorted(here.iterdir()) == before
+
+
+BOTH = "data.validation={a: rows.parquet, b: rows.parquet}"
+BAD_TARGETS: list[tuple[list[str], str]] = [
+    (["selection={aggregate: weighted, weights: {a: 1}}"],
+     "selection.weights: must be of the targets a, b, each once, but got a."),
+    (["selection={aggregate: weighted, weights: {}}"], "targets a, b, each once, but got none."),
+    (["selection={aggregate: weighted, weights: {a: 1, b: 1, c: 1}}"], "but got a, b, c."),
+    (["selection={aggregate: min, policy: knn_shapley}"],
+     "selection.aggregate: min is for influences; knn_shapley pools the rows of all targets"),
+    (["selection.aggregate=min", "data.validation={a: rows.parquet}"], "min is for several target"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD_TARGETS)
+def test_malformed_aggregates_are_refused_in_one_line(
+    here: Path, overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(here.iterdir())
+    settings = [part for override in (BOTH, *overrides) for part in ("--set", override)]
+    assert curate("recipe.yaml", "--out", "some/out", *settings) == 2
     refused_in_one_line(capsys, message)
     assert sorted(here.iterdir()) == before
 

@@ -7,7 +7,13 @@ from curate.influence.probe import Probe, Probing, follow, size_of
 from curate.influence.proxy import ErrorProxy, WindowError, expected_error, probing_passes
 from curate.influence.removal import REMOVALS, influence, leave_out, reweighting
 from curate.influence.scoring import Scoring
-from curate.influence.targets import Target, mean_metrics, target_gradients, target_losses
+from curate.influence.targets import (
+    Target,
+    mean_metrics,
+    over_targets,
+    target_gradients,
+    target_losses,
+)
 from curate.influence.window import WindowScores, score_window
 
 __all__ = [
@@ -30,6 +36,7 @@ __all__ = [
     "influence",
     "leave_out",
     "mean_metrics",
+    "over_targets",
     "probing_passes",
     "reweighting",
     "score_window",

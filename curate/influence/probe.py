@@ -32,7 +32,7 @@ from torch import Tensor
 from curate.influence.adjoint import BackwardStep
 from curate.influence.jump import Following, effect, jump_of
 from curate.influence.removal import leave_out
-from curate.influence.targets import Target, target_losses
+from curate.influence.targets import Target, over_targets, target_losses
 from curate.rules import Adjoint, Rule, State
 from curate.trajectory import Gradient, Step, Task, forward_step, gradient, replay
 
@@ -125,8 +125,8 @@ class Draw:
     seen so far. Memory: a state and its adjoint per place.
     """
 
-    def __init__(self, probing: Probing) -> None:
-        self._probing = probing
+    def __init__(self, probing: Probing, targets: Sequence[Target]) -> None:
+        self._probing, self._targets = probing, targets
         self._random = np.random.default_rng(probing.seed)
         self._total = 0.0
         self.drawn: list[Removal] = []
@@ -139,7 +139,7 @@ class Draw:
         count = self._probing.count
         if k >= self._probing.steps or not count:
             return
-        sizes = size_of(influences.mean(dim=0)).cpu().numpy()
+        sizes = size_of(over_targets(self._targets, influences)).cpu().numpy()
         own = float(sizes.sum())
         self._total += own
         chance = own / self._total if self._total > 0 else 1.0
@@ -150,7 +150,7 @@ class Draw:
             position = int(self._random.choice(len(sizes), p=sizes / own if own > 0 else even))
             removal = Removal(
                 k, position, state, adjoint, following, back.mean, back.sizes,
-                float(sizes[position]), float(linear.mean(dim=0)[position]),
+                float(sizes[position]), float(over_targets(self._targets, linear)[position]),
             )  # fmt: skip
             self.drawn[place : place + 1] = [removal]
 
@@ -173,10 +173,10 @@ def follow_removal(
     outcome, cotangents = jump_of(rule, state, rest[0], removal.adjoint, removal.following)
     with torch.no_grad():
         moved, as_it_was = outcome(grad.mean.double()), outcome(removal.mean.double())
-        jump = effect(moved, as_it_was, cotangents).mean()
+        jump = over_targets(targets, effect(moved, as_it_was, cotangents))
     final = follow(task, rule, state, rest, without, grad)
     found = target_losses(task.model, task.objective, targets, final.theta)
     return Probe(
         removal.step, removal.position, removal.size, removal.linear,
-        exact=float(jump), actual=float((found - losses).mean()),
+        exact=float(jump), actual=float(over_targets(targets, found - losses)),
     )  # fmt: skip

@@ -100,7 +100,7 @@ class ErrorProxy:
     ) -> None:  # fmt: skip
         """Take in a window that was scored with the probing planned for it."""
         self._left -= sum(self._cost(steps, probe.step, target_rows) for probe in scores.probes)
-        influences = [own.mean(dim=0) for own in scores.influences[: probing.steps]]
+        influences = scores.overall[: probing.steps]
         self._windows.append(
             _Window(
                 first_step=first_step,
@@ -108,7 +108,7 @@ class ErrorProxy:
                 sizes=np.concatenate([size_of(own).numpy() for own in influences]),
                 steps=len(steps),
                 signal=float(torch.cat(influences).abs().mean()),
-                target_loss=float(scores.target_losses.mean()),
+                target_loss=scores.overall_loss,
                 probes=scores.probes,
             )
         )

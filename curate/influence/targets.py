@@ -15,10 +15,22 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Target:
-    """A named set of examples whose mean loss is what influences are about."""
+    """A named set of examples whose mean loss is what influences are about.
+
+    weight: above or equal to 0, in the mean over several targets, see `over_targets`.
+    """
 
     name: str
     examples: Examples
+    weight: float = 1.0
+
+
+def over_targets(targets: Sequence[Target], values: Tensor) -> Tensor:
+    """The mean of values, shape (Q, ...), over the targets by their weights, shape (...)."""
+    each = [target.weight for target in targets]
+    weights = torch.tensor(each, dtype=values.dtype, device=values.device)
+    total: Tensor = torch.tensordot(weights, values, dims=1)
+    return total / weights.sum()
 
 
 def target_gradients(

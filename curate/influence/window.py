@@ -11,7 +11,7 @@ from curate.influence.jump import Following, exact_jump
 from curate.influence.probe import Draw, Probe, Probing, follow_removal
 from curate.influence.removal import influence
 from curate.influence.scoring import Scoring
-from curate.influence.targets import Target, target_gradients
+from curate.influence.targets import Target, over_targets, target_gradients
 from curate.rules import Adjoint, Rule, State
 from curate.trajectory import Recording, Task, ignore_step
 
@@ -25,6 +25,7 @@ class WindowScores:
     sizes: n_i, per step, shape (n,), on the CPU.
     target_losses: at the end of the window, shape (Q,).
     probes: removals that were followed.
+    targets: that they are about.
     """
 
     influences: list[Tensor]
@@ -32,6 +33,17 @@ class WindowScores:
     sizes: list[Tensor]
     target_losses: Tensor
     probes: list[Probe]
+    targets: Sequence[Target]
+
+    @property
+    def overall(self) -> list[Tensor]:
+        """Influences on the mean loss of the targets, per step, shape (n,)."""
+        return [over_targets(self.targets, own) for own in self.influences]
+
+    @property
+    def overall_loss(self) -> float:
+        """The mean loss of the targets at the end of the window."""
+        return float(over_targets(self.targets, self.target_losses))
 
 
 def score_window(
@@ -61,7 +73,7 @@ def score_window(
     Raises:
         NonFiniteError: a target loss or an influence is NaN or infinite.
     """
-    draw = Draw(probing or Probing(0, 0, 0))
+    draw = Draw(probing or Probing(0, 0, 0), targets)
     assert not (probing and scoring.mistaken_rule)
     losses, gradients = target_gradients(task.model, task.objective, targets, recording.final.theta)
     for target, loss in zip(targets, losses, strict=True):
@@ -102,7 +114,7 @@ def score_window(
         follow_removal(task, rule, recording.steps, own, scoring.removal, targets, losses)
         for own in draw.drawn
     ]
-    return WindowScores(influences, derivatives, sizes, losses, followed)
+    return WindowScores(influences, derivatives, sizes, losses, followed, targets)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,19 @@
 """What to keep: how candidates are valued, and under which budget."""
 
 from curate.policies.adaptive_horizon import AdaptiveHorizon
+from curate.policies.aggregates import AGGREGATES, Aggregate
 from curate.policies.base import Array, Evidence, Offer, Policy
 from curate.policies.budgets import Budget, Choice, share_out
 from curate.policies.knn_shapley import KNNShapley, shapley_values
 from curate.policies.look_ahead import LookAhead
 from curate.policies.small_loss import SmallLoss
+from curate.policies.standardise import standardise
 from curate.policies.uniform import Random
 
 __all__ = [
+    "AGGREGATES",
     "AdaptiveHorizon",
+    "Aggregate",
     "Array",
     "Budget",
     "Choice",
@@ -22,4 +26,5 @@ __all__ = [
     "SmallLoss",
     "shapley_values",
     "share_out",
+    "standardise",
 ]

@@ -24,13 +24,17 @@ class Offer:
     rows: positions among the candidates, shape (n,).
     weights: in the step's mean, shape (n,), as the evidence was gathered; 1 at first.
     losses: training losses before the step, shape (n,); None without evidence.
-    influences: mean over the targets, shape (n,), positive helps; None without evidence.
+    influences: on every target, shape (Q, n), positive helps; None without evidence.
+    target_weights: in the mean over the targets, shape (Q,); None for equal ones.
+    strata: the label of each row, shape (n,), to standardise within; None without.
     """
 
     rows: Array
     weights: Array
     losses: Array | None = None
     influences: Array | None = None
+    target_weights: Array | None = None
+    strata: Array | None = None
 
 
 class Policy(Protocol):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curate.policies.aggregates import Aggregate, mean
 from curate.policies.base import Array, Evidence, Offer
 
 STEP = 0.5
@@ -13,7 +14,7 @@ TIE = 1e-6
 
 @dataclass(frozen=True)
 class LookAhead:
-    """Value = influence; in rounds, a weight that moves with it.
+    """Value = influence on all targets together; in rounds, a weight that moves with it.
 
     The horizon belongs to the driver, which decides where a window ends: the
     same policy is offline at K = T and online at K = 1.
@@ -26,9 +27,12 @@ class LookAhead:
 
     and the value is the last weight (DESIGN 3.7). The influence is taken per
     unit of weight: a candidate is not judged by how little of it is left.
+
+    aggregate: makes one worth of the influences on several targets.
     """
 
     rounds: int = 1
+    aggregate: Aggregate = mean
 
     needs = Evidence.INFLUENCE
 
@@ -39,8 +43,8 @@ class LookAhead:
     def values(self, offer: Offer) -> Array:
         assert offer.influences is not None
         if self.rounds == 1:
-            return offer.influences
-        rank = centred_ranks(offer.influences / offer.weights)
+            return self.aggregate(offer.influences, offer)
+        rank = centred_ranks(self.aggregate(offer.influences / offer.weights, offer))
         moved: Array = np.clip(offer.weights + STEP * rank, SMALLEST, LARGEST)
         return moved + TIE * (1 + rank)  # where the clamp made them equal, the last rank decides
 

@@ -72,7 +72,10 @@ class Keep(Section):
 
 
 class Selection(Section):
-    """How candidates are valued and how many are kept."""
+    """How candidates are valued and how many are kept.
+
+    aggregate: what scores make of several targets, see `policies.aggregates`; weights: of each.
+    """
 
     policy: PolicyName = "look_ahead"
     horizon: Annotated[
@@ -81,6 +84,8 @@ class Selection(Section):
     ] = "full"
     stride: Count | None = None
     keep: Keep = Keep(fraction=0.5)
+    aggregate: Literal["mean", "min", "weighted"] = "mean"
+    weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
     group_by: str | None = None
     rounds: Count = 4
     removal: Literal["renormalised", "fixed"] = "renormalised"
@@ -99,6 +104,15 @@ class Selection(Section):
             raise ValueError(
                 "group_by shares out a fraction or a count; it has no use for a threshold"
             )
+        weighted = self.aggregate == "weighted"
+        if weighted != (self.weights is not None):
+            raise ValueError(
+                "aggregate weighted needs weights, one for every target"
+                if weighted
+                else f"weights are for aggregate weighted, but it is {self.aggregate}"
+            )
+        if self.weights and not any(self.weights.values()):
+            raise ValueError("weights must not all be 0")
         return self
 
 
@@ -162,12 +176,35 @@ class Recipe(Section):
                 "data.label_noise: needs class labels, so objective classification or "
                 f"sequence_classification, but got {self.objective}",
             ),
+            *self._target_problems(),
             *self._text_problems(),
         ]
         for wrong, message in problems:
             if wrong:
                 raise ValueError(message)
         return self
+
+    def _target_problems(self) -> list[tuple[bool, str]]:
+        """How several targets are made one, if there are several."""
+        selection, validation = self.selection, self.data.validation
+        names = sorted(validation) if isinstance(validation, dict) else ["validation"]
+        return [
+            (
+                selection.aggregate != "mean" and len(names) < 2,
+                f"selection.aggregate: {selection.aggregate} is for several targets; name them "
+                "in data.validation, {one: PATH, other: PATH}, or use mean",
+            ),
+            (
+                selection.weights is not None and sorted(selection.weights) != names,
+                f"selection.weights: must be of the targets {', '.join(names)}, each once, but "
+                f"got {', '.join(sorted(selection.weights or {})) or 'none'}",
+            ),
+            (
+                selection.aggregate != "mean" and selection.policy == "knn_shapley",
+                f"selection.aggregate: {selection.aggregate} is for influences; knn_shapley pools "
+                "the rows of all targets, so use mean",
+            ),
+        ]
 
     def _text_problems(self) -> list[tuple[bool, str]]:
         """What goes together: text columns, a pretrained model, and an objective for both."""

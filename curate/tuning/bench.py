@@ -1,8 +1,7 @@
 """What pairs are measured on: the recipe's data, its validation set divided in two."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ class Bench:
         ]
         if not all(np.isfinite(metrics["loss"]) for metrics in found):
             return None, views
-        return mean(metrics[plan.tune.metric] for metrics in found), views
+        return self._over_targets(found), views
 
     def run(self, pair: Pair, phases: Phases) -> tuple[Chosen, list[float]]:
         """Select with a pair, retrain on what was kept: the choice, and the metric per seed.
@@ -72,7 +71,7 @@ class Bench:
         with phases.phase("retrain", len(plan.tune.seeds) * plan.steps) as tick:
             for seed in plan.tune.seeds:
                 found = retrain(job, chosen.choice.kept, seed, self.judging, tick)
-                values.append(mean(metrics[plan.tune.metric] for metrics in found.values()))
+                values.append(self._over_targets([found[name] for name in self.judging]))
         return chosen, values
 
     def test(self, pair: Pair, kept: Array, tick: Callable[[], None]) -> list[dict[str, float]]:
@@ -83,6 +82,15 @@ class Bench:
             retrain(job, kept, seed, {"test": job.data.test}, tick)["test"]
             for seed in self.plan.tune.seeds
         ]
+
+    def _over_targets(self, found: Sequence[Mapping[str, float]]) -> float:
+        """The mean metric of the judging sets, by the weights of their targets."""
+        return float(
+            np.average(
+                [metrics[self.plan.tune.metric] for metrics in found],
+                weights=[self.job.data.target_weights[name] for name in self.judging],
+            )
+        )
 
     def _at(self, pair: Pair) -> Job:
         recipe = with_pair(self.job.recipe, pair, self.plan.steps)
@@ -101,6 +109,11 @@ def set_up(job: Job) -> Bench:
         raise UserError(
             f"selection.policy: {job.recipe.selection.policy} has no horizon to tune; "
             "tune needs look_ahead."
+        )
+    if job.recipe.selection.aggregate == "min":
+        raise UserError(
+            "selection.aggregate: min makes no one loss of several to compare pairs by; "
+            "tune with mean or weighted."
         )
     tune = job.recipe.tune or Tune()
     data, judging = divide(job.data, tune.validation, job.recipe.data.seed)

@@ -168,7 +168,7 @@ def test_draws_are_in_proportion_to_size() -> None:
         torch.tensor([[0.5, 8.0], [0.5, -4.0]]),
         torch.tensor([[-0.1, 0.0, 0.2, 0.1], [-0.1, 0.0, 0.2, 0.1]]),
     ]
-    draw = Draw(Probing(count=4000, steps=3, seed=1))
+    draw = Draw(Probing(count=4000, steps=3, seed=1), tiny.targets())
     offer(draw, influences)
     sizes = np.concatenate([size_of(own.mean(dim=0)).numpy() for own in influences])
     starts = [0, 3, 5]
@@ -185,7 +185,7 @@ def test_places_are_drawn_independently() -> None:
     influences = [torch.ones(1, 2), torch.ones(1, 2)]
     same = 0
     for seed in range(1000):
-        draw = Draw(Probing(count=2, steps=2, seed=seed))
+        draw = Draw(Probing(count=2, steps=2, seed=seed), tiny.targets()[:1])
         offer(draw, influences)
         one, other = draw.drawn
         same += (one.step, one.position) == (other.step, other.position)
@@ -203,7 +203,7 @@ def offer(draw: Draw, influences: list[Tensor]) -> None:
 
 
 def test_influences_of_0_can_be_drawn_all_the_same() -> None:
-    draw = Draw(Probing(count=5, steps=2, seed=0))
+    draw = Draw(Probing(count=5, steps=2, seed=0), tiny.targets()[:1])
     offer(draw, [torch.zeros(1, 3), torch.zeros(1, 3)])
     assert len(draw.drawn) == 5
     assert all(removal.size == 0 for removal in draw.drawn)

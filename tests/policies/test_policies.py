@@ -8,6 +8,7 @@ import pytest
 
 from curate.errors import UserError
 from curate.policies import (
+    AGGREGATES,
     Array,
     Budget,
     Evidence,
@@ -25,6 +26,7 @@ RNG = np.random.default_rng(0)
 POLICIES = [
     LookAhead(),
     LookAhead(rounds=4),
+    LookAhead(aggregate=AGGREGATES["min"]),
     Random(20, seed=3),
     SmallLoss(),
     KNNShapley(RNG.normal(size=20)),
@@ -39,7 +41,9 @@ class TestContract:
             rows,
             np.ones(len(rows)),
             losses[rows] if policy.needs is not Evidence.NOTHING else None,
-            influences[rows] if policy.needs is Evidence.INFLUENCE else None,
+            np.stack([influences, -np.abs(influences)])[:, rows]
+            if policy.needs is Evidence.INFLUENCE
+            else None,
         )
 
     def test_values_are_finite_one_per_row(self, policy: Policy) -> None:
@@ -53,8 +57,8 @@ class TestContract:
         np.testing.assert_array_equal(policy.values(offer), policy.values(offer))
 
     def test_a_row_is_worth_the_same_in_any_company(self, policy: Policy) -> None:
-        if policy.rounds > 1:
-            pytest.skip("in rounds a row is ranked among its company")
+        if policy.rounds > 1 or policy == LookAhead(aggregate=AGGREGATES["min"]):
+            pytest.skip("in rounds a row is ranked among its company, and in `min` measured by it")
         everyone = policy.values(self.offer(policy, np.arange(20)))
         some = policy.values(self.offer(policy, np.array([7, 2])))
         np.testing.assert_array_equal(everyone[[7, 2]], some)
@@ -62,7 +66,7 @@ class TestContract:
 
 def test_look_ahead_prefers_what_helps_and_small_loss_what_is_easy() -> None:
     offer = Offer(
-        np.arange(2), np.ones(2), losses=np.array([0.1, 5.0]), influences=np.array([-1.0, 1.0])
+        np.arange(2), np.ones(2), losses=np.array([0.1, 5.0]), influences=np.array([[-1.0, 1.0]])
     )
     assert LookAhead().values(offer).argmax() == 1
     assert SmallLoss().values(offer).argmax() == 0
@@ -156,19 +160,42 @@ def test_rounds_move_weights_by_rank_and_clamp_them() -> None:
     policy = LookAhead(rounds=2)
     influences, weights = np.array([3.0, -1.0, 0.5]), np.array([1.0, 1.0, 1.0])
     np.testing.assert_allclose(
-        policy.values(Offer(np.arange(3), weights, influences=influences)), [1.5, 0.5, 1], atol=3e-6
+        policy.values(Offer(np.arange(3), weights, influences=influences[None])),
+        [1.5, 0.5, 1],
+        atol=3e-6,
     )
     extreme = np.array([1.9, 0.1, 1.0])
-    moved = policy.values(Offer(np.arange(3), extreme, influences=influences * extreme))
+    moved = policy.values(Offer(np.arange(3), extreme, influences=influences[None] * extreme))
     np.testing.assert_allclose(moved, [2.0, 0.02, 1.0], atol=3e-6)
 
 
 def test_clamped_weights_are_told_apart_by_their_last_rank() -> None:
     weights = np.full(4, 2.0)
-    offer = Offer(np.arange(4), weights, influences=np.array([1.0, 2.0, 3.0, 4.0]))
+    offer = Offer(np.arange(4), weights, influences=np.array([[1.0, 2.0, 3.0, 4.0]]))
     assert (np.diff(LookAhead(rounds=2).values(offer)) > 0).all()
 
 
 def test_rounds_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="rounds must be at least 1 but got 0"):
         LookAhead(rounds=0)
+
+
+def test_min_is_what_helps_least_whatever_the_scales() -> None:
+    """By hand: both targets standardised in the step, and in the label, before the minimum."""
+    influences = RNG.normal(size=(2, 9)) * [[1.0], [1e4]] + [[0.0], [3e4]]
+    labels = np.array([0, 1, 0, 1, 0, 1, 0, 1, 0])
+    found = LookAhead(aggregate=AGGREGATES["min"]).values(
+        Offer(np.arange(9), np.ones(9), influences=influences, strata=labels)
+    )
+    for label in (0, 1):
+        own = influences[:, labels == label]
+        z = (own - own.mean(axis=1, keepdims=True)) / own.std(axis=1, keepdims=True)
+        np.testing.assert_allclose(found[labels == label], z.min(axis=0))
+
+
+def test_mean_weighs_the_targets() -> None:
+    influences = RNG.normal(size=(3, 5))
+    weights = np.array([1.0, 0.0, 0.25])
+    offer = Offer(np.arange(5), np.ones(5), influences=influences, target_weights=weights)
+    expected = (influences[0] + influences[2] / 4) / 1.25
+    np.testing.assert_allclose(LookAhead().values(offer), expected)

@@ -29,7 +29,7 @@ def verified(*, mistaken: bool, error: float | None = 0.1) -> Verified:
     )
     return Verified(
         table, agree(predicted, actual), agree(wrong, actual) if mistaken else None, error,
-        Scores(predicted, np.ones(30), predicted[None]),
+        Scores(predicted, np.ones(30), predicted, predicted[None]),
     )  # fmt: skip
 
 

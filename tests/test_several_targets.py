@@ -1,0 +1,185 @@
+"""Several targets made one: against runs with one target each, and by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from datasets import Dataset
+
+from curate.errors import UserError
+from curate.influence import Probing, Scoring, Target, score_window
+from curate.policies import AGGREGATES, LookAhead, standardise
+from curate.policies.look_ahead import centred_ranks
+from curate.prepare import Job, prepare
+from curate.progress import Phases
+from curate.recipe import check_recipe
+from curate.recipe.yaml import parse
+from curate.trajectory import record
+from curate.tuning.bench import set_up
+from curate.tuning.plan import Pair
+from curate.windows import Judge
+from tests import tiny
+from tests.job import RECIPE, curate, rows, verify
+
+BOTH = "data.validation={near: near.parquet, far: far.parquet}"
+WHOLE_RUN = ["data.label_noise=null", "training.epochs=1", "selection.horizon=full"]
+
+
+@pytest.fixture
+def two(here: Path) -> Path:
+    """Two targets whose losses are not on one scale: the rows, and rows ten times as far out."""
+    near = rows(30)
+    near.to_parquet("near.parquet")
+    far = {name: near[name][:] for name in near.column_names}
+    far["x"] = [[10 * x for x in row] for row in reversed(far["x"])]
+    Dataset.from_dict(far).to_parquet("far.parquet")
+    return here
+
+
+def select(*overrides: str, out: str = "out") -> pl.DataFrame:
+    settings = [part for override in (*WHOLE_RUN, *overrides) for part in ("--set", override)]
+    assert curate("recipe.yaml", "--out", out, "--overwrite", *settings) == 0
+    return pl.read_parquet(f"{out}/scores.parquet").sort("row")
+
+
+def job(*overrides: str) -> Job:
+    return prepare(check_recipe(parse(RECIPE), [*WHOLE_RUN, *overrides]), torch.device("cpu"))
+
+
+AGGREGATED = {
+    "selection.aggregate=mean": [0.5, 0.5],
+    "selection={aggregate: weighted, weights: {near: 3, far: 1}}": [0.75, 0.25],
+    "selection={aggregate: weighted, weights: {near: 0, far: 7}}": [0.0, 1.0],
+    "selection.aggregate=min": None,
+}
+
+
+@pytest.mark.parametrize("override", AGGREGATED)
+def test_an_aggregate_is_that_of_runs_with_one_target_each(two: Path, override: str) -> None:
+    """In one round over the whole run nothing of what is kept comes back into the scores."""
+    once = ["selection.rounds=1", "selection.probing=0", "training.batch_size=16"]
+    if "{" in override:
+        override = override.replace("{", "{rounds: 1, probing: 0, ", 1)
+    alone = [select(*once, f"data.validation={name}.parquet") for name in ("near", "far")]
+    found = select(*once, BOTH, override)
+    influences = np.array([own["influence"].to_numpy() for own in alone])
+    for name, own in zip(("near", "far"), influences, strict=True):
+        np.testing.assert_allclose(found[f"influence/{name}"].to_numpy(), own, rtol=1e-5)
+    weights = AGGREGATED[override.replace("rounds: 1, probing: 0, ", "")]
+    mean = np.average(influences, axis=0, weights=weights)
+    scale = np.abs(influences).max()
+    np.testing.assert_allclose(found["influence"].to_numpy(), mean, rtol=1e-5, atol=1e-6 * scale)
+    expected = np.zeros(len(found))
+    prepared = job(*once, BOTH)
+    assert prepared.data.classes is not None
+    for step in prepared.steps(0):
+        own = step.rows.numpy()
+        values = (
+            np.min([one["score"].to_numpy()[own] for one in alone], axis=0)
+            if weights is None
+            else mean[own]
+        )
+        expected[own] = standardise(values, prepared.data.classes[own])
+    np.testing.assert_allclose(found["score"].to_numpy(), expected, atol=2e-4)
+
+
+def test_aggregates_differ_in_what_is_kept(two: Path) -> None:
+    kept = {how: select(BOTH, f"selection.aggregate={how}")["kept"] for how in ("mean", "min")}
+    alone = select("data.validation=far.parquet")["kept"]
+    assert not kept["mean"].equals(kept["min"])
+    assert (kept["mean"] == alone).sum() > (kept["min"] == alone).sum()  # the larger loss decides
+
+
+def test_rounds_rank_what_helps_least() -> None:
+    """Two rounds by hand."""
+    least = LookAhead(2, AGGREGATES["min"])
+    labels = tiny.examples().labels
+    assert labels is not None
+    strata = labels.numpy()
+    once = Judge(tiny.task(), tiny.rule_for("adamw")[0], LookAhead(), tiny.targets())
+    judge = Judge(once.task, once.rule, least, once.targets, strata=strata)
+    steps = [step.reweight(torch.ones_like(step.weights)) for step in tiny.steps(3, size=12)]
+    begin = tiny.start(judge.task, judge.rule)
+    weights = [np.ones(12) for _ in steps]
+    for _ in range(2):
+        weighted = [s.reweight(torch.from_numpy(w)) for s, w in zip(steps, weights, strict=True)]
+        scores = once.judge(begin, weighted).scores
+        assert scores is not None
+        for k, step in enumerate(steps):
+            each = scores.influences[k].numpy() / weights[k]
+            own = strata[step.rows.numpy()]
+            worst = np.minimum(*(standardise(one, own) for one in each))
+            weights[k] = np.clip(weights[k] + 0.5 * centred_ranks(worst), 0.02, 2)
+    for found, expected in zip(judge.judge(begin, steps).values, weights, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("jump_bytes", [None, 2**20], ids=["linear", "exact"])
+def test_a_target_of_weight_0_has_no_part_in_what_is_expected(jump_bytes: int | None) -> None:
+    """Removals drawn and followed, and losses, are those of a run without it."""
+    task, (rule, _) = tiny.task(), tiny.rule_for("adamw")
+    one, other = tiny.targets()
+    steps = tiny.steps(4)
+    found = []
+    for targets in ([one], [one, Target("b", other.examples, weight=0.0)]):
+        recording = record(task, rule, tiny.start(task, rule), steps, snapshots=9)
+        scores = score_window(
+            task, rule, recording, targets,
+            scoring=Scoring(jump_bytes=jump_bytes), probing=Probing(5, 4, 1),
+        )  # fmt: skip
+        found.append(scores)
+    alone, both = found
+    assert both.overall_loss == pytest.approx(alone.overall_loss)
+    for mine, theirs in zip(both.overall, alone.overall, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    for probe, like in zip(both.probes, alone.probes, strict=True):
+        assert (probe.step, probe.position) == (like.step, like.position)
+        for name in ("size", "linear", "exact", "actual"):
+            assert getattr(probe, name) == pytest.approx(getattr(like, name), rel=1e-9)
+
+
+def test_verify_leaves_out_for_the_weighted_loss(two: Path) -> None:
+    alone = "data.validation=near.parquet"
+    weighted = [BOTH, "selection.aggregate=weighted", "selection.weights={near: 1, far: 0}"]
+    tables = []
+    for name, overrides in (("one", [alone]), ("both", weighted)):
+        select(*overrides, out=name)
+        assert verify(name, "--examples", "5") == 0
+        tables.append(pl.read_parquet(f"{name}/verify.parquet").sort("row"))
+        assert json.loads(Path(f"{name}/verify.json").read_text())["reproduced"]
+    for column in ("row", "influence", "actual"):
+        one, both = (table[column].to_numpy() for table in tables)
+        np.testing.assert_allclose(both, one, rtol=1e-3, atol=1e-7)
+
+
+def test_with_min_the_influence_to_verify_is_the_mean(two: Path) -> None:
+    select(BOTH, "selection.aggregate=min", "training.optimizer.lr=1e-3", "selection.jump=exact")
+    assert verify("out", "--examples", "5") == 0
+    found = json.loads(Path("out/verify.json").read_text())
+    assert found["reproduced"]
+    assert found["agreement"]["pearson"]["value"] > 0.9
+
+
+def test_tune_judges_by_the_weighted_loss(two: Path) -> None:
+    alone = job("data.validation=near.parquet", "tune.budget=0.5")
+    both = job(
+        BOTH,
+        "tune.budget=0.5",
+        "selection.aggregate=weighted",
+        "selection.weights={near: 2, far: 0}",
+    )
+    benches = [set_up(one) for one in (alone, both)]
+    everything = [bench.fly(1e-2, lambda: None)[0] for bench in benches]
+    assert everything[0] == pytest.approx(everything[1])
+    values = [bench.run(Pair(4, 1e-2), Phases())[1] for bench in benches]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    even = set_up(job(BOTH, "tune.budget=0.5")).fly(1e-2, lambda: None)[0]
+    assert even != pytest.approx(everything[0], rel=1e-2)
+
+
+def test_tune_refuses_min(two: Path) -> None:
+    with pytest.raises(UserError, match=r"selection\.aggregate: min makes no one loss of several"):
+        set_up(job(BOTH, "selection.aggregate=min"))
