@@ -50,6 +50,18 @@ class Candidates:
         )
 
     @property
+    def tokens(self) -> np.ndarray[Any, Any] | None:
+        """Tokens of every candidate that its loss is a sum over, shape (N,).
+
+        Padding, prompts and a text's first token are not among them. None where every
+        example counts once.
+        """
+        if not isinstance(self.examples, TokenExamples) or self.examples.labels is not None:
+            return None
+        terms: np.ndarray[Any, Any] = self.examples.terms().numpy()
+        return terms
+
+    @property
     def feature_shape(self) -> tuple[int, ...]:
         """The shape of one example's features."""
         assert isinstance(self.examples, TensorExamples)

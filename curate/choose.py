@@ -36,18 +36,47 @@ class Chosen:
     choice: Choice
 
 
+def budget_of(job: Job) -> Budget:
+    """The recipe's budget.
+
+    Raises:
+        UserError: it asks for more than there is.
+    """
+    budget = Budget(**job.recipe.selection.keep.model_dump())
+    budget.refuse_excess(len(job.data.examples), job.data.tokens)
+    return budget
+
+
+def nothing_kept(job: Job, chosen: Chosen) -> str | None:
+    """Why nothing was kept, in a sentence without its full stop; None if something was."""
+    keep, best = job.recipe.selection.keep, int(chosen.scores.score.argmax())
+    if chosen.choice.kept.any():
+        return None
+    if keep.threshold is not None:
+        return (
+            f"selection.keep.threshold: {keep.threshold} keeps no row; the highest score is "
+            f"{chosen.scores.score[best]:.4g}"
+        )
+    assert job.data.tokens is not None
+    return (
+        f"selection.keep.tokens: {keep.tokens} keeps no row; the one that scores highest has "
+        f"{job.data.tokens[best]}"
+    )
+
+
 def choose(job: Job, policy: str, phases: Phases) -> Chosen:
     """Value all candidates of a job by the named policy and apply the recipe's budget."""
     selector, state, steps = selector_for(job, policy)
     with phases.phase(f"score ({policy})", selector.ticks(len(steps))) as tick:
         scores = selector.run(state, steps, tick)
-    return Chosen(scores, selector.budget.choose(scores.score, selector.groups))
+    return Chosen(scores, selector.choose(scores))
 
 
 def selector_for(job: Job, policy: str) -> tuple[Selector, State, list[Step]]:
     """What goes through the recipe's run by the named policy, the run's start and its steps."""
     selection = job.recipe.selection
     task, rule, state = job.start(job.recipe.training.seed)
+    tokens = job.data.tokens
     steps = job.steps(job.recipe.training.seed)
     horizon = len(steps) if selection.horizon == "full" else min(selection.horizon, len(steps))
     selector = Selector(
@@ -67,11 +96,13 @@ def selector_for(job: Job, policy: str) -> tuple[Selector, State, list[Step]]:
             tape_bytes=memory_bytes(job.recipe.trajectory.tapes),
             disk=disk_room(job.recipe, state, job.scratch),
             strata=job.data.classes,
+            tokens=tokens if selection.per == "token" else None,
         ),
-        budget=Budget(**selection.keep.model_dump()),
+        budget=budget_of(job),
         horizon=horizon,
         stride=None if selection.stride is None else min(selection.stride, horizon),
         groups=None if selection.group_by is None else job.data.groups(selection.group_by),
+        tokens=tokens,
         probing=selection.probing,
     )
     return selector, state, steps

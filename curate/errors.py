@@ -11,7 +11,7 @@ CurateError
 │   └── MissingExtraError  an optional package that is not installed
 └── RunError               the run itself failed: one line, exit code 1
     ├── NonFiniteError     a loss, state or score became NaN or infinite
-    └── NothingKeptError   a threshold that no score reaches
+    └── NothingKeptError   a budget that no row meets
 """
 
 
@@ -70,4 +70,4 @@ class NonFiniteError(RunError):
 
 
 class NothingKeptError(RunError):
-    """No score reaches the threshold that was asked for."""
+    """No score reaches the threshold that was asked for, or the first row is beyond the tokens."""

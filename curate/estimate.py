@@ -177,15 +177,12 @@ def estimate_line(plan: Forecast, clock: Clock) -> str:
 
 def _run(selector: Selector, steps: Sequence[Step], tape: int) -> Run:
     """The numbers of a run, if a threshold keeps half. tape: bytes of a step's graph."""
-    judge, budget = selector.judge, selector.budget.within_step(len(selector.judge.task.examples))
+    judge, budget = selector.judge, selector.step_budget
     kept = () if judge.policy.needs is Evidence.NOTHING else steps
     holds = judge.tape_bytes // tape if tape else len(steps)
     may = judge.scoring.curvature != "ggn" and len(steps[0].chunks()) == 1
     return Run(
-        kept=[
-            0.5 if budget.threshold is not None else budget.size(len(s.rows)) / len(s.rows)
-            for s in kept
-        ],
+        kept=[budget.share(len(step.rows)) for step in kept],
         horizon=selector.horizon,
         stride=selector.stride or selector.horizon,
         rounds=judge.policy.rounds,

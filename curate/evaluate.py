@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from curate.choose import Chosen, choose
+from curate.choose import Chosen, choose, nothing_kept
 from curate.datasets import Examples
-from curate.errors import NonFiniteError
+from curate.errors import NonFiniteError, UserError
 from curate.influence import mean_metrics
-from curate.policies import Array
+from curate.policies import Array, Budget
 from curate.prepare import Job
 from curate.progress import Phases
 from curate.trajectory import replay
@@ -22,12 +22,14 @@ from curate.trajectory import replay
 class Row:
     """One way of choosing, retrained with several seeds.
 
+    kept: rows, and tokens where they are counted; means over the seeds.
     metrics: name -> one value per seed, on the test set.
     noise_left: share of kept rows whose label is planted noise; None without noise.
     """
 
     name: str
     kept: int
+    tokens: int | None
     metrics: dict[str, list[float]]
     noise_left: float | None
 
@@ -36,6 +38,7 @@ class Row:
         return {
             "trained_on": self.name,
             "rows": self.kept,
+            **({} if self.tokens is None else {"tokens": self.tokens}),
             "noise_left": self.noise_left,
             **{
                 name: {"mean": mean(values), "std": spread(values), "values": values}
@@ -48,12 +51,16 @@ def evaluate(job: Job, chosen: Chosen, phases: Phases) -> list[Row]:
     """Train from scratch on what was kept and on each alternative, once per seed.
 
     Every run takes the same number of optimizer steps. The random subset is
-    drawn anew for each seed, of the size that was kept.
+    drawn anew for each seed, of the size that was kept; in tokens, to the nearest row, if the
+    budget is.
+
+    Raises:
+        UserError: an alternative keeps nothing.
     """
     section = job.recipe.evaluation
     assert section is not None
     assert job.data.test is not None
-    count, size = len(job.data.examples), int(chosen.choice.kept.sum())
+    count = len(job.data.examples)
     kept: dict[str, list[Array]] = {
         job.recipe.selection.policy: [chosen.choice.kept] * len(section.seeds)
     }
@@ -62,9 +69,12 @@ def evaluate(job: Job, chosen: Chosen, phases: Phases) -> list[Row]:
         if name == "everything":
             kept[name] = [np.ones(count, dtype=bool)] * len(section.seeds)
         elif name == "random":
-            kept[name] = [_random_subset(count, size, seed) for seed in section.seeds]
+            kept[name] = [_random_subset(job, chosen.choice.kept, seed) for seed in section.seeds]
         elif name != job.recipe.selection.policy:
-            kept[name] = [choose(job, name, phases).choice.kept] * len(section.seeds)
+            other = choose(job, name, phases)
+            if (why_nothing := nothing_kept(job, other)) is not None:
+                raise UserError(f"evaluation.against: {name}: {why_nothing}.")
+            kept[name] = [other.choice.kept] * len(section.seeds)
     rows = []
     with phases.phase("retrain", len(kept) * len(section.seeds) * job.total_steps()) as tick:
         for name, masks in kept.items():
@@ -73,7 +83,8 @@ def evaluate(job: Job, chosen: Chosen, phases: Phases) -> list[Row]:
                 for mask, seed in zip(masks, section.seeds, strict=True)
             ]
             metrics = {metric: [run[metric] for run in runs] for metric in runs[0]}
-            rows.append(Row(name, int(masks[0].sum()), metrics, _noise_left(job, masks)))
+            size = round(mean(int(mask.sum()) for mask in masks))
+            rows.append(Row(name, size, _tokens(job, masks), metrics, _noise_left(job, masks)))
     return rows
 
 
@@ -121,10 +132,19 @@ def spread(values: list[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0
 
 
-def _random_subset(count: int, size: int, seed: int) -> Array:
-    mask: Array = np.zeros(count, dtype=bool)
-    mask[np.random.default_rng([seed, 1]).permutation(count)[:size]] = True
-    return mask
+def _random_subset(job: Job, kept: Array, seed: int) -> Array:
+    """As much as was kept, at random, shape (N,)."""
+    values = np.empty(len(kept))
+    values[np.random.default_rng([seed, 1]).permutation(len(kept))] = -np.arange(len(kept))
+    tokens = job.data.tokens
+    if job.recipe.selection.keep.tokens is None or tokens is None:
+        return Budget(count=int(kept.sum())).choose(values).kept
+    return Budget(tokens=float(tokens[kept].sum() / tokens.sum())).choose(values, None, tokens).kept
+
+
+def _tokens(job: Job, masks: list[Array]) -> int | None:
+    tokens = job.data.tokens
+    return None if tokens is None else round(mean(int(tokens[mask].sum()) for mask in masks))
 
 
 def _noise_left(job: Job, masks: list[Array]) -> float | None:

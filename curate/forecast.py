@@ -21,7 +21,7 @@ JUMP = 5
 class Run:
     """What of a run decides what it takes.
 
-    kept: share of its candidates that every step keeps, one number per step.
+    kept: share of its candidates (or of their tokens) that every step keeps, one per step.
     horizon, stride: of the windows. rounds: of each.
     goes_back: whether influences are wanted; if not, a window is only recorded.
     memory, disk: states kept at once, in memory and in files.

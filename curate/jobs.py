@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from curate.choose import Chosen, choose
+from curate.choose import Chosen, choose, nothing_kept
 from curate.errors import OutputError, UserError
 from curate.estimate import announce, forecast, time_steps
 from curate.evaluate import auroc, evaluate
@@ -63,8 +63,10 @@ def run_select(
         if say is not None:
             announce(job, say)
         chosen, summary = _score_and_evaluate(job, phases)
-    names = [target.name for target in job.data.targets]
-    table = score_table(chosen.scores, chosen.choice, job.data.examples.rows.numpy(), names)
+    table = score_table(
+        chosen.scores, chosen.choice, job.data.examples.rows.numpy(), [*job.data.validation],
+        job.data.tokens,
+    )  # fmt: skip
     made_with = provenance(recipe, job.data.sources) | {"threads": threads}
     with phases.phase("write"), staged(out, overwrite=overwrite) as stage:
         seconds = {name: round(value, 3) for name, value in phases.seconds.items()}
@@ -98,11 +100,8 @@ def plan_select(recipe: Recipe, out: Path, *, device: str = "auto") -> dict[str,
 def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any]]:
     recipe = job.recipe
     chosen = choose(job, recipe.selection.policy, phases)
-    if not chosen.choice.kept.any():
-        raise UserError(
-            f"selection.keep.threshold: {recipe.selection.keep.threshold} keeps no row; "
-            f"the highest score is {chosen.scores.score.max():.4g}."
-        )
+    if (why_nothing := nothing_kept(job, chosen)) is not None:
+        raise UserError(f"{why_nothing}.")
     summary: dict[str, Any] = {
         "policy": recipe.selection.policy,
         "candidates": len(job.data.examples),
@@ -110,6 +109,11 @@ def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any
         "steps": job.total_steps(),
         "device": str(job.device),
     }
+    if (tokens := job.data.tokens) is not None:
+        summary["tokens"] = {
+            "candidates": int(tokens.sum()),
+            "kept": int(tokens[chosen.choice.kept].sum()),
+        }
     if job.data.truncated():
         summary["truncated"] = job.data.truncated()
     if chosen.scores.windows:

@@ -37,7 +37,7 @@ configs:
 
 # Selected by curate
 
-{kept} of {candidates} candidates from `{source}`, chosen by policy `{policy}`.
+{kept} of {candidates} candidates{tokens} from `{source}`, chosen by policy `{policy}`.
 
 ```python
 from datasets import load_dataset, load_from_disk
@@ -53,10 +53,11 @@ load_from_disk("{out}")["train"]
 | `row` | position in the source, from 0 |
 | `influence` | predicted change in the target's loss had the row been left out of a step, mean over its occurrences and over the targets (by their weights); positive: the row helps |
 | `influence/TARGET` | the same on one of several targets |
-| `score` | what the budget ranks: the policy's value, standardised within the step (and label) for policies that train |
+| `score` | what the budget ranks: the policy's value, of the row or per token (`selection.per`), standardised within the step (and label) for policies that train |
 | `rank` | 1 is the highest score |
 | `kept`, `reason` | what the budget decided |
 | `seen` | steps the row was offered in |
+| `tokens` | of the row, if its loss is a sum over them: those that are learned, so neither prompts nor a first token |
 | `error` | expected absolute error of `influence`, from removals that were followed exactly; where the policy has influences |
 
 `windows.parquet`, if there: the same for every window of the run, with the terms of its error.
@@ -133,6 +134,7 @@ def write_selection(stage: Path, out: Path, selection: Selection) -> None:
         (stage / "recipe.yaml").write_text(write_recipe(selection.recipe), encoding="utf-8")
     card = CARD.format(
         content=_content(stage / "train"), kept=len(kept), candidates=len(selection.table),
+        tokens=_tokens(selection.scores),
         source=selection.source, policy=selection.policy, out=out.name,
         repeat="" if selection.recipe is None else "`recipe.yaml` repeats the run; ",
     )  # fmt: skip
@@ -140,10 +142,13 @@ def write_selection(stage: Path, out: Path, selection: Selection) -> None:
     (stage / MARK).write_text(json.dumps(selection.provenance, indent=2) + "\n", encoding="utf-8")
 
 
-def score_table(scores: Scores, choice: Choice, rows: Array, targets: list[str]) -> pl.DataFrame:
+def score_table(
+    scores: Scores, choice: Choice, rows: Array, targets: list[str], tokens: Array | None = None
+) -> pl.DataFrame:
     """`scores.parquet`: one row per candidate, in the order of the source.
 
-    rows: positions in the source, shape (N,), ascending.
+    rows: positions in the source, shape (N,), ascending. tokens: of every candidate, (N,), if
+    they are counted.
     """
     influences = scores.influences
     rank = np.empty(len(rows), dtype=np.int64)
@@ -159,6 +164,8 @@ def score_table(scores: Scores, choice: Choice, rows: Array, targets: list[str])
         "reason": choice.reasons,
         "seen": scores.seen,
     }
+    if tokens is not None:
+        columns["tokens"] = tokens
     if scores.errors is not None:
         columns["error"] = scores.errors
     if influences is not None and len(targets) > 1:
@@ -214,6 +221,14 @@ def _content(folder: Path) -> str:
         with shard.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def _tokens(scores: pl.DataFrame) -> str:
+    """How many tokens are kept, for the card, if they are counted."""
+    if "tokens" not in scores.columns:
+        return ""
+    kept = scores.filter("kept")["tokens"].sum()
+    return f" ({kept:,} of {scores['tokens'].sum():,} tokens)"
 
 
 def _git_commit() -> str | None:

@@ -8,7 +8,7 @@ import torch
 
 from curate.influence import ErrorProxy
 from curate.ledger import Ledger, Scores
-from curate.policies import Array, Budget, Evidence, Offer
+from curate.policies import Array, Budget, Choice, Evidence, Offer
 from curate.rules import State
 from curate.trajectory import Step, ignore_step, replay
 from curate.windows import Judge, Judged, keep_all
@@ -33,7 +33,8 @@ class Selector:
     grows with T but the step records.
 
     judge: values the candidates of a window. budget: how much is kept.
-    groups: for quotas, shape (N,), or None.
+    groups: for quotas, shape (N,), or None. tokens: of every candidate, shape (N,), for a
+    budget in tokens.
     probing: share of the cost of scoring that goes into estimating its error, see
     `ErrorProxy`.
     """
@@ -43,6 +44,7 @@ class Selector:
     horizon: int
     stride: int | None = None
     groups: Array | None = None
+    tokens: Array | None = None
     probing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -95,6 +97,16 @@ class Selector:
         recorded = sum(min(self.horizon, total - first) for first in firsts)
         return self.judge.ticks(recorded) + firsts[-1]
 
+    def choose(self, scores: Scores) -> Choice:
+        """What the budget makes of the scores of all candidates."""
+        return self.budget.choose(scores.score, self.groups, self.tokens)
+
+    @property
+    def step_budget(self) -> Budget:
+        """What of the budget falls to every step while going on from what was kept."""
+        tokens = None if self.tokens is None else int(self.tokens.sum())
+        return self.budget.within_step(len(self.judge.task.examples), tokens)
+
     def _proxy(self) -> ErrorProxy | None:
         if not (self.judge.goes_back and self.probing):
             return None
@@ -106,14 +118,15 @@ class Selector:
 
     def _decide(self, judged: Judged, stride: int, ledger: Ledger) -> list[Array]:
         """Enter the first `stride` steps in the ledger; what to keep of each, shape (n,), bool."""
-        budget = self.budget.within_step(len(self.judge.task.examples))
-        decisions = []
+        budget, decisions = self.step_budget, []
         for k, step in enumerate(judged.steps[:stride]):
             rows = step.rows.numpy()
             influences = None if judged.scores is None else judged.scores.influences[k].numpy()
             scores = ledger.add(rows, judged.values[k], influences)
-            groups = None if self.groups is None else self.groups[rows]
-            decisions.append(budget.choose(scores, groups).kept)
+            groups, tokens = (
+                None if whole is None else whole[rows] for whole in (self.groups, self.tokens)
+            )
+            decisions.append(budget.choose(scores, groups, tokens).kept)
         return decisions
 
     def _commit(

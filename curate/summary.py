@@ -12,8 +12,10 @@ def describe(summary: dict[str, Any]) -> str:
     lines = []
     if "evaluation" in summary:
         lines += [*evaluation_table(summary["evaluation"]), ""]
+    tokens = summary.get("tokens")
+    counted = f", {tokens['kept']:,} of {tokens['candidates']:,} tokens," if tokens else ""
     lines.append(
-        f"kept {summary['kept']} of {summary['candidates']} rows by {summary['policy']} "
+        f"kept {summary['kept']} of {summary['candidates']} rows{counted} by {summary['policy']} "
         f"({summary['steps']} steps, {summary['device']})"
     )
     if "noise" in summary:
@@ -67,10 +69,11 @@ def _size(count: float) -> str:
 def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
     """Test metrics of every alternative, mean and spread over the seeds, best loss first."""
     metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
-    noise = rows[0]["noise_left"] is not None
+    noise, tokens = rows[0]["noise_left"] is not None, "tokens" in rows[0]
     header = [
         "retrained on",
         "rows",
+        *(["tokens"] if tokens else []),
         *(["noise"] if noise else []),
         *(f"test {m}" for m in metrics),
     ]
@@ -78,6 +81,7 @@ def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
         [
             row["trained_on"],
             str(row["rows"]),
+            *([f"{row['tokens']:,}"] if tokens else []),
             *([f"{row['noise_left']:.1%}"] if noise else []),
             *(_mean_and_spread(row[m]) for m in metrics),
         ]

@@ -42,7 +42,8 @@ class Judge:
     over the targets per round; R x 1 for a policy that looks at losses only.
     `scoring` says how influences are computed, and `exact_jump` or `ggn` cost more.
 
-    strata: to standardise within, shape (N,), or None.
+    strata: to standardise within, shape (N,), or None. tokens: of every candidate, shape (N,),
+    if its losses and influences are judged per token; None per example.
     """
 
     task: Task
@@ -54,6 +55,7 @@ class Judge:
     tape_bytes: int = 0
     disk: Disk | None = None
     strata: Array | None = None
+    tokens: Array | None = None
 
     def __post_init__(self) -> None:
         if self.goes_back and not self.targets:
@@ -131,11 +133,12 @@ class Judge:
     def _offer(self, step: Step, losses: Tensor, influences: Tensor | None) -> Offer:
         """The candidates of a step as the policy sees them."""
         rows = step.rows.numpy()
+        per = 1 if self.tokens is None else self.tokens[rows]
         return Offer(
             rows=rows,
             weights=step.weights.double().numpy(),
-            losses=losses.double().cpu().numpy(),
-            influences=None if influences is None else influences.numpy(),
+            losses=losses.double().cpu().numpy() / per,
+            influences=None if influences is None else influences.numpy() / per,
             target_weights=self.target_weights,
             strata=None if self.strata is None else self.strata[rows],
         )

@@ -11,6 +11,7 @@ from tests.job import curate
 from tests.test_malformed import refused_in_one_line
 
 CLASSES = "objective=sequence_classification"
+TOKENS = "must be a number of tokens, at least 2, or a share of them above 0 and below 1 but got "
 BAD_RECIPES: list[tuple[list[str], str]] = [
     (["model.pretrained=gone"], "model.pretrained: gone: cannot be loaded: no such directory, and"),
     (["model.pretrained=./gone"], "model.pretrained: ./gone: no such directory"),
@@ -40,6 +41,16 @@ BAD_RECIPES: list[tuple[list[str], str]] = [
     (["data.max_length=65"], "data.max_length: is 65, but the model takes 64 tokens"),
     (["data.max_length=2", "data.columns={prompt: prompt, completion: completion}"],
      "have no token to learn in the 2 of data.max_length, the first at row 0; drop them or raise "),
+    *(([f"selection.keep={{tokens: {wrong}}}"], f"selection.keep.tokens: {TOKENS}{wrong}.")
+      for wrong in ("1", "1.0", "0", "-5", "0.0", "-0.5", "2.5", "1e+30", "1e+16", "'5'", "[5]")),
+    (["selection.keep={tokens: true}"], f"selection.keep.tokens: {TOKENS}True."),
+    (["selection.keep={tokens: null}"], "selection.keep: give exactly one of fraction, count, tok"),
+    (["selection.keep={tokens: 50, count: 5}"], "give exactly one of fraction, count, tokens and "),
+    (["selection.keep={tokens: 99999}"], "selection.keep.tokens: is 99999, but the candidates hav"),
+    (["selection.keep={tokens: 2}"], "selection.keep.tokens: is 2, but the shortest candidate has"),
+    (["selection.keep={tokens: 0.5}", CLASSES],
+     "selection.keep.tokens: needs losses that are sums over tokens, so objective causal_lm; in s"),
+    (["selection.per=token", CLASSES], "selection.per: token needs losses that are sums over toke"),
     (["selection.policy=knn_shapley"], "knn_shapley needs class labels and fixed features"),
     (["selection.policy=knn_shapley", CLASSES], "knn_shapley needs class labels and fixed feature"),
     (["data.label_noise={fraction: 0.1}"], "data.label_noise: needs class labels, so objective"),

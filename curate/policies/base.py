@@ -27,6 +27,8 @@ class Offer:
     influences: on every target, shape (Q, n), positive helps; None without evidence.
     target_weights: in the mean over the targets, shape (Q,); None for equal ones.
     strata: the label of each row, shape (n,), to standardise within; None without.
+
+    Losses and influences are those of the whole row, or per token where that is asked for.
     """
 
     rows: Array

@@ -1,6 +1,6 @@
 """Budgets: from values to what is kept, and why."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,45 +18,89 @@ class Choice:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is kept: exactly one of `fraction`, `count` and `threshold` (on the value).
+    """How much is kept: exactly one of `fraction`, `count`, `tokens` and `threshold`.
+
+    The rows of highest value are kept, ties going to the earlier row; a threshold is
+    on the value. `tokens` as an int is the most that they may have together: rows are taken
+    until the next would be too much, and none after it, however short, so that what is kept
+    is the head of the ranking. As a float it is a share of the tokens offered, met to the
+    nearest row.
 
     With groups, a fraction or count is shared out among them in proportion to
-    their sizes (largest remainder), so that no group is emptied by another.
+    their sizes (largest remainder), tokens in proportion to their tokens (what one
+    group leaves of its quota, less than a row, goes to the next), so that no group is
+    emptied by another.
     """
 
     fraction: float | None = None
     count: int | None = None
+    tokens: int | float | None = None
     threshold: float | None = None
 
     def __post_init__(self) -> None:
-        given = [x for x in (self.fraction, self.count, self.threshold) if x is not None]
-        if len(given) != 1:
-            raise ValueError("give exactly one of fraction, count and threshold")
+        given = (self.fraction, self.count, self.tokens, self.threshold)
+        if sum(x is not None for x in given) != 1:
+            raise ValueError("give exactly one of fraction, count, tokens and threshold")
 
-    def within_step(self, candidates: int) -> "Budget":
-        """The budget of one step, when the whole budget is about `candidates` rows."""
-        if self.count is None:
-            return self
-        return replace(self, count=None, fraction=min(1.0, self.count / candidates))
+    def within_step(self, candidates: int, tokens: int | None = None) -> "Budget":
+        """The budget of one step, when the whole budget is about `candidates` rows.
 
-    def choose(self, values: Array, groups: Array | None = None) -> Choice:
+        tokens: what they have together, for a budget in tokens.
+        """
+        if self.count is not None:
+            return Budget(fraction=min(1.0, self.count / candidates))
+        if isinstance(self.tokens, int):
+            assert tokens is not None
+            return Budget(tokens=min(1.0, self.tokens / tokens))
+        return self
+
+    def refuse_excess(self, candidates: int, tokens: Array | None = None) -> None:
+        """Raise UserError if more is asked for than there is, or less than the shortest row.
+
+        tokens: of every candidate, shape (n,), for a budget in tokens.
+        """
+        if self.count is not None and self.count > candidates:
+            raise UserError(
+                f"selection.keep.count: is {self.count}, but there are only {candidates} "
+                "candidates."
+            )
+        if isinstance(self.tokens, int):
+            assert tokens is not None
+            if self.tokens > tokens.sum():
+                raise UserError(
+                    f"selection.keep.tokens: is {self.tokens}, but the candidates have only "
+                    f"{tokens.sum()}."
+                )
+            if self.tokens < tokens.min():
+                raise UserError(
+                    f"selection.keep.tokens: is {self.tokens}, but the shortest candidate has "
+                    f"{tokens.min()}."
+                )
+
+    def choose(
+        self, values: Array, groups: Array | None = None, tokens: Array | None = None
+    ) -> Choice:
         """Keep the highest values, shape (n,); ties go to the earlier row.
 
+        Args:
+            groups: of every row, shape (n,), for quotas.
+            tokens: of every row, shape (n,), ints above 0, for a budget in tokens.
+
         Raises:
-            UserError: the count is larger than n, or the threshold keeps nothing.
+            UserError: the count is larger than n, or the tokens are more than there are.
         """
         if self.threshold is not None:
             return self._above(values, self.threshold)
-        size = self.size(len(values))
-        if groups is None:
-            kept = np.zeros(len(values), dtype=bool)
-            kept[np.argsort(-values, kind="stable")[:size]] = True
-            return Choice(kept, ["top by score" if k else "below the budget" for k in kept])
+        self.refuse_excess(len(values), tokens)
         kept = np.zeros(len(values), dtype=bool)
+        order = np.argsort(-values, kind="stable")
+        if groups is None:
+            kept[order[: self._sizes([order], tokens)[0]]] = True
+            return Choice(kept, ["top by score" if k else "below the budget" for k in kept])
         names, members = np.unique(groups, return_inverse=True)
-        for group, quota in enumerate(share_out(size, np.bincount(members))):
-            own = np.flatnonzero(members == group)
-            kept[own[np.argsort(-values[own], kind="stable")[:quota]]] = True
+        each = [order[members[order] == group] for group in range(len(names))]
+        for own, size in zip(each, self._sizes(each, tokens), strict=True):
+            kept[own[:size]] = True
         shown = names[members].tolist()
         return Choice(
             kept,
@@ -66,13 +110,52 @@ class Budget:
             ],
         )
 
-    def size(self, rows: int) -> int:
+    def share(self, rows: int) -> float:
+        """About which share of a step of `rows` rows is kept, of its tokens if they are counted.
+
+        A threshold is taken to keep half.
+        """
+        if self.threshold is not None:
+            return 0.5
+        if self.tokens is not None:
+            assert isinstance(self.tokens, float)
+            return self.tokens
+        return self._size(rows) / rows
+
+    def _sizes(self, each: list[Array], tokens: Array | None) -> list[int]:
+        """How many of every group are kept, whose rows are given in order of value."""
+        if self.tokens is None:
+            rows = np.array([len(own) for own in each])
+            return share_out(self._size(int(rows.sum())), rows)
+        assert tokens is not None
+        total, through, used = int(tokens.sum()), 0, 0
+        sizes = []
+        for own in each:
+            sums = np.cumsum(tokens[own])
+            through += int(sums[-1])
+            due = self.tokens * through  # of this group and those before it
+            sizes.append(self._fitting(sums, (due // total if self._is_limit else due) - used))
+            used += int(sums[sizes[-1] - 1]) if sizes[-1] else 0
+        if not self._is_limit and not any(sizes):
+            sizes[0] = 1
+        return sizes
+
+    def _fitting(self, sums: Array, quota: float) -> int:
+        """How many rows a quota pays for, if the first 1, 2, ... of them have so many tokens."""
+        size = int(np.searchsorted(sums, quota, side="right"))
+        if not self._is_limit and size < len(sums):
+            below = sums[size - 1] if size else 0
+            size += bool(sums[size] - quota < quota - below)
+        return size
+
+    @property
+    def _is_limit(self) -> bool:
+        """Whether the tokens are a number, not a share."""
+        return isinstance(self.tokens, int)
+
+    def _size(self, rows: int) -> int:
         """How many of `rows` rows a fraction or count keeps, at least 1."""
         if self.count is not None:
-            if self.count > rows:
-                raise UserError(
-                    f"selection.keep.count: is {self.count}, but there are only {rows} candidates."
-                )
             return self.count
         assert self.fraction is not None
         return max(1, round(self.fraction * rows))

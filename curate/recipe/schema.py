@@ -5,9 +5,9 @@ the end. Whatever only the data or the model can tell (columns, names of
 parameters) is checked where they are read.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from curate.recipe.data import Data
 from curate.recipe.models import Mlp, Model, Pretrained
@@ -56,24 +56,44 @@ class Trajectory(Section):
     gradients: Memory = "256MiB"
 
 
+def _tokens(value: Any) -> Any:
+    """A number of tokens as an int, 2e6 too, and a share of them as it is."""
+    whole = isinstance(value, float) and value > 1 and value.is_integer()
+    return int(value) if whole else value
+
+
 class Keep(Section):
-    """The budget: exactly one of the three."""
+    """The budget: exactly one of the four.
+
+    tokens: that the loss is about. A number is the most that is kept; a share of all of them,
+    between 0 and 1, is met to the nearest row. 1 could be either and is refused.
+    """
 
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     count: Count | None = None
+    tokens: Annotated[
+        Annotated[int, Field(ge=2, le=10**15)] | Annotated[float, Field(gt=0, lt=1)] | None,
+        BeforeValidator(_tokens),
+        in_words(
+            "must be a number of tokens, at least 2, or a share of them above 0 and below 1 "
+            "but got {got}"
+        ),
+    ] = None
     threshold: float | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = self.model_fields_set & {"fraction", "count", "threshold"}
-        if len([name for name in given if getattr(self, name) is not None]) != 1:
-            raise ValueError("give exactly one of fraction, count and threshold")
+        ways = (self.fraction, self.count, self.tokens, self.threshold)
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError("give exactly one of fraction, count, tokens and threshold")
         return self
 
 
 class Selection(Section):
     """How candidates are valued and how many are kept.
 
+    per: whether the losses and influences that scores are made of are those of the row, or of
+    the row by its tokens; token by default where `keep` counts tokens, else example.
     aggregate: what scores make of several targets, see `policies.aggregates`; weights: of each.
     """
 
@@ -84,6 +104,7 @@ class Selection(Section):
     ] = "full"
     stride: Count | None = None
     keep: Keep = Keep(fraction=0.5)
+    per: Literal["example", "token"] = "example"
     aggregate: Literal["mean", "min", "weighted"] = "mean"
     weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
     group_by: str | None = None
@@ -94,6 +115,14 @@ class Selection(Section):
     probing: Annotated[float, Field(ge=0, le=100)] = 0.2
     neighbors: Count = 5
 
+    @model_validator(mode="before")
+    @classmethod
+    def _per_token_where_tokens_are_kept(cls, given: Any) -> Any:
+        keep = given.get("keep") if isinstance(given, dict) else None
+        if isinstance(keep, dict) and keep.get("tokens") is not None:
+            return {"per": "token"} | given
+        return given
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.stride is not None and self.horizon != "full" and self.stride > self.horizon:
@@ -102,7 +131,7 @@ class Selection(Section):
             )
         if self.group_by is not None and self.keep.threshold is not None:
             raise ValueError(
-                "group_by shares out a fraction or a count; it has no use for a threshold"
+                "group_by shares out a fraction, a count or tokens; it has no use for a threshold"
             )
         weighted = self.aggregate == "weighted"
         if weighted != (self.weights is not None):
@@ -176,6 +205,7 @@ class Recipe(Section):
                 "data.label_noise: needs class labels, so objective classification or "
                 f"sequence_classification, but got {self.objective}",
             ),
+            *self._token_problems(),
             *self._target_problems(),
             *self._text_problems(),
         ]
@@ -183,6 +213,21 @@ class Recipe(Section):
             if wrong:
                 raise ValueError(message)
         return self
+
+    def _token_problems(self) -> list[tuple[bool, str]]:
+        """Tokens are counted only where a loss is a sum over them."""
+        counted, selection = self.objective == "causal_lm", self.selection
+        why = f"needs losses that are sums over tokens, so objective causal_lm; in {self.objective}"
+        return [
+            (
+                not counted and selection.keep.tokens is not None,
+                f"selection.keep.tokens: {why} every row counts once; use fraction or count",
+            ),
+            (
+                not counted and selection.per == "token",
+                f"selection.per: token {why} every row counts once; use example",
+            ),
+        ]
 
     def _target_problems(self) -> list[tuple[bool, str]]:
         """How several targets are made one, if there are several."""

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from curate.candidates import Candidates
-from curate.choose import Chosen, choose, selector_for
+from curate.choose import Chosen, budget_of, choose, nothing_kept, selector_for
 from curate.datasets import SourceExamples
 from curate.errors import DataError, NothingKeptError, RecipeError, UserError
 from curate.evaluate import retrain
 from curate.influence import mean_metrics
-from curate.policies import Array, Budget
+from curate.policies import Array
 from curate.prepare import Job
 from curate.progress import Phases
 from curate.recipe import Recipe, Tune
@@ -62,12 +62,12 @@ class Bench:
         """Select with a pair, retrain on what was kept: the choice, and the metric per seed.
 
         Raises:
-            NonFiniteError: it diverged. NothingKeptError: no score reaches the threshold.
+            NonFiniteError: it diverged. NothingKeptError: nothing is kept.
         """
         job, plan = self._at(pair), self.plan
         chosen, values = choose(job, "look_ahead", phases), []
-        if not chosen.choice.kept.any():
-            raise NothingKeptError(f"{pair}: selection.keep.threshold keeps no row")
+        if (why_nothing := nothing_kept(job, chosen)) is not None:
+            raise NothingKeptError(f"{pair}: {why_nothing}")
         with phases.phase("retrain", len(plan.tune.seeds) * plan.steps) as tick:
             for seed in plan.tune.seeds:
                 found = retrain(job, chosen.choice.kept, seed, self.judging, tick)
@@ -124,8 +124,7 @@ def set_up(job: Job) -> Bench:
         raise RecipeError(
             f"tune.metric: {tune.metric} is none of this objective's; it has {', '.join(known)}."
         )
-    if (count := job.recipe.selection.keep.count) is not None:
-        Budget(count=count).size(len(data.examples))
+    budget_of(job)
     rows = sum(len(target.examples) for target in data.targets)
     plan = make_plan(job.recipe, job.total_steps(), rows / job.recipe.training.batch_size)
     return Bench(replace(job, data=data), judging, plan)

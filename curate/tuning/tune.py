@@ -213,8 +213,10 @@ class _Worker:
 
     def _save(self, pair: Pair, chosen: Chosen) -> None:
         data = self.bench.job.data
-        names = [target.name for target in data.targets]
-        table = score_table(chosen.scores, chosen.choice, data.examples.rows.numpy(), names)
+        table = score_table(
+            chosen.scores, chosen.choice, data.examples.rows.numpy(), [*data.validation],
+            data.tokens,
+        )  # fmt: skip
         path = self._path(pair)
         path.parent.mkdir(exist_ok=True)
         write_whole(path, table.write_parquet)

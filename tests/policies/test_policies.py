@@ -180,6 +180,79 @@ def test_rounds_below_one_are_refused() -> None:
         LookAhead(rounds=0)
 
 
+def ranked(seed: int) -> tuple[Array, Array, Array]:
+    """Rows in order of value, their tokens, and what the first 0, 1, 2, ... have together."""
+    random = np.random.default_rng(seed)
+    values, tokens = random.normal(size=12).round(1), random.integers(1, 30, size=12)
+    order = np.argsort(-values, kind="stable")
+    return values, tokens, np.concatenate([[0], np.cumsum(tokens[order])])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_number_of_tokens_keeps_the_longest_head_of_the_ranking_that_fits(seed: int) -> None:
+    values, tokens, sums = ranked(seed)
+    before: Array = np.zeros(12, dtype=bool)
+    for number in range(int(tokens.min()), int(sums[-1]) + 1):
+        kept = Budget(tokens=number).choose(values, None, tokens).kept
+        assert kept.sum() == max(k for k in range(13) if sums[k] <= number)
+        assert tokens[kept].sum() <= number
+        assert not kept.any() or kept.all() or values[kept].min() >= values[~kept].max()
+        assert (kept >= before).all()  # more tokens keep no row less
+        before = kept
+    assert before.all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_share_of_the_tokens_is_met_to_the_nearest_row(seed: int) -> None:
+    values, tokens, sums = ranked(seed)
+    for share in (0.01, 0.25, 0.5, 0.9, 1.0):
+        kept = Budget(tokens=share).choose(values, None, tokens).kept
+        off = np.abs(sums[1:] - share * sums[-1])
+        assert abs(tokens[kept].sum() - share * sums[-1]) == pytest.approx(off.min())
+        assert not kept.any() or kept.all() or values[kept].min() >= values[~kept].max()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("asked", [40, 90, 0.3, 0.7])
+def test_tokens_are_shared_out_among_groups_by_their_tokens(seed: int, asked: float) -> None:
+    values, tokens, sums = ranked(seed)
+    groups = np.array(list("aaabbbbbcccc"))
+    kept = Budget(tokens=asked).choose(values, groups, tokens).kept
+    total = asked if isinstance(asked, int) else asked * sums[-1]
+    longest = tokens.max()
+    assert total - longest <= tokens[kept].sum() <= total + (0 if asked > 1 else longest / 2)
+    for group in "abc":
+        own = groups == group
+        quota = total * tokens[own].sum() / sums[-1]
+        assert abs(tokens[own & kept].sum() - quota) <= 2 * longest
+        inside, outside = values[own & kept], values[own & ~kept]
+        assert not inside.size or not outside.size or inside.min() >= outside.max()
+
+
+def test_a_share_of_the_tokens_keeps_a_row_of_a_step_in_any_case() -> None:
+    tokens, groups = np.array([9, 9, 9]), np.array([0, 1, 2])
+    assert Budget(tokens=0.1).choose(np.arange(3.0), None, tokens).kept.tolist() == [0, 0, 1]
+    assert Budget(tokens=0.1).choose(np.arange(3.0), groups, tokens).kept.sum() == 1
+
+
+def test_a_first_row_beyond_the_tokens_keeps_nothing() -> None:
+    assert not Budget(tokens=5).choose(np.array([1.0, 0.0]), None, np.array([6, 2])).kept.any()
+
+
+def test_within_a_step_tokens_become_a_share() -> None:
+    assert Budget(tokens=50).within_step(3, 200) == Budget(tokens=0.25)
+    assert Budget(tokens=0.3).within_step(3, 200) == Budget(tokens=0.3)
+    assert Budget(tokens=0.3).share(7) == 0.3
+
+
+def test_tokens_beyond_the_candidates_are_refused() -> None:
+    tokens = np.array([7, 5])
+    with pytest.raises(UserError, match=r"keep.tokens: is 13, but the candidates have only 12\."):
+        Budget(tokens=13).choose(np.ones(2), None, tokens)
+    with pytest.raises(UserError, match=r"keep.tokens: is 4, but the shortest candidate has 5\."):
+        Budget(tokens=4).refuse_excess(2, tokens)
+
+
 def test_min_is_what_helps_least_whatever_the_scales() -> None:
     """By hand: both targets standardised in the step, and in the label, before the minimum."""
     influences = RNG.normal(size=(2, 9)) * [[1.0], [1e4]] + [[0.0], [3e4]]

@@ -227,7 +227,7 @@ def test_a_pair_whose_scores_reach_no_threshold_loses_and_the_others_go_on(
     lost = tuned.table.filter(pl.col("outcome") == "failed")
     assert len(lost) >= 1
     assert set(lost["horizon"]) == {4}
-    assert "selection.keep.threshold keeps no row" in lost["reason"][0]
+    assert "selection.keep.threshold: 1000000000.0 keeps no row" in lost["reason"][0]
     assert tuned.pair.horizon != 4
 
 
