@@ -39,7 +39,8 @@ def read(path: str, *, split: str | None = None, name: str | None = None) -> Dat
         path: `sklearn:digits` (iris, wine, breast_cancer, diabetes); a Parquet, JSON,
             JSON Lines, CSV or Arrow file, or a glob of such files; a directory written by
             `save_to_disk`; otherwise the name of a dataset on the Hugging Face Hub.
-        split: which split, where the source has several; "train" if it has that one.
+        split: which split, where the source has several; "train" if it has that one. Slices
+            and sums are written as for `datasets`: `train[:1000]`, `train+validation`.
         name: the configuration of a Hub dataset.
 
     Raises:
@@ -142,9 +143,22 @@ def _pick_split(found: Dataset | DatasetDict, path: str, split: str | None) -> D
     if split is None and len(names) > 1 and "train" not in names:
         raise DataError(f"{path}: has splits {', '.join(names)}; say which with `split`.")
     wanted = split or ("train" if "train" in names else names[0])
-    if wanted not in found:
-        raise DataError(f"{path}: has no split {wanted}; it has {', '.join(names)}.")
-    return found[wanted]
+    return found[wanted] if wanted in found else _slices(found, path, wanted)
+
+
+def _slices(found: DatasetDict, path: str, wanted: str) -> Dataset:
+    """Parts of splits, in the notation of `datasets`: `train[:10%]`, `train+validation`."""
+    lengths = {name: len(data) for name, data in found.items()}
+    try:
+        parts = datasets.ReadInstruction.from_spec(wanted).to_absolute(lengths)
+    except (ValueError, AssertionError) as error:
+        raise DataError(
+            f"{path}: has no split {wanted}; it has {', '.join(lengths)}, or a slice such as "
+            f"{next(iter(lengths))}[:1000]."
+        ) from error
+    return datasets.concatenate_datasets(
+        [found[part.splitname].select([*range(part.from_, part.to)]) for part in parts]
+    )
 
 
 def _refuse_options(path: str, **options: str | None) -> None:

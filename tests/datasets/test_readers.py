@@ -59,6 +59,18 @@ def test_split_of_a_saved_dict(tmp_path: Path) -> None:
         read(path, split="nope")
 
 
+def test_slices_and_sums_of_splits(tmp_path: Path) -> None:
+    path = write("saved-dict", tmp_path)
+    assert read(path, split="train[1:]")["note"][:] == ["b", "c"]
+    assert read(path, split="train[:67%]")["note"][:] == ["a", "b"]
+    assert read(path, split="other+train[-1:]")["note"][:] == ["a", "c"]
+    for wrong in ("train[:x]", "train+nope", "train["):
+        with pytest.raises(DataError, match=r"has no split .*; it has train, other, or a slice"):
+            read(path, split=wrong)
+    with pytest.raises(DataError, match="has no rows"):
+        read(path, split="train[3:]")
+
+
 def test_several_splits_without_train_have_to_be_named(tmp_path: Path) -> None:
     DatasetDict({"a": ROWS, "b": ROWS}).save_to_disk(tmp_path / "dict")
     with pytest.raises(DataError, match="has splits a, b; say which with `split`"):
