@@ -92,7 +92,7 @@ class Forecast:
         task = self.selector.judge.task
         bytes_held = memory(
             run,
-            parameters=self.state.theta.nbytes,
+            parameters=sum(tensor.nbytes for tensor in task.model.held),
             state=self.state.nbytes(),
             tape=self.tape,
             tape_bytes=memory_bytes(trajectory.tapes),

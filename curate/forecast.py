@@ -97,9 +97,10 @@ class Passes:
 class Memory:
     """Bytes that a run holds at its fullest, part by part.
 
-    parameters: of the model itself. snapshots: states kept, and the two at hand (two
-    more with a disk). tapes: graphs of recorded gradients. graph: of the step at hand.
-    adjoints: Q states, before and after a step. gradients: example by example, for the exact jump.
+    parameters: of the model itself, frozen ones included. snapshots: states kept, and the
+    two at hand (two more with a disk). tapes: graphs of recorded gradients. graph: of the step
+    at hand. adjoints: Q states, before and after a step. gradients: example by example, for
+    the exact jump.
     """
 
     parameters: int
@@ -163,7 +164,7 @@ def memory(
     """Bytes that a run holds at its fullest.
 
     Args:
-        parameters, state: bytes of the model's parameters, of a training state.
+        parameters, state: bytes of the model, of a training state.
         tape: bytes of one step's graph. tape_bytes, gradients: what is allowed for those.
     """
     if not run.goes_back:

@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from curate.influence import score_window
+from curate.jobs import plan_select
 from curate.prepare import Job, prepare
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.rules import AdamW
-from curate.trajectory import Step, record, replay
+from curate.trajectory import Step, chunk_gradient, record, replay, tape_size
+from curate.trajectory.tapes import counting
 from tests import words
 from tests.job import curate, verify
 
@@ -231,6 +233,21 @@ def test_what_is_truncated_is_counted(there: Path, capsys: pytest.CaptureFixture
     lengths = [len(words.tokenizer()(row)["input_ids"]) + 1 for row in words.passages(60)]
     assert sum(counts.values()) == sum(length > 24 for length in lengths) > 0
     assert f"truncated to data.max_length: {counts['train']} of train, " in said
+
+
+def test_frozen_weights_are_in_the_plan_once_and_on_no_tape(there: Path) -> None:
+    lora = "model={pretrained: tiny, lora: {rank: 2, target_modules: [c_attn]}}"
+    plan = plan_select(check_recipe(parse(words.RECIPE), [lora]), there / "out")
+    frozen = sum(4 * p.numel() for p in words.gpt2().parameters())
+    assert plan["memory"]["parameters"] == frozen + 4 * plan["parameters"]
+    task, _, state = job(lora).start(0)
+    step = Step(torch.arange(1), torch.ones(1, dtype=torch.float64), (1e-3,), 0)
+    with counting(state.theta) as sizes:
+        chunk_gradient(task, state.theta, step, slice(0, 1), differentiable=True)
+    held = {tensor.untyped_storage().data_ptr() for tensor in task.model.held}
+    weights = sum(size for place, size in sizes.items() if place in held)
+    assert weights > frozen  # which is in float32, and the job in float64
+    assert tape_size(task, state.theta, step) == sum(sizes.values()) - weights > 0
 
 
 def test_evaluation_retrains_and_verify_leaves_out(there: Path) -> None:

@@ -75,6 +75,11 @@ class FlatModel:
         """P, the number of trainable parameters."""
         return sum(self.numels)
 
+    @property
+    def held(self) -> list[Tensor]:
+        """The module's own parameters, frozen ones included, and its buffers."""
+        return [*self.module.parameters(), *self.module.buffers()]
+
     def read(self) -> Tensor:
         """A copy of the module's own parameters as theta, shape (P,)."""
         return torch.cat([self._parameters[n].detach().reshape(-1) for n in self.names]).clone()

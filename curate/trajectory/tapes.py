@@ -45,19 +45,23 @@ def tape_size(task: Task, theta: Tensor, step: Step) -> int:
 
 def _counted(task: Task, theta: Tensor, step: Step) -> tuple[ChunkGradient, int]:
     """The gradient of a step's first chunk with its graph, and the bytes of that."""
-    with counting(theta) as sizes:
+    with counting(theta, *task.model.held) as sizes:
         part = chunk_gradient(task, theta, step, step.chunks()[0], differentiable=True)
     return part, sum(sizes.values())
 
 
 @contextmanager
-def counting(theta: Tensor) -> Iterator[dict[int, int]]:
-    """Bytes of every storage that autograd saves in the block, but theta's; by address."""
+def counting(*held: Tensor) -> Iterator[dict[int, int]]:
+    """Bytes of every storage that autograd saves in the block, by address.
+
+    Those of `held` do not count: theta and a model's frozen parameters are there anyway.
+    """
     sizes: dict[int, int] = {}
+    known = {tensor.untyped_storage().data_ptr() for tensor in held}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() != theta.untyped_storage().data_ptr():
+        if storage.data_ptr() not in known:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # the tensor itself, if an output, would keep its graph alive
 
