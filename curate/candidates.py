@@ -28,7 +28,8 @@ class Candidates:
     classes: the label of every candidate where labels are classes, shape (N,), or None.
     outputs: what a built-in model has to put out.
     target_weights: of the validation sets in the mean over them, the largest 1.
-    sources: path -> what identifies the data, for provenance.
+    sources: source -> what identifies the data, for provenance.
+    left_out: source -> how many of its texts are shorter than `data.min_length`, if that is given.
     """
 
     table: Dataset
@@ -40,6 +41,7 @@ class Candidates:
     outputs: int
     target_weights: dict[str, float]
     sources: dict[str, Any]
+    left_out: dict[str, int]
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -102,11 +104,11 @@ def read_candidates(recipe: Recipe) -> Candidates:
     section = recipe.data
     source = _read(section.train)
     reader = find_reader(recipe, source)
-    name = section.train.path
-    parts = _split(recipe, len(source))
+    name = str(section.train)
     everything = reader.examples(source, name)
-    table = source.select(parts["train"].tolist())
+    parts = _split(recipe, len(everything))
     examples = everything.take(parts["train"])
+    table = source.select(examples.rows.tolist())
 
     noisy = None
     if section.label_noise is not None:
@@ -122,12 +124,13 @@ def read_candidates(recipe: Recipe) -> Candidates:
     scale = _scaling(examples) if section.standardize else lambda part: part
 
     sources = {name: rooms.describe(source)}
+    used = {name: len(everything)}
 
     def other(part: str, where: Source) -> SourceExamples:
         data = _read(where)
-        sources[where.path] = rooms.describe(data)
-        found = reader.examples(data, where.path)
-        _refuse_other_shape(found, examples, f"{where.path} (data.{part})", name)
+        found = reader.examples(data, str(where))
+        sources[str(where)], used[str(where)] = rooms.describe(data), len(found)
+        _refuse_other_shape(found, examples, f"{where} (data.{part})", name)
         return scale(found)
 
     validation: dict[str, SourceExamples] = {}
@@ -154,6 +157,9 @@ def read_candidates(recipe: Recipe) -> Candidates:
         outputs=reader.classes.count if reader.classes else _width(labels),
         target_weights=_target_weights(recipe, validation),
         sources=sources,
+        left_out={}
+        if section.min_length is None
+        else {where: sources[where]["rows"] - count for where, count in used.items()},
     )
 
 
@@ -210,7 +216,7 @@ def _split(recipe: Recipe, count: int) -> dict[str, Tensor]:
             parts[part], order = order[:size].sort().values, order[size:]
     if len(order) == 0:
         raise DataError(
-            f"{recipe.data.train.path}: validation and test take all {count} rows; "
+            f"{recipe.data.train}: validation and test take all {count} rows; "
             "nothing is left to choose from."
         )
     return parts | {"train": order.sort().values}

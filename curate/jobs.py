@@ -72,7 +72,7 @@ def run_select(
         seconds = {name: round(value, 3) for name, value in phases.seconds.items()}
         summary["seconds"] = seconds
         selection = Selection(
-            job.data.table, table, source=recipe.data.train.path, policy=recipe.selection.policy,
+            job.data.table, table, source=str(recipe.data.train), policy=recipe.selection.policy,
             provenance=made_with | summary, recipe=recipe,
             windows=chosen.scores.windows,
         )  # fmt: skip
@@ -114,6 +114,8 @@ def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any
             "candidates": int(tokens.sum()),
             "kept": int(tokens[chosen.choice.kept].sum()),
         }
+    if job.data.left_out:
+        summary["left_out"] = job.data.left_out
     if job.data.truncated():
         summary["truncated"] = job.data.truncated()
     if chosen.scores.windows:

@@ -44,7 +44,7 @@ class FeatureReader:
     def __init__(self, recipe: Recipe, train: Dataset) -> None:
         self.recipe = recipe
         self.dtype = getattr(torch, recipe.training.dtype)
-        columns, source = recipe.data.columns, recipe.data.train.path
+        columns, source = recipe.data.columns, str(recipe.data.train)
         self.label = columns.label
         self.classes: Classes | None = None
         if self.label is not None:
@@ -88,21 +88,24 @@ class TextReader:
         if wanted is not None and most is not None and wanted > most:
             raise RecipeError(f"data.max_length: is {wanted}, but the model takes {most} tokens.")
         self.max_length = wanted or min(models.DEFAULT_LENGTH, most or models.DEFAULT_LENGTH)
+        self.min_length = recipe.data.min_length
 
     def examples(self, data: Dataset, source: str) -> TokenExamples:
-        """All rows of `data`, cut where they are too long, with their classes if there are any.
+        """The rows of `data`, cut where they are too long, with their classes if there are any.
+
+        Rows shorter than `min_length` are left out.
 
         Raises:
-            DataError: a row has nothing to learn. ModelError: tokens that the model does not know.
+            DataError: a row has nothing to learn, or all are too short. ModelError: tokens that
+                the model does not know.
         """
         labels: Tensor | None = None
         if self.label is not None and self.classes is not None:
             labels = rooms.read_classes(data, self.label, source, self.classes)
         with models.quiet():
             found = TokenExamples.gather(self._encoded(data, source), labels, self.pad)
-        self._refuse_empty(found, source)
         self._refuse_unknown(found, source)
-        return found
+        return self._long_enough(found, source)
 
     def _encoded(self, data: Dataset, source: str) -> Iterator[Encoded]:
         columns, tokenizer = self.columns, self.tokenizer
@@ -121,15 +124,28 @@ class TextReader:
             )
         return rooms.shorten(texts, self.max_length)
 
-    def _refuse_empty(self, found: TokenExamples, source: str) -> None:
+    def _long_enough(self, found: TokenExamples, source: str) -> TokenExamples:
         terms = found.lengths() if self.label is not None else found.terms()
+        if self.min_length is None:
+            self._refuse_empty(found, terms, source)
+            return found
+        enough = (terms >= self.min_length).nonzero().flatten()
+        if len(enough) == 0:
+            raise DataError(
+                f"{source}: none of {len(found)} rows has the {self.min_length} tokens of "
+                f"data.min_length, the longest has {int(terms.max())}; lower it."
+            )
+        return found.take(enough)
+
+    def _refuse_empty(self, found: TokenExamples, terms: Tensor, source: str) -> None:
         empty = (terms == 0).nonzero().flatten().tolist()
         if empty:
             cut = bool(found.cut[empty].any())
             within = f" in the {self.max_length} of data.max_length" if cut else ""
+            remedy = "raise it" if cut else "drop them"
             raise DataError(
                 f"{source}: {len(empty)} of {len(found)} rows have no token to learn{within}, the "
-                f"first at row {empty[0]}; drop them{' or raise it' if cut else ''}."
+                f"first at row {empty[0]}; {remedy}, or leave them out with data.min_length: 1."
             )
 
     def _refuse_unknown(self, found: TokenExamples, source: str) -> None:
@@ -145,7 +161,7 @@ class TextReader:
 
 
 def _find_classes(recipe: Recipe, train: Dataset, label: str) -> Classes:
-    source = recipe.data.train.path
+    source = str(recipe.data.train)
     classes = rooms.find_classes(train, label, source, recipe.data.columns.classes)
     if classes.count < 2:
         raise DataError(f"{source}: column {label} has one class; there is nothing to learn.")

@@ -24,10 +24,8 @@ def describe(summary: dict[str, Any]) -> str:
             f"label noise: {noise['planted']} rows planted, {noise['kept']} kept, "
             f"AUROC of the score {noise['auroc']:.3f}"
         )
-    cut = {name: count for name, count in summary.get("truncated", {}).items() if count}
-    if cut:
-        parts = ", ".join(f"{count} of {name}" for name, count in cut.items())
-        lines.append(f"truncated to data.max_length: {parts}")
+    lines += _counts("left out, shorter than data.min_length", summary.get("left_out", {}))
+    lines += _counts("truncated to data.max_length", summary.get("truncated", {}))
     if "error" in summary:
         error = summary["error"]
         lines.append(
@@ -38,6 +36,12 @@ def describe(summary: dict[str, Any]) -> str:
     lines.append(f"wrote {summary['out']}")
     lines.append(", ".join(f"{name} {value:.1f} s" for name, value in summary["seconds"].items()))
     return "\n".join(lines)
+
+
+def _counts(what: str, found: dict[str, int]) -> list[str]:
+    """A line with how many rows of what, unless there are none."""
+    parts = ", ".join(f"{count} of {name}" for name, count in found.items() if count)
+    return [f"{what}: {parts}"] if parts else []
 
 
 def describe_plan(plan: dict[str, Any]) -> str:

@@ -235,6 +235,32 @@ def test_what_is_truncated_is_counted(there: Path, capsys: pytest.CaptureFixture
     assert f"truncated to data.max_length: {counts['train']} of train, " in said
 
 
+@pytest.mark.parametrize("objective", ["causal_lm", "sequence_classification"])
+def test_what_is_too_short_is_left_out_of_every_part(
+    there: Path, objective: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a part of the same source and of another; rows are still counted in the source."""
+    settings = ("--set", "data.min_length=9", "--set", f"objective={objective}")
+    test = ("--set", "data.test={path: also.parquet}")
+    words.texts(40).to_parquet("also.parquet")
+    assert curate("text.yaml", "--out", "out", *settings, *test) == 0
+    said = capsys.readouterr().out
+    lengths = [len(ids) for ids in words.tokenizer()(words.passages(60))["input_ids"]]
+    # EOS makes up for the first token, which nothing predicts
+    long = [row for row, length in enumerate(lengths) if length >= 9]
+    short = [sum(length < 9 for length in part) for part in (lengths, lengths[:40])]
+    assert min(short) > 0
+    assert (
+        f"left out, shorter than data.min_length: {short[0]} of texts.parquet, {short[1]} of also."
+        in said
+    )
+    rows = pl.read_parquet("out/scores.parquet").sort("row")
+    assert set(rows["row"]) < set(long)
+    assert rows.height == len(long) - round(0.2 * len(long))
+    kept = rows.filter("kept")["row"].to_list()
+    assert load_from_disk("out")["train"]["note"][:] == [f"row {row}" for row in kept]
+
+
 def test_frozen_weights_are_in_the_plan_once_and_on_no_tape(there: Path) -> None:
     lora = "model={pretrained: tiny, lora: {rank: 2, target_modules: [c_attn]}}"
     plan = plan_select(check_recipe(parse(words.RECIPE), [lora]), there / "out")

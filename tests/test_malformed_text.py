@@ -40,7 +40,7 @@ BAD_RECIPES: list[tuple[list[str], str]] = [
     (["data.max_length=1"], "data.max_length: must be greater than or equal to 2 but got 1"),
     (["data.max_length=65"], "data.max_length: is 65, but the model takes 64 tokens"),
     (["data.max_length=2", "data.columns={prompt: prompt, completion: completion}"],
-     "have no token to learn in the 2 of data.max_length, the first at row 0; drop them or raise "),
+     "no token to learn in the 2 of data.max_length, the first at row 0; raise it, or leave them "),
     *(([f"selection.keep={{tokens: {wrong}}}"], f"selection.keep.tokens: {TOKENS}{wrong}.")
       for wrong in ("1", "1.0", "0", "-5", "0.0", "-0.5", "2.5", "1e+30", "1e+16", "'5'", "[5]")),
     (["selection.keep={tokens: true}"], f"selection.keep.tokens: {TOKENS}True."),
@@ -51,6 +51,12 @@ BAD_RECIPES: list[tuple[list[str], str]] = [
     (["selection.keep={tokens: 0.5}", CLASSES],
      "selection.keep.tokens: needs losses that are sums over tokens, so objective causal_lm; in s"),
     (["selection.per=token", CLASSES], "selection.per: token needs losses that are sums over toke"),
+    (["data.min_length=0"], "data.min_length: must be greater than or equal to 1 but got 0"),
+    (["data.min_length=24"], "texts.parquet: none of 60 rows has the 24 tokens of data.min_length, "
+     "the longest has 23; lower it"),
+    ([CLASSES, "data.min_length=25"], "none of 60 rows has the 25 tokens of data.min_length, the "),
+    (["data={train: texts.parquet, columns: {features: [x]}, min_length: 3}"],
+     "data: min_length is for text; remove it"),
     (["selection.policy=knn_shapley"], "knn_shapley needs class labels and fixed features"),
     (["selection.policy=knn_shapley", CLASSES], "knn_shapley needs class labels and fixed feature"),
     (["data.label_noise={fraction: 0.1}"], "data.label_noise: needs class labels, so objective"),
@@ -63,7 +69,8 @@ BAD_DATA: list[tuple[dict[str, Any], str]] = [
     ({"text": ["a b", None, "c d"]}, "column text is null at row 1"),
     (
         {"text": ["a b", "", "c d", ""]},
-        "2 of 4 rows have no token to learn, the first at row 1; drop",
+        "2 of 4 rows have no token to learn, the first at row 1; drop them, or leave them out with "
+        "data.min_length: 1.",
     ),
     ({"text": [1, 2, 3]}, "column text holds Value('int64'); text must be strings"),
     ({"text": [b"a", b"b", b"c"]}, "text must be strings"),

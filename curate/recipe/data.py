@@ -19,6 +19,10 @@ class Source(Section):
     def _from_string(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
 
+    def __str__(self) -> str:
+        """What messages and records call it: its path, configuration and split."""
+        return " ".join(part for part in (self.path, self.name, self.split) if part is not None)
+
 
 class Split(Section):
     """A random part of the training source, taken out of the candidates."""
@@ -114,7 +118,9 @@ class Data(Section):
     """The candidates, the targets, and what is held out for evaluation.
 
     max_length: tokens that a text is cut after; 1024 if None, or fewer where the model
-    takes fewer.
+    takes fewer. min_length: tokens to learn that a text needs at least (for a classifier,
+    tokens), once cut; texts with fewer are left out of every part, and counted. If None, a
+    text with nothing to learn is refused.
     """
 
     train: Source
@@ -125,12 +131,14 @@ class Data(Section):
     standardize: bool = False
     label_noise: LabelNoise | None = None
     max_length: Annotated[int, Field(ge=2, le=10**9)] | None = None
+    min_length: Count | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         on_text = self.columns.form != "features"
         if self.standardize and on_text:
             raise ValueError("standardize is for features; remove it")
-        if self.max_length is not None and not on_text:
-            raise ValueError("max_length is for text; remove it")
+        for name in ("max_length", "min_length"):
+            if getattr(self, name) is not None and not on_text:
+                raise ValueError(f"{name} is for text; remove it")
         return self
