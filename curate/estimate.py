@@ -10,7 +10,7 @@ import torch
 
 from curate.choose import selector_for
 from curate.forecast import Run, disk_bytes, memory, passes, work
-from curate.influence import target_gradients
+from curate.influence import target_gradients, target_graph
 from curate.policies import Evidence, LookAhead
 from curate.prepare import Job, memory_bytes
 from curate.progress import duration
@@ -50,7 +50,8 @@ class Forecast:
     """What a selection run will take; `summary` has it in plain values.
 
     run: the scored run; baselines: runs of other policies that it is compared with.
-    retrained: steps of training from scratch.
+    retrained: steps of training from scratch. tape, target_graph: bytes of the graph of a
+    step, of as much of the targets as is gone through at a time.
     """
 
     job: Job
@@ -61,6 +62,7 @@ class Forecast:
     baselines: Sequence[Run]
     retrained: int
     tape: int
+    target_graph: int
 
     def passes(self) -> dict[str, float]:
         """Gradients of one batch, part by part and in total."""
@@ -95,6 +97,7 @@ class Forecast:
             parameters=sum(tensor.nbytes for tensor in task.model.held),
             state=self.state.nbytes(),
             tape=self.tape,
+            targets=self.target_graph,
             tape_bytes=memory_bytes(trajectory.tapes),
             gradients=memory_bytes(trajectory.gradients),
         )
@@ -126,10 +129,12 @@ def forecast(job: Job) -> Forecast:
         other, _, _ = selector_for(job, "loss")
         baselines.append(_run(other, steps, 0))
     judge = selector.judge
-    tape = tape_size(judge.task, state.theta, steps[0])
+    task, tape = judge.task, tape_size(judge.task, state.theta, steps[0])
+    run = _run(selector, steps, tape)
     return Forecast(
-        job, selector, state, steps, _run(selector, steps, tape), baselines, ways * len(steps), tape
-    )
+        job, selector, state, steps, run, baselines, ways * len(steps), tape,
+        target_graph(task.model, task.objective, judge.targets, state.theta),
+    )  # fmt: skip
 
 
 def time_steps(plan: Forecast) -> Clock:

@@ -99,8 +99,8 @@ class Memory:
 
     parameters: of the model itself, frozen ones included. snapshots: states kept, and the
     two at hand (two more with a disk). tapes: graphs of recorded gradients. graph: of the step
-    at hand. adjoints: Q states, before and after a step. gradients: example by example, for
-    the exact jump.
+    or the part of the targets at hand, whichever is larger. adjoints: Q states, before and
+    after a step. gradients: example by example, for the exact jump.
     """
 
     parameters: int
@@ -159,13 +159,15 @@ def passes(run: Run) -> Passes:
 
 
 def memory(
-    run: Run, *, parameters: int, state: int, tape: int, tape_bytes: int, gradients: int
-) -> Memory:
+    run: Run, *, parameters: int, state: int, tape: int, targets: int, tape_bytes: int,
+    gradients: int,
+) -> Memory:  # fmt: skip
     """Bytes that a run holds at its fullest.
 
     Args:
         parameters, state: bytes of the model, of a training state.
-        tape: bytes of one step's graph. tape_bytes, gradients: what is allowed for those.
+        tape, targets: bytes of one step's graph, of one of the targets. tape_bytes, gradients:
+            what is allowed for those.
     """
     if not run.goes_back:
         return Memory(parameters, 3 * state, 0, tape, 0, 0)
@@ -174,7 +176,7 @@ def memory(
         parameters=parameters,
         snapshots=(min(run.memory, run.longest) + at_hand) * state,
         tapes=min(tape_bytes, min(run.tapes, run.longest) * tape),
-        graph=tape,
+        graph=max(tape, targets),
         adjoints=2 * run.targets * state,
         gradients=gradients if run.exact_jump else 0,
     )

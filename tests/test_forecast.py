@@ -200,14 +200,16 @@ def test_one_probe_is_the_least() -> None:
 
 def test_memory_and_disk_stop_growing_where_the_budget_ends() -> None:
     sizes: dict[str, int] = {
-        "parameters": 10, "state": 30, "tape": 7, "tape_bytes": 100, "gradients": 1000,
+        "parameters": 10, "state": 30, "tape": 7, "targets": 9, "tape_bytes": 100,
+        "gradients": 1000,
     }  # fmt: skip
     found = [memory(run_of(t, memory=4, disk=50, tapes=14), **sizes) for t in (3, 60, 6000)]
     assert [own.snapshots for own in found] == [(3 + 4) * 30, (4 + 4) * 30, (4 + 4) * 30]
     assert [own.tapes for own in found] == [21, 98, 98]
     assert found[1].adjoints == 60
     assert found[1].gradients == 0
-    assert found[1].total == 10 + 240 + 98 + 7 + 60
+    assert found[1].graph == max(7, 9)
+    assert found[1].total == 10 + 240 + 98 + 9 + 60
     assert memory(run_of(60, exact_jump=True), **sizes).gradients == 1000
     assert memory(run_of(60, targets=3), **sizes).adjoints == 180
     disk = [disk_bytes(run_of(t, memory=4, disk=50), 30) for t in (3, 20, 6000)]

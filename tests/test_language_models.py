@@ -19,8 +19,7 @@ from curate.prepare import Job, prepare
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.rules import AdamW
-from curate.trajectory import Step, chunk_gradient, record, replay, tape_size
-from curate.trajectory.tapes import counting
+from curate.trajectory import Step, chunk_gradient, counting, record, replay, tape_size
 from tests import words
 from tests.job import curate, verify
 
@@ -274,6 +273,22 @@ def test_frozen_weights_are_in_the_plan_once_and_on_no_tape(there: Path) -> None
     weights = sum(size for place, size in sizes.items() if place in held)
     assert weights > frozen  # which is in float32, and the job in float64
     assert tape_size(task, state.theta, step) == sum(sizes.values()) - weights > 0
+
+
+def test_the_plan_counts_the_graph_of_the_targets_where_it_is_the_larger(there: Path) -> None:
+    settings = ["training.batch_size=2", "trajectory.tapes=0MiB", "data.max_length=32"]
+    plan = plan_select(check_recipe(parse(words.RECIPE), settings), there / "out")
+    prepared = job(*settings, dtype="float32")
+    task, _, state = prepared.start(0)
+    (target,) = prepared.data.targets
+    first = next(target.examples.chunks(10**6))
+    theta = state.theta.requires_grad_()
+    with counting(theta) as sizes:
+        batch = target.examples.batch(first, CPU)
+        losses = task.objective.losses(task.model.bind(theta, training=False), batch)
+    assert plan["memory"]["graph"] == pytest.approx(sum(sizes.values()), rel=0.02)
+    losses.sum().backward()
+    assert plan["memory"]["graph"] > tape_size(task, state.theta, prepared.steps(0)[0])
 
 
 def test_evaluation_retrains_and_verify_leaves_out(there: Path) -> None:

@@ -12,6 +12,7 @@ from curate.influence.targets import (
     mean_metrics,
     over_targets,
     target_gradients,
+    target_graph,
     target_losses,
 )
 from curate.influence.window import WindowScores, score_window
@@ -42,5 +43,6 @@ __all__ = [
     "score_window",
     "size_of",
     "target_gradients",
+    "target_graph",
     "target_losses",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from curate.datasets import Examples
 from curate.models import Batch, FlatModel, Objective, differentiable_attention
+from curate.trajectory import counting
 
 CHUNK = 1024
 """Examples at a time: the same for losses that are compared, so that they round alike."""
@@ -58,6 +59,22 @@ def target_gradients(
         losses.append(loss / terms)
         gradients.append(total.detach() / terms)
     return torch.tensor(losses, dtype=torch.float64), torch.stack(gradients)
+
+
+def target_graph(
+    model: FlatModel, objective: Objective, targets: Sequence[Target], theta: Tensor
+) -> int:
+    """Bytes that autograd keeps of the part of a target that `target_gradients` goes through first.
+
+    The other parts are about as large, or smaller. Cost: a forward pass of it, for each target.
+    """
+    theta, sizes = theta.detach().requires_grad_(), [0]
+    for target in targets:
+        batch = next(_batches(model, target.examples, CHUNK))
+        with differentiable_attention(), counting(theta, *model.held) as found:
+            objective.losses(model.bind(theta, training=False), batch)
+        sizes.append(sum(found.values()))
+    return max(sizes)
 
 
 @torch.no_grad()

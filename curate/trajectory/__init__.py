@@ -18,7 +18,7 @@ from curate.trajectory.step import (
     nonzero,
     seeded_rng,
 )
-from curate.trajectory.tapes import tape_size
+from curate.trajectory.tapes import counting, tape_size
 
 __all__ = [
     "HEADER",
@@ -33,6 +33,7 @@ __all__ = [
     "add_up",
     "chunk_gradient",
     "chunk_losses",
+    "counting",
     "example_gradients",
     "forward_step",
     "gradient",
