@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from curate.datasets import IGNORED
 from curate.errors import ModelError
+from curate.models.fused import cross_entropy
 from curate.models.objectives import Batch, Model
 
 
@@ -33,16 +34,13 @@ class LabelsObjective:
 
     def losses(self, model: Model, batch: Batch) -> Tensor:
         logits, labels = self._logits(model, batch), self._labels(batch)
-        if labels.ndim == 1:
-            if labels.is_floating_point():
-                return (logits.reshape(labels.shape) - labels).square()
-            losses: Tensor = F.cross_entropy(logits, labels, reduction="none")
-            return losses
+        if labels.is_floating_point():
+            return (logits.reshape(labels.shape) - labels).square()
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
-        per_token = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-        )
+        if labels.ndim == 1:
+            return cross_entropy(logits, labels)
+        per_token = cross_entropy(logits.flatten(0, 1), labels.flatten())
         return per_token.view(labels.shape).sum(dim=1)
 
     def sizes(self, batch: Batch) -> Tensor:
@@ -70,12 +68,14 @@ class LabelsObjective:
                 "give an objective of your own, (model, batch) -> one loss per example."
             )
         labels: Tensor = batch["labels"]
-        return labels[:, 1:] if self._shifts and labels.ndim == 2 else labels
+        if self._shifts and labels.ndim == 2:
+            return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        return labels
 
     def _logits(self, model: Model, batch: Batch) -> Tensor:
         inputs = {key: value for key, value in batch.items() if key not in self._left_out}
         logits: Tensor = model(**inputs).logits
-        return logits[:, :-1] if self._shifts and logits.ndim == 3 else logits
+        return logits
 
 
 @torch.no_grad()

@@ -1,0 +1,85 @@
+"""Closed forms against torch's own functions, in value and in both derivatives."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import grad, vmap
+from torch.nn import functional as F
+
+from curate.models.fused import Activation, cross_entropy, fuse_activations
+
+TORCHS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+
+
+def logits_and_labels() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(6, 5, dtype=torch.float64)
+    return logits.requires_grad_(), torch.tensor([0, 4, -100, 2, 2, -100])
+
+
+@pytest.mark.parametrize("kind", TORCHS)
+def test_activations(kind: str) -> None:
+    x = torch.linspace(-6, 6, 25, dtype=torch.float64, requires_grad=True)
+    ours, theirs = Activation(kind), TORCHS[kind]
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-14, atol=0)
+    assert torch.autograd.gradcheck(ours, x)
+    assert torch.autograd.gradgradcheck(ours, x)
+
+
+def test_cross_entropy() -> None:
+    logits, labels = logits_and_labels()
+    expected = F.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
+    torch.testing.assert_close(cross_entropy(logits, labels), expected, rtol=1e-14, atol=1e-15)
+    assert torch.autograd.gradcheck(lambda z: cross_entropy(z, labels), logits)
+    assert torch.autograd.gradgradcheck(lambda z: cross_entropy(z, labels), logits)
+    huge = torch.tensor([[1e4, -1e4]], requires_grad=True)
+    loss = cross_entropy(huge, torch.tensor([1]))
+    assert loss.item() == 2e4
+    (found,) = torch.autograd.grad(loss.sum(), huge)
+    assert found.tolist() == [[1, -1]]
+
+
+def test_vectorised() -> None:
+    """Example by example, as the exact jump takes them."""
+    logits, labels = logits_and_labels()
+    batch, targets = logits.detach().view(2, 3, 5), labels.view(2, 3)
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(Activation("gelu_tanh")(z), y).sum()
+
+    each = vmap(grad(loss))(batch, targets)
+    alone = torch.stack([grad(loss)(z, y) for z, y in zip(batch, targets, strict=True)])
+    torch.testing.assert_close(each, alone, rtol=1e-14, atol=1e-15)
+
+
+def test_several_cotangents_at_once() -> None:
+    """As several targets are carried through a step."""
+    logits, labels = logits_and_labels()
+    x = logits.detach().requires_grad_()
+    (first,) = torch.autograd.grad(
+        cross_entropy(Activation("silu")(x), labels).sum(), x, create_graph=True
+    )
+    cotangents = torch.randn(3, 6, 5, dtype=torch.float64)
+    (batched,) = torch.autograd.grad(first, x, cotangents, is_grads_batched=True, retain_graph=True)
+    for c, found in zip(cotangents, batched, strict=True):
+        (one,) = torch.autograd.grad(first, x, c, retain_graph=True)
+        torch.testing.assert_close(found, one, rtol=1e-12, atol=1e-14)
+
+
+def test_layers_are_swapped_for_the_same_function() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Linear(3, 4), nn.GELU(), nn.Sequential(nn.SiLU(), nn.GELU("tanh"), nn.ReLU())
+    )
+    x = torch.randn(5, 3)
+    before = plain(x)
+    fused = fuse_activations(plain)
+    torch.testing.assert_close(fused(x), before)
+    found = [m.kind for m in fused.modules() if isinstance(m, Activation)]
+    assert found == ["gelu", "silu", "gelu_tanh"]
