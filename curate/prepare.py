@@ -39,11 +39,12 @@ class Job:
     def start(self, seed: int) -> tuple[Task, Rule, State]:
         """A freshly initialised model on all candidates, its rule, and its first state."""
         dtype = getattr(torch, self.recipe.training.dtype)
+        autocast = getattr(torch, self.recipe.training.autocast or "", None)
         with seeded_rng(seed, self.device):
             module = build_module(self.recipe, self.data).train()
         trainable = [n for n, p in module.named_parameters() if p.requires_grad]
         members = assign_groups(self.recipe, trainable)
-        model = FlatModel(module, members, device=self.device, dtype=dtype)
+        model = FlatModel(module, members, device=self.device, dtype=dtype, autocast=autocast)
         rule = build_rule(self.recipe, model)
         return (
             Task(model, self.objective, self.data.examples),
@@ -120,6 +121,11 @@ def shuffled_batches(pool: Tensor, size: int, generator: torch.Generator) -> Ite
 
 def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
     """The recipe's model, newly initialised from the global RNG."""
+    module = _bare_module(recipe, data)
+    return models.checkpoint_layers(module) if recipe.training.checkpointing else module
+
+
+def _bare_module(recipe: Recipe, data: Candidates) -> nn.Module:
     section = recipe.model
     if isinstance(section, Factory):
         return models.build_model(section.factory, section.arguments)

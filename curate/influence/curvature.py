@@ -10,7 +10,7 @@ from torch import Tensor
 from curate.datasets import map_leaves
 from curate.errors import ModelError
 from curate.influence.through_rule import vjp
-from curate.models import BoundModel, differentiable_attention
+from curate.models import BoundModel
 from curate.trajectory import ChunkGradient, Step, Task, seeded_rng
 
 Products = tuple[Tensor, Tensor | None]
@@ -21,8 +21,9 @@ def exact(
     task: Task, step: Step, chunk: slice, part: ChunkGradient, cotangents: Tensor
 ) -> Products:
     """H a, the whole Hessian of the loss. One double backward, about 2 gradients."""
-    del task, step, chunk
-    by_weight, by_theta = vjp([part.total], [part.weights, part.theta], [cotangents])
+    del step, chunk
+    inputs, at_once = [part.weights, part.theta], not task.model.checkpointed
+    by_weight, by_theta = vjp([part.total], inputs, [cotangents], at_once=at_once)
     return by_weight, by_theta
 
 
@@ -32,8 +33,9 @@ def none(task: Task, step: Step, chunk: slice, part: ChunkGradient, cotangents: 
     Only the optimizer's own memory (momentum, second moments, decay) is
     followed. About 1 gradient, and wrong in size and order after a few steps.
     """
-    del task, step, chunk
-    return vjp([part.total], [part.weights], [cotangents])[0], None
+    del step, chunk
+    at_once = not task.model.checkpointed
+    return vjp([part.total], [part.weights], [cotangents], at_once=at_once)[0], None
 
 
 def ggn(task: Task, step: Step, chunk: slice, part: ChunkGradient, cotangents: Tensor) -> Products:
@@ -53,7 +55,7 @@ def ggn(task: Task, step: Step, chunk: slice, part: ChunkGradient, cotangents: T
     theta, weights = part.theta, part.weights
     batch = task.examples.batch(step.rows[chunk], task.model.device)
     model = _Cut(task.model.bind(theta, training=True))
-    with seeded_rng(step.seed + chunk.start, task.model.device), differentiable_attention():
+    with seeded_rng(step.seed + chunk.start, task.model.device), task.model.computing():
         losses = task.objective.losses(model, batch)
     inputs = [*model.cuts, theta]
     found: list[Tensor | None] = list(
@@ -75,9 +77,10 @@ def ggn(task: Task, step: Step, chunk: slice, part: ChunkGradient, cotangents: T
         )
     dummies = [torch.zeros_like(z, requires_grad=True) for z in outputs]
     (pulled,) = torch.autograd.grad(outputs, theta, dummies, create_graph=True)
-    pushed = vjp([pulled], dummies, [cotangents], again=True)
+    at_once = not task.model.checkpointed
+    pushed = vjp([pulled], dummies, [cotangents], again=True, at_once=at_once)
     by_weight, *by_cut = vjp(gradients, [weights, *cuts], pushed)
-    (by_theta,) = vjp(outputs, [theta], by_cut)
+    (by_theta,) = vjp(outputs, [theta], by_cut, at_once=at_once)
     return by_weight, by_theta
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from curate.datasets import Examples
-from curate.models import Batch, FlatModel, Objective, differentiable_attention
+from curate.models import Batch, FlatModel, Objective
 from curate.trajectory import counting
 
 CHUNK = 1024
@@ -51,7 +51,7 @@ def target_gradients(
         total, loss, terms = torch.zeros_like(theta), 0.0, 0.0
         for rows in target.examples.chunks(chunk):
             batch = target.examples.batch(rows, model.device)
-            with differentiable_attention():
+            with model.computing():
                 part = objective.losses(model.bind(theta, training=False), batch)
             total += torch.autograd.grad(part.sum(), theta)[0]
             loss += float(part.detach().double().sum())
@@ -71,7 +71,7 @@ def target_graph(
     theta, sizes = theta.detach().requires_grad_(), [0]
     for target in targets:
         batch = next(_batches(model, target.examples, CHUNK))
-        with differentiable_attention(), counting(theta, *model.held) as found:
+        with model.computing(), counting(theta, *model.held) as found:
             objective.losses(model.bind(theta, training=False), batch)
         sizes.append(sum(found.values()))
     return max(sizes)
@@ -86,7 +86,7 @@ def target_losses(
     Bit for bit those that `target_gradients` finds on the way, so that they can be compared.
     """
     bound, found = model.bind(theta, training=False), []
-    with differentiable_attention():
+    with model.computing():
         for target in targets:
             batches = _batches(model, target.examples, CHUNK)
             found.append(_mean((objective.losses(bound, b), objective.sizes(b)) for b in batches))

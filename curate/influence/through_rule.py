@@ -18,13 +18,20 @@ GPU_BLOCK = 1 << 24
 
 def vjp(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor],
-    *, again: bool = False,
+    *, again: bool = False, at_once: bool = True,
 ) -> list[Tensor]:  # fmt: skip
-    """Vector-Jacobian products, Q cotangents at once: (Q, *output) -> (Q, *input).
+    """Vector-Jacobian products of Q cotangents: (Q, *output) -> (Q, *input).
 
-    The graph is freed unless it is to be gone through `again`.
+    In one vectorised pass if `at_once`, else one after the other. The graph is freed unless
+    it is to be gone through `again`.
     """
     count = len(cotangents[0])
+    if count > 1 and not at_once:
+        each = [
+            vjp(outputs, inputs, [c[q : q + 1] for c in cotangents], again=again or q + 1 < count)
+            for q in range(count)
+        ]
+        return [torch.cat(parts) for parts in zip(*each, strict=True)]
     batched = count > 1
     found = torch.autograd.grad(
         outputs,

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from torch import nn
 
 from curate.models.builtin import ACTIVATIONS, cnn, mlp
+from curate.models.checkpointing import checkpoint_layers, keeping_layers
 from curate.models.flat import BoundModel, FlatModel, differentiable_attention
 from curate.models.from_path import (
     as_objective,
@@ -55,9 +56,11 @@ __all__ = [
     "as_objective",
     "build_model",
     "build_pretrained",
+    "checkpoint_layers",
     "differentiable_attention",
     "find_shift",
     "foreign_code",
+    "keeping_layers",
     "load_attribute",
     "load_config",
     "load_objective",

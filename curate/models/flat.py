@@ -1,14 +1,15 @@
 """A module seen as a function of one flat vector of its trainable parameters."""
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curate.errors import ModelError
+from curate.models.checkpointing import is_checkpointed
 
 
 class FlatModel:
@@ -24,6 +25,7 @@ class FlatModel:
         groups: parameter names of each param group; one group of all that require a
             gradient if None. What is not named counts as frozen.
         device, dtype: what the module is moved to; left as it is if None.
+        autocast: what its passes are computed in where torch thinks it safe.
 
     Raises:
         ModelError: nothing is trainable, trainable parameters are of mixed
@@ -37,9 +39,12 @@ class FlatModel:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         refuse_coupled_examples(module)
         self.module = module.to(device=device, dtype=dtype)
+        self.autocast = autocast
+        self.checkpointed = is_checkpointed(module)
         self._modes = {layer: layer.training for layer in module.modules()}
         trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not trainable:
@@ -111,6 +116,13 @@ class FlatModel:
         """The model at parameters theta, to be called like the module itself."""
         self.set_mode(training=training)
         return BoundModel(self, theta)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """What every pass of the model runs in: its precision, and `differentiable_attention`."""
+        precision = torch.autocast(self.device.type, self.autocast, enabled=bool(self.autocast))
+        with differentiable_attention(), precision:
+            yield
 
     def set_mode(self, *, training: bool) -> None:
         """Put every layer in the mode it trains in, or all of them in eval mode."""

@@ -4,7 +4,7 @@ import torch
 
 from curate.datasets import Examples
 from curate.errors import ModelError
-from curate.models.flat import FlatModel, buffer_versions, differentiable_attention
+from curate.models.flat import FlatModel, buffer_versions
 from curate.models.objectives import Batch, Objective
 
 
@@ -32,7 +32,7 @@ def probe(model: FlatModel, objective: Objective, examples: Examples) -> None:
 def _differentiate_twice(
     model: FlatModel, objective: Objective, batch: Batch, theta: torch.Tensor
 ) -> None:
-    with differentiable_attention():
+    with model.computing():
         losses = objective.losses(model.bind(theta, training=True), batch)
     count = len(objective.sizes(batch))
     if losses.shape != (count,):

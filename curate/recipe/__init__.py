@@ -4,7 +4,8 @@ from curate.recipe.data import Source, Split
 from curate.recipe.load import check_recipe, fingerprint, load_recipe, resolved, write_recipe
 from curate.recipe.models import Factory, Pretrained
 from curate.recipe.optimizers import Optimizer, OwnGroup
-from curate.recipe.schema import Keep, Recipe, Selection
+from curate.recipe.schema import Recipe
+from curate.recipe.selection import Keep, Selection
 from curate.recipe.tune import Tune
 
 __all__ = [

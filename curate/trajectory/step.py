@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from curate.datasets import Examples
-from curate.models import FlatModel, Objective, differentiable_attention
+from curate.models import FlatModel, Objective
 from curate.rules import Rule, State
 
 
@@ -114,7 +114,7 @@ class Gradient(NamedTuple):
 def chunk_losses(task: Task, theta: Tensor, step: Step, chunk: slice) -> ChunkLosses:
     """Per-example losses of one chunk at parameters theta, shape (P,), in training mode."""
     batch = task.examples.batch(step.rows[chunk], task.model.device)
-    with seeded_rng(step.seed + chunk.start, task.model.device), differentiable_attention():
+    with seeded_rng(step.seed + chunk.start, task.model.device), task.model.computing():
         losses = task.objective.losses(task.model.bind(theta, training=True), batch)
     return ChunkLosses(losses, task.objective.sizes(batch).to(losses.dtype))
 

@@ -1,0 +1,98 @@
+"""The selection section of a recipe: how candidates are valued, and how many are kept."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from curate.recipe.section import Count, Section, in_words
+
+PolicyName = Literal["look_ahead", "random", "loss", "knn_shapley"]
+
+
+def _tokens(value: Any) -> Any:
+    """A number of tokens as an int, 2e6 too, and a share of them as it is."""
+    whole = isinstance(value, float) and value > 1 and value.is_integer()
+    return int(value) if whole else value
+
+
+class Keep(Section):
+    """The budget: exactly one of the four.
+
+    tokens: that the loss is about. A number is the most that is kept; a share of all of them,
+    between 0 and 1, is met to the nearest row. 1 could be either and is refused.
+    """
+
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    count: Count | None = None
+    tokens: Annotated[
+        Annotated[int, Field(ge=2, le=10**15)] | Annotated[float, Field(gt=0, lt=1)] | None,
+        BeforeValidator(_tokens),
+        in_words(
+            "must be a number of tokens, at least 2, or a share of them above 0 and below 1 "
+            "but got {got}"
+        ),
+    ] = None
+    threshold: float | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        ways = (self.fraction, self.count, self.tokens, self.threshold)
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError("give exactly one of fraction, count, tokens and threshold")
+        return self
+
+
+class Selection(Section):
+    """How candidates are valued and how many are kept.
+
+    per: whether the losses and influences that scores are made of are those of the row, or of
+    the row by its tokens; token by default where `keep` counts tokens, else example.
+    aggregate: what scores make of several targets, see `policies.aggregates`; weights: of each.
+    """
+
+    policy: PolicyName = "look_ahead"
+    horizon: Annotated[
+        Count | Literal["full"],
+        in_words("must be at least 1 but got {got}; use `full` for the whole run"),
+    ] = "full"
+    stride: Count | None = None
+    keep: Keep = Keep(fraction=0.5)
+    per: Literal["example", "token"] = "example"
+    aggregate: Literal["mean", "min", "weighted"] = "mean"
+    weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    group_by: str | None = None
+    rounds: Count = 4
+    removal: Literal["renormalised", "fixed"] = "renormalised"
+    jump: Literal["linear", "exact"] = "linear"
+    curvature: Literal["exact", "ggn", "none"] = "exact"
+    probing: Annotated[float, Field(ge=0, le=100)] = 0.2
+    neighbors: Count = 5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _per_token_where_tokens_are_kept(cls, given: Any) -> Any:
+        keep = given.get("keep") if isinstance(given, dict) else None
+        if isinstance(keep, dict) and keep.get("tokens") is not None:
+            return {"per": "token"} | given
+        return given
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.stride is not None and self.horizon != "full" and self.stride > self.horizon:
+            raise ValueError(
+                f"stride must be at most the horizon, {self.horizon}, but got {self.stride}"
+            )
+        if self.group_by is not None and self.keep.threshold is not None:
+            raise ValueError(
+                "group_by shares out a fraction, a count or tokens; it has no use for a threshold"
+            )
+        weighted = self.aggregate == "weighted"
+        if weighted != (self.weights is not None):
+            raise ValueError(
+                "aggregate weighted needs weights, one for every target"
+                if weighted
+                else f"weights are for aggregate weighted, but it is {self.aggregate}"
+            )
+        if self.weights and not any(self.weights.values()):
+            raise ValueError("weights must not all be 0")
+        return self
