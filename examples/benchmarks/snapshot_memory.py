@@ -3,11 +3,13 @@
 One scored run per length T, each in a fresh process: with at most 4 states kept, with 4
 in memory and the others on disk, and with all of them in memory. Prints the peak
 memory above what the process had after scoring two steps, what was on disk when the
-way back began, and whether the influences of the three are the same bits.
+way back began, and whether the influences of the three are the same bits. Then what
+memory buys: CPU time of recording and scoring against plain training of the same steps,
+for the middle T and more and more states kept.
 
     python examples/benchmarks/snapshot_memory.py [--steps 32 128 512] [--width 512]
 
-About four minutes.
+About six minutes.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from curate.datasets import TensorExamples
 from curate.influence import Target, score_window
 from curate.models import BUILTIN_MODELS, Classification, FlatModel
 from curate.rules import AdamW, initial_state
-from curate.trajectory import Disk, Step, Task, record
+from curate.trajectory import Disk, Step, Task, record, replay
 
 FEW = 4
 
@@ -57,7 +59,10 @@ def child(total: int, snapshots: int, on_disk: int, width: int) -> None:
     ]
     # the working set of any run: one step there and back
     score_window(task, rule, record(task, rule, start, steps[:2], snapshots=2), targets)
-    ready, begin = peak(), time.monotonic()
+    begin = time.process_time()
+    replay(task, rule, start, steps)
+    plain = time.process_time() - begin
+    ready, begin = peak(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         disk = Disk(on_disk, Path(folder)) if on_disk else None
         recording = record(task, rule, start, steps, snapshots=snapshots, disk=disk)
@@ -71,7 +76,8 @@ def child(total: int, snapshots: int, on_disk: int, width: int) -> None:
                 "state": start.nbytes(),
                 "grown": peak() - ready,
                 "stored": stored,
-                "seconds": time.monotonic() - begin,
+                "seconds": time.process_time() - begin,
+                "plain": plain,
                 "influences": digest.hexdigest(),
             }
         )
@@ -115,6 +121,25 @@ def main() -> None:
                 f"  {'same bits' if same else 'DIFFERENT'}",
                 flush=True,
             )
+    trade(sorted(arguments.steps)[len(arguments.steps) // 2], arguments.width)
+
+
+def trade(total: int, width: int) -> None:
+    """What memory, and disk, buys for a run of `total` steps."""
+    print(f"\n{total} steps     peak above start  in states  record and score / plain training")
+    kept = [2, 4]
+    while kept[-1] < total:
+        kept.append(kept[-1] * 2)
+    ways = {str(min(n, total)): (min(n, total), 0) for n in kept}
+    for name, way in (ways | {f"{FEW} and disk": (FEW, total)}).items():
+        own = measure(total, *way, width)
+        grown, state, seconds, plain = (
+            float(own[key]) for key in ("grown", "state", "seconds", "plain")
+        )
+        print(
+            f"{name:>11}  {grown / 2**20:16.1f} MiB  {grown / state:9.1f}  {seconds / plain:8.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
