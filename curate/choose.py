@@ -20,7 +20,7 @@ from curate.policies import (
     SmallLoss,
     shapley_values,
 )
-from curate.prepare import Job, disk_room, memory_bytes, snapshot_count
+from curate.prepare import Job, memory_bytes, room_for_states
 from curate.progress import Phases
 from curate.rules import State
 from curate.select import Selector
@@ -79,6 +79,7 @@ def selector_for(job: Job, policy: str) -> tuple[Selector, State, list[Step]]:
     tokens = job.data.tokens
     steps = job.steps(job.recipe.training.seed)
     horizon = len(steps) if selection.horizon == "full" else min(selection.horizon, len(steps))
+    room = room_for_states(job, state, horizon)
     selector = Selector(
         judge=Judge(
             task=task,
@@ -92,9 +93,10 @@ def selector_for(job: Job, policy: str) -> tuple[Selector, State, list[Step]]:
                 if selection.jump == "exact"
                 else None,
             ),
-            snapshots=snapshot_count(job.recipe, state),
+            snapshots=room.memory,
             tape_bytes=memory_bytes(job.recipe.trajectory.tapes),
-            disk=disk_room(job.recipe, state, job.scratch),
+            disk=room.disk,
+            sharded=room.sharded,
             strata=job.data.classes,
             tokens=tokens if selection.per == "token" else None,
         ),

@@ -1,20 +1,18 @@
-"""The `curate` command. Importing this loads no torch; each command loads what it needs.
-
-Exit codes: 0 done, 1 the run failed, 2 something given to us needs changing, 130 interrupted.
-"""
+"""The `curate` command. Importing this loads no torch; each command loads what it needs."""
 
 import json
 import os
-import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from curate.errors import CurateError
+from curate.errors import UserError
+from curate.process import run, run_alone, run_together
+
+if TYPE_CHECKING:
+    from curate.ranks import Group
 
 OVERRIDES = click.option(
     "--set",
@@ -27,11 +25,23 @@ DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
 
+__all__ = ["cli", "main", "run"]
+
+ONE_PROCESS = {
+    "tune": "start it several times with the same --out, and they share the work",
+    "verify": "start it without torchrun",
+}
+"""Commands that several processes cannot share, and what to do instead."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="curate")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Choose training data by what it does to the model."""
+    if context.obj is not None and context.invoked_subcommand in ONE_PROCESS:
+        name = context.invoked_subcommand
+        raise UserError(f"curate {name} runs in one process; {ONE_PROCESS[name]}.")
 
 
 @cli.command()
@@ -47,28 +57,34 @@ def cli() -> None:
 @click.option("--plan", is_flag=True, help="Say what it will take, and stop.")
 @click.option("--quiet", is_flag=True, help="No progress bars and no closing lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_obj
 def select(
-    recipe: Path, out: Path | None, overrides: tuple[str, ...], device: str,
+    group: "Group | None", recipe: Path, out: Path | None, overrides: tuple[str, ...], device: str,
     overwrite: bool, plan: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Score the rows of a dataset, keep the best, write them as an Arrow dataset."""
+    """Score the rows of a dataset, keep the best, write them as an Arrow dataset.
+
+    `torchrun --nproc-per-node N -m curate select RECIPE` shares the work among N processes.
+    """
     from curate.recipe import load_recipe
 
     checked = load_recipe(recipe, overrides)
     silence_libraries()
     from curate.jobs import plan_select, run_select
     from curate.progress import Phases
+    from curate.ranks import ALONE
     from curate.summary import describe, describe_plan
 
-    out = out or Path("out") / recipe.stem
+    out, ranks = out or Path("out") / recipe.stem, group or ALONE
     if plan:
-        found = plan_select(checked, out, device=device)
+        found = plan_select(checked, out, device=device, ranks=ranks)
         click.echo(json.dumps(found) if as_json else describe_plan(found))
         return
+    speaks = ranks.rank == 0
     summary = run_select(
-        checked, out, device=device, overwrite=overwrite,
-        phases=Phases(bars=not quiet and sys.stderr.isatty()),
-        say=None if quiet else lambda line: click.echo(line, err=True),
+        checked, out, device=device, overwrite=overwrite, ranks=ranks,
+        phases=Phases(bars=speaks and not quiet and sys.stderr.isatty()),
+        say=None if quiet else lambda line: click.echo(line, err=True) if speaks else None,
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(summary))
@@ -195,14 +211,6 @@ def tune(
         click.echo(describe_tuning(tuned, out))
 
 
-def _report(message: str, code: int) -> int:
-    """One line on stderr; the traceback too for those who ask for it."""
-    if os.environ.get("CURATE_TRACEBACK"):
-        traceback.print_exc()
-    click.echo(f"curate: {' '.join(message.split())}", err=True)
-    return code
-
-
 def silence_libraries() -> None:
     """Our bars are the only ones, and nobody asks the network without need."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -211,28 +219,5 @@ def silence_libraries() -> None:
 
 def main() -> None:
     """The entry point: run a command and turn errors into one line and an exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's way to interrupt
-    sys.exit(run(cli))
-
-
-def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
-    """Run a click command; returns the exit code."""
-    try:
-        command(arguments, standalone_mode=False)
-    except CurateError as error:
-        return _report(str(error), error.exit_code)
-    except click.exceptions.Exit as finished:
-        return finished.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("curate: interrupted; no result was written.", err=True)
-        return 130
-    except (RuntimeError, MemoryError, OSError) as error:  # torch's own, a full disk
-        message = " ".join(str(error).split())
-        return _report(
-            f"the run failed with {type(error).__name__}: {message} "
-            "(CURATE_TRACEBACK=1 shows where)", 1,
-        )  # fmt: skip
-    return 0
+    together = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+    sys.exit(run_together(cli) if together else run_alone(cli))

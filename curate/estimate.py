@@ -14,9 +14,18 @@ from curate.influence import target_gradients, target_graph
 from curate.policies import Evidence, LookAhead
 from curate.prepare import Job, memory_bytes
 from curate.progress import duration
+from curate.ranks import agreed
 from curate.rules import State
 from curate.select import Selector
-from curate.trajectory import Snapshots, Step, forward_step, replay, tape_size
+from curate.trajectory import (
+    Snapshots,
+    Step,
+    Task,
+    forward_step,
+    replay,
+    shard_bytes,
+    tape_size,
+)
 from curate.windows import Judge
 
 FEW = 8
@@ -30,7 +39,7 @@ LONG, UNSURE = 60.0, 6.0
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds on this machine, as it is now.
+    """Seconds on this machine, as it is now; of several processes, those of the first.
 
     forward: a step of plain training. kept: one on what is kept of a batch. bare, taped: a
     step recorded and scored, without and with a tape. targets: a gradient of all
@@ -91,11 +100,15 @@ class Forecast:
     def summary(self, clock: Clock) -> dict[str, Any]:
         """Plain values, for `--json`."""
         run, trajectory = self.run, self.job.recipe.trajectory
-        task = self.selector.judge.task
+        judge = self.selector.judge
+        task, kept = judge.task, self.state.nbytes()
+        if judge.sharded:
+            kept = shard_bytes(self.state, task.ranks)
         bytes_held = memory(
             run,
             parameters=sum(tensor.nbytes for tensor in task.model.held),
             state=self.state.nbytes(),
+            kept=kept,
             tape=self.tape,
             targets=self.target_graph,
             tape_bytes=memory_bytes(trajectory.tapes),
@@ -111,9 +124,10 @@ class Forecast:
             "stride": run.stride,
             "rounds": run.rounds,
             "device": str(self.job.device),
+            "processes": task.ranks.size,
             "passes": {name: round(count, 1) for name, count in self.passes().items()},
             "memory": asdict(bytes_held) | {"total": bytes_held.total},
-            "disk": disk_bytes(run, self.state.nbytes()),
+            "disk": disk_bytes(run, kept),
             "seconds": self.seconds(clock),
         }
 
@@ -129,11 +143,12 @@ def forecast(job: Job) -> Forecast:
         other, _, _ = selector_for(job, "loss")
         baselines.append(_run(other, steps, 0))
     judge = selector.judge
-    task, tape = judge.task, tape_size(judge.task, state.theta, steps[0])
+    task = judge.task
+    tape = int(agreed(task.ranks, tape_size(task, state.theta, steps[0])))
     run = _run(selector, steps, tape)
     return Forecast(
         job, selector, state, steps, run, baselines, ways * len(steps), tape,
-        target_graph(task.model, task.objective, judge.targets, state.theta),
+        target_graph(task.model, task.objective, judge.targets, state.theta, task.ranks),
     )  # fmt: skip
 
 
@@ -143,27 +158,29 @@ def time_steps(plan: Forecast) -> Clock:
     About two seconds for small models; for others, the time of some fifty passes.
     """
     judge, state, run = plan.selector.judge, plan.state, plan.run
-    device = judge.task.model.device
     task, rule = judge.task, judge.rule
     first = plan.steps[0]
-    one = _seconds(lambda: forward_step(task, rule, state, first), device, GLANCE)
+    one = _seconds(lambda: forward_step(task, rule, state, first), task, GLANCE)
     few = plan.steps[: min(run.longest, FEW if one < SLOW else 2)] if run.windows else [first]
     kept = max(1, round(run.kept[0] * len(first.rows))) if run.kept else len(first.rows)
     less = [step.keep(torch.arange(min(kept, len(step.rows)))) for step in few]
     forward, cut = (
-        _seconds(lambda own=own: replay(task, rule, state, own), device) / len(few)  # type: ignore[misc]
+        _seconds(lambda own=own: replay(task, rule, state, own), task) / len(few)  # type: ignore[misc]
         for own in (few, less)
     )
     if not run.goes_back:
         return Clock(forward, cut, 0, 0, 0, 0)
     targets = _seconds(
-        lambda: target_gradients(task.model, task.objective, judge.targets, state.theta), device
+        lambda: target_gradients(
+            task.model, task.objective, judge.targets, state.theta, ranks=task.ranks
+        ),
+        task,
     )
     once = replace(judge, policy=LookAhead(1), snapshots=len(few), disk=None)
 
     def scored(tape_bytes: int) -> float:
         own = replace(once, tape_bytes=tape_bytes)
-        return max(0.0, _seconds(lambda: own.judge(state, few), device) - targets) / len(few)
+        return max(0.0, _seconds(lambda: own.judge(state, few), task) - targets) / len(few)
 
     bare = scored(0)
     taped = scored(judge.tape_bytes) if run.tapes else bare
@@ -185,7 +202,7 @@ def _run(selector: Selector, steps: Sequence[Step], tape: int) -> Run:
     judge, budget = selector.judge, selector.step_budget
     kept = () if judge.policy.needs is Evidence.NOTHING else steps
     holds = judge.tape_bytes // tape if tape else len(steps)
-    may = judge.scoring.curvature != "ggn" and len(steps[0].chunks()) == 1
+    may = judge.scoring.curvature != "ggn" and len(judge.task.chunks(steps[0])) == 1
     return Run(
         kept=[budget.share(len(step.rows)) for step in kept],
         horizon=selector.horizon,
@@ -213,7 +230,7 @@ def announce(job: Job, say: Callable[[str], None]) -> None:
         return
     judge, first = plan.selector.judge, plan.steps[0]
     one = _seconds(
-        lambda: forward_step(judge.task, judge.rule, plan.state, first), job.device, GLANCE
+        lambda: forward_step(judge.task, judge.rule, plan.state, first), judge.task, GLANCE
     )
     if one * plan.passes()["total"] < LONG / UNSURE:
         return
@@ -222,22 +239,26 @@ def announce(job: Job, say: Callable[[str], None]) -> None:
         say(estimate_line(plan, clock))
 
 
-def _seconds(do: Callable[[], object], device: torch.device, span: float = SPAN) -> float:
-    """Of one go: the mean of those after the first, which warms up; its own if it takes `span`."""
+def _seconds(do: Callable[[], object], task: Task, span: float = SPAN) -> float:
+    """Of one go: the mean of those after the first, which warms up; its own if it takes `span`.
+
+    By rank 0's clock, so that all ranks go as often.
+    """
+    device = task.model.device
     found: list[float] = []
     while sum(found) < span:
         begin = time.perf_counter()
         do()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - begin)
+        found.append(agreed(task.ranks, time.perf_counter() - begin))
     return mean(found[1:] or found)
 
 
 def _file_seconds(judge: Judge, state: State) -> float:
     if judge.disk is None:
         return 0.0
-    kept = Snapshots(1, judge.disk)
+    kept = Snapshots(1, judge.disk, ranks=judge.task.ranks, sharded=judge.sharded)
     kept.push(0, state)
     begin = time.perf_counter()
     kept.push(1, state)

@@ -78,7 +78,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Passes:
-    """What a run costs, in passes, part by part. Probes are an expectation, the rest exact."""
+    """What a run costs, in passes, part by part. Probes are an expectation, the rest exact.
+
+    Of all processes together: each does its share of every pass.
+    """
 
     record: float = 0.0
     score: float = 0.0
@@ -97,10 +100,11 @@ class Passes:
 class Memory:
     """Bytes that a run holds at its fullest, part by part.
 
-    parameters: of the model itself, frozen ones included. snapshots: states kept, and the
-    two at hand (two more with a disk). tapes: graphs of recorded gradients. graph: of the step
-    or the part of the targets at hand, whichever is larger. adjoints: Q states, before and
-    after a step. gradients: example by example, for the exact jump.
+    parameters: of the model itself, frozen ones included. snapshots: states kept, or one
+    rank's shares of them, and the two whole ones at hand (two more with a disk or shares).
+    tapes: graphs of recorded gradients. graph: of the step or the part of the targets at hand,
+    whichever is larger. adjoints: Q states, before and after a step. gradients: example by
+    example, for the exact jump.
     """
 
     parameters: int
@@ -159,22 +163,23 @@ def passes(run: Run) -> Passes:
 
 
 def memory(
-    run: Run, *, parameters: int, state: int, tape: int, targets: int, tape_bytes: int,
-    gradients: int,
+    run: Run, *, parameters: int, state: int, kept: int, tape: int, targets: int,
+    tape_bytes: int, gradients: int,
 ) -> Memory:  # fmt: skip
-    """Bytes that a run holds at its fullest.
+    """Bytes that a run holds at its fullest, in each of its processes.
 
     Args:
         parameters, state: bytes of the model, of a training state.
+        kept: bytes of a state where it is kept, which may be a share of it.
         tape, targets: bytes of one step's graph, of one of the targets. tape_bytes, gradients:
             what is allowed for those.
     """
     if not run.goes_back:
         return Memory(parameters, 3 * state, 0, tape, 0, 0)
-    at_hand = 4 if run.disk else 2
+    at_hand = 4 if run.disk or kept < state else 2
     return Memory(
         parameters=parameters,
-        snapshots=(min(run.memory, run.longest) + at_hand) * state,
+        snapshots=min(run.memory, run.longest) * kept + at_hand * state,
         tapes=min(tape_bytes, min(run.tapes, run.longest) * tape),
         graph=max(tape, targets),
         adjoints=2 * run.targets * state,
@@ -182,9 +187,9 @@ def memory(
     )
 
 
-def disk_bytes(run: Run, state: int) -> int:
-    """The most that a run has in files at once, for states of so many bytes."""
-    return _on_disk(run, run.longest) * (state + HEADER) if run.goes_back else 0
+def disk_bytes(run: Run, kept: int) -> int:
+    """The most that a process has in files at once, where it keeps so many bytes of a state."""
+    return _on_disk(run, run.longest) * (kept + HEADER) if run.goes_back else 0
 
 
 def _on_disk(run: Run, length: int) -> int:

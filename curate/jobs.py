@@ -28,6 +28,7 @@ from curate.output import (
 )
 from curate.prepare import Job, choose_device, prepare
 from curate.progress import Phases
+from curate.ranks import ALONE, Ranks, everywhere
 from curate.recipe import Recipe, fingerprint, write_recipe
 from curate.report import plot_tuning, plot_verification, why
 from curate.threads import suitable_threads
@@ -37,7 +38,7 @@ from curate.verify import Plan, Verified, reproduces, verify
 
 def run_select(
     recipe: Recipe, out: Path, *, device: str = "auto", overwrite: bool = False,
-    phases: Phases | None = None, say: Callable[[str], None] | None = None,
+    phases: Phases | None = None, say: Callable[[str], None] | None = None, ranks: Ranks = ALONE,
 ) -> dict[str, Any]:  # fmt: skip
     """Score the candidates of a recipe, keep what its budget allows, write it to `out`.
 
@@ -46,6 +47,8 @@ def run_select(
         overwrite: replace `out` if curate wrote it.
         phases: where phase times go; shows bars if made with `bars=True`.
         say: gets a line beforehand if the run will be a long one.
+        ranks: the processes that share the run, all of which call this with the same recipe;
+            rank 0 writes.
 
     Returns:
         The summary that `--json` prints: rows in and kept, seconds per phase,
@@ -58,7 +61,7 @@ def run_select(
     phases = phases or Phases()
     check_free(out, overwrite=overwrite)
     with phases.phase("read"):
-        job = prepare(recipe, choose_device(device), existing_parent(out))
+        job = prepare(recipe, choose_device(device, ranks), existing_parent(out), ranks)
     with suitable_threads(job.step_flops()) as threads:
         if say is not None:
             announce(job, say)
@@ -68,30 +71,35 @@ def run_select(
         job.data.tokens,
     )  # fmt: skip
     made_with = provenance(recipe, job.data.sources) | {"threads": threads}
-    with phases.phase("write"), staged(out, overwrite=overwrite) as stage:
-        seconds = {name: round(value, 3) for name, value in phases.seconds.items()}
-        summary["seconds"] = seconds
-        selection = Selection(
-            job.data.table, table, source=str(recipe.data.train), policy=recipe.selection.policy,
-            provenance=made_with | summary, recipe=recipe,
-            windows=chosen.scores.windows,
-        )  # fmt: skip
-        write_selection(stage, out, selection)
+    seconds = {name: round(value, 3) for name, value in phases.seconds.items()}
+    selection = Selection(
+        job.data.table, table, source=str(recipe.data.train), policy=recipe.selection.policy,
+        provenance=made_with | summary | {"seconds": seconds}, recipe=recipe,
+        windows=chosen.scores.windows,
+    )  # fmt: skip
+    with phases.phase("write"):
+        if ranks.rank == 0:
+            with staged(out, overwrite=overwrite) as stage:
+                write_selection(stage, out, selection)
+        everywhere(ranks, True)  # nobody is done before it is written
     summary["out"] = str(out)
     summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
     return summary
 
 
-def plan_select(recipe: Recipe, out: Path, *, device: str = "auto") -> dict[str, Any]:
+def plan_select(
+    recipe: Recipe, out: Path, *, device: str = "auto", ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """What `run_select` will do and take, from its recipe and a few of its steps; writes nothing.
 
     Returns:
-        plain values: candidates, steps, windows, passes, bytes of memory and disk, seconds.
+        plain values: candidates, steps, windows, passes, bytes of memory and disk (of each
+        process), seconds.
 
     Raises:
         UserError: it cannot be run; what to change is in the message.
     """
-    job = prepare(recipe, choose_device(device), existing_parent(out))
+    job = prepare(recipe, choose_device(device, ranks), existing_parent(out), ranks)
     with suitable_threads(job.step_flops()):
         plan = forecast(job)
         return plan.summary(time_steps(plan))
@@ -108,6 +116,7 @@ def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any
         "kept": int(chosen.choice.kept.sum()),
         "steps": job.total_steps(),
         "device": str(job.device),
+        "processes": job.ranks.size,
     }
     if (tokens := job.data.tokens) is not None:
         summary["tokens"] = {

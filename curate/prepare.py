@@ -1,10 +1,11 @@
 """From a recipe to the objects it speaks of: data, model, rule, steps."""
 
 import fnmatch
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,11 @@ from curate.candidates import Candidates, read_candidates
 from curate.datasets import TokenExamples
 from curate.errors import ModelError, OptimizerError, RecipeError
 from curate.models import FlatModel, Objective
-from curate.recipe import Factory, Optimizer, OwnGroup, Pretrained, Recipe
+from curate.ranks import ALONE, Ranks, require_same
+from curate.recipe import Factory, Optimizer, OwnGroup, Pretrained, Recipe, fingerprint
 from curate.rules import Rule, Shapes, State, initial_state
 from curate.threads import step_flops
-from curate.trajectory import HEADER, Disk, Step, Task, seeded_rng
+from curate.trajectory import HEADER, Disk, Step, Task, seeded_rng, shard_bytes
 
 MOST_STEPS = 10_000_000
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -28,6 +30,7 @@ class Job:
     """A recipe made concrete on one device. Runs of it differ only by seed and rows.
 
     scratch: where temporary files may go; None is the system's place for them.
+    ranks: the processes that share it.
     """
 
     recipe: Recipe
@@ -35,6 +38,7 @@ class Job:
     data: Candidates
     objective: Objective
     scratch: Path | None = None
+    ranks: Ranks = ALONE
 
     def start(self, seed: int) -> tuple[Task, Rule, State]:
         """A freshly initialised model on all candidates, its rule, and its first state."""
@@ -47,9 +51,9 @@ class Job:
         model = FlatModel(module, members, device=self.device, dtype=dtype, autocast=autocast)
         rule = build_rule(self.recipe, model)
         return (
-            Task(model, self.objective, self.data.examples),
+            Task(model, self.objective, self.data.examples, self.ranks),
             rule,
-            initial_state(rule, model.read()),
+            initial_state(rule, self.ranks.same(model.read())),
         )
 
     def step_flops(self) -> int:
@@ -88,19 +92,22 @@ class Job:
             )
 
 
-def prepare(recipe: Recipe, device: torch.device, scratch: Path | None = None) -> Job:
+def prepare(
+    recipe: Recipe, device: torch.device, scratch: Path | None = None, ranks: Ranks = ALONE
+) -> Job:
     """Read the data and check that one step of the recipe can be done and differentiated.
 
     Raises:
         UserError: something in the data, the model or the optimizer is wrong.
     """
     data = read_candidates(recipe)
+    require_same(ranks, "recipe and data", f"{fingerprint(recipe)} {json.dumps(data.sources)}")
     objective = (
         models.OBJECTIVES[recipe.objective]()
         if recipe.objective in models.OBJECTIVES
         else models.load_objective(recipe.objective)
     )
-    job = Job(recipe, device, data, objective, scratch)
+    job = Job(recipe, device, data, objective, scratch, ranks)
     if job.total_steps() > MOST_STEPS:
         raise RecipeError(
             f"training.epochs: {recipe.training.epochs} epochs are {job.total_steps()} steps, "
@@ -108,8 +115,7 @@ def prepare(recipe: Recipe, device: torch.device, scratch: Path | None = None) -
         )
     task, _, state = job.start(recipe.training.seed)
     models.probe(task.model, objective, data.examples)
-    snapshot_count(recipe, state)
-    disk_room(recipe, state, scratch)
+    room_for_states(job, state, job.total_steps())
     return job
 
 
@@ -210,32 +216,46 @@ def _one_rule(section: Optimizer, shapes: Shapes, dtype: torch.dtype) -> Rule:
     return rule
 
 
-def snapshot_count(recipe: Recipe, state: State) -> int:
-    """How many states `trajectory.snapshots` allows."""
-    budget = recipe.trajectory.snapshots
-    if isinstance(budget, int):
-        return budget
-    count = memory_bytes(budget) // state.nbytes()
-    if count < 1:
-        raise RecipeError(
-            f"trajectory.snapshots: {budget} holds no training state; one takes "
-            f"{state.nbytes() / 2**20:.1f} MiB."
-        )
-    return count
+class Room(NamedTuple):
+    """For the states of a window: so many in memory, and in files. See `record`."""
+
+    memory: int
+    disk: Disk | None
+    sharded: bool
 
 
-def disk_room(recipe: Recipe, state: State, scratch: Path | None) -> Disk | None:
-    """Where the states go that `trajectory.snapshots` has no room for, and how many may."""
-    budget = recipe.trajectory.disk
-    if budget is None:
-        return None
-    count = memory_bytes(budget) // (state.nbytes() + HEADER)
+def room_for_states(job: Job, state: State, steps: int) -> Room:
+    """How many states of a window of so many steps the recipe's `trajectory` allows.
+
+    What it allows is each rank's own. Where the ranks cannot keep all states whole in
+    memory, each keeps its share of every one, and there is room for more.
+
+    Raises:
+        RecipeError: for none.
+    """
+    trajectory, size = job.recipe.trajectory, state.nbytes()
+    sharded = job.ranks.size > 1 and _count(trajectory.snapshots, size) < steps
+    if sharded:
+        size = shard_bytes(state, job.ranks)
+    memory = _count(trajectory.snapshots, size)
+    _refuse_none(memory, "snapshots", trajectory.snapshots, size)
+    if trajectory.disk is None:
+        return Room(memory, None, sharded)
+    files = _count(trajectory.disk, size + HEADER)
+    _refuse_none(files, "disk", trajectory.disk, size + HEADER)
+    return Room(memory, Disk(files, job.scratch), sharded)
+
+
+def _count(budget: int | str, size: int) -> int:
+    """States of `size` bytes in a budget of bytes, or in one that is their number."""
+    return budget if isinstance(budget, int) else memory_bytes(budget) // size
+
+
+def _refuse_none(count: int, key: str, budget: int | str, size: int) -> None:
     if count < 1:
         raise RecipeError(
-            f"trajectory.disk: {budget} holds no training state; one takes "
-            f"{(state.nbytes() + HEADER) / 2**20:.1f} MiB."
+            f"trajectory.{key}: {budget} holds no training state; one takes {size / 2**20:.1f} MiB."
         )
-    return Disk(count, scratch)
 
 
 def memory_bytes(size: str) -> int:
@@ -243,9 +263,18 @@ def memory_bytes(size: str) -> int:
     return int(float(size[:-3]) * UNITS[size[-3:]])
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
+def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """`auto` is CUDA where there is one; every rank has a device of its own."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cuda" and not count:
         raise ModelError("--device cuda: this torch sees no CUDA device; use cpu or auto.")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if name == "cpu" or not count:
+        return torch.device("cpu")
+    if ranks.size == 1:
+        return torch.device("cuda")
+    if ranks.local >= count:
+        raise ModelError(
+            f"there are {count} CUDA devices, too few for more than {count} processes on this "
+            "machine, each of which needs one; start fewer, or use --device cpu."
+        )
+    return torch.device("cuda", ranks.local)

@@ -16,7 +16,7 @@ def describe(summary: dict[str, Any]) -> str:
     counted = f", {tokens['kept']:,} of {tokens['candidates']:,} tokens," if tokens else ""
     lines.append(
         f"kept {summary['kept']} of {summary['candidates']} rows{counted} by {summary['policy']} "
-        f"({summary['steps']} steps, {summary['device']})"
+        f"({summary['steps']} steps, {_where(summary)})"
     )
     if "noise" in summary:
         noise = summary["noise"]
@@ -48,21 +48,28 @@ def describe_plan(plan: dict[str, Any]) -> str:
     """What `curate select --plan` says."""
     passes, memory, seconds = (plan[name].copy() for name in ("passes", "memory", "seconds"))
     total, held = passes.pop("total"), memory.pop("total")
+    each = "" if plan["processes"] == 1 else " of each process"
     return "\n".join(
         [
             f"{plan['policy']} on {plan['candidates']:,} candidates, {plan['parameters']:,} "
-            f"parameters, {plan['device']}",
+            f"parameters, {_where(plan)}",
             f"steps: {plan['steps']:,}; windows: {plan['windows']:,} of {plan['horizon']:,}, one "
             f"every {plan['stride']:,}; rounds: {plan['rounds']}",
             f"passes (gradients of one batch): {total:,.0f} = "
             + " + ".join(f"{name} {count:,.0f}" for name, count in passes.items() if count),
-            f"memory: {_size(held)} = "
+            f"memory{each}: {_size(held)} = "
             + " + ".join(f"{name} {_size(size)}" for name, size in memory.items() if size),
-            *([f"disk: {_size(plan['disk'])}"] if plan["disk"] else []),
+            *([f"disk{each}: {_size(plan['disk'])}"] if plan["disk"] else []),
             f"time: about {duration(seconds['total'])}: scoring {duration(seconds['score'])}, "
             f"evaluation {duration(seconds['evaluate'])}",
         ]
     )
+
+
+def _where(summary: dict[str, Any]) -> str:
+    """The device, and how many processes share the run if there are several."""
+    count = summary["processes"]
+    return str(summary["device"]) if count == 1 else f"{summary['device']}, {count} processes"
 
 
 def _size(count: float) -> str:

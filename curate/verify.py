@@ -191,7 +191,7 @@ class _Jury:
         judge = self.selector.judge
         made = record(
             judge.task, judge.rule, state, judged.steps,
-            snapshots=judge.snapshots, disk=judge.disk,
+            snapshots=judge.snapshots, disk=judge.disk, sharded=judge.sharded,
         )  # fmt: skip
         scoring = Scoring(removal=judge.scoring.removal, mistaken_rule=as_sgd(judge.rule))
         found = score_window(judge.task, judge.rule, made, judge.targets, scoring=scoring)

@@ -40,6 +40,8 @@ class Judge:
     Cost per step of the window, in gradients of one batch: R x (1 + 4), or R x
     (1 + 3) while the graphs of its gradients fit in `tape_bytes`, and one pass
     over the targets per round; R x 1 for a policy that looks at losses only.
+    Where several ranks share `task`, each does its share of that. `snapshots`, `disk` and
+    `sharded` are room for states, see `record`.
     `scoring` says how influences are computed, and `exact_jump` or `ggn` cost more.
 
     strata: to standardise within, shape (N,), or None. tokens: of every candidate, shape (N,),
@@ -54,6 +56,7 @@ class Judge:
     snapshots: int = 64
     tape_bytes: int = 0
     disk: Disk | None = None
+    sharded: bool = False
     strata: Array | None = None
     tokens: Array | None = None
 
@@ -112,6 +115,7 @@ class Judge:
             self.task, self.rule, state, steps,
             snapshots=self.snapshots if self.goes_back else 1,
             disk=self.disk if self.goes_back else None,
+            sharded=self.sharded,
             tape_bytes=self.tape_bytes if self.goes_back and self.scoring.curvature != "ggn" else 0,
             first_step=first_step, on_step=on_step,
         )  # fmt: skip

@@ -200,7 +200,7 @@ def test_one_probe_is_the_least() -> None:
 
 def test_memory_and_disk_stop_growing_where_the_budget_ends() -> None:
     sizes: dict[str, int] = {
-        "parameters": 10, "state": 30, "tape": 7, "targets": 9, "tape_bytes": 100,
+        "parameters": 10, "state": 30, "kept": 30, "tape": 7, "targets": 9, "tape_bytes": 100,
         "gradients": 1000,
     }  # fmt: skip
     found = [memory(run_of(t, memory=4, disk=50, tapes=14), **sizes) for t in (3, 60, 6000)]

@@ -10,7 +10,7 @@ import curate
 ROOT = Path(curate.__file__).parent
 FLOORS: list[set[str]] = [
     {"errors", "agreement"},
-    {"rules", "policies", "datasets", "progress", "log"},
+    {"rules", "policies", "datasets", "progress", "log", "ranks"},
     {"models"},
     {"trajectory"},
     {"influence", "recipe", "threads"},
@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"evaluate", "verify", "estimate"},
     {"tuning"},
     {"report"},
-    {"jobs", "summary"},
+    {"jobs", "summary", "process"},
     {"cli"},
     {"__main__"},
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from curate.influence.curvature import CURVATURES
 from curate.influence.through_rule import through_rule
 from curate.rules import Adjoint, Rule, State
-from curate.trajectory import ChunkGradient, Step, Task, add_up, chunk_gradient, gradient, nonzero
+from curate.trajectory import ChunkGradient, Step, Task, chunk_gradient, gradient, nonzero
 
 
 class BackwardStep(NamedTuple):
@@ -24,7 +24,7 @@ class BackwardStep(NamedTuple):
     derivatives: d_i = <grad l_i, a_g>, shape (Q, n): l_i is the candidate's
         summed loss and a_g the derivative of the target with respect to the
         step's mean gradient, before scale and clipping.
-    sizes: n_i, terms of each candidate in the mean, shape (n,).
+    sizes: n_i, terms of each candidate in the mean, shape (n,), float64.
     mean: the step's gradient before clipping, shape (P,).
     curvature: what the loss's curvature adds to the adjoint of theta, shape (Q, P).
     """
@@ -47,38 +47,37 @@ def backward_step(
         adjoint: of the state after it, Q targets at once.
         propagate: False at the first step of a window, where only the
             candidates' derivatives are still wanted: it saves the Hessian product.
-        tape: the step's gradient at `state` with its graph, if it was kept.
+        tape: what this rank adds to the step's gradient at `state`, with its graph, if kept.
         curvature: what of the Hessian is followed, one of `CURVATURES`.
 
     Cost: about 4 gradients for Q = 1, one less without curvature (or without
     propagation), one to two more for `ggn`; one less with a tape; one more without
     if the step is in micro-batches, since the rule has to see their sum first.
-    The graph of one chunk is held at a time.
+    The graph of one chunk is held at a time. Of several ranks, each goes back through its share.
     """
-    chunks, theta = step.chunks(), state.theta
+    chunks, theta = task.chunks(step), state.theta
     if tape is None and len(chunks) == 1:
         tape = chunk_gradient(task, theta, step, chunks[0], differentiable=True)
-    mean = gradient(task, theta, step).mean if tape is None else add_up([tape], step.scale).mean
+    mean, _, sizes = gradient(task, theta, step, tape)
     to_gradient, direct = through_rule(rule, mean, state, step.lrs, adjoint)
     to_gradient = to_gradient * step.scale
 
-    derivatives, sizes = [], []
+    derivatives = [to_gradient[:, :0]]
     bent = torch.zeros_like(to_gradient)
     for chunk in chunks:
         part = tape or chunk_gradient(task, theta, step, chunk, differentiable=True)
         through = CURVATURES[curvature if propagate else "none"]
         by_weight, by_theta = through(task, step, chunk, part, to_gradient)
         derivatives.append(by_weight)
-        sizes.append(part.sizes)
         if by_theta is not None:
             bent += by_theta
-    all_sizes = torch.cat(sizes)
+    found = task.ranks.join(torch.cat(derivatives, dim=1), len(step.rows))
     before: Adjoint | None = None
     if propagate:
-        terms = (step.weights.to(all_sizes) * all_sizes).sum()
-        bent /= nonzero(terms)
+        terms = (step.weights.to(sizes) * sizes).sum()
+        bent = task.ranks.sum(bent).div_(nonzero(terms))
         before = (direct[0] + bent, *direct[1:])
-    return BackwardStep(before, torch.cat(derivatives, dim=1), all_sizes, mean, bent)
+    return BackwardStep(before, found, sizes, mean, bent)
 
 
 def final_adjoint(state: State, target_gradients: Tensor) -> Adjoint:

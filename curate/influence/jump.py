@@ -92,8 +92,8 @@ def exact_jump(
     Positive: the example helps. Unit: the target's loss unit.
 
     Cost: one vectorised pass of per-example gradients (about 2 gradients), and
-    2 n updates of the rule, O(n P). Memory: at most `memory` bytes, and one
-    example's worth.
+    2 n updates of the rule, O(n P), shared by the ranks. Memory: at most `memory`
+    bytes, and one example's worth.
 
     Args:
         adjoint: of the state after the step, Q targets.
@@ -110,7 +110,7 @@ def exact_jump(
     with torch.no_grad():
         as_it_was = outcome(g)
         each = 8 * sum(t.numel() for t in as_it_was) * 4  # gradient, updates, temporaries
-        found = []
+        found = [g.new_zeros(0, len(cotangents[0]))]
         for piece, gradients in example_gradients(
             task, state.theta, step, losses, max(1, memory // each)
         ):
@@ -122,4 +122,4 @@ def exact_jump(
                 alone = left <= 1e-12 * total
                 without = ((total * g - own) / left.where(~alone, 1.0)).where(~alone, 0.0)
             found.append(effect(vmap(outcome)(without), as_it_was, cotangents))
-    return torch.cat(found).T
+    return task.ranks.join(torch.cat(found).T, len(step.rows))

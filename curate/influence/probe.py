@@ -175,7 +175,7 @@ def follow_removal(
         moved, as_it_was = outcome(grad.mean.double()), outcome(removal.mean.double())
         jump = over_targets(targets, effect(moved, as_it_was, cotangents))
     final = follow(task, rule, state, rest, without, grad)
-    found = target_losses(task.model, task.objective, targets, final.theta)
+    found = target_losses(task.model, task.objective, targets, final.theta, task.ranks)
     return Probe(
         removal.step, removal.position, removal.size, removal.linear,
         exact=float(jump), actual=float(over_targets(targets, found - losses)),

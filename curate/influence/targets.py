@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from curate.datasets import Examples
 from curate.models import Batch, FlatModel, Objective
+from curate.ranks import ALONE, Ranks, own_share
 from curate.trajectory import counting
 
 CHUNK = 1024
@@ -40,47 +42,50 @@ def target_gradients(
     targets: Sequence[Target],
     theta: Tensor,
     chunk: int = CHUNK,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Mean losses, shape (Q,), and their gradients at theta, shape (Q, P), in eval mode.
 
-    A pass over every target's examples, `chunk` at a time.
+    A pass over every target's examples, `chunk` at a time, each rank taking its share of those.
     """
     losses, gradients = [], []
     for target in targets:
         theta = theta.detach().requires_grad_()
         total, loss, terms = torch.zeros_like(theta), 0.0, 0.0
-        for rows in target.examples.chunks(chunk):
-            batch = target.examples.batch(rows, model.device)
+        for batch in _batches(model, target.examples, chunk, ranks):
             with model.computing():
                 part = objective.losses(model.bind(theta, training=False), batch)
             total += torch.autograd.grad(part.sum(), theta)[0]
             loss += float(part.detach().double().sum())
             terms += float(objective.sizes(batch).sum())
+        loss, terms = ranks.sum(torch.tensor([loss, terms], dtype=torch.float64)).tolist()
         losses.append(loss / terms)
-        gradients.append(total.detach() / terms)
+        gradients.append(ranks.sum(total.detach()) / terms)
     return torch.tensor(losses, dtype=torch.float64), torch.stack(gradients)
 
 
 def target_graph(
-    model: FlatModel, objective: Objective, targets: Sequence[Target], theta: Tensor
-) -> int:
+    model: FlatModel, objective: Objective, targets: Sequence[Target], theta: Tensor,
+    ranks: Ranks = ALONE,
+) -> int:  # fmt: skip
     """Bytes that autograd keeps of the part of a target that `target_gradients` goes through first.
 
     The other parts are about as large, or smaller. Cost: a forward pass of it, for each target.
     """
     theta, sizes = theta.detach().requires_grad_(), [0]
     for target in targets:
-        batch = next(_batches(model, target.examples, CHUNK))
-        with model.computing(), counting(theta, *model.held) as found:
-            objective.losses(model.bind(theta, training=False), batch)
-        sizes.append(sum(found.values()))
+        for batch in islice(_batches(model, target.examples, CHUNK, ranks), 1):
+            with model.computing(), counting(theta, *model.held) as found:
+                objective.losses(model.bind(theta, training=False), batch)
+            sizes.append(sum(found.values()))
     return max(sizes)
 
 
 @torch.no_grad()
 def target_losses(
-    model: FlatModel, objective: Objective, targets: Sequence[Target], theta: Tensor
-) -> Tensor:
+    model: FlatModel, objective: Objective, targets: Sequence[Target], theta: Tensor,
+    ranks: Ranks = ALONE,
+) -> Tensor:  # fmt: skip
     """Mean losses at theta, shape (Q,), in eval mode; a forward pass over the targets.
 
     Bit for bit those that `target_gradients` finds on the way, so that they can be compared.
@@ -88,8 +93,9 @@ def target_losses(
     bound, found = model.bind(theta, training=False), []
     with model.computing():
         for target in targets:
-            batches = _batches(model, target.examples, CHUNK)
-            found.append(_mean((objective.losses(bound, b), objective.sizes(b)) for b in batches))
+            batches = _batches(model, target.examples, CHUNK, ranks)
+            parts = ((objective.losses(bound, batch), objective.sizes(batch)) for batch in batches)
+            found.append(_mean(parts, ranks))
     return torch.tensor(found, dtype=torch.float64)
 
 
@@ -107,14 +113,19 @@ def mean_metrics(
     return {"loss": _mean(parts)} | {name: total / len(examples) for name, total in sums.items()}
 
 
-def _batches(model: FlatModel, examples: Examples, chunk: int) -> Iterator[Batch]:
-    return (examples.batch(rows, model.device) for rows in examples.chunks(chunk))
+def _batches(
+    model: FlatModel, examples: Examples, chunk: int, ranks: Ranks = ALONE
+) -> Iterator[Batch]:
+    """This rank's share of every chunk."""
+    own = (rows[own_share(ranks, len(rows))] for rows in examples.chunks(chunk))
+    return (examples.batch(rows, model.device) for rows in own if len(rows))
 
 
-def _mean(parts: Iterable[tuple[Tensor, Tensor]]) -> float:
+def _mean(parts: Iterable[tuple[Tensor, Tensor]], ranks: Ranks = ALONE) -> float:
     """Of losses over their sizes, added up in float64."""
     loss = terms = 0.0
     for losses, sizes in parts:
         loss += float(losses.double().sum())
         terms += float(sizes.sum())
-    return loss / terms
+    sums = ranks.sum(torch.tensor([loss, terms], dtype=torch.float64))
+    return float(sums[0] / sums[1])

@@ -75,7 +75,9 @@ def score_window(
     """
     draw = Draw(probing or Probing(0, 0, 0), targets)
     assert not (probing and scoring.mistaken_rule)
-    losses, gradients = target_gradients(task.model, task.objective, targets, recording.final.theta)
+    losses, gradients = target_gradients(
+        task.model, task.objective, targets, recording.final.theta, ranks=task.ranks
+    )
     for target, loss in zip(targets, losses, strict=True):
         if not loss.isfinite():
             raise NonFiniteError(
@@ -99,7 +101,7 @@ def score_window(
             if scoring.jump_bytes is None
             else scorer.jump(k, state, adjoint, following, back, scoring.jump_bytes)
         )
-        scores = scores.cpu()
+        scores = task.ranks.same(scores.cpu())  # what is decided by, so no bit may differ
         if not scores.isfinite().all():
             raise NonFiniteError(_non_finite_score(task, scores, back.adjoint, k, first_step))
         found.append((scores, back.derivatives.cpu(), back.sizes.cpu()))

@@ -3,14 +3,13 @@
 from curate.trajectory.checkpoints import redone
 from curate.trajectory.per_example import example_gradients
 from curate.trajectory.recording import Recording, ignore_step, record, replay
-from curate.trajectory.snapshots import HEADER, Disk, Snapshots
+from curate.trajectory.snapshots import HEADER, Disk, Snapshots, shard_bytes
 from curate.trajectory.step import (
     ChunkGradient,
     ChunkLosses,
     Gradient,
     Step,
     Task,
-    add_up,
     chunk_gradient,
     chunk_losses,
     forward_step,
@@ -30,7 +29,6 @@ __all__ = [
     "Snapshots",
     "Step",
     "Task",
-    "add_up",
     "chunk_gradient",
     "chunk_losses",
     "counting",
@@ -43,5 +41,6 @@ __all__ = [
     "redone",
     "replay",
     "seeded_rng",
+    "shard_bytes",
     "tape_size",
 ]

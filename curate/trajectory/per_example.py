@@ -17,7 +17,7 @@ FOREIGN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, NotImpleme
 def example_gradients(
     task: Task, theta: Tensor, step: Step, losses: Tensor, most: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    """grad l_i at theta of every candidate of a step, in order, at most `most` at a time.
+    """grad l_i at theta of this rank's candidates of a step, in order, at most `most` at a time.
 
     One vectorised pass (`torch.func.vmap`) over the same chunks, with the same
     RNG, as the forward step's; that it does the same is checked by its losses.
@@ -31,7 +31,7 @@ def example_gradients(
     Raises:
         ModelError: the model cannot be vectorised, or its losses then are others.
     """
-    for chunk in step.chunks():
+    for chunk in task.chunks(step):
         for start in range(chunk.start, chunk.stop, most):
             piece = slice(start, min(start + most, chunk.stop))
             gradients, found = _vectorised(task, theta, step, chunk, piece)

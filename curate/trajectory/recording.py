@@ -9,7 +9,7 @@ from curate.errors import NonFiniteError
 from curate.rules import Rule, State
 from curate.trajectory.checkpoints import placements
 from curate.trajectory.snapshots import Disk, Snapshots
-from curate.trajectory.step import ChunkGradient, Step, Task, add_up, forward_step
+from curate.trajectory.step import ChunkGradient, Step, Task, forward_step, gradient
 from curate.trajectory.tapes import Tapes
 
 
@@ -41,7 +41,7 @@ class Recording:
         self._kept, self._tapes = kept, tapes
 
     def take_tape(self, k: int) -> ChunkGradient | None:
-        """The recorded gradient of step k with its graph, if it was kept; can be taken once."""
+        """What this rank added to the gradient of step k, with its graph, if kept; taken once."""
         return self._tapes.take(k)
 
     def backwards(self) -> Iterator[tuple[int, State]]:
@@ -74,6 +74,7 @@ def record(
     *,
     snapshots: int,
     disk: Disk | None = None,
+    sharded: bool = False,
     tape_bytes: int = 0,
     on_step: Callable[[], None] = ignore_step,
     first_step: int = 0,
@@ -83,6 +84,8 @@ def record(
     Args:
         snapshots: states kept in memory at once, `state` itself included; at least 1.
         disk: room for more in files.
+        sharded: of every state kept, each rank has its share only, and room is for so many
+            shares; states come back whole.
         tape_bytes: memory for gradients kept with their graphs, see `Tapes`.
         on_step: called after every step.
         first_step: number of the first step in the whole run, for error messages.
@@ -94,14 +97,14 @@ def record(
     if snapshots < 1:
         raise ValueError(f"snapshots must be at least 1 but got {snapshots}")
     # one longer than the steps: the sweep goes on to the state after the last, for the target
-    kept = Snapshots(snapshots, disk, first_step)
+    kept = Snapshots(snapshots, disk, first_step, task.ranks, sharded=sharded)
     places = set(placements(0, len(steps) + 1, kept.free))
     losses, tapes = [], Tapes(tape_bytes)
     for k, step in enumerate(steps):
         if k in places:
             kept.push(k, state)
         tape = tapes.record(task, state.theta, k, step)
-        grad = None if tape is None else add_up([tape], step.scale)
+        grad = None if tape is None else gradient(task, state.theta, step, tape)
         state, step_losses = forward_step(task, rule, state, step, grad)
         losses.append(step_losses)
         on_step()

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from curate.errors import RunError
+from curate.ranks import ALONE, Ranks, everywhere, own_share
 from curate.rules import State
 
 HEADER = 4096
@@ -69,13 +70,21 @@ class Snapshots:
     `disk.states` files of a state and about `HEADER` bytes; a file goes when it is
     popped, all of them with this object, at the latest with the process.
 
+    `sharded`: each of the ranks keeps and writes its share of every state (`shard_bytes`), and
+    they put them together when a state is wanted. A file is used if it is sound on every rank.
+
     Raises:
         RunError: a file cannot be written.
     """
 
-    def __init__(self, memory: int, disk: Disk | None = None, first_step: int = 0) -> None:
+    def __init__(
+        self, memory: int, disk: Disk | None = None, first_step: int = 0, ranks: Ranks = ALONE,
+        *, sharded: bool = False,
+    ) -> None:  # fmt: skip
         """`first_step`: number of the start in the whole run, for messages."""
         self._memory, self._disk, self._first_step = memory, disk, first_step
+        self._ranks, self._sharded = ranks, sharded and ranks.size > 1
+        self._numels: list[int] = []
         self._capacity = memory + (disk.states if disk else 0)
         self._stack: list[tuple[int, State | _File]] = []
         self._files = 0
@@ -92,7 +101,8 @@ class Snapshots:
     def push(self, k: int, state: State) -> None:
         """Keep the state before step k, which comes after those that are there."""
         assert self.free > 0
-        self._stack.append((k, state))
+        self._numels = [tensor.numel() for tensor in state.tensors()]
+        self._stack.append((k, self._shard(state)))
         if len(self._stack) - self._files > self._memory:
             oldest = 1 + self._files  # the start is at 0, then come the files
             number, kept = self._stack[oldest]
@@ -105,16 +115,18 @@ class Snapshots:
         while True:
             k, kept = self._stack[-1]
             if isinstance(kept, State):
-                return k, kept
+                return k, self._whole(kept)
             state = kept.read()
-            if state is not None:
-                return k, state
-            warnings.warn(
-                f"the snapshot before step {self._first_step + k} in {kept.path.parent} is "
-                "missing or damaged; its steps are redone from an earlier one.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            if everywhere(self._ranks, state is not None):
+                assert state is not None
+                return k, self._whole(state)
+            if state is None:
+                warnings.warn(
+                    f"the snapshot before step {self._first_step + k} in {kept.path.parent} is "
+                    "missing or damaged; its steps are redone from an earlier one.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
             self.pop()
 
     def pop(self) -> None:
@@ -123,6 +135,22 @@ class Snapshots:
         if isinstance(kept, _File):
             self._files -= 1
             kept.path.unlink(missing_ok=True)
+
+    def _shard(self, state: State) -> State:
+        """What this rank keeps of a state."""
+        if not self._sharded:
+            return state
+        tensors = state.tensors()
+        return state.with_tensors(
+            tuple(t[own_share(self._ranks, t.numel())].detach().clone() for t in tensors)
+        )
+
+    def _whole(self, kept: State) -> State:
+        """The state that the ranks keep the shares of."""
+        if not self._sharded:
+            return kept
+        parts = zip(kept.tensors(), self._numels, strict=True)
+        return kept.with_tensors(tuple(self._ranks.join(part, count) for part, count in parts))
 
     def _write(self, k: int, state: State) -> _File:
         named = {"theta": state.theta} | {f"/{name}": slot for name, slot in state.slots.items()}
@@ -147,6 +175,11 @@ class Snapshots:
             self._folder = Path(made)
             weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)
         return self._folder
+
+
+def shard_bytes(state: State, ranks: Ranks) -> int:
+    """Bytes of a rank's share of a state, of the largest one."""
+    return sum(-(-t.numel() // ranks.size) * t.element_size() for t in state.tensors())
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> bytes:

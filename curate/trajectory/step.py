@@ -6,7 +6,7 @@ weights, learning rates, RNG) or in the rule.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,16 +17,31 @@ from torch import Tensor
 
 from curate.datasets import Examples
 from curate.models import FlatModel, Objective
+from curate.ranks import ALONE, Ranks, own_share
 from curate.rules import Rule, State
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is being trained: a model, its objective, the candidates."""
+    """What is being trained: a model, its objective, the candidates; and by which processes.
+
+    Each rank takes its share of the rows of a step, and all know what came of the whole.
+    """
 
     model: FlatModel
     objective: Objective
     examples: Examples
+    ranks: Ranks = ALONE
+
+    def chunks(self, step: "Step") -> list[slice]:
+        """The slices of a step's rows that go through this rank's model together, if any.
+
+        Those of `Step.chunks`, cut where the share of this rank begins and ends. RNG goes by
+        chunk: dropout falls as in one process where no chunk is cut.
+        """
+        own = own_share(self.ranks, len(step.rows))
+        cut = (slice(max(c.start, own.start), min(c.stop, own.stop)) for c in step.chunks())
+        return [chunk for chunk in cut if chunk.start < chunk.stop]
 
 
 @dataclass(frozen=True)
@@ -104,11 +119,12 @@ class Gradient(NamedTuple):
     """The gradient of one step, before clipping.
 
     mean: scale * sum_i w_i grad l_i / sum_i w_i n_i, shape (P,).
-    losses: l_i of every candidate, shape (n,).
+    losses, sizes: l_i and n_i of every candidate, shape (n,), float64.
     """
 
     mean: Tensor
     losses: Tensor
+    sizes: Tensor
 
 
 def chunk_losses(task: Task, theta: Tensor, step: Step, chunk: slice) -> ChunkLosses:
@@ -133,25 +149,22 @@ def chunk_gradient(
     return ChunkGradient(total, part.losses.detach(), part.sizes, theta, weights)
 
 
-def add_up(parts: Iterable[ChunkGradient], scale: float) -> Gradient:
-    """The step's gradient, from its chunks in order; holds one of them at a time."""
-    total: Tensor | None = None
-    denominator: Tensor | None = None
-    losses = []
-    for part in parts:
-        found, terms = part.total.detach(), (part.weights.detach() * part.sizes).sum()
-        total = found.clone() if total is None else total.add_(found)
-        denominator = terms if denominator is None else denominator + terms
-        losses.append(part.losses)
-    assert total is not None
-    assert denominator is not None
-    return Gradient(total.mul_(scale).div_(nonzero(denominator)), torch.cat(losses))
+def gradient(task: Task, theta: Tensor, step: Step, tape: ChunkGradient | None = None) -> Gradient:
+    """The step's gradient at theta, shape (P,). A step that weighs nothing has gradient 0.
 
-
-def gradient(task: Task, theta: Tensor, step: Step) -> Gradient:
-    """The step's gradient at theta, shape (P,). A step that weighs nothing has gradient 0."""
-    parts = (chunk_gradient(task, theta, step, chunk) for chunk in step.chunks())
-    return add_up(parts, step.scale)
+    One chunk is held at a time; on every rank those of its share, then the sums are put together.
+    `tape` is what this rank adds to it, where somebody has it already.
+    """
+    total = torch.zeros_like(theta)
+    rows = [theta.new_zeros(2, 0, dtype=torch.float64)]
+    chunks = task.chunks(step)
+    for part in (chunk_gradient(task, theta, step, c) for c in chunks) if tape is None else [tape]:
+        total += part.total.detach()
+        rows.append(torch.stack([part.losses, part.sizes]).double())
+    total = task.ranks.sum(total)
+    losses, sizes = task.ranks.join(torch.cat(rows, dim=1), len(step.rows))
+    terms = (step.weights.to(sizes) * sizes).sum()
+    return Gradient(total.mul_(step.scale).div_(nonzero(terms)), losses, sizes)
 
 
 def forward_step(

@@ -23,11 +23,14 @@ class Tapes:
         self._kept: dict[int, ChunkGradient] = {}
 
     def record(self, task: Task, theta: Tensor, k: int, step: Step) -> ChunkGradient | None:
-        """The gradient of step k at theta with its graph, held if it fits; None if it will not."""
-        chunks = step.chunks()
-        if len(chunks) > 1 or self._left <= self._last:
+        """What this rank adds to the gradient of step k, with its graph; held if it fits.
+
+        None if it will not.
+        """
+        chunks = task.chunks(step)
+        if len(chunks) != 1 or self._left <= self._last:
             return None
-        part, self._last = _counted(task, theta, step)
+        part, self._last = _counted(task, theta, step, chunks[0])
         if self._last <= self._left:
             self._left -= self._last
             self._kept[k] = part
@@ -39,14 +42,15 @@ class Tapes:
 
 
 def tape_size(task: Task, theta: Tensor, step: Step) -> int:
-    """Bytes of the graph of a step's first chunk. Cost: its gradient."""
-    return _counted(task, theta, step)[1]
+    """Bytes of the graph of a step's first chunk on this rank. Cost: its gradient."""
+    chunks = task.chunks(step)
+    return _counted(task, theta, step, chunks[0])[1] if chunks else 0
 
 
-def _counted(task: Task, theta: Tensor, step: Step) -> tuple[ChunkGradient, int]:
-    """The gradient of a step's first chunk with its graph, and the bytes of that."""
+def _counted(task: Task, theta: Tensor, step: Step, chunk: slice) -> tuple[ChunkGradient, int]:
+    """The gradient of a chunk with its graph, and the bytes of that."""
     with counting(theta, *task.model.held) as sizes:
-        part = chunk_gradient(task, theta, step, step.chunks()[0], differentiable=True)
+        part = chunk_gradient(task, theta, step, chunk, differentiable=True)
     return part, sum(sizes.values())
 
 

@@ -1,0 +1,121 @@
+"""Processes that torchrun started, on one machine or several."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from curate.errors import RunError, UserError
+from curate.ranks.base import share
+
+PATIENCE = timedelta(hours=1)
+"""How long a rank waits for the others: one may read data or write results meanwhile."""
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+FAILED = "curate/failed"
+
+
+class Group:
+    """Ranks as a process group of torch.distributed: gloo for the CPU, NCCL for CUDA devices.
+
+    They fail together: the first that does so says why (`fail`) and leaves (`close`), which
+    ends the collectives that the others wait in or come to next.
+
+    Raises, from every collective:
+        RunError: another rank is gone.
+    """
+
+    def __init__(self, store: Store, rank: int, size: int, local: int = 0) -> None:
+        """`store`: what the ranks find each other by; it has to outlive them."""
+        self.rank, self.size, self.local = rank, size, local
+        self._store = store
+        cuda = torch.cuda.is_available() and dist.is_nccl_available()
+        with self._in_touch():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=PrefixStore("curate", store), rank=rank, world_size=size,
+                timeout=PATIENCE,
+            )  # fmt: skip
+
+    def sum(self, own: Tensor) -> Tensor:
+        own = own.contiguous()
+        with self._in_touch():
+            dist.all_reduce(own)
+        return own
+
+    def join(self, own: Tensor, count: int) -> Tensor:
+        lengths = [part.stop - part.start for part in self._shares(count)]
+        padded = own.new_zeros(*own.shape[:-1], max(lengths))
+        padded[..., : own.shape[-1]] = own
+        found = [torch.empty_like(padded) for _ in lengths]
+        with self._in_touch():
+            dist.all_gather(found, padded)
+        return torch.cat([part[..., :k] for part, k in zip(found, lengths, strict=True)], dim=-1)
+
+    def same(self, own: Tensor) -> Tensor:
+        own = own.contiguous()
+        with self._in_touch():
+            dist.broadcast(own, src=0)
+        return own
+
+    def fail(self, code: int) -> int | None:
+        """Say that this rank ends with an exit code other than 0.
+
+        Returns:
+            None if it is the first, whose business it is to say why; else the code of the first.
+        """
+        own = f"{self.rank} {code}"
+        try:
+            first = self._store.compare_set(FAILED, "", own).decode()
+        except RuntimeError:  # nobody keeps the store any more
+            return None
+        return None if first == own else int(first.split()[1])
+
+    def close(self, *, failed: bool = False) -> None:
+        """Leave. After a failure, without waiting for what is under way."""
+        if failed and hasattr(dist.distributed_c10d, "_abort_process_group"):
+            dist.distributed_c10d._abort_process_group()
+        else:
+            dist.destroy_process_group()
+
+    def _shares(self, count: int) -> list[slice]:
+        return [share(count, rank, self.size) for rank in range(self.size)]
+
+    @contextmanager
+    def _in_touch(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RunError(
+                f"process {self.rank} of {self.size} lost the others, one of which may have been "
+                f"killed (for want of memory?): {' '.join(str(error).split())}"
+            ) from error
+
+
+def join_group() -> Group:
+    """The ranks that the environment speaks of, as torchrun sets it.
+
+    Raises:
+        UserError: it does not say who and where they are.
+    """
+    missing = [name for name in NEEDED if not os.environ.get(name)]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ.get('WORLD_SIZE')} but {missing[0]} is not set; start "
+            "several processes with torchrun --nproc-per-node N -m curate, or unset WORLD_SIZE."
+        )
+    try:
+        store, rank, size = next(iter(rendezvous("env://", timeout=PATIENCE)))
+        return Group(store, rank, size, int(os.environ.get("LOCAL_RANK", 0)))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT lead to no other process: "
+            f"{' '.join(str(error).split())}"
+        ) from error
