@@ -29,7 +29,7 @@ def run_alone(command: Callable[..., Any]) -> int:
 def run_together(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
     """Run a click command as one of the processes that torchrun started; returns the exit code.
 
-    Rank 0 prints. They fail together: the first says why, all exit with its code.
+    They fail together: the first says why, all exit with its code.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt_once)
@@ -40,8 +40,7 @@ def run_together(command: Callable[..., Any], arguments: list[str] | None = None
     if code:
         return code
     (group,) = joined
-    with nullcontext() if group.rank == 0 else redirect_stdout(io.StringIO()):
-        code = run(command, arguments, group)
+    code = run(command, arguments, group)
     group.close(failed=code != 0)
     return code
 
@@ -49,8 +48,16 @@ def run_together(command: Callable[..., Any], arguments: list[str] | None = None
 def run(
     command: Callable[..., Any], arguments: list[str] | None = None, group: "Group | None" = None
 ) -> int:
-    """Run a click command, maybe with others; returns the exit code."""
-    return _guarded(lambda: command(arguments, standalone_mode=False, obj=group), group)
+    """Run a click command, with a group if not alone, of which rank 0 prints; returns the code."""
+
+    def do() -> None:
+        command(arguments, standalone_mode=False, obj=group)
+        if group is not None:
+            group.wait()  # until all have done it: one may have failed at the very end
+
+    speaks = group is None or group.rank == 0
+    with nullcontext() if speaks else redirect_stdout(io.StringIO()):
+        return _guarded(do, group)
 
 
 def _guarded(do: Callable[[], object], group: "Group | None" = None) -> int:
@@ -64,6 +71,8 @@ def _guarded(do: Callable[[], object], group: "Group | None" = None) -> int:
 def _attempt(do: Callable[[], object], group: "Group | None") -> int:
     try:
         do()
+    except click.Abort:  # an interrupt, and a RuntimeError as well
+        raise
     except CurateError as error:
         return _fail(error.exit_code, partial(_explain, str(error)), group)
     except click.exceptions.Exit as finished:

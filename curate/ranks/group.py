@@ -12,7 +12,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from curate.errors import RunError, UserError
-from curate.ranks.base import share
+from curate.ranks.base import everywhere, share
 
 PATIENCE = timedelta(hours=1)
 """How long a rank waits for the others: one may read data or write results meanwhile."""
@@ -41,6 +41,7 @@ class Group:
                 store=PrefixStore("curate", store), rank=rank, world_size=size,
                 timeout=PATIENCE,
             )  # fmt: skip
+        self.wait()  # who leaves at once would keep the others waiting for a connection
 
     def sum(self, own: Tensor) -> Tensor:
         own = own.contiguous()
@@ -62,6 +63,10 @@ class Group:
         with self._in_touch():
             dist.broadcast(own, src=0)
         return own
+
+    def wait(self) -> None:
+        """Until all ranks have come here."""
+        everywhere(self, True)
 
     def fail(self, code: int) -> int | None:
         """Say that this rank ends with an exit code other than 0.
@@ -93,9 +98,10 @@ class Group:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            why, _, _ = str(error).partition(". ")
             raise RunError(
                 f"process {self.rank} of {self.size} lost the others, one of which may have been "
-                f"killed (for want of memory?): {' '.join(str(error).split())}"
+                f"killed (for want of memory?): {why}"
             ) from error
 
 

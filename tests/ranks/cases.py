@@ -1,0 +1,163 @@
+"""Scored runs that one process and several go through alike, by name."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curate.datasets import TokenExamples
+from curate.datasets.tokens import Encoded
+from curate.influence import Probing, Scoring, Target, score_window
+from curate.models import FlatModel, LabelsObjective
+from curate.policies import Budget, LookAhead
+from curate.ranks import Ranks
+from curate.rules import AdamW
+from curate.select import Selector
+from curate.trajectory import Disk, Task, record
+from curate.windows import Judge
+from tests import tiny
+
+Results = dict[str, Tensor]
+T = 6
+
+
+def rule(
+    ranks: Ranks, *, name: str, dtype: torch.dtype = torch.float64, size: int = 7,
+    clip: float | None = 0.3, snapshots: int = T, disk: int = 0, sharded: bool = False,
+    micro: int = 4, tapes: int = 0, dropout: float = 0.0, **scoring: Any,
+) -> Results:  # fmt: skip
+    """A window of T steps by a rule with two groups; batches that two ranks cannot halve."""
+    task = tiny.task(grouped=True, dtype=dtype, dropout=dropout)
+    own, lrs = tiny.rule_for(name, task.model.group_shapes, clip)
+    task = replace(task, ranks=ranks)
+    made = record(
+        task, own, tiny.start(task, own), tiny.steps(T, lrs, size, micro),
+        snapshots=snapshots, disk=Disk(disk) if disk else None, sharded=sharded, tape_bytes=tapes,
+    )  # fmt: skip
+    found = score_window(
+        task, own, made, tiny.targets(dtype), scoring=Scoring(**scoring), probing=Probing(2, T, 0)
+    )
+    return {
+        "influences": torch.cat(found.influences, dim=1),
+        "derivatives": torch.cat(found.derivatives, dim=1),
+        "sizes": torch.cat(found.sizes),
+        "losses": torch.cat(made.losses),
+        "target losses": found.target_losses,
+        "final": torch.cat(made.final.tensors()),
+        "probes": torch.tensor([[p.linear, p.exact, p.actual] for p in found.probes]),
+    }
+
+
+def selection(
+    ranks: Ranks, *, horizon: int, dtype: torch.dtype, snapshots: int = T, sharded: bool = False
+) -> Results:
+    """A whole selection: windows, rounds, quotas of what is committed, probes."""
+    task = replace(tiny.task(dtype=dtype), ranks=ranks)
+    own, lrs = tiny.rule_for("adamw", clip=0.3)
+    judge = Judge(
+        task, own, LookAhead(2), tiny.targets(dtype), snapshots=snapshots, sharded=sharded,
+        tape_bytes=20_000,
+    )  # fmt: skip
+    steps = [step.reweight(torch.ones(5)) for step in tiny.steps(T, lrs, size=5)]
+    steps[-1] = steps[-1].keep(torch.tensor([0]))  # one row, for more ranks than that
+    selector = Selector(judge, Budget(fraction=0.6), horizon, probing=0.5)
+    scores = selector.run(tiny.start(task, own), steps)
+    kept = selector.budget.choose(scores.score).kept
+    assert scores.influences is not None
+    assert scores.errors is not None
+    seen = scores.seen > 0
+    return {
+        "influences": torch.from_numpy(scores.influences[:, seen]),
+        "errors": torch.from_numpy(scores.errors[seen]),
+        "kept": torch.from_numpy(kept).double(),
+    }
+
+
+class Words(nn.Module):
+    """Each word predicts the next from the mean of those before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            self.words, self.out = nn.Embedding(11, 4), nn.Linear(4, 11)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        seen = (self.words(input_ids) * attention_mask[..., None]).cumsum(dim=1)
+        return SimpleNamespace(logits=self.out(seen / attention_mask.cumsum(1)[..., None]))
+
+
+def texts(count: int, seed: int) -> TokenExamples:
+    """Of 3 to 12 tokens, one in four of which is not learned."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(count):
+        length = int(torch.randint(3, 13, (), generator=generator))
+        ids = torch.randint(1, 11, (length,), generator=generator)
+        made.append(Encoded(ids.tolist(), (ids % 4 != 0).tolist()))
+    return TokenExamples.gather(made, None, pad=0)
+
+
+def text(
+    ranks: Ranks, *, dtype: torch.dtype, jump_bytes: int | None = None, micro: int = 0
+) -> Results:
+    """Padded rows and a mean over tokens, which no rank can take over its own rows."""
+    model = FlatModel(Words(), dtype=dtype)
+    task = Task(model, LabelsObjective(shifts=True), texts(24, 1), ranks)
+    own = AdamW()
+    made = record(
+        task, own, tiny.start(task, own), tiny.steps(T, (0.05,), 5, micro),
+        snapshots=2, sharded=True,
+    )  # fmt: skip
+    targets = [Target(name, texts(7, seed)) for name, seed in (("a", 2), ("b", 3))]
+    found = score_window(task, own, made, targets, scoring=Scoring(jump_bytes=jump_bytes))
+    return {
+        "influences": torch.cat(found.influences, dim=1),
+        "sizes": torch.cat(found.sizes),
+        "target losses": found.target_losses,
+    }
+
+
+WIDE, NARROW = torch.float64, torch.float32
+SHARDED = {"snapshots": 2, "sharded": True}
+ADAMW = partial(rule, name="adamw")
+CASES: dict[str, Callable[[Ranks], Results]] = {
+    name: partial(rule, name=name, **SHARDED) for name in tiny.RULES
+}
+CASES |= {
+    "whole": partial(ADAMW, size=8),
+    "tapes": partial(ADAMW, micro=0, tapes=40_000, **SHARDED),
+    "some tapes": partial(ADAMW, micro=0, tapes=12_000),
+    "batches of one": partial(rule, name="sgd-momentum", clip=None, size=1, **SHARDED),
+    "jump": partial(ADAMW, jump_bytes=30_000, **SHARDED),
+    "jump, fixed": partial(ADAMW, jump_bytes=2**30, removal="fixed", micro=0, size=2),
+    "ggn": partial(ADAMW, curvature="ggn"),
+    "no curvature": partial(ADAMW, curvature="none", **SHARDED),
+    "on disk": partial(ADAMW, snapshots=1, disk=2, sharded=True),
+    "whole on disk": partial(ADAMW, snapshots=1, disk=2),
+    "dropout by micro-batch": partial(ADAMW, dropout=0.4, size=8),
+    "K = 1": partial(selection, horizon=1, dtype=WIDE),
+    "K = 3": partial(selection, horizon=3, dtype=WIDE, **SHARDED),
+    "K = T": partial(selection, horizon=T, dtype=WIDE, **SHARDED),
+    "text": partial(text, dtype=WIDE),
+    "text, jump": partial(text, dtype=WIDE, jump_bytes=2**20),
+    "text, micro-batches": partial(text, dtype=WIDE, micro=2),
+}
+CASES |= {
+    f"{name}, float32": case
+    for name, case in {
+        "whole": partial(ADAMW, dtype=NARROW),
+        "sharded": partial(ADAMW, dtype=NARROW, **SHARDED),
+        "muon": partial(rule, name="muon", dtype=NARROW, **SHARDED),
+        "tapes": partial(ADAMW, dtype=NARROW, micro=0, tapes=40_000),
+        "jump": partial(ADAMW, dtype=NARROW, jump_bytes=30_000, **SHARDED),
+        "K = 1": partial(selection, horizon=1, dtype=NARROW),
+        "K = 3": partial(selection, horizon=3, dtype=NARROW),
+        "K = T": partial(selection, horizon=T, dtype=NARROW, **SHARDED),
+        "text": partial(text, dtype=NARROW),
+    }.items()
+}
