@@ -62,7 +62,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         influence_window, "backward_step",
         lambda *_, tape, **__: "scored" if tape is None else "scored taped",
     )  # fmt: skip
-    spy(influence_window, "target_gradients", lambda *_: "targets")
+    spy(influence_window, "target_gradients", lambda *_, **__: "targets")
     return counts
 
 

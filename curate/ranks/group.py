@@ -35,6 +35,8 @@ class Group:
         self.rank, self.size, self.local = rank, size, local
         self._store = store
         cuda = torch.cuda.is_available() and dist.is_nccl_available()
+        if cuda and local < torch.cuda.device_count():
+            torch.cuda.set_device(local)
         with self._in_touch():
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
