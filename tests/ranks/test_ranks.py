@@ -217,7 +217,7 @@ def test_torchrun_selects(here: Path) -> None:
 
 
 def test_ctrl_c_in_torchrun_is_told_once(here: Path) -> None:
-    long = ("--set", "training.epochs=1000", "--set", "evaluation={seeds: [0]}")
+    long = ("--set", "training.epochs=3000", "--set", "evaluation={seeds: [0]}")
     process = torchrun(here, "select", "recipe.yaml", *long)
     assert process.stderr is not None
     try:
