@@ -86,7 +86,8 @@ class Forecast:
         if self.run.goes_back:
             scoring = (own.scored - own.taped) * clock.bare + own.taped * clock.taped
             scoring += (own.redone + expected.probes) * clock.forward
-            scoring += own.target_passes * clock.targets + own.written * clock.file
+            looks = own.target_passes + own.target_looks / 3
+            scoring += looks * clock.targets + own.written * clock.file
         else:
             scoring = own.recorded * clock.forward
         scoring += own.committed * clock.kept

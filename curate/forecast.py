@@ -15,6 +15,8 @@ FIRST = 1
 """The same of a window's first step, from which no adjoint goes on."""
 JUMP = 5
 """Passes that the exact jump adds to a step, on a small model."""
+LOOKS = 64
+"""Windows of a run, about, at whose end the targets' losses are measured again."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Work:
     recorded: forward steps of the windows; `taped` of them keep their graphs. scored:
     backward steps. redone: forward steps again on the way back, for want of
     snapshots. committed: forward steps on what was kept. target_passes: gradients of all
-    targets. written: states that go to disk in recording.
+    targets; target_looks: their losses alone. written: states that go to disk in recording.
     """
 
     recorded: int
@@ -73,6 +75,7 @@ class Work:
     redone: int
     committed: int
     target_passes: int
+    target_looks: int
     written: int
 
 
@@ -126,7 +129,7 @@ def work(run: Run) -> Work:
     recorded = run.rounds * sum(lengths)
     committed = sum(len(own) for own in _committed(run))
     if not run.goes_back:
-        return Work(recorded, 0, 0, 0, committed, 0, 0)
+        return Work(recorded, 0, 0, 0, committed, 0, 0, 0)
     places = run.memory + run.disk
     return Work(
         recorded=recorded,
@@ -135,6 +138,7 @@ def work(run: Run) -> Work:
         redone=run.rounds * sum(redone(length, places) for length in lengths),
         committed=committed,
         target_passes=run.rounds * len(lengths),
+        target_looks=len(_looks(run)),
         written=run.rounds * sum(_on_disk(run, length) for length in lengths),
     )
 
@@ -154,7 +158,7 @@ def passes(run: Run) -> Passes:
         score=run.targets * through + (own.scored - own.taped) + jumps,
         redo=own.redone,
         commit=commit,
-        targets=own.target_passes * run.target_share,
+        targets=(own.target_passes + own.target_looks / 3) * run.target_share,
         probes=probing_passes(
             run.probing, lengths, min(run.stride, lengths[0]), run.target_share,
             exact=run.exact_jump, rounds=run.rounds,
@@ -190,6 +194,24 @@ def memory(
 def disk_bytes(run: Run, kept: int) -> int:
     """The most that a process has in files at once, where it keeps so many bytes of a state."""
     return _on_disk(run, run.longest) * (kept + HEADER) if run.goes_back else 0
+
+
+def measured(total: int, horizon: int, stride: int) -> range:
+    """First steps of the windows of a run whose prediction is compared with what came of it.
+
+    Those that are committed whole, so none of stride < K and not the last, which nothing
+    is trained after; every so many where there are more than `LOOKS`.
+    """
+    if stride < horizon:
+        return range(0)
+    every = -(-(total // stride) // LOOKS) or 1
+    return range(0, total - stride, every * stride)
+
+
+def _looks(run: Run) -> list[int]:
+    """The first steps of `measured` after which there is something to measure."""
+    firsts = measured(len(run.kept), run.horizon, run.stride)
+    return [k for k in firsts if any(share < 1 for share in run.kept[k : k + run.stride])]
 
 
 def _on_disk(run: Run, length: int) -> int:

@@ -71,11 +71,11 @@ def run_select(
         job.data.tokens,
     )  # fmt: skip
     made_with = provenance(recipe, job.data.sources) | {"threads": threads}
-    seconds = {name: round(value, 3) for name, value in phases.seconds.items()}
+    summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
     selection = Selection(
         job.data.table, table, source=str(recipe.data.train), policy=recipe.selection.policy,
-        provenance=made_with | summary | {"seconds": seconds}, recipe=recipe,
-        windows=chosen.scores.windows,
+        provenance=made_with | summary, recipe=recipe,
+        windows=chosen.scores.window_rows(),
     )  # fmt: skip
     with phases.phase("write"):
         if ranks.rank == 0:

@@ -1,12 +1,34 @@
 """The ledger: what every candidate was worth, over all the steps it was offered in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from curate.influence import WindowError
 from curate.policies import Array, standardise
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one window, in loss units; means over the targets.
+
+    first_step: where it is in the run. steps: K. candidates: scored in its decided steps;
+    kept: of those. signal: their mean |influence|. target_loss: at its end, trained on
+    everything. predicted: change of that from training on what was kept, first order in each
+    step's mean gradient; None where a step kept nothing. realised: the change itself; None where
+    it was not measured, see `Selector`.
+    """
+
+    first_step: int
+    steps: int
+    candidates: int
+    kept: int
+    signal: float
+    target_loss: float
+    predicted: float | None
+    realised: float | None = None
 
 
 @dataclass(frozen=True)
@@ -17,7 +39,8 @@ class Scores:
     influence: mean over occurrences, on the mean loss of the targets, loss units, (N,);
     influences: the same on each target, (Q, N); None if the policy does not look at influences.
     errors: expected absolute error of the mean influence, (N,); windows: what each
-    window's were worth. Where they were asked for.
+    window's were worth. Where they were asked for. outcomes: what became of each window,
+    where there are influences.
     """
 
     score: Array
@@ -26,6 +49,12 @@ class Scores:
     influences: Array | None = None
     errors: Array | None = None
     windows: Sequence[WindowError] = ()
+    outcomes: Sequence[Outcome] = ()
+
+    def window_rows(self) -> list[dict[str, Any]]:
+        """Plain values of every window: what became of it, and what its scores were worth."""
+        worth = {window.first_step: window.row() for window in self.windows}
+        return [asdict(own) | worth.get(own.first_step, {}) for own in self.outcomes]
 
 
 class Ledger:

@@ -20,7 +20,6 @@ import polars as pl
 from datasets import Dataset, DatasetDict
 
 from curate.errors import OutputError
-from curate.influence import WindowError
 from curate.ledger import Scores
 from curate.policies import Array, Choice
 from curate.recipe import Recipe, fingerprint, write_recipe
@@ -119,7 +118,7 @@ class Selection:
     policy: str
     provenance: dict[str, Any]
     recipe: Recipe | None = None
-    windows: Sequence[WindowError] = ()
+    windows: Sequence[dict[str, Any]] = ()
 
 
 def write_selection(stage: Path, out: Path, selection: Selection) -> None:
@@ -128,7 +127,7 @@ def write_selection(stage: Path, out: Path, selection: Selection) -> None:
     DatasetDict({"train": selection.table.select(kept.tolist())}).save_to_disk(str(stage))
     selection.scores.write_parquet(stage / "scores.parquet")
     if selection.windows:
-        windows = pl.DataFrame([window.row() for window in selection.windows])
+        windows = pl.DataFrame(selection.windows, infer_schema_length=None)
         windows.write_parquet(stage / "windows.parquet")
     if selection.recipe is not None:
         (stage / "recipe.yaml").write_text(write_recipe(selection.recipe), encoding="utf-8")

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from curate.influence import ErrorProxy
-from curate.ledger import Ledger, Scores
+from curate.forecast import measured
+from curate.influence import ErrorProxy, over_targets, reweighting, target_losses
+from curate.ledger import Ledger, Outcome, Scores
 from curate.policies import Array, Budget, Choice, Evidence, Offer
 from curate.rules import State
 from curate.trajectory import Step, ignore_step, replay
@@ -27,7 +28,8 @@ class Selector:
     R (1 + 4) K / stride to record and score in R = `policy.rounds` rounds, or
     R (1 + 3) K / stride where tapes fit, see `Judge`; and 1 to commit what was
     kept, unless that was everything or the run ends there; plus R passes over
-    the targets per window. A snapshot budget below K, in memory and on disk
+    the targets per window, and a forward one at the end of the windows that `measured` says,
+    to see what became of the prediction. A snapshot budget below K, in memory and on disk
     together, adds forward steps (see `Recording`). Memory: `snapshots` + 2 states (2 more
     with a disk), Q adjoints, the tapes, one batch's graph, and O(N Q) for the ledger; nothing
     grows with T but the step records.
@@ -72,6 +74,7 @@ class Selector:
         ledger = Ledger(count, judge.target_weights, judge.strata)
         proxy = self._proxy()
         stride = self.stride or self.horizon
+        outcomes, looks = list[Outcome](), measured(len(steps), self.horizon, stride)
         for first in range(0, len(steps), stride):
             window = steps[first : first + self.horizon]
             decided = min(stride, len(window))
@@ -84,7 +87,11 @@ class Selector:
             kept = self._decide(judged, stride, ledger)
             if first + stride < len(steps):
                 state = self._commit(state, judged, kept, on_step)
-        scores = ledger.scores(with_influences=judge.goes_back)
+            if judge.goes_back:
+                outcomes.append(
+                    self._outcome(first, judged, kept, state if first in looks else None)
+                )
+        scores = replace(ledger.scores(with_influences=judge.goes_back), outcomes=outcomes)
         if proxy is None:
             return scores
         return replace(scores, errors=proxy.rows(count), windows=proxy.windows())
@@ -128,6 +135,38 @@ class Selector:
             )
             decisions.append(budget.choose(scores, groups, tokens).kept)
         return decisions
+
+    def _outcome(
+        self, first: int, judged: Judged, kept: Sequence[Array], committed: State | None
+    ) -> Outcome:
+        """What became of a window; `committed` is the state at its end, if that is to be seen."""
+        scores, judge = judged.scores, self.judge
+        assert scores is not None
+        targets, predicted, realised = judge.targets, None, None
+        if all(mask.any() for mask in kept):
+            changes = [
+                reweighting(d, n, step.weights, step.weights * torch.from_numpy(mask))
+                for d, n, step, mask in zip(
+                    scores.derivatives, scores.sizes, judged.steps, kept, strict=False
+                )
+            ]
+            predicted = float(over_targets(targets, torch.stack(changes).sum(dim=0)))
+        if committed is not None and keep_all(judged, kept):
+            realised = 0.0
+        elif committed is not None:
+            after = target_losses(judge.task.model, judge.task.objective, targets, committed.theta)
+            realised = float(over_targets(targets, after)) - scores.overall_loss
+        decided = torch.cat(scores.overall[: len(kept)])
+        return Outcome(
+            first_step=first,
+            steps=len(judged.steps),
+            candidates=len(decided),
+            kept=sum(int(mask.sum()) for mask in kept),
+            signal=float(decided.abs().mean()),
+            target_loss=scores.overall_loss,
+            predicted=predicted,
+            realised=realised,
+        )
 
     def _commit(
         self, state: State, judged: Judged, kept: Sequence[Array], on_step: Callable[[], None]

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from curate import estimate, select, windows
-from curate.forecast import HEADER, Run, disk_bytes, memory, passes, work
+from curate.forecast import HEADER, Run, disk_bytes, measured, memory, passes, work
 from curate.influence import window as influence_window
 from curate.policies import Budget, LookAhead, Policy, SmallLoss
 from curate.select import Selector
@@ -30,6 +30,16 @@ T = 13
 def test_steps_redone_are_those_of_dynamic_programming(snapshots: int) -> None:
     for steps in range(1, 60):
         assert redone(steps, snapshots) == fewest_redone(steps + 1, snapshots) - steps
+
+
+def test_a_long_run_is_measured_now_and_then() -> None:
+    assert list(measured(13, 4, 4)) == [0, 4, 8]  # the last is not committed
+    assert list(measured(12, 4, 4)) == [0, 4]
+    assert list(measured(13, 4, 2)) == list(measured(13, 13, 13)) == []
+    for total in (64, 65, 1000, 12_345):
+        firsts = measured(total, 1, 1)
+        assert 32 <= len(firsts) <= 65
+        assert total - firsts.step <= firsts[-1] + firsts.step
 
 
 @pytest.fixture
@@ -58,6 +68,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     spy(safetensors.torch, "save_file", lambda *_: "file")
     spy(windows, "record", lambda *_, **__: "records")
     spy(select, "replay", lambda *_: "commits")
+    spy(select, "target_losses", lambda *_: "looks")
     spy(
         influence_window, "backward_step",
         lambda *_, tape, **__: "scored" if tape is None else "scored taped",
@@ -116,10 +127,12 @@ def test_work_is_what_is_done(
     assert done["committed"] == expected.committed
     assert done["committed rows"] / 6 == pytest.approx(cost.commit)
     assert done["targets"] == expected.target_passes
+    assert done["looks"] == expected.target_looks
     assert done["forward"] - done["recorded"] - done["committed"] == expected.redone == cost.redo
     assert done["written"] == expected.written
     assert expected.written == 0 or disk is not None
-    assert cost.targets == expected.target_passes * 20 / 6
+    looks = expected.target_passes + expected.target_looks / 3
+    assert cost.targets == pytest.approx(looks * 20 / 6)
     assert cost.total == pytest.approx(
         sum((cost.record, cost.score, cost.redo, cost.commit, cost.targets, cost.probes))
     )

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from curate.influence import Scoring, score_window
+from curate.influence import Scoring, score_window, target_losses
 from curate.policies import Budget, LookAhead, Policy, Random, SmallLoss
 from curate.policies.look_ahead import centred_ranks
-from curate.rules import State
+from curate.rules import SGD, State
 from curate.select import Selector
 from curate.trajectory import Step, record, replay
 from curate.windows import Judge, Judged
@@ -66,6 +66,47 @@ def test_every_horizon_goes_through_one_driver_and_one_policy(horizon: int) -> N
     assert (scores.seen == 3).all()
     assert scores.influences is not None
     assert np.isfinite(scores.influences).all()
+
+
+def test_what_became_of_a_window_is_what_training_on_what_was_kept_gives() -> None:
+    """Predicted: to first order, so to the learning rate. Realised: by hand."""
+    gaps = []
+    for lr in (1e-3, 1e-4):
+        steps = tiny.steps(6, (lr,), size=6)
+        chosen = selector(2, keep=0.5)
+        judge = chosen.judge
+        chosen = replace(chosen, judge=replace(judge, task=tiny.task(), rule=SGD()))
+        task, rule = chosen.judge.task, chosen.judge.rule
+        state = tiny.start(task, rule)
+        seen: list[tuple[int, State, Judged]] = []
+        found = chosen.run(state, steps, on_window=lambda *w, seen=seen: seen.append(w)).outcomes
+        assert [own.first_step for own in found] == [0, 2, 4]
+        assert [own.realised is None for own in found] == [False, False, True]
+        for own, (_, before, judged), after in zip(found, seen, seen[1:], strict=False):
+            ends = [
+                float(target_losses(task.model, task.objective, judge.targets, theta).mean())
+                for theta in (replay(task, rule, before, judged.steps).theta, after[1].theta)
+            ]
+            assert own.target_loss == ends[0]
+            assert own.realised == ends[1] - ends[0] != 0
+            assert (own.candidates, own.kept, own.steps) == (12, 6, 2)
+            assert judged.scores is not None
+            influences = torch.cat([part.mean(dim=0) for part in judged.scores.influences])
+            assert own.signal == float(influences.abs().mean())
+        assert found[0].realised is not None
+        assert found[0].predicted is not None
+        gaps.append(abs(found[0].predicted / found[0].realised - 1))
+    assert gaps[1] < 0.2 * gaps[0] < 0.02
+
+
+def test_no_prediction_where_a_step_kept_nothing_and_no_change_where_all_was_kept() -> None:
+    steps = tiny.steps(4, size=6)
+    chosen = selector(2)
+    everything = chosen.run(start(chosen), steps).outcomes
+    assert [(own.predicted, own.realised) for own in everything] == [(0.0, 0.0), (0.0, None)]
+    picky = replace(chosen, budget=Budget(threshold=2.2))
+    found = picky.run(start(chosen), steps).outcomes
+    assert None in [own.predicted for own in found]
 
 
 def test_windows_after_the_first_start_from_what_was_kept() -> None:
