@@ -1,5 +1,6 @@
 """The `curate` command. Importing this loads no torch; each command loads what it needs."""
 
+import io
 import json
 import os
 import sys
@@ -133,7 +134,7 @@ def verify(
     silence_libraries()
     from curate.jobs import run_verify
     from curate.progress import Phases
-    from curate.report import describe_verification
+    from curate.report.verification import describe_verification
     from curate.verify import Plan
 
     if out is None and is_run:
@@ -193,7 +194,7 @@ def tune(
     silence_libraries()
     from curate.jobs import tune as run_tune
     from curate.progress import Phases
-    from curate.report import describe_tuning
+    from curate.report.tuning import describe_tuning
 
     out = out or Path("out") / f"{recipe.stem}.tune"
     try:
@@ -211,6 +212,33 @@ def tune(
         click.echo(describe_tuning(tuned, out))
 
 
+@cli.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+def report(directory: Path) -> None:
+    """Write report.html again from what a directory of curate select holds."""
+    silence_libraries()
+    from curate.report.page import write_report
+
+    click.echo(f"wrote {write_report(directory)}")
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--row", type=int, metavar="N", help="One row, with everything known about it.")
+@click.option("--dropped", type=click.IntRange(1), metavar="N", help="The N worst dropped rows.")
+@click.option("--kept", type=click.IntRange(1), metavar="N", help="The N best kept rows.")
+@click.option("--label", metavar="L", help="Only rows of this label.")
+def inspect(
+    directory: Path, row: int | None, dropped: int | None, kept: int | None, label: str | None
+) -> None:
+    """Look at what curate select wrote to DIR: a summary, one row, or a list of rows."""
+    silence_libraries()
+    from curate.report.terminal import inspect_run
+
+    found = inspect_run(directory, row=row, dropped=dropped, kept=kept, label=label)
+    click.echo("\n".join(found))
+
+
 def silence_libraries() -> None:
     """Our bars are the only ones, and nobody asks the network without need."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -219,5 +247,8 @@ def silence_libraries() -> None:
 
 def main() -> None:
     """The entry point: run a command and turn errors into one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # ± and the like, where it can only be ASCII
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     together = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
     sys.exit(run_together(cli) if together else run_alone(cli))

@@ -14,6 +14,8 @@ from curate.ledger import Ledger, Scores
 from curate.log import read_log
 from curate.output import Selection, check_free, made_with, score_table, staged, write_selection
 from curate.policies import Array, Budget, Choice
+from curate.report.composition import composition
+from curate.report.page import leave_report
 
 
 def write_kept(
@@ -58,10 +60,13 @@ def write_kept(
     source = "a dataset in memory" if isinstance(data, Dataset) else str(data)
     selection = Selection(
         table, found, source=source, policy="look_ahead (in a training loop)",
-        provenance=made_with() | {"log": str(log), "keep": keep, "sources": {"train": source}},
+        provenance=made_with()
+        | {"log": str(log), "keep": keep, "sources": {"train": source}}
+        | {"composition": composition(table, choice.kept, None)},
     )  # fmt: skip
     with staged(out, overwrite=overwrite) as stage:
         write_selection(stage, out, selection)
+        leave_report(stage, table, found)
     return found
 
 

@@ -30,7 +30,10 @@ from curate.prepare import Job, choose_device, prepare
 from curate.progress import Phases
 from curate.ranks import ALONE, Ranks, everywhere
 from curate.recipe import Recipe, fingerprint, write_recipe
-from curate.report import plot_tuning, plot_verification, why
+from curate.report.composition import composition
+from curate.report.page import leave_report
+from curate.report.tuning import plot_tuning, why
+from curate.report.verification import plot_verification
 from curate.threads import suitable_threads
 from curate.tuning import Tuned, tune_job
 from curate.verify import Plan, Verified, reproduces, verify
@@ -72,15 +75,17 @@ def run_select(
     )  # fmt: skip
     made_with = provenance(recipe, job.data.sources) | {"threads": threads}
     summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
+    parts = composition(job.data.table, chosen.choice.kept, recipe)
     selection = Selection(
         job.data.table, table, source=str(recipe.data.train), policy=recipe.selection.policy,
-        provenance=made_with | summary, recipe=recipe,
+        provenance=made_with | summary | {"composition": parts}, recipe=recipe,
         windows=chosen.scores.window_rows(),
     )  # fmt: skip
     with phases.phase("write"):
         if ranks.rank == 0:
             with staged(out, overwrite=overwrite) as stage:
                 write_selection(stage, out, selection)
+                leave_report(stage, job.data.table, table)
         everywhere(ranks, True)  # nobody is done before it is written
     summary["out"] = str(out)
     summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}

@@ -59,7 +59,9 @@ load_from_disk("{out}")["train"]
 | `tokens` | of the row, if its loss is a sum over them: those that are learned, so neither prompts nor a first token |
 | `error` | expected absolute error of `influence`, from removals that were followed exactly; where the policy has influences |
 
-`windows.parquet`, if there: the same for every window of the run, with the terms of its error.
+`windows.parquet`, if there: the same for every window of the run: what dropping rows was predicted
+to change and did, and the terms of its error. `dropped.parquet` has dropped rows, as many as are
+worth a look; `report.html` shows all of it.
 
 {repeat}`provenance.json` says with what it was made.
 """  # noqa: E501

@@ -3,6 +3,7 @@
 from typing import Any
 
 from curate.progress import duration
+from curate.report.words import mean_and_spread
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -94,7 +95,7 @@ def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
             str(row["rows"]),
             *([f"{row['tokens']:,}"] if tokens else []),
             *([f"{row['noise_left']:.1%}"] if noise else []),
-            *(_mean_and_spread(row[m]) for m in metrics),
+            *(mean_and_spread(row[m]["values"]) for m in metrics),
         ]
         for row in sorted(rows, key=lambda row: row["loss"]["mean"])
     ]
@@ -104,8 +105,3 @@ def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
                   + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)])
         for line in [header, *body]
     ]  # fmt: skip
-
-
-def _mean_and_spread(metric: dict[str, Any]) -> str:
-    spread = f" ± {metric['std']:.3f}" if len(metric["values"]) > 1 else ""
-    return f"{metric['mean']:.3f}{spread}"

@@ -1,6 +1,6 @@
-"""What people look at: words and pictures of results."""
+"""What people look at: words, pictures and pages of results.
 
-from curate.report.tuning import describe_tuning, plot_tuning, why
-from curate.report.verification import describe_verification, plot_verification
+Each is imported from its own file: what looks at a finished run in the terminal loads no torch.
+"""
 
-__all__ = ["describe_tuning", "describe_verification", "plot_tuning", "plot_verification", "why"]
+__all__ = ["page", "terminal", "tuning", "verification"]

@@ -1,12 +1,12 @@
 """What `curate tune` found, in words and in a picture."""
 
 from pathlib import Path
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from curate.report.words import mean_and_spread
 from curate.tuning import Pair, Tuned
 
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ def describe_tuning(tuned: Tuned, out: Path) -> str:
         why(tuned),
     ]
     if tuned.test is not None:
-        each = {name: _spread(runs, metric) for name, runs in tuned.test.items()}
+        each = {
+            name: mean_and_spread([run[metric] for run in runs])
+            for name, runs in tuned.test.items()
+        }
         lines.append(
             f"test {metric}, retrained: {each['kept']} on what it keeps, "
             f"{each.get('everything', 'diverged')} on everything at the same learning rate"
@@ -157,9 +160,3 @@ def _relative(line: dict[str, Any]) -> str:
 
 def _name(horizon: int, steps: int) -> str:
     return f"full ({steps})" if horizon == steps else str(horizon)
-
-
-def _spread(runs: list[dict[str, float]], metric: str) -> str:
-    values = [run[metric] for run in runs]
-    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{mean(values):.3f}{spread}"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from curate.recipe import Tune, check_recipe
-from curate.report import describe_tuning, plot_tuning, why
+from curate.report.tuning import describe_tuning, plot_tuning, why
 from curate.tuning import Pair, Plan, Tuned
 from curate.tuning.board import Entry, Unit
 from curate.tuning.table import table_of

@@ -24,7 +24,7 @@ from curate.evaluate import retrain
 from curate.jobs import run_select
 from curate.prepare import prepare
 from curate.recipe import Keep, check_recipe, load_recipe
-from curate.report import describe_tuning
+from curate.report.tuning import describe_tuning
 from curate.tuning import Tuned
 from curate.tuning.bench import Bench, divide, set_up, with_pair
 from curate.tuning.plan import Pair

@@ -1,0 +1,174 @@
+"""A run in words: what was asked for, what came out, and how far it can be trusted."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from curate.recipe import Recipe
+from curate.recipe.data import Source, Split
+from curate.report.figures import ratio_in_words, trust_ratio
+from curate.report.run import Run
+from curate.report.words import count, plain, visible
+
+Facts = list[tuple[str, str]]
+FIRM, LOOSE = 0.3, 1.0
+"""An influence's expected error, in units of its size: below, sizes and order are right; above,
+nothing is."""
+
+
+def asked(run: Run) -> Facts:
+    """What the recipe asked for."""
+    recipe = run.recipe
+    if recipe is None:
+        return [
+            ("data", visible(run.source)),
+            ("selection", f"{run.provenance.policy}; no recipe made this directory"),
+        ]
+    training, data, columns = recipe.training, recipe.data, recipe.data.columns
+    used = columns.features or [
+        name
+        for name in (columns.text, columns.prompt, columns.completion, columns.messages)
+        if name is not None
+    ]
+    reads = f"{', '.join(used)}"
+    if recipe.objective != "causal_lm" and columns.label:
+        reads += f" → {columns.label}"
+    facts: Facts = [("data", f"{run.source} ({reads})"), ("target", _targets(recipe))]
+    if data.label_noise is not None:
+        facts.append(
+            ("label noise", f"{_percent(data.label_noise.fraction)} of labels wrong on purpose")
+        )
+    optimizer = training.optimizer
+    facts += [
+        ("model", f"{_settings(recipe.model)}; {recipe.objective}"),
+        (
+            "training",
+            f"{count(training.epochs, 'epoch')} in batches of {training.batch_size}; "
+            f"{optimizer.kind}, learning rate {optimizer.lr:g}",
+        ),
+        ("selection", selection_in_words(recipe)),
+    ]
+    return [(name, visible(text)) for name, text in facts]
+
+
+def selection_in_words(recipe: Recipe) -> str:
+    """Policy, how far it looks ahead, and the budget."""
+    own = recipe.selection
+    parts: list[str] = [own.policy]
+    if own.policy == "look_ahead":
+        ahead = "the whole run" if own.horizon == "full" else count(own.horizon, "step")
+        parts.append(f"horizon {ahead}, {count(own.rounds, 'round')}")
+    budget = own.keep.model_dump(exclude_none=True)
+    kept = ", ".join(
+        f"keep {_percent(value)}" if name == "fraction" else f"keep {name} {value:g}"
+        for name, value in budget.items()
+    )
+    group = f" of each {own.group_by}" if own.group_by else ""
+    return f"{', '.join(parts)}; {kept}{group}"
+
+
+def came_out(run: Run) -> Facts:
+    """What the run did and left."""
+    own, total = run.provenance, len(run.scores)
+    kept = len(run.kept)
+    facts = [("rows", f"{kept:,} of {total:,} kept ({_percent(kept / total)})")]
+    if own.noise is not None:
+        facts.append(
+            (
+                "label noise",
+                f"{own.noise.kept:,} of {count(own.noise.planted, 'wrong label')} kept; "
+                f"AUROC of the score {own.noise.auroc:.3f}",
+            )
+        )
+    cut = {name: number for name, number in own.truncated.items() if number}
+    if cut:
+        parts = ", ".join(f"{number:,} of {name}" for name, number in cut.items())
+        facts.append(("cut texts", f"{parts}, after data.max_length"))
+    if own.steps is not None:
+        facts.append(("run", f"{count(own.steps, 'step')} on {own.device or 'an unknown device'}"))
+    if own.seconds:
+        facts.append(("time", ", ".join(f"{k} {v:.1f} s" for k, v in own.seconds.items())))
+    versions = [
+        f"{name} {own.versions[name]}" for name in ("curate", "torch") if name in own.versions
+    ]
+    if own.git_commit:
+        versions.append(f"commit {own.git_commit[:10]}")
+    if versions:
+        facts.append(("made with", ", ".join(versions)))
+    return [(name, visible(text)) for name, text in facts]
+
+
+def trust(run: Run) -> Facts:
+    """How far the influences can be trusted, each with where that is known from."""
+    if not run.scores["influence"].count():
+        return [
+            ("influences", f"{run.provenance.policy} has none; its scores rank, and say no more.")
+        ]
+    facts = [("expected error", _expected_error(run))]
+    ratio = trust_ratio(run.windows)
+    if ratio is not None:
+        facts.append(("prediction", ratio_in_words(ratio)))
+    facts.append(
+        (
+            "curate verify",
+            f"{visible(run.verification.verdict)} ({run.verification.examples} rows left out)"
+            if run.verification is not None
+            else "Not run on this directory. It leaves rows out, trains again, and is sure.",
+        )
+    )
+    return facts
+
+
+def _expected_error(run: Run) -> str:
+    error = run.provenance.error
+    if error is None:
+        return "Not estimated (selection.probing is 0, or no recipe made the run)."
+    share = error.error / error.signal if error.signal else float("inf")
+    if share <= FIRM:
+        verdict = "Trusted: size and order are right on average."
+    elif share <= LOOSE:
+        verdict = "Trusted for signs and order more than for sizes."
+    else:
+        verdict = "Not to be trusted: shorten the horizon or lower the learning rate."
+    return (
+        f"{verdict} An influence is {plain(error.signal)} on average, and expected to be off by "
+        f"{plain(error.error)} ({_percent(share)}); {count(error.probes, 'removal')} followed "
+        "exactly."
+    )
+
+
+def why(run: Run, line: dict[str, Any]) -> str:
+    """Why a row was kept or dropped."""
+    kept = len(run.kept)
+    place = f"rank {line['rank']:,} of {len(run.scores):,}"
+    if line["kept"]:
+        return f"kept, {visible(line['reason'])}: {place}"
+    return f"dropped, {visible(line['reason'])}: {place}, of which {kept:,} are kept"
+
+
+def _targets(recipe: Recipe) -> str:
+    given = recipe.data.validation
+    if given is None:
+        return "none"
+    if isinstance(given, Split):
+        return f"{_percent(given.fraction)} of the rows, held out"
+    if isinstance(given, Source):
+        return given.path
+    return ", ".join(f"{name}: {source.path}" for name, source in given.items())
+
+
+def _settings(section: BaseModel) -> str:
+    parts = []
+    for name, value in section.model_dump(mode="json", exclude_none=True).items():
+        if name in ("kind", "pretrained", "factory"):
+            parts.append(str(value))
+        elif value not in ({}, [], False):
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            parts.append(f"{name} {text}")
+    return ", ".join(parts)
+
+
+def _percent(share: float) -> str:
+    if share > 10:
+        return "over 1000%"
+    return f"{100 * share:.3g}%"

@@ -1,0 +1,207 @@
+"""`report.html`: everything a run knows, in one file that asks nobody for anything."""
+
+import base64
+import hashlib
+import io
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import PIL.Image
+from datasets import Dataset
+
+from curate.output import write_whole_text
+from curate.report.content import Shown, in_order, label_of, preview, show_row
+from curate.report.facts import asked, came_out, trust, why
+from curate.report.figures import figures
+from curate.report.run import Run, lines_of, listed, read_run, store_dropped
+from curate.report.words import Unit, mean_and_spread, one_line, shorten, signed, visible
+
+REPORT = "report.html"
+CARDS = 8
+"""Rows of each kind that are shown at once."""
+CARD_TEXT, LISTED_TEXT, PREVIEW = 500, 700, 160
+"""Characters: of a text on a card and in the table, opened and closed."""
+CARD_COLUMNS, LISTED_COLUMNS = 40, 16
+CARD_PIXELS, LISTED_PIXELS = 192, 48
+"""The longest side of a picture there."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A row as it is shown by itself."""
+
+    line: dict[str, Any]
+    label: str | None
+    shown: list[Shown]
+    left_out: int
+    why: str
+
+
+def leave_report(stage: Path, table: Dataset, scores: Any) -> None:
+    """Store the dropped rows worth a look in a staged directory, and write its report.
+
+    Args:
+        table: all candidates. scores: a line each, in their order.
+    """
+    store_dropped(stage, table, scores)
+    write_report(stage)
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` of a run from what its directory holds; returns where it is.
+
+    Raises:
+        UserError: the directory was not written by curate, or is damaged.
+    """
+    path = folder / REPORT
+    write_whole_text(path, render(read_run(folder)))
+    return path
+
+
+def render(run: Run) -> str:
+    """The page, which depends on nothing but what the directory holds."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("curate.report"), autoescape=True, trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {
+        "signed": signed,
+        "uri": picture_uri,
+        "shorten": shorten,
+        "spread": mean_and_spread,
+    }
+    style, script = (_template(name) for name in ("style.css", "rows.js"))
+    rows = listed(run.scores)
+    unit = Unit(run.scores["influence"].drop_nulls().to_list())
+    listing = _listing(run, rows, unit)
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        source=visible(run.source),
+        style=style,
+        script=script,
+        style_hash=_digest(style),
+        script_hash=_digest(script),
+        asked=asked(run),
+        came_out=came_out(run),
+        trust=trust(run),
+        figures=figures(run),
+        evaluation=run.provenance.evaluation,
+        composition=run.provenance.composition,
+        unit=unit,
+        groups=_groups(run),
+        listing=listing,
+        left_out=len(run.scores) - len(rows),
+        listed_text=LISTED_TEXT,
+        cut=any(len(text) > LISTED_TEXT for row in listing["rows"] for _, text in row["columns"]),
+        card_text=CARD_TEXT,
+        label_name=_label(run),
+    )
+
+
+def picture_uri(picture: PIL.Image.Image, most: int = CARD_PIXELS) -> str:
+    """A picture as a `data:` address, at most so many pixels along its longer side.
+
+    As PNG or JPEG, whichever is smaller.
+    """
+    small = picture.copy()
+    small.thumbnail((most, most))
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    small.save(png, "PNG", optimize=True)
+    small.save(jpeg, "JPEG", quality=80)
+    kind, file = min(("png", png), ("jpeg", jpeg), key=lambda own: len(own[1].getvalue()))
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _groups(run: Run) -> list[tuple[str, str, list[Card]]]:
+    """The rows that are shown at once: a title, a sentence, and a card for each."""
+    rows = run.scores["row"].to_list()
+    cut = int(run.scores["kept"].sum())
+    borderline = rows[max(0, cut - CARDS // 2) : cut + CARDS // 2]
+    worst = rows[max(CARDS, len(rows) - CARDS) :][::-1]
+    groups = [
+        ("Most helpful", "The highest scores: without them the target's loss would be higher.",
+         rows[:CARDS]),
+        ("Most harmful", "The lowest scores, the worst first: without them it would be lower.",
+         worst),
+        ("Borderline", "Around the last row that the budget had room for.", borderline),
+    ]  # fmt: skip
+    if not run.scores["influence"].count():
+        groups = [
+            ("Best", "The highest scores.", rows[:CARDS]),
+            ("Worst", "The lowest scores, the lowest first.", worst),
+            groups[2],
+        ]
+    if cut == len(rows):
+        groups.pop()
+    return [
+        (title, words, [_card(run, line) for line in lines_of(run, chosen)])
+        for title, words, chosen in groups
+        if chosen
+    ]
+
+
+def _card(run: Run, line: dict[str, Any]) -> Card:
+    label, shown = _shown(run, line["row"])
+    some = shown[:CARD_COLUMNS]
+    return Card(line, label, some, len(shown) - len(some), why(run, line))
+
+
+def _shown(run: Run, row: int) -> tuple[str | None, list[Shown]]:
+    content = run.content(row)
+    if content is None:
+        return None, []
+    name = _label(run)
+    label = None if name is None else label_of(content, run.features, name)
+    return label, show_row(content, run.features, run.recipe)
+
+
+def _label(run: Run) -> str | None:
+    """The column of labels, if there is one."""
+    return next(iter(in_order(run.features, run.recipe).labels), None)
+
+
+def _listing(run: Run, rows: list[int], unit: Unit) -> dict[str, Any]:
+    """What the table is made of, in plain values."""
+    entries = []
+    for line in lines_of(run, rows):
+        label, shown = _shown(run, line["row"])
+        pictures = [own for own in shown if own.picture is not None]
+        picture = pictures[0] if pictures else None
+        entries.append(
+            {
+                "row": line["row"], "rank": line["rank"], "score": round(line["score"], 4),
+                "influence": _scaled(line["influence"], unit),
+                "error": _scaled(line.get("error"), unit),
+                "kept": line["kept"], "why": why(run, line), "label": label,
+                "text": shorten(one_line(preview(shown, _label(run))), PREVIEW),
+                "stored": bool(shown),
+                "picture": None if picture is None or picture.picture is None
+                else picture_uri(picture.picture, LISTED_PIXELS),
+                "heat": picture is not None and picture.kind == "heat",
+                "columns": [
+                    [own.name, shorten(own.text, LISTED_TEXT)] for own in shown[:LISTED_COLUMNS]
+                ],
+                "more": max(0, len(shown) - LISTED_COLUMNS),
+            }
+        )  # fmt: skip
+    labels = {entry["label"] for entry in entries if entry["label"] is not None}
+    order = sorted(labels, key=lambda label: (not label.lstrip("-").isdigit(), len(label), label))
+    return {"labels": order if len(order) <= 200 else [], "rows": entries}
+
+
+def _scaled(value: float | None, unit: Unit) -> float | None:
+    if value is None or value != value:
+        return None
+    return round(value / 10.0**unit.power, 4)
+
+
+def _template(name: str) -> str:
+    return (files("curate.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """As a Content-Security-Policy names what may run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
