@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +16,12 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 PATIENCE = 30.0
+AS_3_AND_4 = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
+os.dup2(high[0], 3), os.dup2(high[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""  # where Chromium reads commands and writes answers
 
 
 class Browser:
@@ -32,7 +39,7 @@ class Browser:
             f"--user-data-dir={self._profile}", "about:blank",
         ]  # fmt: skip
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$@" 3<&{its_in} 4>&{its_out}', "sh", *command],
+            [sys.executable, "-c", AS_3_AND_4, str(its_in), str(its_out), *command],
             pass_fds=(its_in, its_out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(its_in), os.close(its_out)
@@ -40,27 +47,33 @@ class Browser:
         self._session: str | None = None
         self.requests: list[str] = []
         self.errors: list[str] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
-        self.resize(width, height)
+        try:
+            target = self.call("Target.createTarget", url="about:blank")["targetId"]
+            attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+            self._session = attached["sessionId"]
+            for domain in ("Page", "Runtime", "Network", "Log"):
+                self.call(f"{domain}.enable")
+            self.resize(width, height)
+        except BaseException:
+            self._end()
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._session = None
         try:
-            self._session = None
             self.call("Browser.close")
             self._process.wait(PATIENCE)
         finally:
-            if self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
-            os.close(self._read), os.close(self._write)
-            shutil.rmtree(self._profile, ignore_errors=True)
+            self._end()
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._read), os.close(self._write)
+        shutil.rmtree(self._profile, ignore_errors=True)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command of the protocol, and what it answers."""
@@ -123,8 +136,10 @@ class Browser:
     def _message(self) -> dict[str, Any]:
         end = time.monotonic() + PATIENCE
         while b"\0" not in self._waiting:
-            assert select.select([self._read], [], [], end - time.monotonic())[0], "no answer"
-            self._waiting += os.read(self._read, 1 << 20)
+            ready = select.select([self._read], [], [], max(0.0, end - time.monotonic()))[0]
+            part = os.read(self._read, 1 << 20) if ready else b""
+            assert part, "no answer" if not ready else "the browser has gone"
+            self._waiting += part
         raw, _, self._waiting = self._waiting.partition(b"\0")
         message: dict[str, Any] = json.loads(raw)
         self._note(message.get("method"), message.get("params", {}))

@@ -124,8 +124,8 @@ def test_mixed_optimizers_from_a_recipe_and_again_from_what_it_wrote(here: Path)
 def test_directory_has_what_the_card_says_and_nothing_else(here: Path) -> None:
     assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
     assert sorted(p.name for p in Path("out").iterdir()) == [
-        "README.md", "dataset_dict.json", "provenance.json",
-        "recipe.yaml", "scores.parquet", "train", "windows.parquet",
+        "README.md", "dataset_dict.json", "dropped.parquet", "provenance.json",
+        "recipe.yaml", "report.html", "scores.parquet", "train", "windows.parquet",
     ]  # fmt: skip
     assert sorted(p.name for p in here.iterdir()) == ["out", "recipe.yaml", "rows.parquet"]
     made = json.loads(Path("out/provenance.json").read_text())
