@@ -7,6 +7,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from curate.recipe import Recipe
@@ -15,6 +17,7 @@ from curate.report.content import characters, in_order
 FEW = 12
 """Values of a column that are worth a line each; of labels, any number."""
 BINS = 8
+COUNTED = ("string", "large_string", "bool", "int", "uint", "float")
 
 
 def composition(table: Dataset, kept: Any, recipe: Recipe | None) -> dict[str, Any]:
@@ -28,30 +31,37 @@ def composition(table: Dataset, kept: Any, recipe: Recipe | None) -> dict[str, A
     """
     mask, found = np.asarray(kept), dict[str, list[dict[str, Any]]]()
     order = in_order(table.features, recipe)
-    plain = table.with_format(None)
     planted = [f"{name}_clean" for name in order.labels]
     for name in [*order.labels, *(name for name in order.others if name not in planted)]:
         feature = table.features[name]
         if not isinstance(feature, datasets.ClassLabel | datasets.Value):
             continue
-        if getattr(feature, "dtype", "") == "binary":
+        if not feature.dtype.startswith(COUNTED):
             continue
-        values = plain[name][:]
-        if isinstance(feature, datasets.ClassLabel):
-            values = [None if v is None or v < 0 else feature.int2str(v) for v in values]
-        is_label = name in order.labels
-        distinct = len(set(values))
+        column, is_label = _column(table, name), name in order.labels
+        distinct = pc.count_distinct(column, mode="all").as_py()
         if "float" in feature.dtype and is_label:
-            found[name] = _by_size(values, mask)
-        elif (is_label and distinct <= len(values) / 2) or 2 <= distinct <= FEW:
+            found[name] = _by_size(column.to_numpy(), mask)
+        elif (is_label and distinct <= len(column) / 2) or 2 <= distinct <= FEW:
+            values = column.to_pylist()
+            if isinstance(feature, datasets.ClassLabel):
+                values = [None if v is None or v < 0 else feature.int2str(v) for v in values]
             found[name] = _by_value(values, mask)
     if order.texts:
-        lengths = [
-            sum(characters(row[name]) for name in order.texts)
-            for row in plain.select_columns(order.texts)
-        ]
+        lengths = sum(_lengths(_column(table, name)) for name in order.texts)
         found["characters"] = _by_doubling(lengths, mask)
     return found
+
+
+def _column(table: Dataset, name: str) -> Any:
+    return table.select_columns([name]).with_format("arrow")[:][name]
+
+
+def _lengths(column: Any) -> Any:
+    """Characters of each text, or conversation."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return pc.fill_null(pc.utf8_length(column), 0).to_numpy()
+    return np.array([characters(value) for value in column.to_pylist()])
 
 
 def _by_value(values: Sequence[Any], kept: Any) -> list[dict[str, Any]]:
@@ -60,9 +70,8 @@ def _by_value(values: Sequence[Any], kept: Any) -> list[dict[str, Any]]:
     return [_line(_named(name), every[name], own[name]) for name in names]
 
 
-def _by_size(values: Sequence[float], kept: Any) -> list[dict[str, Any]]:
+def _by_size(numbers: Any, kept: Any) -> list[dict[str, Any]]:
     """Numbers in bins of equal width."""
-    numbers = np.array(values, dtype=float)
     edges = np.linspace(numbers.min(), numbers.max(), BINS + 1)
     if edges[0] == edges[-1]:
         return []
@@ -71,9 +80,9 @@ def _by_size(values: Sequence[float], kept: Any) -> list[dict[str, Any]]:
     return _binned(bins, named, kept)
 
 
-def _by_doubling(lengths: Sequence[int], kept: Any) -> list[dict[str, Any]]:
+def _by_doubling(lengths: Any, kept: Any) -> list[dict[str, Any]]:
     """Lengths in bins of which each is twice as wide as the one before."""
-    powers = np.array([max(length, 1).bit_length() - 1 for length in lengths])
+    powers = np.array([int(max(length, 1)).bit_length() - 1 for length in lengths])
     low = int(powers.min())
     named = [f"{2**p:,} to {2 ** (p + 1) - 1:,}" for p in range(low, int(powers.max()) + 1)]
     return _binned(powers - low, named, kept)

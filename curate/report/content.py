@@ -15,7 +15,7 @@ from curate.report.words import plain, visible
 
 FEW_NUMBERS, MORE_NUMBERS = 12, 48
 """Numbers of a list that are shown as digits rather than drawn; up to the second where no square
-can be made of them."""
+can be made of them. More columns of numbers than that are taken together as a list."""
 SHORT = 40
 """Characters of a string that is shown as a value rather than as a text."""
 STRIP = 32
@@ -80,43 +80,56 @@ def in_order(features: datasets.Features, recipe: Recipe | None) -> Order:
     return Order(inputs, texts, label, [name for name in names if name not in inputs + label])
 
 
-def show_row(
-    content: Mapping[str, Any], features: datasets.Features, recipe: Recipe | None
-) -> list[Shown]:
-    """The columns of a row, in order."""
-    shape = None if recipe is None else recipe.data.columns.image_shape
-    order = in_order(features, recipe)
-    planted: dict[str, str] = {}
-    if recipe is not None and recipe.data.label_noise is not None and order.labels:
-        (label,) = order.labels
-        planted = {f"{label}_clean": label, f"{label}_noisy": label}
-    found = []
-    for name in order.all:
-        if name not in planted:
-            is_text = name in order.texts
-            found.append(
-                _show(visible(name), content[name], features[name], shape, is_text=is_text)
-            )
-        elif name.endswith("_clean") and content.get(f"{planted[name]}_noisy"):
-            clean = label_of(content, features, name)
-            found.append(Shown(f"right {visible(planted[name])}", "value", clean))
-    return found
+class Looks:
+    """How the rows of a dataset look, given the recipe that chose among them.
 
+    order: of their columns. label: the column of labels, if there is one.
+    """
 
-def preview(shown: Sequence[Shown], label: str | None = None) -> str:
-    """What identifies a row in a list: its first texts, or its first values but the label."""
-    texts = [own.text for own in shown if own.kind in ("text", "turns")]
-    if texts:
-        return " → ".join(texts[:2])
-    values = [
-        f"{own.name} {own.text}" for own in shown if own.kind == "value" and own.name != label
-    ]
-    return ", ".join(values[:6])
+    def __init__(self, features: datasets.Features, recipe: Recipe | None) -> None:
+        self.order = in_order(features, recipe)
+        self.label = next(iter(self.order.labels), None)
+        self._features = features
+        self._shape = None if recipe is None else recipe.data.columns.image_shape
+        self._planted = (
+            recipe is not None and recipe.data.label_noise is not None and self.label is not None
+        )
+        numbers = [name for name in self.order.inputs if _is_number(features[name])]
+        self._together = numbers if len(numbers) > MORE_NUMBERS else []
+        hidden = {*self._together}
+        if self._planted:
+            hidden |= {f"{self.label}_clean", f"{self.label}_noisy"}
+        self._apart = [name for name in self.order.all if name not in hidden]
 
+    def row(self, content: Mapping[str, Any]) -> list[Shown]:
+        """The columns of a row as it is stored, in order."""
+        found = [
+            _show(visible(name), content[name], self._features[name], self._shape,
+                  is_text=name in self.order.texts)
+            for name in self._apart
+        ]  # fmt: skip
+        if self._together:
+            name = f"{self._together[0]} to {self._together[-1]}"
+            found.insert(0, _list(visible(name), [content[own] for own in self._together]))
+        if self._planted and content[f"{self.label}_noisy"]:
+            clean = self._value(content, f"{self.label}_clean")
+            found.append(Shown(f"right {visible(str(self.label))}", "value", clean))
+        return found
 
-def label_of(content: Mapping[str, Any], features: datasets.Features, name: str) -> str:
-    """A label in words."""
-    return visible(_value(content[name], features[name]))
+    def label_of(self, content: Mapping[str, Any]) -> str | None:
+        """The label of a row in words."""
+        return None if self.label is None else self._value(content, self.label)
+
+    def preview(self, shown: Sequence[Shown]) -> str:
+        """What identifies a row in a list: its first texts, or its first values but the label."""
+        texts = [own.text for own in shown if own.kind in ("text", "turns")]
+        if texts:
+            return " → ".join(texts[:2])
+        values = [own for own in shown if own.kind == "value" and own.name != self.label]
+        return ", ".join(f"{own.name} {own.text}" for own in values[:6])
+
+    def _value(self, content: Mapping[str, Any], name: str) -> str:
+        return visible(_value(content[name], self._features[name]))
 
 
 def characters(value: Any) -> int:
@@ -130,11 +143,18 @@ def _is_text(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
+def _is_number(feature: Any) -> bool:
+    kinds = ("int", "uint", "float")
+    return isinstance(feature, datasets.Value) and feature.dtype.startswith(kinds)
+
+
 def _show(
     name: str, value: Any, feature: Any, shape: Sequence[int] | None, *, is_text: bool
 ) -> Shown:
-    if value is None:
-        return Shown(name, "value", "none")
+    if value is None or value == []:
+        return Shown(name, "value", "none" if value is None else "empty")
+    if isinstance(feature, datasets.Image) and isinstance(value, dict):
+        value = value["bytes"]
     if isinstance(value, str) and (is_text or len(value) > SHORT or "\n" in value):
         return Shown(name, "text", visible(value))
     image = _picture(value, shape)
@@ -163,8 +183,6 @@ def _value(value: Any, feature: Any) -> str:
 
 def _picture(value: Any, shape: Sequence[int] | None) -> PIL.Image.Image | None:
     """What a cell shows, grey or in colour, if it is an image."""
-    if isinstance(value, PIL.Image.Image):
-        return value if value.mode == "L" else value.convert("RGB")
     if not isinstance(value, bytes):
         return None
     if shape is not None and len(value) == int(np.prod(shape)):
@@ -198,11 +216,13 @@ def _list(name: str, value: list[Any]) -> Shown:
     if numbers.ndim == 1 and grid.shape[0] != grid.shape[1] and numbers.size <= MORE_NUMBERS:
         return Shown(name, "text", ", ".join(plain(float(v)) for v in numbers))
     sizes = " × ".join(str(n) for n in numbers.shape)
-    low, high = np.nanmin(numbers), np.nanmax(numbers)
+    finite = numbers[np.isfinite(numbers)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
     text = f"{sizes} numbers, {plain(float(low))} to {plain(float(high))}"
     text += f", drawn {grid.shape[1]} × {grid.shape[0]}"
     spread = high - low if high > low else 1.0
-    shades = np.nan_to_num(255 - 255 * (grid - low) / spread, nan=255.0)
+    bounded = np.nan_to_num(np.clip(grid, low, high), nan=low)
+    shades = 255 - 255 * (bounded - low) / spread
     return Shown(name, "heat", text, picture=PIL.Image.fromarray(shades.astype(np.uint8)))
 
 

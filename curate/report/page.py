@@ -13,7 +13,7 @@ import PIL.Image
 from datasets import Dataset
 
 from curate.output import write_whole_text
-from curate.report.content import Shown, in_order, label_of, preview, show_row
+from curate.report.content import Shown
 from curate.report.facts import asked, came_out, trust, why
 from curate.report.figures import figures
 from curate.report.run import Run, lines_of, listed, read_run, store_dropped
@@ -97,7 +97,7 @@ def render(run: Run) -> str:
         listed_text=LISTED_TEXT,
         cut=any(len(text) > LISTED_TEXT for row in listing["rows"] for _, text in row["columns"]),
         card_text=CARD_TEXT,
-        label_name=_label(run),
+        label_name=run.looks.label,
     )
 
 
@@ -136,38 +136,25 @@ def _groups(run: Run) -> list[tuple[str, str, list[Card]]]:
         ]
     if cut == len(rows):
         groups.pop()
-    return [
-        (title, words, [_card(run, line) for line in lines_of(run, chosen)])
-        for title, words, chosen in groups
-        if chosen
-    ]
+    return [(title, words, _cards(run, chosen)) for title, words, chosen in groups if chosen]
 
 
-def _card(run: Run, line: dict[str, Any]) -> Card:
-    label, shown = _shown(run, line["row"])
-    some = shown[:CARD_COLUMNS]
-    return Card(line, label, some, len(shown) - len(some), why(run, line))
-
-
-def _shown(run: Run, row: int) -> tuple[str | None, list[Shown]]:
-    content = run.content(row)
-    if content is None:
-        return None, []
-    name = _label(run)
-    label = None if name is None else label_of(content, run.features, name)
-    return label, show_row(content, run.features, run.recipe)
-
-
-def _label(run: Run) -> str | None:
-    """The column of labels, if there is one."""
-    return next(iter(in_order(run.features, run.recipe).labels), None)
+def _cards(run: Run, rows: list[int]) -> list[Card]:
+    cards = []
+    for line, content in zip(lines_of(run, rows), run.contents(rows), strict=True):
+        shown = [] if content is None else run.looks.row(content)
+        label = None if content is None else run.looks.label_of(content)
+        some = shown[:CARD_COLUMNS]
+        cards.append(Card(line, label, some, len(shown) - len(some), why(run, line)))
+    return cards
 
 
 def _listing(run: Run, rows: list[int], unit: Unit) -> dict[str, Any]:
     """What the table is made of, in plain values."""
     entries = []
-    for line in lines_of(run, rows):
-        label, shown = _shown(run, line["row"])
+    for line, content in zip(lines_of(run, rows), run.contents(rows), strict=True):
+        shown = [] if content is None else run.looks.row(content)
+        label = None if content is None else run.looks.label_of(content)
         pictures = [own for own in shown if own.picture is not None]
         picture = pictures[0] if pictures else None
         entries.append(
@@ -176,7 +163,7 @@ def _listing(run: Run, rows: list[int], unit: Unit) -> dict[str, Any]:
                 "influence": _scaled(line["influence"], unit),
                 "error": _scaled(line.get("error"), unit),
                 "kept": line["kept"], "why": why(run, line), "label": label,
-                "text": shorten(one_line(preview(shown, _label(run))), PREVIEW),
+                "text": shorten(one_line(run.looks.preview(shown)), PREVIEW),
                 "stored": bool(shown),
                 "picture": None if picture is None or picture.picture is None
                 else picture_uri(picture.picture, LISTED_PIXELS),

@@ -1,7 +1,7 @@
 """A finished run, read back from its directory alone. Loads no torch."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,94 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 from datasets.table import embed_table_storage
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from curate.errors import OutputError
 from curate.recipe import Recipe, load_recipe
+from curate.report.content import Looks
+from curate.report.record import Provenance, Verification
 
 DROPPED = "dropped.parquet"
 LISTED = 1500
 """Rows in the report's table, and dropped rows that are stored."""
 STORED_BYTES = 2**25
-AT_A_TIME = 64
+AT_A_TIME = 256
 COLUMNS = {
     "row": pl.Int64, "influence": pl.Float64, "score": pl.Float64, "rank": pl.Int64,
     "kept": pl.Boolean, "reason": pl.String, "seen": pl.Int64,
 }  # fmt: skip
-
-
-class Metric(BaseModel):
-    """A metric of retrained models, one value per seed."""
-
-    mean: float
-    std: float
-    values: list[float]
-
-
-class Retrained(BaseModel):
-    """One way of choosing, retrained from scratch; its metrics by name."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Metric]
-
-    trained_on: str
-    rows: int
-    noise_left: float | None = None
-
-    @property
-    def metrics(self) -> dict[str, Metric]:
-        """The loss first."""
-        return self.__pydantic_extra__
-
-
-class ExpectedError(BaseModel):
-    """Of the influences of a run, in loss units, see `ErrorProxy`."""
-
-    probes: int
-    signal: float
-    error: float
-    jump: float
-    propagation: float
-
-
-class Noise(BaseModel):
-    """Labels that were made wrong on purpose."""
-
-    planted: int
-    kept: int
-    auroc: float
-
-
-class Part(BaseModel):
-    """The rows with one value of a column, or a text length."""
-
-    value: str
-    candidates: int
-    kept: int
-
-
-class Provenance(BaseModel):
-    """What of provenance.json is shown."""
-
-    policy: str = "look_ahead, in a training loop"
-    steps: int | None = None
-    device: str | None = None
-    seconds: dict[str, float] = {}
-    sources: dict[str, Any] = {}
-    versions: dict[str, str] = {}
-    git_commit: str | None = None
-    truncated: dict[str, int] = {}
-    error: ExpectedError | None = None
-    noise: Noise | None = None
-    evaluation: list[Retrained] = []
-    composition: dict[str, list[Part]] = {}
-
-
-class Verification(BaseModel):
-    """What of verify.json is shown."""
-
-    examples: int
-    verdict: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +38,7 @@ class Run:
 
     scores: a line per candidate, best first. windows: a line per window; empty if there are
     none. kept: the rows of train/, in the source's order. dropped: the dropped rows that are
-    stored, see `store_dropped`, and their positions in the source.
+    stored, see `store_dropped`; dropped_rows: their positions in the source. Both give Arrow.
     """
 
     folder: Path
@@ -133,26 +61,36 @@ class Run:
             found |= {row: (dropped, place) for place, row in enumerate(self.dropped_rows)}
         return found
 
-    def content(self, row: int) -> dict[str, Any] | None:
-        """The columns of a row by its position in the source; None if it is not stored.
+    @cached_property
+    def looks(self) -> Looks:
+        """How its rows are shown."""
+        return Looks(self.kept.features, self.recipe)
+
+    def contents(self, rows: Sequence[int]) -> Iterator[dict[str, Any] | None]:
+        """The columns of rows by their positions in the source; None for one that is not stored.
+
+        As they are stored: images are not decoded.
 
         Raises:
-            OutputError: it is stored, but cannot be read.
+            OutputError: one is stored, but cannot be read.
         """
-        if row not in self.places:
-            return None
-        table, place = self.places[row]
-        try:
-            return dict(table[place])
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise OutputError(
-                f"{self.folder}: row {row} cannot be read: {_reason(error)}"
-            ) from error
+        for first in range(0, len(rows), AT_A_TIME):
+            some, found = rows[first : first + AT_A_TIME], dict[int, dict[str, Any]]()
+            for table in (self.kept, self.dropped):
+                own = [row for row in some if row in self.places and self.places[row][0] is table]
+                if table is None or not own:
+                    continue
+                try:
+                    part = table[[self.places[row][1] for row in own]]
+                    found |= dict(zip(own, part.to_pylist(), strict=True))
+                except (OSError, ValueError, pa.ArrowException) as error:
+                    where = f"{self.folder}: rows {own[0]} to {own[-1]}"
+                    raise OutputError(f"{where} cannot be read: {_reason(error)}") from error
+            yield from (found.get(row) for row in some)
 
-    @property
-    def features(self) -> datasets.Features:
-        """The columns of the rows, by name."""
-        return self.kept.features
+    def content(self, row: int) -> dict[str, Any] | None:
+        """The columns of one row, see `contents`."""
+        return next(self.contents([row]))
 
     @property
     def source(self) -> str:
@@ -299,7 +237,7 @@ def _read_train(folder: Path, expected: int) -> Dataset:
         raise OutputError(f"{folder}: cannot be read: {_reason(error)}") from error
     if not isinstance(kept, Dataset) or len(kept) != expected:
         raise OutputError(f"{folder}: is damaged: it must have the {expected} rows that are kept.")
-    return kept
+    return kept.with_format("arrow")
 
 
 def _read_dropped(path: Path, scores: pl.DataFrame) -> tuple[Dataset | None, list[int]]:
@@ -309,7 +247,7 @@ def _read_dropped(path: Path, scores: pl.DataFrame) -> tuple[Dataset | None, lis
     rows = stored.column(0).to_pylist() if stored.num_columns > 1 else []
     if not set(rows) <= set(scores.filter(~pl.col("kept"))["row"].to_list()):
         raise OutputError(f"{path}: is damaged: its first column must hold rows that were dropped.")
-    return Dataset(stored).remove_columns(stored.column_names[0]), rows
+    return Dataset(stored.drop_columns(stored.column_names[0])).with_format("arrow"), rows
 
 
 def _reason(error: BaseException) -> str:

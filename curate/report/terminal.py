@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from curate.errors import OptionError
-from curate.report.content import Shown, in_order, label_of, preview, show_row
+from curate.report.content import Shown
 from curate.report.facts import Facts, asked, came_out, trust, why
 from curate.report.run import Run, lines_of, read_run
 from curate.report.words import (
@@ -103,7 +103,7 @@ def _row(run: Run, row: int, width: int) -> list[str]:
                 f"It is row {row} of {visible(run.source)}.", width,
             ),
         ]  # fmt: skip
-    for own in show_row(content, run.features, run.recipe):
+    for own in run.looks.row(content):
         lines += _content(own, width)
     return lines
 
@@ -195,13 +195,16 @@ def _rows(run: Run, *, kept: bool) -> list[int]:
 
 def _labels(run: Run) -> dict[int, str]:
     """The label of every row that is stored."""
-    names = in_order(run.features, run.recipe).labels
-    if not names:
+    name = run.looks.label
+    if name is None:
         raise OptionError("--label: these rows have no label.")
-    (name,) = names
-    columns = {id(table): table[name][:] for table in (run.kept, run.dropped) if table is not None}
+    columns = {
+        id(table): table.select_columns([name])[:][name].to_pylist()
+        for table in (run.kept, run.dropped)
+        if table is not None
+    }
     return {
-        row: label_of({name: columns[id(table)][place]}, run.features, name)
+        row: str(run.looks.label_of({name: columns[id(table)][place]}))
         for row, (table, place) in run.places.items()
     }
 
@@ -212,7 +215,7 @@ def _list(run: Run, rows: list[int], width: int) -> list[str]:
         return []
     lines = list(lines_of(run, rows))
     unit = Unit([line["influence"] for line in lines if line["influence"] is not None])
-    labels = in_order(run.features, run.recipe).labels
+    label = run.looks.label
     head = ["row", "rank", "score", f"influence {f'({unit.name})' if unit.name else ''}".strip()]
     body = [
         [str(line["row"]), f"{line['rank']:,}", signed(line["score"]),
@@ -220,14 +223,13 @@ def _list(run: Run, rows: list[int], width: int) -> list[str]:
         for line in lines
     ]  # fmt: skip
     contents = []
-    for own, line in zip(body, lines, strict=True):
-        content = run.content(line["row"])
-        if labels:
-            known = "–" if content is None else label_of(content, run.features, labels[0])
-            own.append(fit(one_line(known), min(cells(known), 16)))
-        shown = [] if content is None else show_row(content, run.features, run.recipe)
-        contents.append(one_line(preview(shown, labels[0] if labels else None)) or _picture(shown))
-    table = _table([[*head, *labels[:1]], *body])
+    for own, content in zip(body, run.contents(rows), strict=True):
+        if label is not None:
+            known = "–" if content is None else one_line(str(run.looks.label_of(content)))
+            own.append(fit(known, min(cells(known), 16)))
+        shown = [] if content is None else run.looks.row(content)
+        contents.append(one_line(run.looks.preview(shown)) or _picture(shown))
+    table = _table([[*head, *([] if label is None else [visible(label)])], *body])
     room = width - cells(table[0]) - 2
     if room < 12:
         return table

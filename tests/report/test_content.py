@@ -10,13 +10,14 @@ import pytest
 from datasets import Dataset
 
 from curate.report.composition import composition
-from curate.report.content import in_order, preview, show_row
+from curate.report.content import Looks, in_order
 from curate.report.words import Unit, cells, fit, plain, shorten, visible, wrap
 from tests.report.made import recipe
 
 
 def shown(table: Dataset, by: Any, row: int = 0) -> list[Any]:
-    return show_row(table[row], table.features, by)
+    (content,) = table.with_format("arrow")[row : row + 1].to_pylist()
+    return Looks(table.features, by).row(content)
 
 
 def png(pixels: Any) -> bytes:
@@ -63,6 +64,8 @@ def test_pictures_are_those_pixels(kind: str, channels: int) -> None:
         ([float(i) for i in range(64)], "heat", "64 numbers, 0 to 63, drawn 8 × 8"),
         ([float(i) for i in range(70)], "heat", "70 numbers, 0 to 69, drawn 32 × 3"),
         ([[0.0, 1.0]] * 20, "heat", "20 × 2 numbers, 0 to 1, drawn 2 × 20"),
+        ([], "value", "empty"),
+        ([float("nan")] * 64, "heat", "64 numbers, 0 to 0, drawn 8 × 8"),
         ([0.0] * 64, "heat", "64 numbers, 0 to 0, drawn 8 × 8"),
         ("short", "value", "short"),
         ("long " * 20, "text", "long " * 20),
@@ -82,6 +85,24 @@ def test_values_by_what_they_are(value: Any, kind: str, text: str) -> None:
     assert (own.kind, own.text) == (kind, text)
 
 
+def test_many_columns_of_numbers_are_drawn_together() -> None:
+    table = Dataset.from_dict({"id": ["i"]} | {f"p{i}": [i] for i in range(64)} | {"label": [1]})
+    drawn, label, other = shown(table, recipe({"features": ["p*"], "label": "label"}))
+    assert (drawn.name, drawn.text) == ("p0 to p63", "64 numbers, 0 to 63, drawn 8 × 8")
+    assert (label.name, other.name) == ("label", "id")
+    few = table.select_columns([f"p{i}" for i in range(48)])
+    by = recipe({"features": ["p*"], "label": None}, objective="mine:loss",
+                model={"factory": "mine:net"})  # fmt: skip
+    assert len(shown(few, by)) == 48
+
+
+def test_numbers_that_are_none_are_drawn_light() -> None:
+    value = [float("nan"), float("inf"), *map(float, range(62))]
+    own = shown(Dataset.from_dict({"text": ["t"], "x": [value]}), recipe({"text": "text"}))[1]
+    assert own.text == "64 numbers, 0 to 61, drawn 8 × 8"
+    assert np.asarray(own.picture)[0, :3].tolist() == [255, 0, 255]
+
+
 def test_a_drawing_is_dark_where_numbers_are_high() -> None:
     table = Dataset.from_dict({"text": ["t"], "x": [[float(i) for i in range(64)]]})
     own = shown(table, recipe({"text": "text"}))[1]
@@ -94,7 +115,7 @@ def test_conversations_keep_their_turns() -> None:
     table = Dataset.from_dict({"messages": [turns]})
     (own,) = shown(table, recipe({"messages": "messages"}))
     assert own.turns == (("user", "hi \\x07"), ("assistant", "yes"))
-    assert preview([own]) == "user: hi \\x07\nassistant: yes"
+    assert Looks(table.features, None).preview([own]) == "user: hi \\x07\nassistant: yes"
 
 
 def test_planted_noise_is_one_line_and_only_where_it_is() -> None:
@@ -107,7 +128,7 @@ def test_planted_noise_is_one_line_and_only_where_it_is() -> None:
         ("x", "1"), ("label", "a"), ("right label", "b"),
     ]  # fmt: skip
     assert [own.name for own in shown(table, by, 1)] == ["x", "label"]
-    assert preview(shown(table, by), "label") == "x 1, right label b"
+    assert Looks(table.features, by).preview(shown(table, by)) == "x 1, right label b"
 
 
 def test_what_was_kept_adds_up() -> None:

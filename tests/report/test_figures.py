@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate.report.figures import Axis, Figure, course, promises, retrained, scores, trust_ratio
-from curate.report.run import Metric, Retrained
+from curate.report.canvas import Axis, Figure
+from curate.report.figures import course, promises, retrained, scores, trust_ratio
+from curate.report.record import Metric, Retrained
 from tests.report.made import WINDOWS
 
 WINDOWS_TABLE = pl.DataFrame(WINDOWS)

@@ -235,13 +235,13 @@ def test_dropped_rows_are_stored_up_to_a_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "STORED_BYTES", 60_000)
-    table = Dataset.from_dict({"text": ["x" * 1000 for _ in range(400)], "row": ["id"] * 400})
+    table = Dataset.from_dict({"text": ["x" * 1000] * 1200, "row": ["id"] * 1200})
     run_ = read_run(made(tmp_path / "run", table, ON_TEXT))
     assert run_.dropped is not None
     assert len(run_.dropped) == runs.AT_A_TIME  # at least so many
-    assert run_.dropped_rows == list(range(410 - runs.AT_A_TIME, 410))  # the worst
-    assert run_.content(409) == {"text": "x" * 1000, "row": "id"}
-    assert run_.content(210) is None
+    assert run_.dropped_rows == list(range(1210 - runs.AT_A_TIME, 1210))  # the worst
+    assert run_.content(1209) == {"text": "x" * 1000, "row": "id"}
+    assert run_.content(610) is None
     assert "Its content is not stored here" in render(run_)  # of borderline rows
     by_name = pl.read_parquet(tmp_path / "run" / "dropped.parquet")
     assert by_name["_row"].to_list() == run_.dropped_rows

@@ -1,0 +1,79 @@
+"""What of a run's records is shown, checked as it is read."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Metric(BaseModel):
+    """A metric of retrained models, one value per seed."""
+
+    mean: float
+    std: float
+    values: list[float]
+
+
+class Retrained(BaseModel):
+    """One way of choosing, retrained from scratch; its metrics by name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Metric]
+
+    trained_on: str
+    rows: int
+    noise_left: float | None = None
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The loss first."""
+        return self.__pydantic_extra__
+
+
+class ExpectedError(BaseModel):
+    """Of the influences of a run, in loss units, see `ErrorProxy`."""
+
+    probes: int
+    signal: float
+    error: float
+    jump: float
+    propagation: float
+
+
+class Noise(BaseModel):
+    """Labels that were made wrong on purpose."""
+
+    planted: int
+    kept: int
+    auroc: float
+
+
+class Part(BaseModel):
+    """The rows with one value of a column, or a text length."""
+
+    value: str
+    candidates: int
+    kept: int
+
+
+class Provenance(BaseModel):
+    """What of provenance.json is shown."""
+
+    policy: str = "look_ahead, in a training loop"
+    steps: int | None = None
+    device: str | None = None
+    seconds: dict[str, float] = {}
+    sources: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    git_commit: str | None = None
+    truncated: dict[str, int] = {}
+    error: ExpectedError | None = None
+    noise: Noise | None = None
+    evaluation: list[Retrained] = []
+    composition: dict[str, list[Part]] = {}
+
+
+class Verification(BaseModel):
+    """What of verify.json is shown."""
+
+    examples: int
+    verdict: str
