@@ -34,7 +34,7 @@ def describe(summary: dict[str, Any]) -> str:
             f"{error['error']:.2g} (jump {error['jump']:.2g}, propagation "
             f"{error['propagation']:.2g}; {error['probes']} removals followed exactly)"
         )
-    lines.append(f"wrote {summary['out']}")
+    lines.append(f"wrote {summary['out']}; to look at: {summary['out']}/report.html")
     lines.append(", ".join(f"{name} {value:.1f} s" for name, value in summary["seconds"].items()))
     return "\n".join(lines)
 

@@ -122,10 +122,8 @@ def _groups(run: Run) -> list[tuple[str, str, list[Card]]]:
     borderline = rows[max(0, cut - CARDS // 2) : cut + CARDS // 2]
     worst = rows[max(CARDS, len(rows) - CARDS) :][::-1]
     groups = [
-        ("Most helpful", "The highest scores: without them the target's loss would be higher.",
-         rows[:CARDS]),
-        ("Most harmful", "The lowest scores, the worst first: without them it would be lower.",
-         worst),
+        ("Most helpful", "The highest scores.", rows[:CARDS]),
+        ("Most harmful", "The lowest scores, the lowest first.", worst),
         ("Borderline", "Around the last row that the budget had room for.", borderline),
     ]  # fmt: skip
     if not run.scores["influence"].count():
