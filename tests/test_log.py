@@ -114,6 +114,7 @@ def test_an_online_run_ends_in_a_dataset(tmp_path: Path) -> None:
     kept = load_from_disk(str(tmp_path / "out"))["train"]
     assert len(kept) == 48 == scores["kept"].sum()
     assert load_dataset(str(tmp_path / "out"), split="train")["id"][:] == kept["id"][:]
+    assert "48 of 96 kept" in (tmp_path / "out" / "report.html").read_text()
     assert kept["id"][:] == scores.filter("kept")["row"].to_list()
     assert np.mean(kept["wrong"]) < 0.5 * np.mean(table()["wrong"])
     assert scores["seen"].to_list() == [4] * COUNT

@@ -12,6 +12,7 @@ import jinja2
 import PIL.Image
 from datasets import Dataset
 
+from curate.errors import OutputError
 from curate.output import write_whole_text
 from curate.report.content import Shown
 from curate.report.facts import asked, came_out, trust, why
@@ -54,10 +55,13 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` of a run from what its directory holds; returns where it is.
 
     Raises:
-        UserError: the directory was not written by curate, or is damaged.
+        UserError: the directory was not written by curate, is damaged, or cannot be written to.
     """
-    path = folder / REPORT
-    write_whole_text(path, render(read_run(folder)))
+    path, text = folder / REPORT, render(read_run(folder))
+    try:
+        write_whole_text(path, text)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}.") from error
     return path
 
 

@@ -97,7 +97,8 @@ class Run:
         """Where the candidates came from."""
         if self.recipe is not None:
             return self.recipe.data.train.path
-        return next(iter(self.provenance.sources.values()), "a dataset")
+        name, described = next(iter(self.provenance.sources.items()), ("a dataset", None))
+        return described if isinstance(described, str) else name
 
     @property
     def unstored(self) -> int:

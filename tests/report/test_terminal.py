@@ -195,6 +195,25 @@ def test_directories_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture
     assert list((tmp_path / "empty").iterdir()) == []
 
 
+def test_a_report_that_cannot_be_written_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = made(tmp_path / "run", texts(), ON_TEXT)
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()
+    assert "report.html: cannot be written" in refused(capsys, "report", folder)
+    assert [path.name for path in folder.glob(".*")] == []
+
+
+def test_a_directory_without_its_recipe_is_shown_by_what_it_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = made(tmp_path / "run", texts(), ON_TEXT, sources={"rows.parquet": {"rows": 12}})
+    (folder / "recipe.yaml").unlink()
+    assert inspect(capsys, folder).startswith("rows.parquet\n")
+    assert HOSTILE[0] in inspect(capsys, folder, "--row", "10")
+
+
 def rewritten(change: Callable[[pl.DataFrame], pl.DataFrame]) -> Callable[[Path], object]:
     return lambda path: change(pl.read_parquet(path)).write_parquet(path)
 
