@@ -3,7 +3,7 @@
 from typing import Any
 
 from curate.progress import duration
-from curate.report.words import mean_and_spread
+from curate.report.tables import evaluation_table
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -76,32 +76,3 @@ def _where(summary: dict[str, Any]) -> str:
 def _size(count: float) -> str:
     unit, name = next(u for u in UNITS if count >= u[0] or u[0] == 2**10)
     return f"{count / unit:,.1f} {name}"
-
-
-def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Test metrics of every alternative, mean and spread over the seeds, best loss first."""
-    metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
-    noise, tokens = rows[0]["noise_left"] is not None, "tokens" in rows[0]
-    header = [
-        "retrained on",
-        "rows",
-        *(["tokens"] if tokens else []),
-        *(["noise"] if noise else []),
-        *(f"test {m}" for m in metrics),
-    ]
-    body = [
-        [
-            row["trained_on"],
-            str(row["rows"]),
-            *([f"{row['tokens']:,}"] if tokens else []),
-            *([f"{row['noise_left']:.1%}"] if noise else []),
-            *(mean_and_spread(row[m]["values"]) for m in metrics),
-        ]
-        for row in sorted(rows, key=lambda row: row["loss"]["mean"])
-    ]
-    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
-    return [
-        "  ".join([line[0].ljust(widths[0])]
-                  + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)])
-        for line in [header, *body]
-    ]  # fmt: skip

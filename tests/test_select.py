@@ -75,7 +75,9 @@ def test_what_became_of_a_window_is_what_training_on_what_was_kept_gives() -> No
         steps = tiny.steps(6, (lr,), size=6)
         chosen = selector(2, keep=0.5)
         judge = chosen.judge
-        chosen = replace(chosen, judge=replace(judge, task=tiny.task(), rule=SGD()))
+        targets = [replace(t, weight=w) for t, w in zip(judge.targets, (1.0, 0.25), strict=True)]
+        judge = replace(judge, task=tiny.task(), rule=SGD(), targets=targets)
+        chosen = replace(chosen, judge=judge)
         task, rule = chosen.judge.task, chosen.judge.rule
         state = tiny.start(task, rule)
         seen: list[tuple[int, State, Judged]] = []
@@ -83,16 +85,18 @@ def test_what_became_of_a_window_is_what_training_on_what_was_kept_gives() -> No
         assert [own.first_step for own in found] == [0, 2, 4]
         assert [own.realised is None for own in found] == [False, False, True]
         for own, (_, before, judged), after in zip(found, seen, seen[1:], strict=False):
-            ends = [
-                float(target_losses(task.model, task.objective, judge.targets, theta).mean())
-                for theta in (replay(task, rule, before, judged.steps).theta, after[1].theta)
-            ]
-            assert own.target_loss == ends[0]
-            assert own.realised == ends[1] - ends[0] != 0
+            ends = []
+            for theta in (replay(task, rule, before, judged.steps).theta, after[1].theta):
+                each = target_losses(task.model, task.objective, targets, theta)
+                ends.append(float(0.8 * each[0] + 0.2 * each[1]))
+            assert own.target_loss == pytest.approx(ends[0], rel=1e-14)
+            assert own.realised == pytest.approx(ends[1] - ends[0], rel=1e-9)
+            assert own.realised != 0
             assert (own.candidates, own.kept, own.steps) == (12, 6, 2)
             assert judged.scores is not None
-            influences = torch.cat([part.mean(dim=0) for part in judged.scores.influences])
-            assert own.signal == float(influences.abs().mean())
+            influences = torch.cat(judged.scores.influences, dim=1)
+            signal = (0.8 * influences[0] + 0.2 * influences[1]).abs().mean()
+            assert own.signal == pytest.approx(float(signal), rel=1e-12)
         assert found[0].realised is not None
         assert found[0].predicted is not None
         gaps.append(abs(found[0].predicted / found[0].realised - 1))

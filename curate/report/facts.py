@@ -30,7 +30,7 @@ def asked(run: Run) -> Facts:
         for name in (columns.text, columns.prompt, columns.completion, columns.messages)
         if name is not None
     ]
-    reads = f"{', '.join(used)}"
+    reads = ", ".join(used)
     if recipe.objective != "causal_lm" and columns.label:
         reads += f" → {columns.label}"
     facts: Facts = [("data", f"{run.source} ({reads})"), ("target", _targets(recipe))]
@@ -58,11 +58,13 @@ def selection_in_words(recipe: Recipe) -> str:
     if own.policy == "look_ahead":
         ahead = "the whole run" if own.horizon == "full" else count(own.horizon, "step")
         parts.append(f"horizon {ahead}, {count(own.rounds, 'round')}")
-    budget = own.keep.model_dump(exclude_none=True)
-    kept = ", ".join(
-        f"keep {_percent(value)}" if name == "fraction" else f"keep {name} {value:g}"
-        for name, value in budget.items()
-    )
+    ((name, value),) = own.keep.model_dump(exclude_none=True).items()
+    if name == "fraction" or (name == "tokens" and isinstance(value, float)):
+        kept = f"keep {_percent(value)}" + (" of the tokens" if name == "tokens" else "")
+    elif name == "threshold":
+        kept = f"keep scores from {value:g}"
+    else:
+        kept = f"keep {value:,} {'tokens' if name == 'tokens' else 'rows'}"
     group = f" of each {own.group_by}" if own.group_by else ""
     return f"{', '.join(parts)}; {kept}{group}"
 
@@ -72,6 +74,9 @@ def came_out(run: Run) -> Facts:
     own, total = run.provenance, len(run.scores)
     kept = len(run.kept)
     facts = [("rows", f"{kept:,} of {total:,} kept ({_percent(kept / total)})")]
+    if own.tokens is not None and own.tokens.candidates:
+        share = _percent(own.tokens.kept / own.tokens.candidates)
+        facts.append(("tokens", f"{own.tokens.kept:,} of {own.tokens.candidates:,} kept ({share})"))
     if own.noise is not None:
         facts.append(
             (
@@ -80,10 +85,13 @@ def came_out(run: Run) -> Facts:
                 f"AUROC of the score {own.noise.auroc:.3f}",
             )
         )
-    cut = {name: number for name, number in own.truncated.items() if number}
-    if cut:
-        parts = ", ".join(f"{number:,} of {name}" for name, number in cut.items())
-        facts.append(("cut texts", f"{parts}, after data.max_length"))
+    for title, counts, limit in (
+        ("texts cut", own.truncated, "after data.max_length"),
+        ("texts left out", own.left_out, "shorter than data.min_length"),
+    ):
+        parts = ", ".join(f"{number:,} of {name}" for name, number in counts.items() if number)
+        if parts:
+            facts.append((title, f"{parts}, {limit}"))
     if own.steps is not None:
         facts.append(("run", f"{count(own.steps, 'step')} on {own.device or 'an unknown device'}"))
     if own.seconds:
@@ -153,8 +161,13 @@ def _targets(recipe: Recipe) -> str:
     if isinstance(given, Split):
         return f"{_percent(given.fraction)} of the rows, held out"
     if isinstance(given, Source):
-        return given.path
-    return ", ".join(f"{name}: {source.path}" for name, source in given.items())
+        return str(given)
+    weights = recipe.selection.weights or {}
+    each = (
+        f"{name}: {source}" + (f" (weight {weights[name]:g})" if name in weights else "")
+        for name, source in given.items()
+    )
+    return f"{recipe.selection.aggregate} of {', '.join(each)}"
 
 
 def _settings(section: BaseModel) -> str:

@@ -21,6 +21,7 @@ class Retrained(BaseModel):
 
     trained_on: str
     rows: int
+    tokens: int | None = None
     noise_left: float | None = None
 
     @property
@@ -47,6 +48,13 @@ class Noise(BaseModel):
     auroc: float
 
 
+class Tokens(BaseModel):
+    """Tokens that losses are sums over."""
+
+    candidates: int
+    kept: int
+
+
 class Part(BaseModel):
     """The rows with one value of a column, or a text length."""
 
@@ -66,6 +74,8 @@ class Provenance(BaseModel):
     versions: dict[str, str] = {}
     git_commit: str | None = None
     truncated: dict[str, int] = {}
+    left_out: dict[str, int] = {}
+    tokens: Tokens | None = None
     error: ExpectedError | None = None
     noise: Noise | None = None
     evaluation: list[Retrained] = []

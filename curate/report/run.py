@@ -96,7 +96,7 @@ class Run:
     def source(self) -> str:
         """Where the candidates came from."""
         if self.recipe is not None:
-            return self.recipe.data.train.path
+            return str(self.recipe.data.train)
         name, described = next(iter(self.provenance.sources.items()), ("a dataset", None))
         return described if isinstance(described, str) else name
 

@@ -10,12 +10,12 @@ from curate.errors import OptionError
 from curate.report.content import Shown
 from curate.report.facts import Facts, asked, came_out, trust, why
 from curate.report.run import Run, lines_of, read_run
+from curate.report.tables import columns, evaluation_table
 from curate.report.words import (
     Unit,
     cells,
     count,
     fit,
-    mean_and_spread,
     one_line,
     signed,
     visible,
@@ -61,14 +61,8 @@ def _summary(run: Run, width: int) -> list[str]:
                          ("can the influences be trusted?", trust(run))):  # fmt: skip
         lines += [title, *_facts(facts, width), ""]
     if run.provenance.evaluation:
-        rows = sorted(run.provenance.evaluation, key=lambda own: own.metrics["loss"].mean)
-        heads = ["retrained on", "rows", *(f"test {name}" for name in rows[0].metrics)]
-        body = [
-            [visible(own.trained_on), f"{own.rows:,}",
-             *(mean_and_spread(metric.values) for metric in own.metrics.values())]
-            for own in rows
-        ]  # fmt: skip
-        lines += [*_table([heads, *body]), ""]
+        rows = [own.model_dump(exclude_unset=True) for own in run.provenance.evaluation]
+        lines += [*(f"  {visible(line)}" for line in evaluation_table(rows)), ""]
     for name, parts in run.provenance.composition.items():
         body = [
             [visible(one_line(part.value)), f"{part.candidates:,}", f"{part.kept:,}",
@@ -78,7 +72,7 @@ def _summary(run: Run, width: int) -> list[str]:
         if len(body) > MANY:
             lines += [f"{visible(name)}: {len(body)} values, in report.html", ""]
         elif body:
-            lines += [*_table([[visible(name), "rows", "kept", "share"], *body]), ""]
+            lines += [*_indented([[visible(name), "rows", "kept", "share"], *body]), ""]
     if len(run.kept) < len(run.scores):
         lines += [f"the {FEW} worst", *_list(run, _rows(run, kept=False)[:FEW], width), ""]
     return [*lines, "more: --row N, --dropped N, --kept N, --label L; report.html"]
@@ -124,6 +118,8 @@ def _marks(run: Run, line: dict[str, Any]) -> Facts:
     lowest = min(run.scores.filter("kept")["score"].to_list(), default=float("nan"))
     facts.append(("score", f"{signed(line['score'])}; the lowest kept is {signed(lowest)}"))
     facts.append(("seen", f"in {count(line['seen'], 'step')}"))
+    if "tokens" in line:
+        facts.append(("tokens", f"{line['tokens']:,}"))
     return facts
 
 
@@ -229,7 +225,7 @@ def _list(run: Run, rows: list[int], width: int) -> list[str]:
             own.append(fit(known, min(cells(known), 16)))
         shown = [] if content is None else run.looks.row(content)
         contents.append(one_line(run.looks.preview(shown)) or _picture(shown))
-    table = _table([[*head, *([] if label is None else [visible(label)])], *body])
+    table = _indented([[*head, *([] if label is None else [visible(label)])], *body])
     room = width - cells(table[0]) - 2
     if room < 12:
         return table
@@ -243,6 +239,10 @@ def _picture(shown: list[Shown]) -> str:
     return next((own.text for own in shown if own.picture is not None), "not stored here")
 
 
+def _indented(rows: list[list[str]]) -> list[str]:
+    return [f"  {line}" for line in columns(rows)]
+
+
 def _facts(facts: Facts, width: int) -> list[str]:
     """Names and texts side by side, the texts wrapped."""
     lines = []
@@ -251,15 +251,3 @@ def _facts(facts: Facts, width: int) -> list[str]:
         lines.append(f"  {fit(name, 14)}  {first}" if cells(name) <= 14 else f"  {name}  {first}")
         lines += [" " * 18 + line for line in rest]
     return lines
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    """Columns under their heads, the first to the left and the others to the right."""
-    widths = [max(cells(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return [
-        "  " + "  ".join(
-            [fit(row[0], widths[0])]
-            + [" " * (w - cells(cell)) + cell for cell, w in zip(row[1:], widths[1:], strict=True)]
-        ).rstrip()
-        for row in rows
-    ]  # fmt: skip

@@ -244,7 +244,7 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     ("dropped.parquet", halved),
     ("dropped.parquet", rewritten(lambda t: t.with_columns(row=pl.lit(10)))),
     ("recipe.yaml", lambda path: path.write_text("data: 3")),
-    ("recipe.yaml", halved),
+    ("recipe.yaml", lambda path: path.write_text("data: [")),
     ("provenance.json", halved),
     ("provenance.json", lambda path: path.write_text("[]")),
     ("provenance.json", provenance(seconds="long")),
