@@ -104,9 +104,9 @@ def test_a_place_on_disk_saves_as_many_steps_as_one_in_memory(
         return counting
 
     monkeypatch.setattr(recording, "forward_step", pretend)
-    save, load = safetensors.torch.save_file, safetensors.torch.load
+    save, load = safetensors.torch.save_file, safetensors.torch.load_file
     monkeypatch.setattr(safetensors.torch, "save_file", counted("write", save))
-    monkeypatch.setattr(safetensors.torch, "load", counted("read", load))
+    monkeypatch.setattr(safetensors.torch, "load_file", counted("read", load))
     for length in (1, 2, 3, 5, 8, 21, 40):
         calls |= {"forward": 0, "write": 0, "read": 0}
         recorded = record(
