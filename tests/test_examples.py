@@ -4,11 +4,14 @@ import json
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.job import curate
 
@@ -86,3 +89,45 @@ def test_peak_memory_does_not_grow_with_the_run_where_states_go_to_disk() -> Non
         found = script["measure"](total, script["FEW"], total, 512)
         assert found["grown"] < 5 * found["state"]
         assert found["stored"] > (total - script["FEW"]) * found["state"]
+
+
+@pytest.fixture
+def gpt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """The names in a script of the GPT benchmark, by the script's."""
+    folder, before = EXAMPLES / "benchmarks" / "gpt", {*sys.modules}
+    monkeypatch.syspath_prepend(str(folder))
+    yield lambda name: runpy.run_path(str(folder / f"{name}.py"))
+    for name in {"meter", "scored", "setting"} - before:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_scores_of_a_gpt_are_finite_differences_of_a_loop_of_torch(
+    tied: bool, tmp_path: Path, gpt: Callable[[str], dict[str, Any]]
+) -> None:
+    names = gpt("setting")
+    small = names["Setting"](
+        layers=2, width=16, heads=2, vocabulary=32, length=8, batch=3, steps=2, held=2, tied=tied
+    )
+    names["prepare"](tmp_path, small)
+    gpt("plain")["weigh"](tmp_path)
+    found = gpt("scored")["run"]("linear", tmp_path, torch.float64)
+    by_weight = load_file(tmp_path / "differences.safetensors")["by_weight"]
+    influences = load_file(tmp_path / "linear-float64.safetensors")["fixed"]
+    torch.testing.assert_close(-by_weight, influences, rtol=1e-4, atol=1e-6)
+    plain = gpt("plain")["leave"](tmp_path, 0, torch.float64)
+    assert found["target"] == pytest.approx(plain["target"], abs=1e-12, rel=0)
+
+
+def test_the_benchmark_of_gpus_runs_small_and_says_that_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    gpt: Callable[[str], dict[str, Any]],
+) -> None:  # fmt: skip
+    names = gpt("gpt2_gpu")
+    found = names["compare"](1, 64, 64, 2, 2, torch.device("cpu"))
+    seconds = {name: seconds for name, (seconds, _) in found.items()}
+    assert 0 < seconds["recorded"] < seconds["and scored"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpt2_gpu.py"])
+    assert names["main"]() == 2
+    assert len(capsys.readouterr().err.splitlines()) >= 1

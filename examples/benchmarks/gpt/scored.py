@@ -1,0 +1,90 @@
+"""The same run by `curate`: replayed, or recorded and every sequence scored at K = T.
+
+    python scored.py replay FOLDER
+    python scored.py linear FOLDER [--dtype float64]
+    python scored.py jump FOLDER
+
+Model, objective and examples are those that `curate select` makes of a directory. Influences
+go to FOLDER, seconds and memory are printed as a line of JSON.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from meter import Meter, warm_up
+from safetensors.torch import save_file
+from setting import Setting, read
+from torch import Tensor
+
+from curate.datasets import Encoded, TokenExamples
+from curate.influence import Scoring, Target, influence, score_window, target_losses
+from curate.models import OBJECTIVES, FlatModel, build_pretrained
+from curate.rules import AdamW, initial_state
+from curate.trajectory import Disk, Step, Task, record, replay
+
+IN_MEMORY = 2
+"""States; all the others are on disk, so that no step is done twice."""
+JUMP_BYTES = 2**28
+
+
+def as_examples(tokens: Tensor) -> TokenExamples:
+    texts = (Encoded(row, [True] * len(row)) for row in tokens.tolist())
+    return TokenExamples.gather(texts, None, pad=0)
+
+
+def plan(setting: Setting) -> list[Step]:
+    rows = torch.arange(setting.batch * setting.steps).split(setting.batch)
+    weights = torch.ones(setting.batch)
+    return [Step(batch, weights, (setting.lr,), seed=t) for t, batch in enumerate(rows)]
+
+
+def run(what: str, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    meter = Meter()
+    setting, train, held = read(folder)
+    module = build_pretrained(str(folder), "causal_lm", outputs=0, pad=0)
+    model = FlatModel(module.train(), dtype=dtype)
+    task = Task(model, OBJECTIVES["causal_lm"](), as_examples(train))
+    targets, steps, rule = [Target("held", as_examples(held))], plan(setting), AdamW()
+    start = initial_state(rule, model.read())
+    target_losses(model, task.objective, targets, start.theta)  # warms up
+    if what == "replay":
+        meter.begin("train")
+        final = replay(task, rule, start, steps)
+        found = meter.found()
+        loss = target_losses(model, task.objective, targets, final.theta)
+        return found | {"target": float(loss)}
+
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        meter.begin("record")
+        disk = Disk(len(steps), Path(place))
+        recording = record(task, rule, start, steps, snapshots=IN_MEMORY, disk=disk)
+        meter.begin("score")
+        scoring = Scoring(jump_bytes=JUMP_BYTES if what == "jump" else None)
+        scores = score_window(task, rule, recording, targets, scoring=scoring)
+        found = meter.found()
+        del recording
+    parts = zip(steps, scores.derivatives, scores.sizes, strict=True)
+    fixed = [influence(d, step.weights, sizes, "fixed")[0] for step, d, sizes in parts]
+    saved = {"renormalised": torch.cat([s[0] for s in scores.influences])}
+    saved |= {"fixed": torch.cat(fixed)} if what == "linear" else {}
+    save_file(saved, folder / f"{what}-{str(dtype).rpartition('.')[2]}.safetensors")
+    return found | {"target": float(scores.target_losses), "parameters": model.size}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The run replayed or scored by curate.")
+    parser.add_argument("what", choices=["replay", "linear", "jump"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--dtype", default="float32")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warm_up()
+    print(json.dumps(run(arguments.what, arguments.folder, getattr(torch, arguments.dtype))))
+
+
+if __name__ == "__main__":
+    main()
