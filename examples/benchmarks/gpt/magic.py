@@ -59,7 +59,10 @@ def run(
     shared = {
         "run_path": str(work / "run"), "model": str(folder), "precision": precision,
         "data": DataConfig(dataset=write(placed, work / "train")),
-        "lr_schedule": LRScheduleConfig(lr=setting["lr"], lr_scheduler_type="constant"),
+        "lr_schedule": LRScheduleConfig(
+            lr=setting["lr"], lr_scheduler_type="constant_with_warmup",
+            lr_start=setting["lr"] / setting["warmup"], warmup_steps=setting["warmup"] - 1,
+        ),
         "batch_size": setting["batch"], "seed": SEED, "wandb_project": "",
         "adam_beta1": 0.9, "adam_beta2": 0.999, "weight_decay": 0.01, "eps_root": eps_root,
         "save_mode": save_mode if what == "score" else "final",

@@ -31,15 +31,14 @@ class Loop:
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         self.model.config.use_cache = False
         self.model.train()
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self.setting.lr, foreach=True
-        )
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), foreach=True)
 
     def rows(self, t: int) -> Tensor:
+        """What step t is taken on."""
         return torch.arange(self.setting.batch) + self.setting.batch * t
 
-    def step(self, rows: Tensor, weights: Tensor | None = None) -> None:
-        """One update on the sequences at `rows`.
+    def step(self, t: int, rows: Tensor, weights: Tensor | None = None) -> None:
+        """Step t on the sequences at `rows`.
 
         The loss is the model's own, which is of float32 whatever the model is of; with
         weights, all of one or one for each, it is in the model's precision.
@@ -50,6 +49,8 @@ class Loop:
             if weights is None
             else (weights * self.losses(tokens)).mean()
         )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.setting.rate(t)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -76,7 +77,7 @@ class Loop:
         """Target loss at the end, from where it is now, with a sequence left out."""
         for t in range(row // self.setting.batch, self.setting.steps):
             rows = self.rows(t)
-            self.step(rows[rows != row], torch.ones(()))
+            self.step(t, rows[rows != row], torch.ones(()))
         return self.target()
 
 
@@ -86,7 +87,7 @@ def train(folder: Path) -> dict[str, Any]:
     before = loop.target()  # warms up
     meter.begin("train")
     for t in range(loop.setting.steps):
-        loop.step(loop.rows(t))
+        loop.step(t, loop.rows(t))
     return meter.found() | {"before": before, "target": loop.target()}
 
 
@@ -105,7 +106,7 @@ def leave(folder: Path, count: int, dtype: torch.dtype) -> dict[str, Any]:
         for row in left:
             ends[row] = loop.without(row)
             loop.restore(start)
-        loop.step(loop.rows(t), torch.ones(()))
+        loop.step(t, loop.rows(t), torch.ones(()))
     end = loop.target()
     effects = torch.tensor([ends[row] - end for row in chosen], dtype=torch.float64)
     name = f"truth-{str(dtype).rpartition('.')[2]}.safetensors"
@@ -123,7 +124,7 @@ def weigh(folder: Path, h: float = 1e-6) -> dict[str, Any]:
             loop.restore(start)
             for t in range(loop.setting.steps):
                 rows = loop.rows(t)
-                loop.step(rows, 1 + sign * h * (rows == row).double())
+                loop.step(t, rows, 1 + sign * h * (rows == row).double())
             ends.append(loop.target())
         found.append((ends[0] - ends[1]) / (2 * h))
     save_file({"by_weight": torch.tensor(found).double()}, folder / "differences.safetensors")

@@ -39,7 +39,7 @@ def as_examples(tokens: Tensor) -> TokenExamples:
 def plan(setting: Setting) -> list[Step]:
     rows = torch.arange(setting.batch * setting.steps).split(setting.batch)
     weights = torch.ones(setting.batch)
-    return [Step(batch, weights, (setting.lr,), seed=t) for t, batch in enumerate(rows)]
+    return [Step(batch, weights, (setting.rate(t),), seed=t) for t, batch in enumerate(rows)]
 
 
 def run(what: str, folder: Path, dtype: torch.dtype) -> dict[str, Any]:

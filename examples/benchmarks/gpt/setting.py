@@ -28,7 +28,10 @@ FOLLOWERS = 8
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes of the model and of the run, and what is drawn by seed."""
+    """Sizes of the model and of the run, and what is drawn by seed.
+
+    lr: after `warmup` steps in which it grows by the same amount from step to step.
+    """
 
     layers: int = 4
     width: int = 256
@@ -39,8 +42,13 @@ class Setting:
     steps: int = 32
     held: int = 16
     lr: float = 1e-3
+    warmup: int = 8
     tied: bool = False
     seed: int = 0
+
+    def rate(self, t: int) -> float:
+        """The learning rate of step t."""
+        return self.lr * min(1.0, (t + 1) / self.warmup)
 
 
 def sequences(language: int, count: int, setting: Setting, generator: torch.Generator) -> Tensor:
