@@ -65,14 +65,13 @@ def commands(folder: Path, bergson: str | None) -> dict[str, tuple[str, ...]]:
         "plain": (own, "plain.py", "train", here),
         "replay": (own, "scored.py", "replay", here),
         "linear": (own, "scored.py", "linear", here),
-        "jump": (own, "scored.py", "jump", here),
     }
     if bergson is not None:
         for name, what in (("train", "train"), ("sqrt", "score"), ("all", "score")):
             work = str(folder / f"bergson-{name}")
             found[f"bergson {name}"] = (bergson, "magic.py", what, here, "--work", work)
         found["bergson all"] += ("--save-mode", "all")
-    return found
+    return found | {"jump": (own, "scored.py", "jump", here)}
 
 
 def agreement(predicted: Scores, true: Scores) -> dict[str, float]:
