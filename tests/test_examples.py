@@ -124,9 +124,10 @@ def test_the_benchmark_of_gpus_runs_small_and_says_that_there_is_none(
     gpt: Callable[[str], dict[str, Any]],
 ) -> None:  # fmt: skip
     names = gpt("gpt2_gpu")
-    found = names["compare"](1, 64, 64, 2, 2, torch.device("cpu"))
-    seconds = {name: seconds for name, (seconds, _) in found.items()}
-    assert 0 < seconds["recorded"] < seconds["and scored"]
+    for autocast in (None, torch.bfloat16):
+        found = names["compare"](1, 64, 64, 2, 2, torch.device("cpu"), autocast)
+        seconds = {name: seconds for name, (seconds, _) in found.items()}
+        assert 0 < seconds["recorded"] < seconds["and scored"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpt2_gpu.py"])
     assert names["main"]() == 2

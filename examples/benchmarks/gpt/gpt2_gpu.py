@@ -1,8 +1,9 @@
 """GPT-2 of 124 million parameters on a GPU: seconds a step, plain, recorded and scored.
 
-Random weights and tokens, batches of 32 x 128, float32. The floor of recording and scoring a
+Random weights and tokens, batches of 32 x 128, in float32 and with autocast to bfloat16, in the
+plain loop as in curate's. The floor of recording and scoring a
 step is three gradients: one primal, two tangent. Memory is
-torch.cuda.max_memory_allocated, on a CPU the process's peak above its start.
+torch.cuda.max_memory_allocated, on a CPU by how much the process's peak rose.
 
     python examples/benchmarks/gpt/gpt2_gpu.py [--steps 8]
     python examples/benchmarks/gpt/gpt2_gpu.py --device cpu --layers 2 --width 64 --steps 3
@@ -55,7 +56,9 @@ class Clock:
         return seconds, peak() - before, found
 
 
-def plain(folder: str, tokens: Tensor, clock: Clock, device: torch.device) -> tuple[float, float]:
+def plain(
+    folder: str, tokens: Tensor, clock: Clock, device: torch.device, autocast: torch.dtype | None
+) -> tuple[float, float]:
     """A step of a loop of torch's on tokens of shape (steps + 1, batch, length), median and peak.
 
     The last batch warms up.
@@ -66,7 +69,9 @@ def plain(folder: str, tokens: Tensor, clock: Clock, device: torch.device) -> tu
     def step(t: int) -> None:
         ids = tokens[t].to(device)
         optimizer.zero_grad()
-        model(input_ids=ids, labels=ids).loss.backward()
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
         optimizer.step()
 
     *batches, first = range(len(tokens))
@@ -76,8 +81,9 @@ def plain(folder: str, tokens: Tensor, clock: Clock, device: torch.device) -> tu
 
 
 def compare(
-    layers: int, width: int, vocabulary: int, batch: int, steps: int, device: torch.device
-) -> dict[str, tuple[float, float]]:
+    layers: int, width: int, vocabulary: int, batch: int, steps: int, device: torch.device,
+    autocast: torch.dtype | None,
+) -> dict[str, tuple[float, float]]:  # fmt: skip
     """Name -> (seconds a step, peak MiB)."""
     generator, clock = torch.Generator().manual_seed(0), Clock(device)
     tokens = torch.randint(vocabulary, (steps + 1, batch, LENGTH), generator=generator)
@@ -92,8 +98,8 @@ def compare(
         torch.manual_seed(0)
         module = build_pretrained(folder, "causal_lm", outputs=0, pad=0, from_scratch=True)
         module.save_pretrained(folder)  # type: ignore[operator]  # a module of transformers'
-        found["plain"] = plain(folder, tokens, clock, device)
-    model = FlatModel(module.train(), device=device)
+        found["plain"] = plain(folder, tokens, clock, device, autocast)
+    model = FlatModel(module.train(), device=device, autocast=autocast)
     task = Task(model, OBJECTIVES["causal_lm"](), as_examples(tokens.flatten(0, 1)))
     plan = [
         Step(rows, torch.ones(batch), (LR,), seed=t)
@@ -132,18 +138,22 @@ def main() -> int:
     vocabulary = arguments.vocabulary or (50257 if large else 1024)
     batch = arguments.batch or (32 if large else 4)
     warm_up()
-    found = compare(arguments.layers, arguments.width, vocabulary, batch, arguments.steps, device)
     name = torch.cuda.get_device_name(device) if large else "CPU"
     print(
         f"{arguments.layers} layers x {arguments.width}, vocabulary {vocabulary}, batches of "
-        f"{batch} x {LENGTH}, {arguments.steps} steps, float32, {name}"
+        f"{batch} x {LENGTH}, {arguments.steps} steps, {name}"
     )
-    plain, floor = found["plain"][0], 3 * found["gradient"][0]
-    print("            seconds a step  x plain  x 3 gradients  peak MiB")
-    for what, (seconds, room) in found.items():
-        print(
-            f"{what:10s} {seconds:15.4f} {seconds / plain:8.2f} {seconds / floor:14.2f} {room:9.0f}"
+    print("autocast  way         seconds a step  x plain  x 3 gradients  peak MiB")
+    for autocast in (None, torch.bfloat16):
+        found = compare(
+            arguments.layers, arguments.width, vocabulary, batch, arguments.steps, device, autocast
         )
+        once, floor = found["plain"][0], 3 * found["gradient"][0]
+        for what, (seconds, room) in found.items():
+            print(
+                f"{'bfloat16' if autocast else 'none':8s}  {what:10s} {seconds:15.4f} "
+                f"{seconds / once:8.2f} {seconds / floor:14.2f} {room:9.0f}"
+            )
     return 0
 
 
