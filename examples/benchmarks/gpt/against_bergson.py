@@ -7,6 +7,7 @@ is the loss on 16 other sequences. Each way is a process of its own:
     plain       a loop of torch's with the model's own loss
     replay      the same run by curate
     linear      curate: recorded and every sequence scored at K = T, 2 states in memory, 30 on disk
+    in halves   the same in micro-batches of 8 sequences
     jump        the same with the exact jump
     bergson     its trainer; then its MAGIC with sqrt(T) checkpoints, its default, and with all
 
@@ -65,6 +66,7 @@ def commands(folder: Path, bergson: str | None) -> dict[str, tuple[str, ...]]:
         "plain": (own, "plain.py", "train", here),
         "replay": (own, "scored.py", "replay", here),
         "linear": (own, "scored.py", "linear", here),
+        "in halves": (own, "scored.py", "linear", here, "--micro-batch", "8"),
     }
     if bergson is not None:
         for name, what in (("train", "train"), ("sqrt", "score"), ("all", "score")):

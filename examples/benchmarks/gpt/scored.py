@@ -2,6 +2,7 @@
 
     python scored.py replay FOLDER
     python scored.py linear FOLDER [--dtype float64]
+    python scored.py linear FOLDER --micro-batch 8
     python scored.py jump FOLDER
 
 Model, objective and examples are those that `curate select` makes of a directory. Influences
@@ -36,19 +37,23 @@ def as_examples(tokens: Tensor) -> TokenExamples:
     return TokenExamples.gather(texts, None, pad=0)
 
 
-def plan(setting: Setting) -> list[Step]:
+def plan(setting: Setting, micro_batch: int) -> list[Step]:
     rows = torch.arange(setting.batch * setting.steps).split(setting.batch)
     weights = torch.ones(setting.batch)
-    return [Step(batch, weights, (setting.rate(t),), seed=t) for t, batch in enumerate(rows)]
+    return [
+        Step(batch, weights, (setting.rate(t),), seed=t, micro_batch=micro_batch)
+        for t, batch in enumerate(rows)
+    ]
 
 
-def run(what: str, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+def run(what: str, folder: Path, dtype: torch.dtype, micro_batch: int = 0) -> dict[str, Any]:
     meter = Meter()
     setting, train, held = read(folder)
     module = build_pretrained(str(folder), "causal_lm", outputs=0, pad=0)
     model = FlatModel(module.train(), dtype=dtype)
     task = Task(model, OBJECTIVES["causal_lm"](), as_examples(train))
-    targets, steps, rule = [Target("held", as_examples(held))], plan(setting), AdamW()
+    targets, rule = [Target("held", as_examples(held))], AdamW()
+    steps = plan(setting, micro_batch)
     start = initial_state(rule, model.read())
     target_losses(model, task.objective, targets, start.theta)  # warms up
     if what == "replay":
@@ -71,7 +76,8 @@ def run(what: str, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     fixed = [influence(d, step.weights, sizes, "fixed")[0] for step, d, sizes in parts]
     saved = {"renormalised": torch.cat([s[0] for s in scores.influences])}
     saved |= {"fixed": torch.cat(fixed)} if what == "linear" else {}
-    save_file(saved, folder / f"{what}-{str(dtype).rpartition('.')[2]}.safetensors")
+    name = f"{what}-{micro_batch}" if micro_batch else what
+    save_file(saved, folder / f"{name}-{str(dtype).rpartition('.')[2]}.safetensors")
     return found | {"target": float(scores.target_losses), "parameters": model.size}
 
 
@@ -80,10 +86,12 @@ def main() -> None:
     parser.add_argument("what", choices=["replay", "linear", "jump"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--micro-batch", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warm_up()
-    print(json.dumps(run(arguments.what, arguments.folder, getattr(torch, arguments.dtype))))
+    dtype = getattr(torch, arguments.dtype)
+    print(json.dumps(run(arguments.what, arguments.folder, dtype, arguments.micro_batch)))
 
 
 if __name__ == "__main__":
