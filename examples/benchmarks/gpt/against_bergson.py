@@ -96,7 +96,8 @@ def worth(folder: Path, dtype: str, bergson: str | None) -> dict[str, Any]:
     """Predictions against what really happened."""
     truth = load_file(folder / f"truth-{dtype}.safetensors")
     rows, effects = truth["rows"], truth["effects"]
-    batch = json.loads((folder / "setting.json").read_text())["batch"]
+    setting = json.loads((folder / "setting.json").read_text())
+    batch = setting["batch"]
     linear = load_file(folder / "linear-float32.safetensors")
     jump = load_file(folder / "jump-float32.safetensors")
     scores = {"curate linear": linear["renormalised"], "curate jump": jump["renormalised"]}
@@ -105,7 +106,10 @@ def worth(folder: Path, dtype: str, bergson: str | None) -> dict[str, Any]:
         own = load_file(folder / "bergson-sqrt" / "scores.safetensors")["fixed"]
         scores |= {"bergson": own, "bergson renormalised": renormalised(own, batch)}
         found["bergson with curate, all sequences"] = agreement(own, linear["fixed"])
-    found["predictions"] = {name: agreement(own[rows], effects) for name, own in scores.items()}
+    for when, chosen in (("", rows >= 0), ("after warm-up", rows >= batch * setting["warmup"])):
+        found[f"predictions {when}".strip()] = {
+            name: agreement(own[rows[chosen]], effects[chosen]) for name, own in scores.items()
+        }
     return found
 
 
@@ -147,12 +151,13 @@ def show(results: dict[str, Any]) -> None:
             f"{peak / plain['peak']:8.2f} {target}"
         )
     found = results["worth"]
-    print(f"\n{found['left out']} left out          Spearman  Pearson  median relative error")
-    for name, own in found["predictions"].items():
-        print(
-            f"{name:20s} {own['spearman']:10.4f} {own['pearson']:8.4f} "
-            f"{own['median_relative_error']:22.4f}"
-        )
+    for when in ("", " after warm-up"):
+        print(f"\n{'left out' + when:22s}  Spearman  Pearson  median relative error")
+        for name, own in found["predictions" + when].items():
+            print(
+                f"{name:22s} {own['spearman']:9.4f} {own['pearson']:8.4f} "
+                f"{own['median_relative_error']:22.4f}"
+            )
     if own := found.get("bergson with curate, all sequences"):
         print(f"bergson with curate, all: Spearman {own['spearman']:.4f}, {own['pearson']:.4f}")
     print("\nfinite differences   Pearson  largest error  target loss  of plain")
