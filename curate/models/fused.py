@@ -1,7 +1,7 @@
 """Functions whose second derivative costs autograd dozens of passes over memory.
 
-The same values and derivatives as torch's, in closed form: the activations of models that
-are built here, and the loss of language models. They can be differentiated twice, which is
+The same values and derivatives as torch's, in closed form: the activations and norms of models
+that are built here, and the loss of language models. They can be differentiated twice, which is
 what scoring does, and vectorised (`torch.func.vmap`).
 """
 
@@ -16,6 +16,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from curate.datasets import IGNORED
+from curate.models.fused_norm import fused_norm
 
 
 class Curve(NamedTuple):
@@ -115,14 +116,22 @@ class Activation(nn.Module):
         return self.kind
 
 
-def fuse_activations(module: nn.Module) -> nn.Module:
-    """Put `Activation` in the place of every GELU or SiLU layer of a model, and return it."""
+def fuse_layers(module: nn.Module) -> nn.Module:
+    """Put a twin of its own in the place of every GELU, SiLU and LayerNorm of a model.
+
+    Returns the model. Names and parameters stay what they were.
+    """
     for parent in module.modules():
         for name, child in parent.named_children():
-            kind = _kind(child)
-            if kind is not None:
-                setattr(parent, name, Activation(kind))
+            twin = fused_norm(child) if type(child) is nn.LayerNorm else _activation(child)
+            if twin is not None:
+                setattr(parent, name, twin)
     return module
+
+
+def _activation(layer: nn.Module) -> Activation | None:
+    kind = _kind(layer)
+    return None if kind is None else Activation(kind)
 
 
 def _kind(layer: nn.Module) -> str | None:

@@ -12,7 +12,7 @@ from torch import nn
 from curate.datasets import HUB_NAME
 from curate.errors import MissingExtraError, ModelError
 from curate.models.from_path import foreign_code
-from curate.models.fused import fuse_activations
+from curate.models.fused import fuse_layers
 
 DEFAULT_LENGTH = 1024
 """Tokens of a text where neither the recipe nor the model says less."""
@@ -97,7 +97,7 @@ def build_pretrained(
         module = _load(kind, path, "model.pretrained", attn_implementation=ATTENTION, **labels)
     module.config.pad_token_id = pad
     module.config.use_cache = False
-    fuse_activations(module)
+    fuse_layers(module)
     return module if lora is None else add_lora(module, objective, **lora)
 
 

@@ -25,7 +25,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from curate.datasets import TensorExamples
 from curate.influence import backward_step, final_adjoint
 from curate.models import FlatModel, FunctionObjective, checkpoint_layers
-from curate.models.fused import cross_entropy, fuse_activations
+from curate.models.fused import cross_entropy, fuse_layers
 from curate.rules import AdamW, initial_state
 from curate.trajectory import Step, Task
 
@@ -50,7 +50,7 @@ def child(layers: int, again: bool) -> None:
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
     )  # fmt: skip
     module = GPT2LMHeadModel._from_config(config, attn_implementation="eager")
-    fuse_activations(module)
+    fuse_layers(module)
     model = FlatModel(checkpoint_layers(module) if again else module)
     tokens = torch.randint(VOCABULARY, (ROWS, LENGTH))
     examples = TensorExamples(tokens, None, torch.arange(ROWS))

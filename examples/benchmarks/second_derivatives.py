@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from curate.models import FlatModel
-from curate.models.fused import cross_entropy, fuse_activations
+from curate.models.fused import cross_entropy, fuse_layers
 
 ROWS, LENGTH, VOCABULARY, TURNS = 16, 128, 2048, 5
 Found = tuple[Tensor, Tensor]
@@ -53,7 +53,7 @@ class Setting:
         )  # fmt: skip
         module = GPT2LMHeadModel._from_config(config, attn_implementation="eager")
         self.plain = FlatModel(module)
-        self.fused = FlatModel(fuse_activations(copy.deepcopy(module)))
+        self.fused = FlatModel(fuse_layers(copy.deepcopy(module)))
         self.tokens = torch.randint(VOCABULARY, (ROWS, LENGTH))
         self.theta = self.plain.read()
         self.along = torch.randn_like(self.theta)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from curate.models.fused import Activation, cross_entropy, fuse_activations
+from curate.models.fused import Activation, cross_entropy, fuse_layers
+from curate.models.fused_norm import fused_norm
 
 TORCHS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -45,13 +46,38 @@ def test_cross_entropy() -> None:
     assert found.tolist() == [[1, -1]]
 
 
+def test_layer_norm() -> None:
+    torch.manual_seed(0)
+    plain = nn.LayerNorm(5, eps=0.1).double()
+    with torch.no_grad():
+        plain.weight.copy_(torch.randn(5))
+        plain.bias.copy_(torch.randn(5))
+    fused = fused_norm(plain)
+    assert fused is not None
+    assert fused.weight is plain.weight
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(fused(x), plain(x), rtol=1e-14, atol=1e-15)
+
+    def applied(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        given = {"weight": weight, "bias": bias}
+        found: Tensor = torch.func.functional_call(fused, given, (x,))
+        return found
+
+    inputs = (x, plain.weight, plain.bias)
+    assert torch.autograd.gradcheck(applied, inputs)
+    assert torch.autograd.gradgradcheck(applied, inputs)
+    assert fused_norm(nn.LayerNorm((2, 5))) is fused_norm(nn.LayerNorm(5, bias=False)) is None
+
+
 def test_vectorised() -> None:
     """Example by example, as the exact jump takes them."""
     logits, labels = logits_and_labels()
     batch, targets = logits.detach().view(2, 3, 5), labels.view(2, 3)
+    norm = fused_norm(nn.LayerNorm(5, dtype=torch.float64))
+    assert norm is not None
 
     def loss(z: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(Activation("gelu_tanh")(z), y).sum()
+        return cross_entropy(Activation("gelu_tanh")(norm(z)), y).sum()
 
     each = vmap(grad(loss))(batch, targets)
     alone = torch.stack([grad(loss)(z, y) for z, y in zip(batch, targets, strict=True)])
@@ -62,8 +88,10 @@ def test_several_cotangents_at_once() -> None:
     """As several targets are carried through a step."""
     logits, labels = logits_and_labels()
     x = logits.detach().requires_grad_()
+    norm = fused_norm(nn.LayerNorm(5, dtype=torch.float64))
+    assert norm is not None
     (first,) = torch.autograd.grad(
-        cross_entropy(Activation("silu")(x), labels).sum(), x, create_graph=True
+        cross_entropy(Activation("silu")(norm(x)), labels).sum(), x, create_graph=True
     )
     cotangents = torch.randn(3, 6, 5, dtype=torch.float64)
     (batched,) = torch.autograd.grad(first, x, cotangents, is_grads_batched=True, retain_graph=True)
@@ -79,7 +107,7 @@ def test_layers_are_swapped_for_the_same_function() -> None:
     )
     x = torch.randn(5, 3)
     before = plain(x)
-    fused = fuse_activations(plain)
+    fused = fuse_layers(plain)
     torch.testing.assert_close(fused(x), before)
     found = [m.kind for m in fused.modules() if isinstance(m, Activation)]
     assert found == ["gelu", "silu", "gelu_tanh"]
