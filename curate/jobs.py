@@ -77,14 +77,13 @@ def run_select(
     summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
     parts = composition(job.data.table, chosen.choice.kept, recipe)
     selection = Selection(
-        job.data.table, table, source=str(recipe.data.train), policy=recipe.selection.policy,
-        provenance=made_with | summary | {"composition": parts}, recipe=recipe,
-        windows=chosen.scores.window_rows(),
+        job.data.table, table, provenance=made_with | summary | {"composition": parts},
+        recipe=recipe, windows=chosen.scores.window_rows(),
     )  # fmt: skip
     with phases.phase("write"):
         if ranks.rank == 0:
             with staged(out, overwrite=overwrite) as stage:
-                write_selection(stage, out, selection)
+                write_selection(stage, selection)
                 leave_report(stage, job.data.table, table)
         everywhere(ranks, True)  # nobody is done before it is written
     summary["out"] = str(out)

@@ -1,6 +1,5 @@
 """What a selection leaves behind: an Arrow dataset, every score, how it came about."""
 
-import hashlib
 import json
 import os
 import platform
@@ -25,46 +24,6 @@ from curate.policies import Array, Choice
 from curate.recipe import Recipe, fingerprint, write_recipe
 
 MARK = "provenance.json"
-CARD = """---
-configs:
-- config_name: default
-  description: rows {content}
-  data_files:
-  - split: train
-    path: train/*.arrow
----
-
-# Selected by curate
-
-{kept} of {candidates} candidates{tokens} from `{source}`, chosen by policy `{policy}`.
-
-```python
-from datasets import load_dataset, load_from_disk
-
-load_dataset("{out}", split="train")
-load_from_disk("{out}")["train"]
-```
-
-`scores.parquet` has every candidate, kept or not:
-
-| column | meaning |
-|---|---|
-| `row` | position in the source, from 0 |
-| `influence` | predicted change in the target's loss had the row been left out of a step, mean over its occurrences and over the targets (by their weights); positive: the row helps |
-| `influence/TARGET` | the same on one of several targets |
-| `score` | what the budget ranks: the policy's value, of the row or per token (`selection.per`), standardised within the step (and label) for policies that train |
-| `rank` | 1 is the highest score |
-| `kept`, `reason` | what the budget decided |
-| `seen` | steps the row was offered in |
-| `tokens` | of the row, if its loss is a sum over them: those that are learned, so neither prompts nor a first token |
-| `error` | expected absolute error of `influence`, from removals that were followed exactly; where the policy has influences |
-
-`windows.parquet`, if there: the same for every window of the run: what dropping rows was predicted
-to change and did, and the terms of its error. `dropped.parquet` has dropped rows, as many as are
-worth a look; `report.html` shows all of it.
-
-{repeat}`provenance.json` says with what it was made.
-"""  # noqa: E501
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
@@ -110,21 +69,20 @@ def staged(out: Path, *, overwrite: bool) -> Iterator[Path]:
 class Selection:
     """What is written: every candidate, which of them are kept, and how that came about.
 
-    table: the candidates, in the order of `scores` by row. source, policy: for the card.
-    recipe: what would repeat the run, if a recipe made it. windows: what their scores are worth.
+    table: the candidates, in the order of `scores` by row. recipe: what would repeat the run, if
+    a recipe made it. windows: what their scores are worth.
     """
 
     table: Dataset
     scores: pl.DataFrame
-    source: str
-    policy: str
     provenance: dict[str, Any]
     recipe: Recipe | None = None
     windows: Sequence[dict[str, Any]] = ()
 
 
-def write_selection(stage: Path, out: Path, selection: Selection) -> None:
-    """Fill the staged directory (DESIGN 6) of what will be `out`."""
+def write_selection(stage: Path, selection: Selection) -> None:
+    """Fill a staged directory (DESIGN 6) with all but what is made from the rest: its report and
+    its card, see `curate.report`."""
     kept = np.flatnonzero(selection.scores.sort("row")["kept"].to_numpy())
     DatasetDict({"train": selection.table.select(kept.tolist())}).save_to_disk(str(stage))
     selection.scores.write_parquet(stage / "scores.parquet")
@@ -133,13 +91,6 @@ def write_selection(stage: Path, out: Path, selection: Selection) -> None:
         windows.write_parquet(stage / "windows.parquet")
     if selection.recipe is not None:
         (stage / "recipe.yaml").write_text(write_recipe(selection.recipe), encoding="utf-8")
-    card = CARD.format(
-        content=_content(stage / "train"), kept=len(kept), candidates=len(selection.table),
-        tokens=_tokens(selection.scores),
-        source=selection.source, policy=selection.policy, out=out.name,
-        repeat="" if selection.recipe is None else "`recipe.yaml` repeats the run; ",
-    )  # fmt: skip
-    (stage / "README.md").write_text(card, encoding="utf-8")
     (stage / MARK).write_text(json.dumps(selection.provenance, indent=2) + "\n", encoding="utf-8")
 
 
@@ -209,27 +160,6 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_whole_text(path: Path, text: str) -> None:
     """A file of text written as `write_whole` does, in UTF-8."""
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def _content(folder: Path) -> str:
-    """A digest of the shards.
-
-    `load_dataset` caches by a directory's last name and what its card says: without it,
-    another selection under the same name would be taken for this one.
-    """
-    digest = hashlib.sha256()
-    for shard in sorted(folder.glob("*.arrow")):
-        with shard.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def _tokens(scores: pl.DataFrame) -> str:
-    """How many tokens are kept, for the card, if they are counted."""
-    if "tokens" not in scores.columns:
-        return ""
-    kept = scores.filter("kept")["tokens"].sum()
-    return f" ({kept:,} of {scores['tokens'].sum():,} tokens)"
 
 
 def _git_commit() -> str | None:

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from curate.errors import OutputError
 from curate.output import write_whole_text
+from curate.report.card import write_card
 from curate.report.content import Shown
 from curate.report.facts import asked, came_out, trust, why
 from curate.report.figures import figures
@@ -42,13 +43,14 @@ class Card:
 
 
 def leave_report(stage: Path, table: Dataset, scores: Any) -> None:
-    """Store the dropped rows worth a look in a staged directory, and write its report.
+    """Store the dropped rows worth a look in a staged directory, and write its report and card.
 
     Args:
         table: all candidates. scores: a line each, in their order.
     """
     store_dropped(stage, table, scores)
     write_report(stage)
+    write_card(read_run(stage))
 
 
 def write_report(folder: Path) -> Path:

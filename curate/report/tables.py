@@ -18,7 +18,15 @@ def columns(rows: list[list[str]]) -> list[str]:
 
 
 def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Test metrics of every alternative, mean and spread over the seeds, best loss first."""
+    """Test metrics of every alternative as lines of text, see `evaluation_cells`."""
+    return columns(evaluation_cells(rows))
+
+
+def evaluation_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Test metrics of every alternative, mean and spread over the seeds, best loss first.
+
+    The first line is the head.
+    """
     metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
     noise, tokens = rows[0]["noise_left"] is not None, "tokens" in rows[0]
     header = [
@@ -38,4 +46,4 @@ def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
         ]
         for row in sorted(rows, key=lambda row: row["loss"]["mean"])
     ]
-    return columns([header, *body])
+    return [header, *body]

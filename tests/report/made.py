@@ -50,9 +50,6 @@ def made(
     facts = {"policy": "look_ahead", "steps": 10, "device": "cpu",
              "composition": composition(table, kept, by)}  # fmt: skip
     with staged(folder, overwrite=True) as stage:
-        chosen = Selection(
-            table, scores, "rows.parquet", "look_ahead", facts | provenance, by, WINDOWS
-        )
-        write_selection(stage, folder, chosen)
+        write_selection(stage, Selection(table, scores, facts | provenance, by, WINDOWS))
         leave_report(stage, table, scores)
     return folder

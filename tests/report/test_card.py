@@ -1,0 +1,164 @@
+"""The dataset card: a head that the Hub understands, the figures of the run, no active content."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from datasets import Dataset, load_dataset
+from huggingface_hub import DatasetCard
+from markdown_it import MarkdownIt
+
+from curate.recipe import load_recipe
+from curate.report.card import card, markdown, size_category
+from curate.report.run import read_run
+from curate.report.words import one_line, visible
+from tests.job import curate
+from tests.report.made import made, recipe
+from tests.report.test_page import HOSTILE, Page
+
+MARKUP = [
+    *HOSTILE,
+    "a | b || c",
+    "*bold* _it_ **x** ~~gone~~ `code` ``",
+    "[text](https://example.org) ![picture](https://example.org/x.png) <https://example.org>",
+    "# heading\n\n- item\n\n```\nfence",
+    "back\\slash \\| &amp; &lt;b&gt; $x^2$",
+    "````\n# out of the fence\n<img src=x>",
+]
+
+
+def rendered(text: str) -> Page:
+    """The prose of a card as a reader of GitHub's Markdown sees it, raw HTML let through."""
+    _, _, prose = text.removeprefix("---\n").partition("\n---\n")
+    reader = MarkdownIt("commonmark").enable("table").enable("strikethrough")
+    return Page(reader.render(prose))
+
+
+def test_the_head_is_what_the_hub_accepts(here: Path) -> None:
+    assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
+    head = DatasetCard.load("out/README.md").data.to_dict()
+    assert head["size_categories"] == ["n<1K"]
+    assert "curate" in head["tags"]
+    assert "license" not in head  # nobody has said it
+    (config,) = head["configs"]
+    assert config["data_files"] == [{"split": "train", "path": "train/*.arrow"}]
+
+
+@pytest.mark.parametrize("licence", ["apache-2.0", "cc-by-4.0"])
+def test_a_licence_added_to_the_head_changes_nothing_else(here: Path, licence: str) -> None:
+    assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
+    path = Path("out/README.md")
+    path.write_text(path.read_text().replace("---\n", f"---\nlicense: {licence}\n", 1))
+    assert DatasetCard.load(path).data.license == licence
+    assert load_dataset(str(here / "out"), split="train").num_rows == 36
+
+
+def test_figures_of_a_card_are_those_of_the_run(here: Path) -> None:
+    evaluation = "evaluation={seeds: [0, 1], against: [everything, random]}"
+    assert curate("recipe.yaml", "--out", "out", "--quiet", "--set", evaluation) == 0
+    text = Path("out/README.md").read_text()
+    made = json.loads(Path("out/provenance.json").read_text())
+    cells = rendered(text).texts["td"]
+    assert "36 of 72 candidates" in text
+    assert "36 of 72 kept (50%)" in cells
+    for row in made["evaluation"]:
+        mean, std = row["loss"]["mean"], row["loss"]["std"]
+        assert cells[cells.index(row["trained_on"]) + 3] == f"{mean:.3f} ± {std:.3f}"
+    assert any(f"AUROC of the score {made['noise']['auroc']:.3f}" in cell for cell in cells)
+    assert any(f"{made['error']['probes']} removals followed exactly" in cell for cell in cells)
+    source = cells[cells.index("rows.parquet") :][:3]
+    described = made["sources"]["rows.parquet"]
+    assert source == ["rows.parquet", str(described["rows"]), described["fingerprint"]]
+    assert f"curate {made['versions']['curate']}" in text
+    assert "arXiv:2605.18814" in text
+    for path in Path("out").iterdir():
+        assert path.name in ("README.md", "dataset_dict.json") or path.name in text
+
+
+def test_the_recipe_on_a_card_is_the_recipe(here: Path) -> None:
+    assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
+    (block,) = [
+        b for b in rendered(Path("out/README.md").read_text()).texts["code"] if "epochs" in b
+    ]
+    Path("again.yaml").write_text(block)
+    assert load_recipe("again.yaml") == load_recipe("out/recipe.yaml")
+
+
+def test_a_policy_without_influences_is_not_said_to_have_them(here: Path) -> None:
+    assert curate("recipe.yaml", "--out", "out", "--quiet", "--set", "selection.policy=loss") == 0
+    text = Path("out/README.md").read_text()
+    assert "chosen by loss." in text
+    assert "arXiv" not in text
+    assert "| `windows.parquet`" not in text
+
+
+@pytest.mark.parametrize("hostile", MARKUP)
+def test_what_comes_from_data_is_shown_and_does_nothing(tmp_path: Path, hostile: str) -> None:
+    """Names of columns, sources, targets and ways of choosing, each in its place."""
+    hostile = hostile.replace("\x00", "")  # which YAML cannot have
+    name = visible(hostile)
+    table = Dataset.from_dict({name: [1.0, 2.0, 3.0, 4.0], "label": [0, 1, 0, 1]})
+    metric = {"mean": 0.5, "std": 0.1, "values": [0.4, 0.6]}
+    rows: Any = [{"trained_on": hostile, "rows": 2, "noise_left": None, "loss": metric}]
+    by = recipe(
+        {"features": [name], "label": "label"},
+        data={"train": hostile, "validation": {"good": name}},
+    )
+    folder = made(
+        tmp_path / "out", table, by, evaluation=rows,
+        sources={hostile: {"rows": 4, "fingerprint": "0123"}},
+    )  # fmt: skip
+    page = rendered(card(read_run(folder)))
+    tags = {tag for tag, _ in page.tags}
+    assert tags <= {"h1", "h2", "p", "a", "strong", "code", "pre", "table", "thead", "tbody",
+                    "tr", "th", "td"}  # fmt: skip
+    assert [own["href"] for own in page.all("a")] == [
+        "https://arxiv.org/abs/2605.18814", "#sources",
+    ]  # fmt: skip
+    shown = one_line(visible(hostile))
+    said = ["".join(page.texts[tag]) for tag in ("td", "h1")]
+    assert said[0].count(shown) >= 3
+    assert "Selected from" in said[1]
+    widths = [len(line) for line in _rows_of(card(read_run(folder)))]
+    assert set(widths) <= {2, 3}
+
+
+def _rows_of(text: str) -> list[list[str]]:
+    """Cells of every row of every table but the wide one of what was retrained."""
+    _, _, prose = text.removeprefix("---\n").partition("\n---\n")
+    tokens = MarkdownIt("commonmark").enable("table").parse(prose)
+    rows: list[list[str]] = []
+    for token in tokens:
+        if token.type == "tr_open":
+            rows.append([])
+        elif token.type == "td_open" and rows:
+            rows[-1].append("")
+    return [row for row in rows if row]
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_escaped_text_reads_as_it_was(text: str) -> None:
+    page = Page(MarkdownIt("commonmark").enable("strikethrough").render(f"is {markdown(text)}."))
+    assert {tag for tag, _ in page.tags} == {"p"}
+    assert "".join(page.texts["p"]) == f"is {one_line(visible(text))}."
+
+
+@pytest.mark.parametrize(
+    ("rows", "name"),
+    [(1, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (123_456, "100K<n<1M"), (10**7, "10M<n<100M"),
+     (5 * 10**11, "100B<n<1T"), (10**12, "n>1T")],
+)  # fmt: skip
+def test_size_categories(rows: int, name: str) -> None:
+    assert size_category(rows) == name
+
+
+def test_a_dataset_from_a_log_has_a_card(tmp_path: Path) -> None:
+    table = Dataset.from_dict({"x": [1.0, 2.0, 3.0, 4.0]})
+    folder = made(tmp_path / "out", table, None, sources={"train": "a dataset in memory"})
+    text = (folder / "README.md").read_text()
+    assert "# Selected from a dataset in memory" in text
+    assert "| a dataset in memory |  |  |" in text
+    assert "recipe.yaml" not in text
+    assert pl.read_parquet(folder / "scores.parquet")["kept"].sum() == 2
