@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from curate.errors import UserError
-from curate.process import run, run_alone, run_together
+from curate.finished import PUBLIC, inspect, push, report
+from curate.process import run, run_alone, run_together, silence_libraries
 
 if TYPE_CHECKING:
     from curate.ranks import Group
@@ -29,6 +30,7 @@ DEVICE = click.option(
 __all__ = ["cli", "main", "run"]
 
 ONE_PROCESS = {
+    "push": "start it without torchrun",
     "tune": "start it several times with the same --out, and they share the work",
     "verify": "start it without torchrun",
 }
@@ -56,12 +58,17 @@ def cli(context: click.Context) -> None:
 @DEVICE
 @click.option("--overwrite", is_flag=True, help="Replace DIR if curate wrote it.")
 @click.option("--plan", is_flag=True, help="Say what it will take, and stop.")
+@click.option(
+    "--push-to-hub", "repository", metavar="NAMESPACE/NAME",
+    help="Push what is written to the Hugging Face Hub, too; see `curate push`.",
+)  # fmt: skip
+@PUBLIC
 @click.option("--quiet", is_flag=True, help="No progress bars and no closing lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
 def select(
     group: "Group | None", recipe: Path, out: Path | None, overrides: tuple[str, ...], device: str,
-    overwrite: bool, plan: bool, quiet: bool, as_json: bool,
+    overwrite: bool, plan: bool, repository: str | None, public: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the rows of a dataset, keep the best, write them as an Arrow dataset.
 
@@ -82,15 +89,25 @@ def select(
         click.echo(json.dumps(found) if as_json else describe_plan(found))
         return
     speaks = ranks.rank == 0
+    if repository is None and public:
+        raise UserError("--public: is for --push-to-hub NAMESPACE/NAME; give both or neither.")
+    if repository is not None and speaks:
+        from curate import hub
+
+        hub.check_push(repository, public=public)
     summary = run_select(
         checked, out, device=device, overwrite=overwrite, ranks=ranks,
         phases=Phases(bars=speaks and not quiet and sys.stderr.isatty()),
         say=None if quiet else lambda line: click.echo(line, err=True) if speaks else None,
     )  # fmt: skip
-    if as_json:
-        click.echo(json.dumps(summary))
-    elif not quiet:
-        click.echo(describe(summary))
+    try:
+        if repository is not None and speaks:
+            summary["pushed"] = hub.push(out, repository, public=public, quiet=quiet)
+    finally:
+        if as_json:
+            click.echo(json.dumps(summary))
+        elif not quiet:
+            click.echo(describe(summary))
 
 
 @cli.command()
@@ -212,37 +229,8 @@ def tune(
         click.echo(describe_tuning(tuned, out))
 
 
-@cli.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-def report(directory: Path) -> None:
-    """Write report.html again from what a directory of curate select holds."""
-    silence_libraries()
-    from curate.report.page import write_report
-
-    click.echo(f"wrote {write_report(directory)}")
-
-
-@cli.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--row", type=int, metavar="N", help="One row, with everything known about it.")
-@click.option("--dropped", type=click.IntRange(1), metavar="N", help="The N worst dropped rows.")
-@click.option("--kept", type=click.IntRange(1), metavar="N", help="The N best kept rows.")
-@click.option("--label", metavar="L", help="Only rows of this label.")
-def inspect(
-    directory: Path, row: int | None, dropped: int | None, kept: int | None, label: str | None
-) -> None:
-    """Look at what curate select wrote to DIR: a summary, one row, or a list of rows."""
-    silence_libraries()
-    from curate.report.terminal import inspect_run
-
-    found = inspect_run(directory, row=row, dropped=dropped, kept=kept, label=label)
-    click.echo("\n".join(found))
-
-
-def silence_libraries() -> None:
-    """Our bars are the only ones, and nobody asks the network without need."""
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+for finished in (report, inspect, push):
+    cli.add_command(finished)
 
 
 def main() -> None:

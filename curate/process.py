@@ -63,8 +63,9 @@ def run(
 def _guarded(do: Callable[[], object], group: "Group | None" = None) -> int:
     try:
         return _attempt(do, group)
-    except (click.Abort, KeyboardInterrupt):
-        message = "curate: interrupted; no result was written."
+    except (click.Abort, KeyboardInterrupt) as stop:
+        left = (stop.__cause__ or stop).args  # click wraps it
+        message = f"curate: interrupted; {left[0] if left else 'no result was written'}."
         return _fail(130, lambda: click.echo(message, err=True), group)
 
 

@@ -35,6 +35,8 @@ def describe(summary: dict[str, Any]) -> str:
             f"{error['propagation']:.2g}; {error['probes']} removals followed exactly)"
         )
     lines.append(f"wrote {summary['out']}; to look at: {summary['out']}/report.html")
+    if "pushed" in summary:
+        lines.append(f"pushed to {summary['pushed']}")
     lines.append(", ".join(f"{name} {value:.1f} s" for name, value in summary["seconds"].items()))
     return "\n".join(lines)
 

@@ -23,7 +23,8 @@ FLOORS: list[set[str]] = [
     {"evaluate", "verify", "estimate"},
     {"tuning"},
     {"report"},
-    {"jobs", "summary", "from_log", "process"},
+    {"jobs", "summary", "from_log", "process", "hub"},
+    {"finished"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,58 @@
+"""Commands on a directory that `curate select` wrote. Importing this loads no torch."""
+
+from pathlib import Path
+
+import click
+
+from curate.process import silence_libraries
+
+PUBLIC = click.option(
+    "--public", is_flag=True, help="Push to a public dataset; a private one if not given."
+)
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("repository", metavar="NAMESPACE/NAME")
+@PUBLIC
+@click.option("--quiet", is_flag=True, help="No progress bars and no closing line.")
+def push(directory: Path, repository: str, public: bool, quiet: bool) -> None:
+    """Push what curate select wrote to DIR to the Hugging Face Hub: rows, scores, report and all.
+
+    The dataset is private unless --public is given; what curate pushed there before is replaced.
+    """
+    silence_libraries()
+    from curate import hub
+
+    hub.check_directory(directory)
+    hub.check_push(repository, public=public)
+    address = hub.push(directory, repository, public=public, quiet=quiet)
+    if not quiet:
+        click.echo(f"pushed to {address}")
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+def report(directory: Path) -> None:
+    """Write report.html again from what a directory of curate select holds."""
+    silence_libraries()
+    from curate.report.page import write_report
+
+    click.echo(f"wrote {write_report(directory)}")
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--row", type=int, metavar="N", help="One row, with everything known about it.")
+@click.option("--dropped", type=click.IntRange(1), metavar="N", help="The N worst dropped rows.")
+@click.option("--kept", type=click.IntRange(1), metavar="N", help="The N best kept rows.")
+@click.option("--label", metavar="L", help="Only rows of this label.")
+def inspect(
+    directory: Path, row: int | None, dropped: int | None, kept: int | None, label: str | None
+) -> None:
+    """Look at what curate select wrote to DIR: a summary, one row, or a list of rows."""
+    silence_libraries()
+    from curate.report.terminal import inspect_run
+
+    found = inspect_run(directory, row=row, dropped=dropped, kept=kept, label=label)
+    click.echo("\n".join(found))
