@@ -7,7 +7,7 @@ import numpy as np
 
 from curate.datasets import SourceExamples, TensorExamples
 from curate.influence import Scoring
-from curate.ledger import Scores
+from curate.ledger import Outcome, Scores
 from curate.policies import (
     AGGREGATES,
     Array,
@@ -64,11 +64,17 @@ def nothing_kept(job: Job, chosen: Chosen) -> str | None:
     )
 
 
-def choose(job: Job, policy: str, phases: Phases) -> Chosen:
-    """Value all candidates of a job by the named policy and apply the recipe's budget."""
+def choose(
+    job: Job, policy: str, phases: Phases,
+    on_outcome: Callable[[Outcome, float | None], None] | None = None,
+) -> Chosen:  # fmt: skip
+    """Value all candidates of a job by the named policy and apply the recipe's budget.
+
+    `on_outcome`: see `Selector.run`.
+    """
     selector, state, steps = selector_for(job, policy)
     with phases.phase(f"score ({policy})", selector.ticks(len(steps))) as tick:
-        scores = selector.run(state, steps, tick)
+        scores = selector.run(state, steps, tick, on_outcome=on_outcome)
     return Chosen(scores, selector.choose(scores))
 
 

@@ -23,6 +23,12 @@ OVERRIDES = click.option(
     metavar="KEY=VALUE",
     help="Override a key of the recipe, e.g. selection.horizon=7. Repeatable.",
 )
+TRACK = click.option(
+    "--track",
+    multiple=True,
+    metavar="KIND:WHERE",
+    help="Watch it in tensorboard:DIRECTORY, wandb:PROJECT or mlflow:EXPERIMENT. Repeatable.",
+)
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
@@ -63,18 +69,21 @@ def cli(context: click.Context) -> None:
     help="Push what is written to the Hugging Face Hub, too; see `curate push`.",
 )  # fmt: skip
 @PUBLIC
+@TRACK
 @click.option("--quiet", is_flag=True, help="No progress bars and no closing lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
 def select(
     group: "Group | None", recipe: Path, out: Path | None, overrides: tuple[str, ...], device: str,
-    overwrite: bool, plan: bool, repository: str | None, public: bool, quiet: bool, as_json: bool,
+    overwrite: bool, plan: bool, repository: str | None, public: bool, track: tuple[str, ...],
+    quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the rows of a dataset, keep the best, write them as an Arrow dataset.
 
     `torchrun --nproc-per-node N -m curate select RECIPE` shares the work among N processes.
     """
-    from curate.recipe import load_recipe
+    from curate.recipe import load_recipe, resolved
+    from curate.trackers import tracking
 
     checked = load_recipe(recipe, overrides)
     silence_libraries()
@@ -95,11 +104,12 @@ def select(
         from curate import hub
 
         hub.check_push(repository, public=public)
-    summary = run_select(
-        checked, out, device=device, overwrite=overwrite, ranks=ranks,
-        phases=Phases(bars=speaks and not quiet and sys.stderr.isatty()),
-        say=None if quiet else lambda line: click.echo(line, err=True) if speaks else None,
-    )  # fmt: skip
+    with tracking(track if speaks else (), resolved(checked), warn) as trackers:
+        summary = run_select(
+            checked, out, device=device, overwrite=overwrite, ranks=ranks, trackers=trackers,
+            phases=Phases(bars=speaks and not quiet and sys.stderr.isatty()),
+            say=None if quiet else lambda line: click.echo(line, err=True) if speaks else None,
+        )  # fmt: skip
     try:
         if repository is not None and speaks:
             summary["pushed"] = hub.push(out, repository, public=public, quiet=quiet)
@@ -194,18 +204,20 @@ def verify(
 )
 @OVERRIDES
 @DEVICE
+@TRACK
 @click.option("--quiet", is_flag=True, help="No progress and no closing lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def tune(
     recipe: Path, out: Path | None, storage: str | None, overrides: tuple[str, ...], device: str,
-    quiet: bool, as_json: bool,
+    track: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Find the horizon and the learning rate whose selection trains the best model.
 
     What was tried is kept if this is interrupted: run it again to go on. Run it
     twice with the same --out, and the two share the work.
     """
-    from curate.recipe import load_recipe
+    from curate.recipe import load_recipe, resolved
+    from curate.trackers import tracking
 
     checked = load_recipe(recipe, overrides)
     silence_libraries()
@@ -215,11 +227,12 @@ def tune(
 
     out = out or Path("out") / f"{recipe.stem}.tune"
     try:
-        tuned = run_tune(
-            checked, out, storage=storage, device=device,
-            phases=Phases(bars=not quiet and sys.stderr.isatty()),
-            say=lambda line: None if quiet else click.echo(line, err=True),
-        )  # fmt: skip
+        with tracking(track, resolved(checked), warn) as trackers:
+            tuned = run_tune(
+                checked, out, storage=storage, device=device, trackers=trackers,
+                phases=Phases(bars=not quiet and sys.stderr.isatty()),
+                say=lambda line: None if quiet else click.echo(line, err=True),
+            )  # fmt: skip
     except KeyboardInterrupt:
         click.echo("curate: what was tried is kept; run it again to go on.", err=True)
         raise
@@ -227,6 +240,11 @@ def tune(
         click.echo((out / "tune.json").read_text(encoding="utf-8"), nl=False)
     elif not quiet:
         click.echo(describe_tuning(tuned, out))
+
+
+def warn(line: str) -> None:
+    """What went wrong beside the run, which goes on."""
+    click.echo(f"curate: {line}", err=True)
 
 
 for finished in (report, inspect, push):

@@ -54,10 +54,11 @@ class OutputError(UserError):
 class MissingExtraError(UserError):
     """A package that curate needs only for this is not installed."""
 
-    def __init__(self, package: str, purpose: str, extra: str) -> None:
+    def __init__(self, package: str, purpose: str, extra: str | None = None) -> None:
+        """`extra`: of ours that has the package, if one does."""
+        what = package if extra is None else f'"curate[{extra}]"'
         super().__init__(
-            f"{purpose} needs the package {package}; "
-            f'install it with `pip install "curate[{extra}]"`.'
+            f"{purpose} needs the package {package}; install it with `pip install {what}`."
         )
 
 

@@ -1,7 +1,7 @@
 """The commands, from a checked recipe to what they leave and a summary of it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from curate.report.page import leave_report
 from curate.report.tuning import plot_tuning, why
 from curate.report.verification import plot_verification
 from curate.threads import suitable_threads
+from curate.tracked import TrackedWindows, tell_summary
+from curate.trackers import Tracker, careful
 from curate.tuning import Tuned, tune_job
 from curate.verify import Plan, Verified, reproduces, verify
 
@@ -42,6 +44,7 @@ from curate.verify import Plan, Verified, reproduces, verify
 def run_select(
     recipe: Recipe, out: Path, *, device: str = "auto", overwrite: bool = False,
     phases: Phases | None = None, say: Callable[[str], None] | None = None, ranks: Ranks = ALONE,
+    trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Score the candidates of a recipe, keep what its budget allows, write it to `out`.
 
@@ -52,6 +55,7 @@ def run_select(
         say: gets a line beforehand if the run will be a long one.
         ranks: the processes that share the run, all of which call this with the same recipe;
             rank 0 writes.
+        trackers: are told of every window, and of the summary; one that fails is left out.
 
     Returns:
         The summary that `--json` prints: rows in and kept, seconds per phase,
@@ -61,14 +65,14 @@ def run_select(
         UserError: nothing was computed or written; what to change is in the message.
         RunError: the run failed on the way; nothing was written.
     """
-    phases = phases or Phases()
+    phases, trackers = phases or Phases(), careful(trackers)
     check_free(out, overwrite=overwrite)
     with phases.phase("read"):
         job = prepare(recipe, choose_device(device, ranks), existing_parent(out), ranks)
     with suitable_threads(job.step_flops()) as threads:
         if say is not None:
             announce(job, say)
-        chosen, summary = _score_and_evaluate(job, phases)
+        chosen, summary = _score_and_evaluate(job, phases, trackers)
     table = score_table(
         chosen.scores, chosen.choice, job.data.examples.rows.numpy(), [*job.data.validation],
         job.data.tokens,
@@ -88,6 +92,7 @@ def run_select(
         everywhere(ranks, True)  # nobody is done before it is written
     summary["out"] = str(out)
     summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
+    tell_summary(trackers, summary)
     return summary
 
 
@@ -109,9 +114,13 @@ def plan_select(
         return plan.summary(time_steps(plan))
 
 
-def _score_and_evaluate(job: Job, phases: Phases) -> tuple[Chosen, dict[str, Any]]:
+def _score_and_evaluate(
+    job: Job, phases: Phases, trackers: Sequence[Tracker]
+) -> tuple[Chosen, dict[str, Any]]:
     recipe = job.recipe
-    chosen = choose(job, recipe.selection.policy, phases)
+    chosen = choose(
+        job, recipe.selection.policy, phases, TrackedWindows(trackers) if trackers else None
+    )
     if (why_nothing := nothing_kept(job, chosen)) is not None:
         raise UserError(f"{why_nothing}.")
     summary: dict[str, Any] = {
@@ -201,6 +210,7 @@ def run_verify(
 def tune(
     recipe: Recipe, out: Path | str, *, storage: str | None = None, device: str = "auto",
     phases: Phases | None = None, say: Callable[[str], None] = lambda _: None,
+    trackers: Sequence[Tracker] = (),
 ) -> Tuned:  # fmt: skip
     """Tune a recipe's horizon together with its learning rate, see `tune_job`.
 
@@ -211,6 +221,7 @@ def tune(
     Args:
         storage: URL of a database for the study, for processes on several machines.
         say: gets a line for every pilot and run.
+        trackers: are told of every pilot and run of this process; one that fails is left out.
 
     Returns:
         The tuned recipe, the study, a table of everything tried.
@@ -224,7 +235,7 @@ def tune(
     with phases.phase("read"):
         job = prepare(recipe, choose_device(device), existing_parent(out))
     with suitable_threads(job.step_flops()):
-        tuned = tune_job(job, out, storage, phases, say)
+        tuned = tune_job(job, out, storage, phases, say, careful(trackers))
     summary = made_with() | {
         "horizon": tuned.recipe.selection.horizon,
         "learning_rate": tuned.pair.learning_rate,

@@ -61,11 +61,14 @@ class Selector:
         steps: Sequence[Step],
         on_step: Callable[[], None] = ignore_step,
         on_window: Callable[[int, State, Judged], None] | None = None,
+        on_outcome: Callable[[Outcome, float | None], None] | None = None,
     ) -> Scores:
         """Score the whole run, from `state` through `steps`.
 
         `on_step` is called `ticks(len(steps))` times, or less where steps are dropped whole;
-        `on_window` with every window: its first step, the state before it, what was found.
+        `on_window` with every window: its first step, the state before it, what was found;
+        `on_outcome` with what became of it, and the error to expect of its influences so far, if
+        that is estimated (`ErrorProxy.latest`).
         """
         judge, count = self.judge, len(self.judge.task.examples)
         if judge.policy.needs is Evidence.NOTHING:
@@ -91,6 +94,8 @@ class Selector:
                 outcomes.append(
                     self._outcome(first, judged, kept, state if first in looks else None)
                 )
+                if on_outcome is not None:
+                    on_outcome(outcomes[-1], None if proxy is None else proxy.latest())
         scores = replace(ledger.scores(with_influences=judge.goes_back), outcomes=outcomes)
         if proxy is None:
             return scores

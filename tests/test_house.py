@@ -10,12 +10,12 @@ import curate
 ROOT = Path(curate.__file__).parent
 FLOORS: list[set[str]] = [
     {"errors", "agreement"},
-    {"rules", "policies", "datasets", "progress", "log", "ranks"},
+    {"rules", "policies", "datasets", "progress", "log", "ranks", "trackers"},
     {"models"},
     {"trajectory"},
     {"influence", "recipe", "threads"},
     {"ledger", "reading"},
-    {"candidates", "forecast"},
+    {"candidates", "forecast", "tracked"},
     {"output"},
     {"windows", "prepare"},
     {"select", "integrations", "journal"},

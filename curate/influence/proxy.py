@@ -80,6 +80,7 @@ class ErrorProxy:
         self._random = np.random.default_rng(seed)
         self._left = 0.0
         self._windows: list[_Window] = []
+        self._summed, self._weight, self._found = 0, 0.0, 0.0  # see `latest`
 
     def plan(self, steps: Sequence[Step], decided: int, target_rows: int) -> Probing:
         """How many removals of a window's first `decided` steps to follow.
@@ -112,6 +113,20 @@ class ErrorProxy:
                 probes=scores.probes,
             )
         )
+
+    def latest(self) -> float:
+        """Expected absolute error of an influence of the window entered last, as known so far.
+
+        After the last window, what `windows` says of it. Cost: constant over a run, on average.
+        """
+        for window in self._windows[self._summed :]:
+            if window.probes:
+                self._weight += window.sizes.sum()
+                self._found += window.sizes.sum() * _own(window, self._error) / len(window.probes)
+        self._summed = len(self._windows)
+        overall = self._found / self._weight if self._weight > 0 else 0.0
+        last = self._windows[-1]
+        return _shrunk(last, _own(last, self._error), overall) * last.signal
 
     def windows(self) -> list[WindowError]:
         """The windows entered, in order."""
@@ -151,9 +166,7 @@ class ErrorProxy:
 
     def _terms(self, error: Callable[[Probe], float]) -> list[float]:
         """c of every window for one kind of error."""
-        own = [
-            sum(error(p) / p.size for p in window.probes if p.size > 0) for window in self._windows
-        ]
+        own = [_own(window, error) for window in self._windows]
         probed = [
             (window.sizes.sum(), found / len(window.probes))
             for window, found in zip(self._windows, own, strict=True)
@@ -162,7 +175,7 @@ class ErrorProxy:
         weight = sum(size for size, _ in probed)
         overall = sum(size * found for size, found in probed) / weight if weight > 0 else 0.0
         return [
-            (found + BORROWED * overall) / (len(window.probes) + BORROWED)
+            _shrunk(window, found, overall)
             for window, found in zip(self._windows, own, strict=True)
         ]
 
@@ -202,6 +215,16 @@ class _Window:
     signal: float
     target_loss: float
     probes: list[Probe]
+
+
+def _own(window: _Window, error: Callable[[Probe], float]) -> float:
+    """Of a window's own probes together, in units of their sizes."""
+    return sum(error(probe) / probe.size for probe in window.probes if probe.size > 0)
+
+
+def _shrunk(window: _Window, own: float, overall: float) -> float:
+    """c of a window: its own probes, averaged with what is known of the whole run."""
+    return (own + BORROWED * overall) / (len(window.probes) + BORROWED)
 
 
 def _targets(steps: Sequence[Step], rows: int) -> float:

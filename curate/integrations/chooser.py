@@ -18,6 +18,8 @@ from curate.integrations.training import Training, untouched
 from curate.log import AuditLog
 from curate.models import Objective, probe
 from curate.policies import Array, Budget, LookAhead
+from curate.tracked import tell
+from curate.trackers import careful
 from curate.trajectory import Step, Task
 from curate.windows import Judge, Judged
 
@@ -47,6 +49,7 @@ class WindowChooser:
         self._budget = None if isinstance(options.keep, str) else Budget(float(options.keep))
         self._seeds = torch.Generator().manual_seed(options.seed)
         self._log: AuditLog | None = None
+        self._trackers = careful([] if options.tracker is None else [options.tracker])
         self._untold: WindowReport | None = None
         self._steps_decided = 0
         training.learning_rates(training.read()[1], 1)
@@ -227,7 +230,10 @@ class WindowChooser:
         return rows
 
     def _tell(self, report: WindowReport | None) -> None:
-        """Put a window itself in the log, now or never."""
+        """Put a window itself in the log and tell a tracker of it, now or never."""
+        if report is not None and self._trackers:
+            first = self._steps_decided - report.steps
+            tell(self._trackers, "window", report.metrics(), first)
         if report is not None and self._log is not None:
             self._log.window(
                 window=len(self.reports) - 1, horizon=report.horizon, steps=report.steps,

@@ -36,6 +36,17 @@ class WindowReport:
             return None
         return self.realised / self.predicted
 
+    def metrics(self) -> dict[str, float | None]:
+        """For a tracker: its numbers by name, what was kept as a share."""
+        return {
+            "target_loss": self.target_loss,
+            "predicted": self.predicted,
+            "realised": self.realised,
+            "kept": self.kept / self.offered,
+            "horizon": self.horizon,
+            "seconds": self.seconds,
+        }
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -17,6 +17,7 @@ from curate.integrations.training import Training
 from curate.models import Objective, as_objective
 from curate.policies import AdaptiveHorizon
 from curate.rules import unwrap
+from curate.trackers import Tracker
 
 
 class LookAheadLoader:
@@ -72,6 +73,8 @@ class LookAheadLoader:
         log: folder for the audit log, see `curate.read_log`. row: what it knows an
             example by, its position in the dataset: a key of the batch, or
             batch -> integers, shape (n,).
+        tracker: is told of every window when it has been trained on, at its first step:
+            window/NAME, the numbers of `WindowReport`, kept as a share; see `open_tracker`.
         removal: see `curate.influence.influence`.
         micro_batch: candidates per simulated forward pass; a whole batch if None.
         snapshots: states kept at once on the way through a window.
@@ -103,6 +106,7 @@ class LookAheadLoader:
         scale: Callable[[int], float] = one_mean,
         log: str | PathLike[str] | None = None,
         row: str | Callable[[Any], Any] | None = None,
+        tracker: Tracker | None = None,
         removal: str = "renormalised",
         micro_batch: int | None = None,
         snapshots: int = 64,
@@ -112,8 +116,9 @@ class LookAheadLoader:
     ) -> None:
         options = Options(
             horizon=horizon, keep=keep, rounds=rounds, stride=stride, group_by=group_by,
-            log=log, row=row, removal=removal, micro_batch=micro_batch, snapshots=snapshots,
-            tape_bytes=tape_bytes, seed=seed, adaptive=adaptive or AdaptiveHorizon(),
+            log=log, row=row, tracker=tracker, removal=removal, micro_batch=micro_batch,
+            snapshots=snapshots, tape_bytes=tape_bytes, seed=seed,
+            adaptive=adaptive or AdaptiveHorizon(),
         )  # fmt: skip
         if accumulate < 1:
             raise OptionError(f"accumulate must be at least 1 but got {accumulate}.")

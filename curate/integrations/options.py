@@ -8,6 +8,7 @@ from typing import Any
 from curate.errors import OptionError
 from curate.influence import REMOVALS
 from curate.policies import AdaptiveHorizon
+from curate.trackers import Tracker
 
 WEIGHTS = "weights"
 AUTO = "auto"
@@ -28,6 +29,7 @@ class Options:
     group_by: Callable[[Any], Any] | None = None
     row: str | Callable[[Any], Any] | None = None
     log: str | PathLike[str] | None = None
+    tracker: Tracker | None = None
     removal: str = "renormalised"
     micro_batch: int | None = None
     snapshots: int = 64
@@ -55,6 +57,10 @@ class Options:
             (
                 self.keep == 1 and self.log is not None,
                 "keep=1.0 scores nothing, so there is nothing to log; leave log out.",
+            ),
+            (
+                self.keep == 1 and self.tracker is not None,
+                "keep=1.0 decides nothing, so there is nothing to track; leave tracker out.",
             ),
             (self.rounds < 1, f"rounds must be at least 1 but got {self.rounds}."),
             (

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -21,6 +21,8 @@ from curate.policies import Array
 from curate.prepare import Job
 from curate.progress import Phases
 from curate.recipe import Recipe, resolved
+from curate.tracked import tell
+from curate.trackers import Tracker
 from curate.tuning.bench import Bench, set_up, with_pair
 from curate.tuning.board import Board, Entry, Unit
 from curate.tuning.plan import Pair, Plan
@@ -58,8 +60,9 @@ class Tuned:
 
 
 def tune_job(
-    job: Job, out: Path, storage: str | None, phases: Phases, say: Callable[[str], None]
-) -> Tuned:
+    job: Job, out: Path, storage: str | None, phases: Phases, say: Callable[[str], None],
+    trackers: Sequence[Tracker] = (),
+) -> Tuned:  # fmt: skip
     """Tune a recipe's horizon and learning rate.
 
     Stage 1: a pilot per learning rate (see `fly`) shows what influences are worth at every
@@ -75,7 +78,8 @@ def tune_job(
 
     Args:
         out: holds the study, unless the database that `storage` names does, and runs' scores.
-        say: gets a line for every unit of work done.
+        say: gets a line for every unit of work done. trackers: are told of it: pilot/NAME or
+            trial/NAME, the step being the number of units that this process did before.
 
     Raises:
         UserError: the recipe cannot be tuned. RunError: no pair can be trusted.
@@ -86,7 +90,7 @@ def tune_job(
     board = Board(out, storage, bench.plan, key, asked)
     try:
         say(bench.plan.describe())
-        worker = _Worker(bench, board, phases, say)
+        worker = _Worker(bench, board, phases, say, trackers)
         worker.work()
         return worker.result()
     except optuna.exceptions.StorageInternalError as error:
@@ -103,6 +107,8 @@ class _Worker:
     board: Board
     phases: Phases
     say: Callable[[str], None]
+    trackers: Sequence[Tracker]
+    done: int = 0
 
     def work(self) -> None:
         """Take unit after unit until there is none left, here or elsewhere."""
@@ -188,13 +194,15 @@ class _Worker:
                 if reason is not None:
                     pair = Pair(horizon, unit.learning_rate)
                     self.board.drop(pair, {"dropped": True, "reason": reason})
-        notes = {
+        notes: dict[str, Any] = {
             "views": [asdict(view) for view in views],
             "passes": plan.pilot_passes(),
             "seconds": time.monotonic() - begin,
         }
         self.board.finish(unit, everything, notes)
         trusted = [k for k, reason in reasons.items() if reason is None]
+        found = {"learning_rate": unit.learning_rate, "trusted_horizons": len(trusted)}
+        self._tell("pilot", found, everything, notes["seconds"])
         self.say(describe_pilot(unit.learning_rate, everything, plan, trusted))
 
     def _run(self, pair: Pair, begin: float) -> None:
@@ -209,7 +217,15 @@ class _Worker:
             notes["reason"] = str(error)
         notes["seconds"] = time.monotonic() - begin
         self.board.finish(unit, value, notes)
+        self._tell("trial", pair._asdict(), value, notes["seconds"])
         self.say(describe_run(pair, value, plan))
+
+    def _tell(
+        self, kind: str, found: Mapping[str, float], value: float | None, seconds: float
+    ) -> None:
+        metric = {self.bench.plan.tune.metric: value, "seconds": seconds}
+        tell(self.trackers, kind, {**found, **metric}, self.done)
+        self.done += 1
 
     def _save(self, pair: Pair, chosen: Chosen) -> None:
         data = self.bench.job.data

@@ -1,0 +1,9 @@
+"""Where a run can be watched: experiment trackers, none of them a dependency.
+
+Not the audit log (`curate.log`), which says what became of every candidate.
+"""
+
+from curate.trackers.base import Careful, Tracker, careful
+from curate.trackers.open import open_tracker, tracking
+
+__all__ = ["Careful", "Tracker", "careful", "open_tracker", "tracking"]

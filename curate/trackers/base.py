@@ -1,0 +1,47 @@
+"""What a tracker is, and what keeps one that fails from taking the run with it."""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+
+class Tracker(Protocol):
+    """Something that shows numbers over the steps of a run."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Take numbers by name, at a step that never goes back."""
+        ...
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, RuntimeWarning, stacklevel=4)
+
+
+class Careful:
+    """Passes numbers on to a tracker until that raises: a line about it, and nothing after.
+
+    The run itself goes on. An interrupt still interrupts.
+    """
+
+    def __init__(self, tracker: Tracker, warn: Callable[[str], None] = _warn) -> None:
+        self._tracker, self._warn = tracker, warn
+        self._works = True
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """As a `Tracker` does."""
+        if not self._works:
+            return
+        try:
+            self._tracker.log(metrics, step)
+        except Exception as error:
+            self._works = False
+            said = " ".join(str(error).split()) or "no reason given"
+            self._warn(
+                f"{type(self._tracker).__name__} failed with {type(error).__name__}: {said}; "
+                "the run goes on without it."
+            )
+
+
+def careful(trackers: Iterable[Tracker]) -> list[Careful]:
+    """Every one of them such that it may fail."""
+    return [own if isinstance(own, Careful) else Careful(own) for own in trackers]
