@@ -1,7 +1,8 @@
 """From `KIND:WHERE`, as the command line has it, to a tracker."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -39,8 +40,9 @@ def open_tracker(text: str, config: Mapping[str, Any] | None = None) -> Opened:
         known = ", ".join(f"{name}:{what}" for name, (_, what) in KINDS.items())
         raise OptionError(f"--track {text}: must be one of {known}.")
     try:
-        made = getattr(import_module(f"curate.trackers.{kind}"), KINDS[kind][0])
-        return cast(Opened, made(where, config or {}))
+        with redirect_stdout(sys.stderr):  # they greet, and ours may be JSON
+            made = getattr(import_module(f"curate.trackers.{kind}"), KINDS[kind][0])
+            return cast(Opened, made(where, config or {}))
     except ImportError as error:
         raise MissingExtraError(kind, f"--track {text}") from error
     except Exception as error:  # whatever it and the network raise
@@ -67,6 +69,7 @@ def tracking(
 
 def _close(tracker: Opened, failed: bool, warn: Callable[[str], None]) -> None:
     try:
-        tracker.close(failed=failed)
+        with redirect_stdout(sys.stderr):
+            tracker.close(failed=failed)
     except Exception as error:
         warn(f"{type(tracker).__name__} failed to close: {' '.join(str(error).split())}.")

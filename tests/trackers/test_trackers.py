@@ -1,5 +1,6 @@
 """Trackers: what they are told is what happened, and none of them can hurt a run."""
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,6 +47,18 @@ class Recorder:
             for step, metrics in self.told
             if all(name.startswith(start) for name in metrics)
         ]
+
+
+class Talkative(Calls):
+    """Prints when it is opened and closed."""
+
+    def append(self, call: tuple[str, Any]) -> None:
+        if call[0] in ("open", "close"):
+            print(call)
+
+    def extend(self, calls: Any) -> None:
+        for call in calls:
+            self.append(call)
 
 
 def stub_tensorboard(calls: Calls) -> ModuleType:
@@ -146,6 +159,20 @@ def test_how_a_run_ended_is_passed_on(failed: bool, monkeypatch: pytest.MonkeyPa
         ended[kind] = calls[-1]
     status = "FAILED" if failed else "FINISHED"
     assert ended == {"wandb": ("close", int(failed)), "mlflow": ("close", status)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_trackers_print_does_not_spoil_json(
+    here: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, stub, where, _ = STUBS[kind]
+    monkeypatch.setitem(sys.modules, name, stub(Talkative()))
+    options = ("--out", "out", "--json", "--track", f"{kind}:{where}")
+    assert curate("recipe.yaml", *options, "--set", "selection.policy=loss") == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["kept"] == 36
+    assert "open" in found.err
+    assert "close" in found.err
 
 
 @pytest.mark.parametrize("kind", KINDS)
