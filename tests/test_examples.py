@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from curate.cli import cli, run
 from tests.job import curate
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -50,6 +51,41 @@ def test_several_targets(
     scores = pl.read_parquet("out/recipe/scores.parquet")
     weighted = (4 * scores["influence/upright"] + scores["influence/lying"]) / 5
     assert (scores["influence"] - weighted).abs().max() < 1e-9
+
+
+def test_texts_of_the_wanted_domain_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No score sees the column that says where a text is from."""
+    folder = EXAMPLES / "text_domains"
+    make = [sys.executable, str(folder / "make_texts.py"), "--to", str(tmp_path)]
+    subprocess.run(make, check=True, capture_output=True)
+    (tmp_path / "recipe.yaml").write_text((folder / "recipe.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    less = ("--set", "evaluation={seeds: [0]}", "--set", "selection.rounds=1",
+            "--set", "selection.probing=0", "--set", "training.epochs=2")  # fmt: skip
+    assert curate("recipe.yaml", "--json", *less) == 0
+    summary = json.loads(capsys.readouterr().out)
+    loss = {row["trained_on"]: row["loss"]["mean"] for row in summary["evaluation"]}
+    assert loss["look_ahead"] < min(loss["everything"], loss["random"])
+    made = json.loads(Path("out/recipe/provenance.json").read_text())
+    share = {part["value"]: part["kept"] / part["candidates"]
+             for part in made["composition"]["domain"]}  # fmt: skip
+    assert share.pop("debugger") > 1.5 * max(share.values())
+
+
+def test_a_tuned_recipe_is_one_to_select_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = EXAMPLES / "tune_digits.yaml"
+    monkeypatch.chdir(tmp_path)
+    less = ("--set", "tune.learning_rates=[3e-3, 1e-2]", "--set", "tune.seeds=[0]")
+    assert run(cli, ["tune", str(recipe), "--out", "tuned", "--json", *less]) == 0
+    found = json.loads(capsys.readouterr().out)
+    mean = {name: values[0]["loss"] for name, values in found["test"].items()}
+    assert mean["kept"] < mean["everything"]
+    assert curate("tuned/recipe.yaml", "--out", "best", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["kept"] == round(0.6 * 899)
 
 
 @pytest.mark.parametrize("epochs", [1, 4])
