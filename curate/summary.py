@@ -4,6 +4,7 @@ from typing import Any
 
 from curate.progress import duration
 from curate.report.tables import evaluation_table
+from curate.report.verdict import verdict
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -34,6 +35,7 @@ def describe(summary: dict[str, Any]) -> str:
             f"{error['error']:.2g} (jump {error['jump']:.2g}, propagation "
             f"{error['propagation']:.2g}; {error['probes']} removals followed exactly)"
         )
+        lines.append(f"influences: {verdict(error['error'], error['signal'], error['probes'])}")
     lines.append(f"wrote {summary['out']}; to look at: {summary['out']}/report.html")
     if "pushed" in summary:
         lines.append(f"pushed to {summary['pushed']}")

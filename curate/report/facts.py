@@ -8,12 +8,10 @@ from curate.recipe import Recipe
 from curate.recipe.data import Source, Split
 from curate.report.figures import ratio_in_words, trust_ratio
 from curate.report.run import Run
+from curate.report.verdict import share_in_words, verdict
 from curate.report.words import count, plain, visible
 
 Facts = list[tuple[str, str]]
-FIRM, LOOSE = 0.3, 1.0
-"""An influence's expected error, in units of its size: below, sizes and order are right; above,
-nothing is."""
 
 
 def asked(run: Run) -> Facts:
@@ -130,18 +128,14 @@ def trust(run: Run) -> Facts:
 def _expected_error(run: Run) -> str:
     error = run.provenance.error
     if error is None:
-        return "Not estimated (selection.probing is 0, or no recipe made the run)."
-    share = error.error / error.signal if error.signal else float("inf")
-    if share <= FIRM:
-        verdict = "Trusted: size and order are right on average."
-    elif share <= LOOSE:
-        verdict = "Trusted for signs and order more than for sizes."
-    else:
-        verdict = "Not to be trusted: shorten the horizon or lower the learning rate."
+        return "Not estimated: selection.probing is 0, or a training loop made the choice."
+    words = verdict(error.error, error.signal, error.probes, trust_ratio(run.windows))
     return (
-        f"{verdict} An influence is {plain(error.signal)} on average, and expected to be off by "
-        f"{plain(error.error)} ({_percent(share)}); {count(error.probes, 'removal')} followed "
-        "exactly."
+        f"{words[0].upper()}{words[1:]}. An influence is {plain(error.signal)} on average, and "
+        f"expected to be off by {plain(error.error)} "
+        f"({share_in_words(error.error, error.signal)}); {count(error.probes, 'removal')} "
+        "followed exactly. This is about the target as it is: whether the rows kept are worth "
+        "keeping, a model retrained on them says."
     )
 
 

@@ -10,6 +10,7 @@ import polars as pl
 from curate.report.canvas import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Figure, Mark
 from curate.report.record import Retrained
 from curate.report.run import Run
+from curate.report.verdict import ADDS_UP, FAILS
 from curate.report.words import cells, count, plain
 
 BINS = 40
@@ -181,8 +182,10 @@ def trust_ratio(windows: pl.DataFrame) -> float | None:
 def ratio_in_words(ratio: float) -> str:
     """What realised over predicted change says of the windows."""
     text = f"Realised over predicted, the median of the windows: {ratio:.2f}. "
-    if 0.5 <= ratio <= 2:
+    if ADDS_UP <= ratio <= 1 / ADDS_UP:
         return text + "That is near 1: influences add up."
+    if FAILS <= ratio < ADDS_UP:
+        return text + "Rows dropped together did less than one by one, as rows that overlap do."
     return text + (
         "That is far from 1: dropping so much at once does not add up linearly; a shorter "
         "horizon, a lower learning rate or a smaller cut brings it closer."

@@ -33,7 +33,7 @@ def test_a_dot_of_promises_is_at_predicted_and_realised() -> None:
     ]
     np.testing.assert_allclose(found, [(-0.2, -0.1), (-0.1, -0.08)], atol=1e-3)
     assert trust_ratio(WINDOWS_TABLE) == pytest.approx((0.5 + 0.8) / 2)
-    assert "0.65. That is near 1" in figure.caption
+    assert "0.65. Rows dropped together did less" in figure.caption
 
 
 def test_the_course_has_both_ends_of_every_window() -> None:

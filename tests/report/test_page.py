@@ -124,14 +124,14 @@ def test_a_verification_is_in_the_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (1e-4, "Trusted: size and order"),
+        (1e-4, "To be trusted: size and order"),
         (5e-4, "signs and order more than for sizes"),
-        (2e-3, "Not to be trusted"),
+        (9e-4, "Not to be trusted: bring features to one scale"),
         (None, "Not estimated"),
     ],
 )
 def test_trust_is_said_in_words(tmp_path: Path, error: float | None, words: str) -> None:
-    found = {"probes": 3, "signal": 1e-3, "error": error, "jump": 0.0, "propagation": 0.0}
+    found = {"probes": 9, "signal": 1e-3, "error": error, "jump": 0.0, "propagation": 0.0}
     known = {} if error is None else {"error": found}
     made(tmp_path / "run", texts(), ON_TEXT, **known)
     assert words in (tmp_path / "run" / "report.html").read_text()
