@@ -23,6 +23,7 @@ from curate.policies import (
 from curate.prepare import Job, memory_bytes, room_for_states
 from curate.progress import Phases
 from curate.rules import State
+from curate.savepoints import Savepoints
 from curate.select import Selector
 from curate.trajectory import Step
 from curate.windows import Judge
@@ -65,16 +66,16 @@ def nothing_kept(job: Job, chosen: Chosen) -> str | None:
 
 
 def choose(
-    job: Job, policy: str, phases: Phases,
+    job: Job, policy: str, phases: Phases, savepoints: Savepoints | None = None,
     on_outcome: Callable[[Outcome, float | None], None] | None = None,
 ) -> Chosen:  # fmt: skip
     """Value all candidates of a job by the named policy and apply the recipe's budget.
 
-    `on_outcome`: see `Selector.run`.
+    `savepoints`: to go on from, and to leave behind. `on_outcome`: see `Selector.run`.
     """
     selector, state, steps = selector_for(job, policy)
     with phases.phase(f"score ({policy})", selector.ticks(len(steps))) as tick:
-        scores = selector.run(state, steps, tick, on_outcome=on_outcome)
+        scores = selector.run(state, steps, tick, savepoints=savepoints, on_outcome=on_outcome)
     return Chosen(scores, selector.choose(scores))
 
 

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from curate.errors import UserError
+from curate.errors import CurateError, UnfinishedError, UserError
 from curate.finished import PUBLIC, inspect, push, report
-from curate.process import run, run_alone, run_together, silence_libraries
+from curate.process import (
+    FAILURES,
+    run,
+    run_alone,
+    run_together,
+    same_command,
+    silence_libraries,
+)
 
 if TYPE_CHECKING:
     from curate.ranks import Group
@@ -62,7 +69,8 @@ def cli(context: click.Context) -> None:
 )
 @OVERRIDES
 @DEVICE
-@click.option("--overwrite", is_flag=True, help="Replace DIR if curate wrote it.")
+@click.option("--overwrite", is_flag=True, help="Replace DIR, or start again.")
+@click.option("--resume", is_flag=True, help="Go on with a run that did not finish.")
 @click.option("--plan", is_flag=True, help="Say what it will take, and stop.")
 @click.option(
     "--push-to-hub", "repository", metavar="NAMESPACE/NAME",
@@ -75,10 +83,12 @@ def cli(context: click.Context) -> None:
 @click.pass_obj
 def select(
     group: "Group | None", recipe: Path, out: Path | None, overrides: tuple[str, ...], device: str,
-    overwrite: bool, plan: bool, repository: str | None, public: bool, track: tuple[str, ...],
-    quiet: bool, as_json: bool,
+    overwrite: bool, resume: bool, plan: bool, repository: str | None, public: bool,
+    track: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the rows of a dataset, keep the best, write them as an Arrow dataset.
+
+    What was computed is kept if this is interrupted or dies: --resume goes on from there.
 
     `torchrun --nproc-per-node N -m curate select RECIPE` shares the work among N processes.
     """
@@ -91,6 +101,7 @@ def select(
     from curate.progress import Phases
     from curate.ranks import ALONE
     from curate.summary import describe, describe_plan
+    from curate.unfinished import folder_of, has_progress
 
     out, ranks = out or Path("out") / recipe.stem, group or ALONE
     if plan:
@@ -104,12 +115,19 @@ def select(
         from curate import hub
 
         hub.check_push(repository, public=public)
-    with tracking(track if speaks else (), resolved(checked), warn) as trackers:
-        summary = run_select(
-            checked, out, device=device, overwrite=overwrite, ranks=ranks, trackers=trackers,
-            phases=Phases(bars=speaks and not quiet and sys.stderr.isatty()),
-            say=None if quiet else lambda line: click.echo(line, err=True) if speaks else None,
-        )  # fmt: skip
+    try:
+        with tracking(track if speaks else (), resolved(checked), warn) as trackers:
+            summary = run_select(
+                checked, out, device=device, overwrite=overwrite, resume=resume, ranks=ranks,
+                trackers=trackers,
+                phases=Phases(bars=speaks and not quiet and sys.stderr.isatty()),
+                say=None if quiet else lambda line: click.echo(line, err=True) if speaks else None,
+            )  # fmt: skip
+    except (CurateError, KeyboardInterrupt, *FAILURES) as error:
+        if has_progress(folder_of(out)) and not isinstance(error, UnfinishedError):
+            again = f"`{same_command('--resume')}`" if group is None else "the same and --resume"
+            error.add_note(f"Go on with {again}.")
+        raise
     try:
         if repository is not None and speaks:
             summary["pushed"] = hub.push(out, repository, public=public, quiet=quiet)

@@ -1,5 +1,6 @@
 """Is the choice any good? Retrain from scratch on it, and on what others would keep."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -12,10 +13,13 @@ from curate.choose import Chosen, choose, nothing_kept
 from curate.datasets import Examples
 from curate.errors import NonFiniteError, UserError
 from curate.influence import mean_metrics
+from curate.journal import Journal
 from curate.policies import Array, Budget
 from curate.prepare import Job
 from curate.progress import Phases
+from curate.ranks import everywhere
 from curate.trajectory import replay
+from curate.unfinished import Unfinished
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,14 @@ class Row:
         }
 
 
-def evaluate(job: Job, chosen: Chosen, phases: Phases) -> list[Row]:
+def evaluate(
+    job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished | None = None
+) -> list[Row]:
     """Train from scratch on what was kept and on each alternative, once per seed.
 
     Every run takes the same number of optimizer steps. The random subset is
     drawn anew for each seed, of the size that was kept; in tokens, to the nearest row, if the
-    budget is.
+    budget is. What `unfinished` knows already is not done again.
 
     Raises:
         UserError: an alternative keeps nothing.
@@ -71,15 +77,18 @@ def evaluate(job: Job, chosen: Chosen, phases: Phases) -> list[Row]:
         elif name == "random":
             kept[name] = [_random_subset(job, chosen.choice.kept, seed) for seed in section.seeds]
         elif name != job.recipe.selection.policy:
-            other = choose(job, name, phases)
+            other = choose(
+                job, name, phases, None if unfinished is None else unfinished.savepoints(name)
+            )
             if (why_nothing := nothing_kept(job, other)) is not None:
                 raise UserError(f"evaluation.against: {name}: {why_nothing}.")
             kept[name] = [other.choice.kept] * len(section.seeds)
+    journal = None if unfinished is None else unfinished.journal()
     rows = []
     with phases.phase("retrain", len(kept) * len(section.seeds) * job.total_steps()) as tick:
         for name, masks in kept.items():
             runs = [
-                retrain(job, mask, seed, {"test": job.data.test}, tick)["test"]
+                _on_test(job, mask, seed, tick, journal)
                 for mask, seed in zip(masks, section.seeds, strict=True)
             ]
             metrics = {metric: [run[metric] for run in runs] for metric in runs[0]}
@@ -112,6 +121,24 @@ def retrain(
                 f"retraining with seed {seed} on {int(kept.sum())} rows ends in a loss of "
                 f"{metrics['loss']} on {name}; lower the learning rate."
             )
+    return found
+
+
+def _on_test(
+    job: Job, kept: Array, seed: int, tick: Callable[[], None], journal: Journal | None
+) -> dict[str, float]:
+    """What retraining on the rows where `kept` measures on the test set, if need be once more."""
+    assert job.data.test is not None
+    key = (hashlib.blake2b(np.packbits(kept).tobytes(), digest_size=16).hexdigest(), seed)
+    known: dict[str, float] | None = None if journal is None else journal.find(*key)
+    if everywhere(job.ranks, known is not None):
+        assert known is not None
+        for _ in range(job.total_steps()):
+            tick()
+        return known
+    found = retrain(job, kept, seed, {"test": job.data.test}, tick)["test"]
+    if journal is not None:
+        journal.enter(*key, value=found)
     return found
 
 

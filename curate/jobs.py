@@ -11,20 +11,16 @@ from curate.choose import Chosen, choose, nothing_kept
 from curate.errors import OutputError, UserError
 from curate.estimate import announce, forecast, time_steps
 from curate.evaluate import auroc, evaluate
+from curate.files import write_whole, write_whole_text
 from curate.influence import expected_error
-from curate.journal import JOURNAL
 from curate.output import (
     MARK,
     Selection,
-    check_free,
     existing_parent,
     made_with,
     provenance,
     score_table,
-    staged,
     write_selection,
-    write_whole,
-    write_whole_text,
 )
 from curate.prepare import Job, choose_device, prepare
 from curate.progress import Phases
@@ -38,19 +34,21 @@ from curate.threads import suitable_threads
 from curate.tracked import TrackedWindows, tell_summary
 from curate.trackers import Tracker, careful
 from curate.tuning import Tuned, tune_job
-from curate.verify import Plan, Verified, reproduces, verify
+from curate.unfinished import Unfinished
+from curate.verify import JOURNAL, Plan, Verified, reproduces, verify
 
 
 def run_select(
     recipe: Recipe, out: Path, *, device: str = "auto", overwrite: bool = False,
-    phases: Phases | None = None, say: Callable[[str], None] | None = None, ranks: Ranks = ALONE,
-    trackers: Sequence[Tracker] = (),
+    resume: bool = False, phases: Phases | None = None, say: Callable[[str], None] | None = None,
+    ranks: Ranks = ALONE, trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Score the candidates of a recipe, keep what its budget allows, write it to `out`.
 
     Args:
         device: auto, cpu or cuda.
-        overwrite: replace `out` if curate wrote it.
+        overwrite: replace `out` if curate wrote it, and drop a run to it that was not finished.
+        resume: go on with that run instead, if there is one; the result is the same, bit for bit.
         phases: where phase times go; shows bars if made with `bars=True`.
         say: gets a line beforehand if the run will be a long one.
         ranks: the processes that share the run, all of which call this with the same recipe;
@@ -63,21 +61,35 @@ def run_select(
 
     Raises:
         UserError: nothing was computed or written; what to change is in the message.
-        RunError: the run failed on the way; nothing was written.
+        RunError: the run failed on the way; nothing was written. What it had come to is kept for
+            `resume`, unless it would fail again; likewise if it is interrupted.
     """
-    phases, trackers = phases or Phases(), careful(trackers)
-    check_free(out, overwrite=overwrite)
+    with Unfinished(out, resume=resume, overwrite=overwrite, ranks=ranks) as unfinished:
+        if unfinished.finished is not None:
+            return unfinished.finished | {"out": str(out)}
+        return _select(recipe, device, unfinished, phases or Phases(), say, careful(trackers))
+
+
+def _select(
+    recipe: Recipe, device: str, unfinished: Unfinished, phases: Phases,
+    say: Callable[[str], None] | None, trackers: Sequence[Tracker],
+) -> dict[str, Any]:  # fmt: skip
+    out, ranks = unfinished.out, unfinished.ranks
     with phases.phase("read"):
-        job = prepare(recipe, choose_device(device, ranks), existing_parent(out), ranks)
+        job = prepare(recipe, choose_device(device, ranks), unfinished.folder, ranks)
     with suitable_threads(job.step_flops()) as threads:
-        if say is not None:
+        going_on = unfinished.begin(job, threads)
+        if say is not None and going_on:
+            say(f"going on with {unfinished.left()}")
+        elif say is not None:
             announce(job, say)
-        chosen, summary = _score_and_evaluate(job, phases, trackers)
+        chosen, summary = _score_and_evaluate(job, phases, unfinished, trackers)
     table = score_table(
         chosen.scores, chosen.choice, job.data.examples.rows.numpy(), [*job.data.validation],
         job.data.tokens,
     )  # fmt: skip
-    made_with = provenance(recipe, job.data.sources) | {"threads": threads}
+    made_with = provenance(recipe, job.data.sources)
+    made_with |= {"threads": threads, "run": unfinished.run, "resumed": going_on}
     summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
     parts = composition(job.data.table, chosen.choice.kept, recipe)
     selection = Selection(
@@ -86,7 +98,7 @@ def run_select(
     )  # fmt: skip
     with phases.phase("write"):
         if ranks.rank == 0:
-            with staged(out, overwrite=overwrite) as stage:
+            with unfinished.stage() as stage:
                 write_selection(stage, selection)
                 leave_report(stage, job.data.table, table)
         everywhere(ranks, True)  # nobody is done before it is written
@@ -115,16 +127,15 @@ def plan_select(
 
 
 def _score_and_evaluate(
-    job: Job, phases: Phases, trackers: Sequence[Tracker]
+    job: Job, phases: Phases, unfinished: Unfinished, trackers: Sequence[Tracker]
 ) -> tuple[Chosen, dict[str, Any]]:
-    recipe = job.recipe
-    chosen = choose(
-        job, recipe.selection.policy, phases, TrackedWindows(trackers) if trackers else None
-    )
+    recipe, policy = job.recipe, job.recipe.selection.policy
+    told = TrackedWindows(trackers) if trackers else None
+    chosen = choose(job, policy, phases, unfinished.savepoints(policy), told)
     if (why_nothing := nothing_kept(job, chosen)) is not None:
         raise UserError(f"{why_nothing}.")
     summary: dict[str, Any] = {
-        "policy": recipe.selection.policy,
+        "policy": policy,
         "candidates": len(job.data.examples),
         "kept": int(chosen.choice.kept.sum()),
         "steps": job.total_steps(),
@@ -150,7 +161,7 @@ def _score_and_evaluate(
             "auroc": auroc(-chosen.scores.score, noisy),
         }
     if recipe.evaluation is not None:
-        summary["evaluation"] = [row.summary() for row in evaluate(job, chosen, phases)]
+        summary["evaluation"] = [row.summary() for row in evaluate(job, chosen, phases, unfinished)]
     return chosen, summary
 
 

@@ -2,54 +2,76 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from curate.errors import OutputError
-from curate.output import write_whole_text
-
-JOURNAL = "verify.partial.jsonl"
+from curate.errors import OutputError, RunError
+from curate.files import digest_of, write_whole_text
 
 
 class Journal:
-    """Values by (window, row), of one undertaking; a line of JSON each after a line that names it.
+    """Values by key, of one undertaking; a line of JSON each after a line that names it.
 
-    What another undertaking left is dropped, and so is a line that its writer died in.
+    What another undertaking left is dropped, and so is a line whose checksum is not its own:
+    damaged, or its writer died in it.
     """
 
-    def __init__(self, path: Path, key: str) -> None:
-        self._path = path
-        self._known: dict[tuple[int, int], float] = {}
-        text = path.read_bytes() if path.exists() else b""
-        lines = text.decode(errors="replace").splitlines()
-        if lines and lines[0] == json.dumps(key):
-            for line in lines[1:]:
-                try:
-                    first, row, actual = json.loads(line)
-                except ValueError:  # what was being written when it died
-                    break
-                self._known[first, row] = actual
-        entries = [[first, row, value] for (first, row), value in self._known.items()]
-        again = "".join(json.dumps(line) + "\n" for line in [key, *entries])
-        write_whole_text(path, again)
+    def __init__(self, path: Path, undertaking: str, *, read_only: bool = False) -> None:
+        """`read_only`: for processes that know what another enters."""
+        self._path, self._read_only = path, read_only
+        self._known: dict[str, Any] = {}
+        lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
+        if lines and lines[0] == json.dumps(undertaking):
+            self._known = dict(found for line in lines[1:] if (found := _entry(line)))
+        again = [_line(json.loads(key), value) for key, value in self._known.items()]
+        if not read_only:
+            write_whole_text(path, "".join([json.dumps(undertaking) + "\n", *again]))
 
     @classmethod
-    def within(cls, folder: Path, key: str) -> "Journal":
-        """The journal of `folder`, which is made if need be.
+    def within(
+        cls, folder: Path, name: str, undertaking: str, *, read_only: bool = False
+    ) -> "Journal":
+        """The journal of that name in `folder`, which is made if need be.
 
         Raises:
             OutputError: the folder cannot be written.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return cls(folder / JOURNAL, key)
+            return cls(folder / name, undertaking, read_only=read_only)
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written: {error.strerror}.") from error
 
-    def find(self, first: int, row: int) -> float | None:
-        """What was measured, if it was."""
-        return self._known.get((first, row))
+    def __len__(self) -> int:
+        return len(self._known)
 
-    def enter(self, first: int, row: int, value: float) -> float:
-        """Put a measurement on disk; returns it."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([first, row, value]) + "\n")
+    def find(self, *key: int | str) -> Any | None:
+        """What was measured, if it was."""
+        return self._known.get(json.dumps(key))
+
+    def enter(self, *key: int | str, value: Any) -> Any:
+        """Put a measurement, in plain values, on disk unless it is `read_only`; returns it.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        if self._read_only:
+            return value
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(key, value))
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot be written: {error.strerror}.") from error
         return value
+
+
+def _line(key: Any, value: Any) -> str:
+    return json.dumps([digest_of([key, value]), key, value]) + "\n"
+
+
+def _entry(line: str) -> tuple[str, Any] | None:
+    """The key and the value of a line, if it is what was written."""
+    try:
+        digest, key, value = json.loads(line)
+    except (ValueError, TypeError):
+        return None
+    return (json.dumps(key), value) if digest == digest_of([key, value]) else None

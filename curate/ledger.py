@@ -78,6 +78,15 @@ class Ledger:
                 np.add.at(total, rows, found)
         return scores
 
+    def saved(self) -> dict[str, Array]:
+        """The sums so far, as they are until the next step is entered."""
+        return {"score": self._score, "seen": self._seen, "influences": self._influences}
+
+    def restore(self, saved: dict[str, Array]) -> None:
+        """Go on from sums that were `saved`."""
+        self._score, self._seen = saved["score"], saved["seen"]
+        self._influences = saved["influences"]
+
     def scores(self, *, with_influences: bool) -> Scores:
         """Means over occurrences; a candidate never offered scores 0."""
         times = np.maximum(self._seen, 1)

@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -44,15 +44,16 @@ def existing_parent(out: Path) -> Path:
 
 
 @contextmanager
-def staged(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A temporary sibling of `out`, which takes its place when the block ends well.
+def staged(out: Path, *, overwrite: bool, within: Path | None = None) -> Iterator[Path]:
+    """A temporary directory, which becomes `out` when the block ends well.
 
-    Nothing is left behind when it does not.
+    Nothing is left behind when it does not. `within`: where it is made, on the file system of
+    `out`; beside it if None.
     """
     check_free(out, overwrite=overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=within or out.parent))
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}.") from error
     try:
@@ -147,21 +148,6 @@ def provenance(recipe: Recipe, sources: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a file written beside `path` and put in its place: it is never there by half."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_whole_text(path: Path, text: str) -> None:
-    """A file of text written as `write_whole` does, in UTF-8."""
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
 def _git_commit() -> str | None:
     """The commit of the repository we are run in, where there is one."""
     try:
@@ -175,7 +161,7 @@ def _git_commit() -> str | None:
 
 def _replace(stage: Path, out: Path) -> None:
     if out.is_dir():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=stage.parent))
         out.rename(old / out.name)
         stage.rename(out)
         shutil.rmtree(old)

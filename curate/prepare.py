@@ -19,7 +19,7 @@ from curate.ranks import ALONE, Ranks, require_same
 from curate.recipe import Factory, Optimizer, OwnGroup, Pretrained, Recipe, fingerprint
 from curate.rules import Rule, Shapes, State, initial_state
 from curate.threads import step_flops
-from curate.trajectory import HEADER, Disk, Step, Task, seeded_rng, shard_bytes
+from curate.trajectory import HEADER, Disk, Step, Task, chunk_losses, seeded_rng, shard_bytes
 
 MOST_STEPS = 10_000_000
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -60,6 +60,15 @@ class Job:
         """Arithmetic of one training step, about."""
         task, _, _ = self.start(self.recipe.training.seed)
         return step_flops(task, next(self._plan(self.recipe.training.seed)))
+
+    def first_losses(self) -> Tensor:
+        """Losses of the first step's candidates before any training, shape (n,), on the CPU."""
+        seed = self.recipe.training.seed
+        task, _, state = self.start(seed)
+        first = next(self._plan(seed))
+        with torch.no_grad():
+            parts = [chunk_losses(task, state.theta, first, chunk) for chunk in first.chunks()]
+        return torch.cat([part.losses for part in parts]).cpu()
 
     def total_steps(self) -> int:
         """T, the optimizer steps of the scored run."""

@@ -1,10 +1,12 @@
 """A process that runs a command: how it ends, alone or with others.
 
-Exit codes: 0 done, 1 the run failed, 2 something given to us needs changing, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 something given to us needs changing, 130 interrupted
+(Ctrl-C), 143 told to end (SIGTERM).
 """
 
 import io
 import os
+import shlex
 import signal
 import traceback
 from collections.abc import Callable
@@ -19,10 +21,22 @@ from curate.errors import CurateError
 if TYPE_CHECKING:
     from curate.ranks import Group
 
+OUT_OF_MEMORY = ("out of memory", "outofmemory", "memoryerror", "t allocate memory")
+LESS_MEMORY = (
+    ". Free some, or start again with a smaller training.micro_batch, trajectory.tapes or "
+    "trajectory.snapshots: another micro_batch is another run, so none is tried unasked."
+)
+FAILURES = (RuntimeError, MemoryError, OSError)
+"""What ends a run without being ours: torch's own, a full disk."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a batch system's way to interrupt."""
+
 
 def run_alone(command: Callable[..., Any]) -> int:
     """Run a click command with the arguments of this process; returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's way to interrupt
+    signal.signal(signal.SIGTERM, _terminate)
     return run(command)
 
 
@@ -63,10 +77,11 @@ def run(
 def _guarded(do: Callable[[], object], group: "Group | None" = None) -> int:
     try:
         return _attempt(do, group)
-    except (click.Abort, KeyboardInterrupt) as stop:
-        left = (stop.__cause__ or stop).args  # click wraps it
-        message = f"curate: interrupted; {left[0] if left else 'no result was written'}."
-        return _fail(130, lambda: click.echo(message, err=True), group)
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ or error
+        code, how = (143, "told to end") if isinstance(cause, Terminated) else (130, "interrupted")
+        left = cause.args[0] if cause.args else "no result was written"
+        return _fail(code, partial(_explain, cause, f"{how}; {left}."), group)
 
 
 def _attempt(do: Callable[[], object], group: "Group | None") -> int:
@@ -75,16 +90,17 @@ def _attempt(do: Callable[[], object], group: "Group | None") -> int:
     except click.Abort:  # an interrupt, and a RuntimeError as well
         raise
     except CurateError as error:
-        return _fail(error.exit_code, partial(_explain, str(error)), group)
+        return _fail(error.exit_code, partial(_explain, error, str(error)), group)
     except click.exceptions.Exit as finished:
         return finished.exit_code
     except click.ClickException as error:
         return _fail(2, error.show, group)
-    except (RuntimeError, MemoryError, OSError) as error:  # torch's own, a full disk
-        message = (
-            f"the run failed with {type(error).__name__}: {error} (CURATE_TRACEBACK=1 shows where)"
-        )
-        return _fail(1, partial(_explain, message), group)
+    except FAILURES as error:
+        kind = type(error).__name__
+        message = f"the run failed with {kind}: {error} (CURATE_TRACEBACK=1 shows where)"
+        wants_memory = any(sign in f"{kind}: {error}".lower() for sign in OUT_OF_MEMORY)
+        message += LESS_MEMORY if wants_memory else "."
+        return _fail(1, partial(_explain, error, message), group)
     return 0
 
 
@@ -97,18 +113,38 @@ def _fail(code: int, explain: Callable[[], None], group: "Group | None") -> int:
     return code
 
 
-def _explain(message: str) -> None:
+def _explain(error: BaseException, message: str) -> None:
     """One line on stderr; the traceback too for those who ask for it."""
     if os.environ.get("CURATE_TRACEBACK"):
         traceback.print_exc()
-    click.echo(f"curate: {' '.join(message.split())}", err=True)
+    words = " ".join([message, *getattr(error, "__notes__", [])]).split()
+    click.echo(f"curate: {' '.join(words)}", err=True)
 
 
-def _interrupt_once(*_: object) -> None:
+def same_command(flag: str) -> str:
+    """The command that is running as it was given, with a flag."""
+    context = click.get_current_context()
+    words = context.command_path.split()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[name]
+        for each in value if isinstance(value, tuple) else (value,):
+            words += parameter.opts[:1] if isinstance(parameter, click.Option) else []
+            words += [] if each is True else [str(each)]
+    return shlex.join([*words, *([] if flag in words else [flag])])
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _interrupt_once(received: int, *_: object) -> None:
     """torchrun interrupts all that are left when one has failed: they may be on their way out."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    raise Terminated if received == signal.SIGTERM else KeyboardInterrupt
 
 
 def silence_libraries() -> None:

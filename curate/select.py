@@ -1,18 +1,20 @@
 """THE loop: cut a run into windows, score each, decide, commit, go on (DESIGN 3.6)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
 
+from curate.files import Tree
 from curate.forecast import measured
 from curate.influence import ErrorProxy, over_targets, reweighting, target_losses
 from curate.ledger import Ledger, Outcome, Scores
 from curate.policies import Array, Budget, Choice, Evidence, Offer
 from curate.rules import State
+from curate.savepoints import Savepoints, pack_state, unpack_state
 from curate.trajectory import Step, ignore_step, replay
-from curate.windows import Judge, Judged, keep_all
+from curate.windows import Judge, Judged, Rounds, keep_all
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Selector:
         on_step: Callable[[], None] = ignore_step,
         on_window: Callable[[int, State, Judged], None] | None = None,
         on_outcome: Callable[[Outcome, float | None], None] | None = None,
+        savepoints: Savepoints | None = None,
     ) -> Scores:
         """Score the whole run, from `state` through `steps`.
 
@@ -69,34 +72,39 @@ class Selector:
         `on_window` with every window: its first step, the state before it, what was found;
         `on_outcome` with what became of it, and the error to expect of its influences so far, if
         that is estimated (`ErrorProxy.latest`).
+        `savepoints` are offered one after every round; the run goes on from the newest of them.
         """
         judge, count = self.judge, len(self.judge.task.examples)
         if judge.policy.needs is Evidence.NOTHING:
             values = judge.policy.values(Offer(np.arange(count), np.ones(count)))
             return Scores(values, np.zeros(count, dtype=np.int64))
         ledger = Ledger(count, judge.target_weights, judge.strata)
-        proxy = self._proxy()
-        stride = self.stride or self.horizon
-        outcomes, looks = list[Outcome](), measured(len(steps), self.horizon, stride)
-        for first in range(0, len(steps), stride):
-            window = steps[first : first + self.horizon]
-            decided = min(stride, len(window))
-            probing = None if proxy is None else proxy.plan(window, decided, judge.target_rows)
-            judged = judge.judge(state, window, probing=probing, first_step=first, on_step=on_step)
+        looks = measured(len(steps), self.horizon, self.stride or self.horizon)
+        so_far = _SoFar(0, state, ledger, self._proxy())
+        if savepoints is not None and (saved := savepoints.newest()) is not None:
+            so_far.restore(saved, self, steps)
+            for _ in range(self._ticks_before(so_far.first, len(steps))):
+                on_step()
+        while (first := so_far.first) < len(steps):
+            judged = self._judge(so_far, steps, on_step, savepoints)
             if on_window is not None:
-                on_window(first, state, judged)
-            if proxy is not None and probing is not None and judged.scores is not None:
-                proxy.enter(first, window, probing, judged.scores, judge.target_rows)
-            kept = self._decide(judged, stride, ledger)
-            if first + stride < len(steps):
-                state = self._commit(state, judged, kept, on_step)
+                on_window(first, so_far.state, judged)
+            kept = self._decide(judged, ledger)
+            so_far.first += self.stride or self.horizon
+            so_far.rounds, more = None, so_far.first < len(steps)
+            if more:
+                so_far.state = self._commit(so_far.state, judged, kept, on_step)
             if judge.goes_back:
-                outcomes.append(
-                    self._outcome(first, judged, kept, state if first in looks else None)
-                )
+                committed = so_far.state if first in looks else None
+                so_far.outcomes.append(self._outcome(first, judged, kept, committed))
                 if on_outcome is not None:
-                    on_outcome(outcomes[-1], None if proxy is None else proxy.latest())
-        scores = replace(ledger.scores(with_influences=judge.goes_back), outcomes=outcomes)
+                    proxy = so_far.proxy
+                    on_outcome(so_far.outcomes[-1], None if proxy is None else proxy.latest())
+            if savepoints is not None:
+                savepoints.offer(so_far.saved, due=not more)
+        proxy = so_far.proxy
+        scores = ledger.scores(with_influences=judge.goes_back)
+        scores = replace(scores, outcomes=so_far.outcomes)
         if proxy is None:
             return scores
         return replace(scores, errors=proxy.rows(count), windows=proxy.windows())
@@ -105,9 +113,7 @@ class Selector:
         """How many times `run` calls `on_step` for a run of `total` steps, at most."""
         if self.judge.policy.needs is Evidence.NOTHING:
             return 0
-        firsts = range(0, total, self.stride or self.horizon)
-        recorded = sum(min(self.horizon, total - first) for first in firsts)
-        return self.judge.ticks(recorded) + firsts[-1]
+        return self._ticks_before(total, total)
 
     def choose(self, scores: Scores) -> Choice:
         """What the budget makes of the scores of all candidates."""
@@ -119,6 +125,12 @@ class Selector:
         tokens = None if self.tokens is None else int(self.tokens.sum())
         return self.budget.within_step(len(self.judge.task.examples), tokens)
 
+    def _ticks_before(self, first: int, total: int) -> int:
+        """The same by the time that the window is begun whose first step is `first`."""
+        firsts = range(0, total, self.stride or self.horizon)
+        recorded = sum(min(self.horizon, total - k) for k in firsts if k < first)
+        return self.judge.ticks(recorded) + min(first, firsts[-1])
+
     def _proxy(self) -> ErrorProxy | None:
         if not (self.judge.goes_back and self.probing):
             return None
@@ -128,10 +140,35 @@ class Selector:
             rounds=self.judge.policy.rounds,
         )
 
-    def _decide(self, judged: Judged, stride: int, ledger: Ledger) -> list[Array]:
+    def _judge(
+        self, so_far: "_SoFar", steps: Sequence[Step], on_step: Callable[[], None],
+        savepoints: Savepoints | None,
+    ) -> Judged:  # fmt: skip
+        """Judge the next window, from where its rounds are."""
+        judge, proxy, first = self.judge, so_far.proxy, so_far.first
+        window = steps[first : first + self.horizon]
+        probing = so_far.rounds.probing if so_far.rounds else None
+        if proxy is not None and so_far.rounds is None:
+            decided = min(self.stride or self.horizon, len(window))
+            probing = proxy.plan(window, decided, judge.target_rows)
+
+        def note(rounds: Rounds) -> None:
+            so_far.rounds = rounds
+            if savepoints is not None:
+                savepoints.offer(so_far.saved)
+
+        judged = judge.judge(
+            so_far.state, window, probing=probing, first_step=first, on_step=on_step,
+            rounds=so_far.rounds, on_round=note,
+        )  # fmt: skip
+        if proxy is not None and probing is not None and judged.scores is not None:
+            proxy.enter(first, window, probing, judged.scores, judge.target_rows)
+        return judged
+
+    def _decide(self, judged: Judged, ledger: Ledger) -> list[Array]:
         """Enter the first `stride` steps in the ledger; what to keep of each, shape (n,), bool."""
         budget, decisions = self.step_budget, []
-        for k, step in enumerate(judged.steps[:stride]):
+        for k, step in enumerate(judged.steps[: self.stride or self.horizon]):
             rows = step.rows.numpy()
             influences = None if judged.scores is None else judged.scores.influences[k].numpy()
             scores = ledger.add(rows, judged.values[k], influences)
@@ -187,3 +224,42 @@ class Selector:
             if mask.any()
         ]
         return replay(self.judge.task, self.judge.rule, state, committed, on_step)
+
+
+@dataclass
+class _SoFar:
+    """What a run has come to: all that the rest of it depends on.
+
+    first: first step of the window it is in. state: before that step. rounds: of that
+    window, which are done. outcomes: of the windows before.
+    """
+
+    first: int
+    state: State
+    ledger: Ledger
+    proxy: ErrorProxy | None
+    rounds: Rounds | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def saved(self) -> Tree:
+        """All of it as a tree."""
+        return {
+            "first": self.first,
+            "state": pack_state(self.state),
+            "ledger": self.ledger.saved(),
+            "proxy": None if self.proxy is None else self.proxy.saved(),
+            "rounds": None if self.rounds is None else self.rounds.saved(),
+            "outcomes": [asdict(outcome) for outcome in self.outcomes],
+        }
+
+    def restore(self, saved: Tree, selector: Selector, steps: Sequence[Step]) -> None:
+        """Go on from what was `saved`."""
+        self.first = saved["first"]
+        self.state = unpack_state(saved["state"], self.state.theta.device)
+        self.ledger.restore(saved["ledger"])
+        self.outcomes = [Outcome(**values) for values in saved["outcomes"]]
+        if self.proxy is not None:
+            self.proxy.restore(saved["proxy"])
+        if saved["rounds"] is not None:
+            window = steps[self.first : self.first + selector.horizon]
+            self.rounds = selector.judge.restored(saved["rounds"], window)

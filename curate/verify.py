@@ -32,6 +32,7 @@ from curate.select import Selector
 from curate.trajectory import forward_step, record, replay
 from curate.windows import Judged
 
+JOURNAL = "verify.partial.jsonl"
 Occurrences = Literal["every", "last"]
 
 
@@ -102,7 +103,7 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
     ticks = selector.ticks(len(steps)) + plan.examples * (min(selector.horizon, len(steps)) // 2)
     say(_announcement(job, selector, state, quotas, ticks))
     journal = Journal.within(
-        out, f"{fingerprint(job.recipe)} {plan} {json.dumps(job.data.sources)}"
+        out, JOURNAL, f"{fingerprint(job.recipe)} {plan} {json.dumps(job.data.sources)}"
     )
     with phases.phase("verify", ticks) as tick:
         jury = _Jury(job, selector, plan, quotas, journal, tick)
@@ -158,7 +159,7 @@ class _Jury:
                     judge.task.model, judge.task.objective, judge.targets, final.theta
                 )
                 change = float(over_targets(judge.targets, after - base))
-                known = self.journal.enter(first, row, change)
+                known = self.journal.enter(first, row, value=change)
             self.lines.append(
                 {
                     "row": int(self.job.data.examples.rows[row]),

@@ -1,15 +1,17 @@
 """One window: record it, go back through it, and hear what the policy makes of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from curate.influence import Probing, Scoring, Target, WindowScores, score_window
+from curate.files import Tree
+from curate.influence import Probing, Scoring, Target, WindowScores, as_probes, score_window
 from curate.policies import Array, Evidence, Offer, Policy
 from curate.rules import Rule, State
+from curate.savepoints import pack_state, unpack_state
 from curate.trajectory import Disk, Step, Task, ignore_step, record
 
 
@@ -27,6 +29,40 @@ class Judged:
     losses: list[Tensor]
     scores: WindowScores | None
     values: list[Array]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What the rounds of a window have come to.
+
+    done: how many of them. first: what the first one found; with what probing.
+    values: of the last one, per step, shape (n,): the weights of the next.
+    """
+
+    done: int
+    first: Judged
+    probing: Probing | None
+    values: list[Array]
+
+    def saved(self) -> Tree:
+        """All of it as a tree, but for the steps."""
+        scores = self.first.scores
+        return {
+            "done": self.done,
+            "final": pack_state(self.first.final),
+            "losses": torch.cat(self.first.losses),
+            "probing": None if self.probing is None else asdict(self.probing),
+            "values": np.concatenate(self.values),
+            "scores": None
+            if scores is None
+            else {
+                "influences": torch.cat(scores.influences, dim=-1),
+                "derivatives": torch.cat(scores.derivatives, dim=-1),
+                "sizes": torch.cat(scores.sizes),
+                "target_losses": scores.target_losses,
+                "probes": [asdict(probe) for probe in scores.probes],
+            },
+        }
 
 
 @dataclass(frozen=True)
@@ -91,21 +127,49 @@ class Judge:
         probing: Probing | None = None,
         first_step: int = 0,
         on_step: Callable[[], None] = ignore_step,
+        rounds: Rounds | None = None,
+        on_round: Callable[[Rounds], None] = lambda _: None,
     ) -> Judged:
         """Value every candidate of `steps`, taken from `state`.
 
         `probing`: removals to follow exactly, at the weights as offered.
         `first_step` is the window's first step in the run, for error messages.
+        `rounds`: those that are done already. `on_round` hears of every one but the last.
         """
-        found = self._round(state, steps, first_step, on_step, probing)
-        first = found
-        for _ in range(self.policy.rounds - 1):
+        if rounds is None:
+            first = self._round(state, steps, first_step, on_step, probing)
+            rounds = Rounds(1, first, probing, first.values)
+        while rounds.done < self.policy.rounds:
+            on_round(rounds)
             weighted = [
                 step.reweight(torch.from_numpy(weights).to(step.weights.dtype))
-                for step, weights in zip(steps, found.values, strict=True)
+                for step, weights in zip(steps, rounds.values, strict=True)
             ]
             found = self._round(state, weighted, first_step, on_step)
-        return replace(first, values=found.values)
+            rounds = replace(rounds, done=rounds.done + 1, values=found.values)
+        return replace(rounds.first, values=rounds.values)
+
+    def restored(self, tree: Tree, steps: Sequence[Step]) -> Rounds:
+        """Rounds of a window of `steps` that were `saved`."""
+        device, sizes = self.task.model.device, [len(step.rows) for step in steps]
+
+        def each(tensor: Tensor) -> list[Tensor]:
+            return [part.clone() for part in tensor.split(sizes, dim=-1)]
+
+        found = tree["scores"]
+        scores = found and WindowScores(
+            influences=each(found["influences"]),
+            derivatives=each(found["derivatives"]),
+            sizes=each(found["sizes"]),
+            target_losses=found["target_losses"].to(device),
+            probes=as_probes(found["probes"]),
+            targets=self.targets,
+        )
+        values = np.split(tree["values"], np.cumsum(sizes)[:-1])
+        losses = each(tree["losses"].to(device))
+        final = unpack_state(tree["final"], device)
+        probing = tree["probing"] and Probing(**tree["probing"])
+        return Rounds(tree["done"], Judged(steps, final, losses, scores, values), probing, values)
 
     def _round(
         self, state: State, steps: Sequence[Step], first_step: int, on_step: Callable[[], None],

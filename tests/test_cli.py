@@ -278,15 +278,15 @@ def test_a_failure_of_torch_is_one_line_and_its_traceback_on_request(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_interrupt_is_130_and_leaves_nothing(
+def test_interrupt_before_anything_is_known_is_130_and_leaves_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import curate.output as output
+    import curate.jobs as jobs
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output.DatasetDict, "save_to_disk", interrupted)
+    monkeypatch.setattr(jobs, "choose", interrupted)
     before = sorted(here.iterdir())
     assert curate("recipe.yaml", "--out", "out", "--quiet") == 130
     assert "interrupted" in capsys.readouterr().err
@@ -300,19 +300,20 @@ DISK = (
 
 
 def test_snapshots_on_disk_from_a_recipe(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the output while they are needed; the same scores; nothing left of them."""
+    """With what is unfinished, beside the output; the same scores; nothing left of them."""
     from curate.trajectory import snapshots
 
     places = set()
     save = snapshots.safetensors.torch.save_file
 
-    def note(tensors: Any, path: Path) -> None:
-        places.add(path.parent.parent)
-        save(tensors, path)
+    def note(tensors: Any, path: Path, *metadata: Any) -> None:
+        if not metadata:  # else it is a savepoint
+            places.add(path.parent.parent)
+        save(tensors, path, *metadata)
 
     monkeypatch.setattr(snapshots.safetensors.torch, "save_file", note)
     assert curate("recipe.yaml", "--out", "deep/disk", *DISK) == 0
-    assert places == {here}
+    assert places == {here / "deep" / ".disk.unfinished"}
     assert curate("recipe.yaml", "--out", "memory", "--quiet", *DISK[3:]) == 0
     on_disk, in_memory = (
         pl.read_parquet(f"{out}/scores.parquet") for out in ("deep/disk", "memory")
@@ -334,7 +335,7 @@ def test_no_snapshot_is_left_of_a_run_that_ended_early(
     before = sorted(here.iterdir())
 
     def fail(*_: Any, **__: Any) -> None:
-        assert list(here.glob(".curate-snapshots-*/*.safetensors"))
+        assert list(here.glob(".out.unfinished/.curate-snapshots-*/*.safetensors"))
         raise error
 
     monkeypatch.setattr(window, "backward_step", fail)

@@ -9,16 +9,16 @@ import curate
 
 ROOT = Path(curate.__file__).parent
 FLOORS: list[set[str]] = [
-    {"errors", "agreement"},
-    {"rules", "policies", "datasets", "progress", "log", "ranks", "trackers"},
-    {"models"},
+    {"errors", "agreement", "files"},
+    {"rules", "policies", "datasets", "progress", "log", "journal", "ranks", "trackers"},
+    {"models", "savepoints"},
     {"trajectory"},
     {"influence", "recipe", "threads"},
     {"ledger", "reading"},
     {"candidates", "forecast", "tracked"},
     {"output"},
     {"windows", "prepare"},
-    {"select", "integrations", "journal"},
+    {"select", "integrations", "unfinished"},
     {"choose"},
     {"evaluate", "verify", "estimate"},
     {"tuning"},

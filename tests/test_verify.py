@@ -19,13 +19,12 @@ import curate.jobs
 import curate.verify
 from curate.choose import selector_for
 from curate.influence import Scoring, score_window, size_of
-from curate.journal import JOURNAL
 from curate.prepare import Job, prepare
 from curate.progress import Phases
 from curate.recipe import load_recipe
 from curate.rules import State, as_sgd
 from curate.trajectory import Step, Task, record, replay
-from curate.verify import Plan, Verified
+from curate.verify import JOURNAL, Plan, Verified
 from curate.windows import Judged
 from tests.job import curate as select
 from tests.job import rows, verify

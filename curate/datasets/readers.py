@@ -1,6 +1,7 @@
 """Where rows come from: one function from a source to a `datasets.Dataset`."""
 
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -29,6 +30,7 @@ UNREADABLE = (
     pa.ArrowException,
     datasets.exceptions.DatasetsError,
 )
+FINGERPRINT_ROWS = 1000
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -174,5 +176,16 @@ def _innermost(error: BaseException) -> str:
 
 
 def describe(data: Dataset) -> dict[str, Any]:
-    """What identifies the data in a provenance record."""
-    return {"rows": len(data), "columns": data.column_names, "fingerprint": data._fingerprint}
+    """What identifies the data in a provenance record: its fingerprint is that of its content.
+
+    Costs one pass over it, at about a gigabyte a second.
+    """
+    digest = hashlib.blake2b(repr(data.features).encode(), digest_size=8)
+    for part in data.with_format("arrow").iter(FINGERPRINT_ROWS):
+        for batch in part.combine_chunks().to_batches():
+            digest.update(batch.serialize())
+    return {
+        "rows": len(data),
+        "columns": data.column_names,
+        "fingerprint": digest.hexdigest(),
+    }

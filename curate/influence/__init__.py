@@ -3,7 +3,7 @@
 from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
 from curate.influence.curvature import CURVATURES
 from curate.influence.jump import Following, exact_jump
-from curate.influence.probe import Probe, Probing, follow, size_of
+from curate.influence.probe import Probe, Probing, as_probes, follow, size_of
 from curate.influence.proxy import ErrorProxy, WindowError, expected_error, probing_passes
 from curate.influence.removal import REMOVALS, influence, leave_out, reweighting
 from curate.influence.scoring import Scoring
@@ -29,6 +29,7 @@ __all__ = [
     "Target",
     "WindowError",
     "WindowScores",
+    "as_probes",
     "backward_step",
     "exact_jump",
     "expected_error",

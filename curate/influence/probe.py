@@ -24,6 +24,7 @@ end of the window, less the exact jump. Nothing is trained beyond the window.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,6 +74,11 @@ class Probe:
     def propagation(self) -> float:
         """|actual - exact|: what it gets wrong from there to the end of the window."""
         return abs(self.actual - self.exact)
+
+
+def as_probes(saved: Sequence[dict[str, Any]]) -> list[Probe]:
+    """The inverse of `asdict`, for several."""
+    return [Probe(**values) for values in saved]
 
 
 def follow(

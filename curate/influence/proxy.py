@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from curate.influence.probe import Probe, Probing, size_of
+from curate.influence.probe import Probe, Probing, as_probes, size_of
 from curate.influence.window import WindowScores
 from curate.policies import Array
 from curate.trajectory import Step
@@ -157,6 +157,37 @@ class ErrorProxy:
             np.add.at(seen, window.rows, 1)
         return np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
 
+    def saved(self) -> dict[str, Any]:
+        """All that was entered and planned so far, in plain values and arrays."""
+        windows = [
+            {
+                "first_step": own.first_step,
+                "count": len(own.rows),
+                "steps": own.steps,
+                "signal": own.signal,
+                "target_loss": own.target_loss,
+                "probes": [asdict(probe) for probe in own.probes],
+            }
+            for own in self._windows
+        ]
+        return {
+            "left": self._left,
+            "random": self._random.bit_generator.state,
+            "windows": windows,
+            "rows": np.concatenate([own.rows for own in self._windows] or [_NO_ROWS]),
+            "sizes": np.concatenate([own.sizes for own in self._windows] or [_NO_SIZES]),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was `saved`."""
+        self._left, self._random.bit_generator.state = saved["left"], saved["random"]
+        ends = np.cumsum([own.pop("count") for own in saved["windows"]], dtype=np.int64)[:-1]
+        parts = np.split(saved["rows"], ends), np.split(saved["sizes"], ends)
+        self._windows = [
+            _Window(**own | {"rows": rows, "sizes": sizes, "probes": as_probes(own["probes"])})
+            for own, rows, sizes in zip(saved["windows"], *parts, strict=False)
+        ]
+
     def _cost(self, steps: Sequence[Step], k: float, target_rows: int) -> float:
         """Of following a removal from step k."""
         return START + len(steps) - k + _targets(steps, target_rows) / 3
@@ -225,6 +256,9 @@ def _own(window: _Window, error: Callable[[Probe], float]) -> float:
 def _shrunk(window: _Window, own: float, overall: float) -> float:
     """c of a window: its own probes, averaged with what is known of the whole run."""
     return (own + BORROWED * overall) / (len(window.probes) + BORROWED)
+
+
+_NO_ROWS, _NO_SIZES = np.zeros(0, dtype=np.int64), np.zeros(0)
 
 
 def _targets(steps: Sequence[Step], rows: int) -> float:

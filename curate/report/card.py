@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from curate.output import write_whole_text
+from curate.files import write_whole_text
 from curate.recipe import write_recipe
 from curate.report.facts import asked, came_out, trust
 from curate.report.run import Run

@@ -13,7 +13,7 @@ import PIL.Image
 from datasets import Dataset
 
 from curate.errors import OutputError
-from curate.output import write_whole_text
+from curate.files import write_whole_text
 from curate.report.card import write_card
 from curate.report.content import Shown
 from curate.report.facts import asked, came_out, trust, why

@@ -4,17 +4,15 @@ import shutil
 import tempfile
 import warnings
 import weakref
-import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from curate.errors import RunError
+from curate.files import checksum
 from curate.ranks import ALONE, Ranks, everywhere, own_share
 from curate.rules import State
 
@@ -38,7 +36,7 @@ class _File:
     """A state in a file, and what it takes to have it back: the same bits, on the same device."""
 
     path: Path
-    checksum: int
+    expected: int
     step: int
     device: torch.device
 
@@ -50,7 +48,7 @@ class _File:
             return None
         # a copy, because the file may go, and arithmetic may round otherwise in other alignment
         tensors = {name: tensor.clone() for name, tensor in mapped.items()}
-        if _checksum(tensors) != self.checksum:
+        if checksum(tensors) != self.expected:
             return None
         theta = tensors.pop("theta").to(self.device)
         slots = {name[1:]: slot.to(self.device) for name, slot in tensors.items()}
@@ -166,7 +164,7 @@ class Snapshots:
                 f"{state.nbytes() / 2**20:.1f} MiB, cannot be written to {where}: {error}; "
                 "make room there or allow less on disk."
             ) from error
-        return _File(path, _checksum(tensors), state.step, state.theta.device)
+        return _File(path, checksum(tensors), state.step, state.theta.device)
 
     def _place(self) -> Path:
         """The folder of the files, made when the first is written."""
@@ -181,13 +179,3 @@ class Snapshots:
 def shard_bytes(state: State, ranks: Ranks) -> int:
     """Bytes of a rank's share of a state, of the largest one."""
     return sum(-(-t.numel() // ranks.size) * t.element_size() for t in state.tensors())
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    """CRC-32 of names, shapes and bits: it is chance that damages a file of ours."""
-    found = 0
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        found = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), found)
-        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
-    return found

@@ -21,7 +21,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from curate.errors import CurateError, OutputError
-from curate.output import write_whole_text
+from curate.files import write_whole_text
 from curate.tuning.plan import Pair, Plan
 from curate.tuning.storage import (
     JOURNAL,

@@ -16,7 +16,8 @@ import polars as pl
 
 from curate.choose import Chosen
 from curate.errors import NonFiniteError, NothingKeptError, RunError
-from curate.output import score_table, write_whole
+from curate.files import write_whole
+from curate.output import score_table
 from curate.policies import Array
 from curate.prepare import Job
 from curate.progress import Phases

@@ -1,0 +1,112 @@
+"""Savepoints: what a run has come to, on disk, to go on from if it dies."""
+
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from curate.errors import RunError
+from curate.files import DamagedError, Tree, read_sealed, write_sealed
+from curate.ranks import ALONE, Ranks, agreed, everywhere
+from curate.rules import State
+
+SHARE = 0.02
+"""Of a run's time, the most that goes into writing savepoints."""
+
+
+class Savepoints:
+    """The newest two savepoints of one run, in files of a folder.
+
+    One is written when it is offered, if by then the run has gone on for so long since the last
+    that writing takes no more than `SHARE` of the time: what dies with the process is
+    never more than 1 / SHARE times the writing of a file, and what happened since the last
+    offer. The new file is whole and on disk before the older of the others goes.
+
+    Every file is under a checksum, and carries the run's name and its own number. One that is
+    damaged, or another run's, is reported and not used: the run goes on from the one before,
+    at worst from its beginning, and comes to the same. Of several ranks the first one writes, and
+    decides what all of them go on from: the folder must be one that all of them see.
+    """
+
+    def __init__(self, folder: Path, run: str, ranks: Ranks = ALONE) -> None:
+        self._folder, self._run, self._ranks = folder, run, ranks
+        self._number = max((int(path.stem) for path in self._files()), default=0)
+        self._seconds, self._last = 0.0, time.monotonic()
+
+    def newest(self) -> Tree | None:
+        """What the newest one holds that can be used; None if there is none.
+
+        Raises:
+            RunError: a rank does not see what the first one does.
+        """
+        number, tree = self._newest() if self._ranks.rank == 0 else (0, None)
+        number = int(agreed(self._ranks, number))
+        if number and self._ranks.rank:
+            with suppress(DamagedError):
+                tree = self._read(self._path(number))
+        if not everywhere(self._ranks, (tree is not None) == (number > 0)):
+            raise RunError(f"{self._folder}: not all processes can read it; put it where they do.")
+        return tree
+
+    def _newest(self) -> tuple[int, Tree | None]:
+        for path in sorted(self._files(), reverse=True):
+            try:
+                return int(path.stem), self._read(path)
+            except DamagedError as error:
+                warnings.warn(
+                    f"{error}; it is not used, what came after the savepoint before it is "
+                    "computed again.", RuntimeWarning, stacklevel=2,
+                )  # fmt: skip
+        return 0, None
+
+    def _read(self, path: Path) -> Tree:
+        found = read_sealed(path)
+        if not isinstance(found, dict) or found.get("run") != self._run:
+            raise DamagedError(f"{path} is another run's")
+        if found["number"] != int(path.stem):
+            raise DamagedError(f"{path} is not what its name says")
+        return found["tree"]
+
+    def offer(self, make: Callable[[], Tree], *, due: bool = False) -> None:
+        """Write what `make` returns, if it is time; or because it is `due`.
+
+        Raises:
+            RunError: it cannot be written; the ones before are still there.
+        """
+        begin = time.monotonic()
+        if self._ranks.rank:
+            return
+        if not due and (begin - self._last) * SHARE < self._seconds:
+            return
+        path = self._path(self._number + 1)
+        try:
+            self._folder.mkdir(exist_ok=True)
+            write_sealed(path, {"run": self._run, "number": self._number + 1, "tree": make()})
+            for old in sorted(self._files())[:-2]:
+                old.unlink()
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path}: cannot be written: {error}; make room there.") from error
+        self._number += 1
+        self._last = time.monotonic()
+        self._seconds = self._last - begin
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:06d}.safetensors"
+
+    def _files(self) -> list[Path]:
+        return [p for p in self._folder.glob("*.safetensors") if p.stem.isdecimal()]
+
+
+def pack_state(state: State) -> Tree:
+    """A training state as a tree."""
+    return {"theta": state.theta, "slots": dict(state.slots), "step": state.step}
+
+
+def unpack_state(tree: Tree, device: torch.device) -> State:
+    """The inverse of `pack_state`."""
+    slots = {name: slot.to(device) for name, slot in tree["slots"].items()}
+    return State(tree["theta"].to(device), slots, tree["step"])

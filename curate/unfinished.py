@@ -1,0 +1,298 @@
+"""A selection that is not finished: the folder beside OUT that it goes on from if it dies."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import torch
+from filelock import FileLock, Timeout
+
+from curate.errors import NonFiniteError, OutputError, UnfinishedError, UserError
+from curate.files import digest_of, write_whole_text
+from curate.journal import Journal
+from curate.output import MARK, check_free, existing_parent, made_with, staged
+from curate.prepare import Job
+from curate.ranks import ALONE, Ranks, agreed, everywhere
+from curate.recipe import resolved
+from curate.savepoints import Savepoints
+
+FORMAT = 1
+LOCK, RUN, EVALUATION = "lock", "run.json", "evaluation.jsonl"
+LOSSES = "first losses"
+
+
+def folder_of(out: Path) -> Path:
+    """Where a run keeps what it would go on from: `.NAME.unfinished` beside `out`."""
+    return out.absolute().with_name(f".{out.absolute().name}.unfinished")
+
+
+def identity(job: Job, threads: int) -> dict[str, Any]:
+    """All that decides what a run comes to, to the last bit, in plain values.
+
+    The losses of the first step stand for what no fingerprint reaches: the code of a model,
+    its frozen weights, the kernels of a machine.
+    """
+    device = str(job.device)
+    if job.device.type == "cuda":
+        device += f" ({torch.cuda.get_device_name(job.device)})"
+    return {
+        "recipe": resolved(job.recipe),
+        "data": job.data.sources,
+        "device": device,
+        "threads": threads,
+        "processes": job.ranks.size,
+        "versions": made_with()["versions"],
+        LOSSES: digest_of(job.first_losses().tolist()),
+    }
+
+
+class Unfinished:
+    """The folder of a run while it is not finished; a context that removes it in the end.
+
+    It holds `run.json` (what the run is made of), savepoints of what is being scored,
+    a journal of what was evaluated, and what becomes `OUT`. It stays behind if the run dies or ends
+    before its time with something to go on from; not if it would end in the same way again.
+    A lock that the kernel takes back from the dead keeps a second process out. Of several
+    ranks the first one does all of that; the others read.
+
+    finished: what a run wrote that died when all was done but clearing up; None otherwise.
+    """
+
+    def __init__(
+        self, out: Path, *, resume: bool = False, overwrite: bool = False, ranks: Ranks = ALONE
+    ) -> None:
+        """`overwrite`: drop what was left, unless `resume`, which goes on with it."""
+        self.out, self.ranks = out, ranks
+        self.folder = folder_of(out)
+        self.finished: dict[str, Any] | None = None
+        self._resume, self._overwrite = resume, overwrite
+        self._lock = FileLock(self.folder / LOCK, timeout=0)
+        self._made: list[Path] = []
+        self._run: str | None = None
+
+    def __enter__(self) -> Self:
+        """Take the folder.
+
+        Raises:
+            OutputError: it cannot be made, or `out` is taken.
+            UnfinishedError: another process has it; or something was left, and nobody said
+                what to do with it.
+        """
+        result = self._result() if self._resume else None
+        self.finished = result if everywhere(self.ranks, result is not None) else None
+        if self.ranks.rank:
+            return self
+        if self.finished is None:
+            check_free(self.out, overwrite=self._overwrite)
+        self._take()
+        try:
+            self._look_at_what_was_left()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:  # fmt: skip
+        """Remove the folder, unless there is something in it to go on from."""
+        if self.ranks.rank:
+            return
+        hopeless = isinstance(error, UserError | NonFiniteError) and not isinstance(
+            error, OutputError
+        )
+        if error is None or not has_progress(self.folder) or (self._run and hopeless):
+            self._remove()
+        self._lock.release()
+
+    def begin(self, job: Job, threads: int) -> bool:
+        """Enter what the run is made of, or compare; whether there is something to go on from.
+
+        Raises:
+            UnfinishedError: what was left is not of this run.
+        """
+        made_of = identity(job, threads)
+        going_on = self.ranks.rank == 0 and self._begin(made_of)
+        going_on = bool(agreed(self.ranks, going_on))  # nobody reads before it is written
+        self._run = _read(self.folder)["run"]
+        return going_on
+
+    def _begin(self, made_of: dict[str, Any]) -> bool:
+        if self._resume and (self.folder / RUN).exists():
+            _refuse_difference(self.folder, _read(self.folder)["made of"], made_of)
+            return has_progress(self.folder) is not None
+        plain = {"format": FORMAT, "run": uuid4().hex, "made of": made_of}
+        text = json.dumps({"checksum": digest_of(plain)} | plain, indent=1)
+        write_whole_text(self.folder / RUN, text + "\n")
+        return False
+
+    def left(self) -> str:
+        """What there is to go on from, in words."""
+        return f"what is in {self.folder.name}: {has_progress(self.folder)}"
+
+    @property
+    def run(self) -> str:
+        """The run's name, different for every one."""
+        assert self._run is not None
+        return self._run
+
+    def savepoints(self, policy: str) -> Savepoints:
+        """Those of scoring by a policy."""
+        return Savepoints(self.folder / f"score-{policy}", self.run, self.ranks)
+
+    def journal(self) -> Journal:
+        """What was evaluated."""
+        read_only = self.ranks.rank > 0
+        return Journal.within(self.folder, EVALUATION, self.run, read_only=read_only)
+
+    def stage(self) -> AbstractContextManager[Path]:
+        """Where the result is written before it becomes `out`."""
+        return staged(self.out, overwrite=self._overwrite, within=self.folder)
+
+    def _take(self) -> None:
+        try:
+            there = existing_parent(self.folder)
+            parents = [self.folder, *self.folder.parents]
+            self._made = parents[: parents.index(there)]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            if not (self.folder / LOCK).exists():  # its holder has just cleared up
+                raise Timeout(str(self.folder / LOCK))
+        except Timeout:
+            raise UnfinishedError(
+                f"{self.out}: another process is writing it; choose another --out."
+            ) from None
+        except OSError as error:
+            raise OutputError(f"{self.out}: cannot be written: {error.strerror}.") from error
+
+    def _look_at_what_was_left(self) -> None:
+        names = [path.name for path in self.folder.iterdir()]
+        if RUN not in names and not all(_is_ours(name) for name in names):
+            raise UnfinishedError(
+                f"{self.folder}: was not written by curate, so it is left alone; move it away."
+            )
+        found = None if self._resume or self._overwrite else has_progress(self.folder)
+        if found is not None:
+            raise UnfinishedError(
+                f"{self.out}: a run that was not finished is in {self.folder.name} ({found}); "
+                "--resume goes on with it, --overwrite starts again."
+            )
+        for path in [*self.folder.rglob(".*")]:  # what was being written
+            _delete(path)
+        if not self._resume:
+            self._clear()
+
+    def _result(self) -> dict[str, Any] | None:
+        """What `out` says of itself, if the run that was left wrote it."""
+        try:
+            written = json.loads((self.out / MARK).read_text(encoding="utf-8"))
+            left = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+            return dict(written) if written["run"] == left["run"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _remove(self) -> None:
+        """The folder, and those above it that were made for it and hold nothing else."""
+        self._clear()
+        (self.folder / LOCK).unlink(missing_ok=True)
+        for folder in self._made or [self.folder]:
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+    def _clear(self) -> None:
+        """Delete what is in the folder, last of all what says that it is ours."""
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == RUN):
+            if path.name != LOCK:
+                _delete(path)
+
+
+def has_progress(folder: Path) -> str | None:
+    """What there is to go on from, in words; None if there is nothing."""
+    scored = sorted({path.parent.name for path in folder.glob("score-*/[0-9]*.safetensors")})
+    entries = 0
+    if (folder / EVALUATION).exists():
+        entries = max(0, len((folder / EVALUATION).read_bytes().splitlines()) - 1)
+    parts = [name.replace("score-", "scores by ") for name in scored]
+    parts += [f"{entries} retrainings"] if entries else []
+    return ", ".join(parts) or None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """What a run was made of, and its name."""
+    path = folder / RUN
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        expected, written = plain.pop("checksum"), plain["format"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        expected, written = None, None
+    if isinstance(written, int) and written > FORMAT:
+        raise UnfinishedError(
+            f"{path}: is of format {written} and this curate knows {FORMAT}; resume with the "
+            "version that wrote it, or start again with --overwrite."
+        )
+    if expected is None or digest_of(plain) != expected:
+        raise UnfinishedError(
+            f"{path}: is damaged, so nobody can tell whether the rest is of this run; start again "
+            "with --overwrite."
+        )
+    return dict(plain)
+
+
+def _refuse_difference(folder: Path, left: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise UnfinishedError if a run is not made of what it was made of."""
+    # what comes of JSON is compared with what goes there: no tuples
+    changes = list(_differences(left, json.loads(json.dumps(found)), ()))
+    if not changes:
+        return
+    changes = [one for one in changes if one[0] != (LOSSES,)] or changes  # those follow from others
+    path, before, now = changes[0]
+    key = ".".join(path[1:])
+    shown = f"{json.dumps(before)} -> {json.dumps(now)}"
+    what = {
+        "recipe": f"the recipe is another: {key} {shown}",
+        "data": f"{' '.join(path)}: has changed: {shown}",
+        "versions": f"versions are others: {key} {shown}",
+        "processes": f"it ran in another number of processes: {shown}",
+        "threads": f"it ran with another number of threads: {shown} (OMP_NUM_THREADS sets it)",
+        "device": f"it ran on another device: {shown}",
+        LOSSES: "the same recipe and data now give other losses in the first step: the "
+        "model, its code or the machine has changed",
+    }.get(path[0], f"{'.'.join(path)} {shown}")
+    more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+    raise UnfinishedError(
+        f"{folder.name} cannot be gone on with: {what}{more}; undo that, or start again with "
+        "--overwrite."
+    )
+
+
+def _differences(
+    left: Any, found: Any, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """(path, before, now) of every value that differs."""
+    if isinstance(left, dict) and isinstance(found, dict):
+        for key in [*found, *(key for key in left if key not in found)]:
+            yield from _differences(left.get(key), found.get(key), (*path, key))
+    elif isinstance(left, list) and isinstance(found, list) and len(left) == len(found):
+        for k, pair in enumerate(zip(left, found, strict=True)):
+            yield from _differences(*pair, (*path, str(k)))
+    elif left != found:
+        yield path, left, found
+
+
+def _is_ours(name: str) -> bool:
+    return name in (LOCK, RUN, EVALUATION) or name.startswith((".", "score-"))
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
