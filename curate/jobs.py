@@ -49,6 +49,7 @@ def run_select(
         device: auto, cpu or cuda.
         overwrite: replace `out` if curate wrote it, and drop a run to it that was not finished.
         resume: go on with that run instead, if there is one; the result is the same, bit for bit.
+            If it had been finished, only its data is compared.
         phases: where phase times go; shows bars if made with `bars=True`.
         say: gets a line beforehand if the run will be a long one.
         ranks: the processes that share the run, all of which call this with the same recipe;
@@ -64,9 +65,7 @@ def run_select(
         RunError: the run failed on the way; nothing was written. What it had come to is kept for
             `resume`, unless it would fail again; likewise if it is interrupted.
     """
-    with Unfinished(out, resume=resume, overwrite=overwrite, ranks=ranks) as unfinished:
-        if unfinished.finished is not None:
-            return unfinished.finished | {"out": str(out)}
+    with Unfinished(out, recipe, resume=resume, overwrite=overwrite, ranks=ranks) as unfinished:
         return _select(recipe, device, unfinished, phases or Phases(), say, careful(trackers))
 
 
@@ -77,6 +76,9 @@ def _select(
     out, ranks = unfinished.out, unfinished.ranks
     with phases.phase("read"):
         job = prepare(recipe, choose_device(device, ranks), unfinished.folder, ranks)
+    if unfinished.finished is not None:
+        _refuse_other_data(out, job.data.sources)
+        return unfinished.finished | {"out": str(out)}
     with suitable_threads(job.step_flops()) as threads:
         going_on = unfinished.begin(job, threads)
         if say is not None and going_on:

@@ -2,53 +2,31 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-import torch
 from filelock import FileLock, Timeout
 
 from curate.errors import NonFiniteError, OutputError, UnfinishedError, UserError
 from curate.files import digest_of, write_whole_text
+from curate.identity import identity, refuse_difference
 from curate.journal import Journal
-from curate.output import MARK, check_free, existing_parent, made_with, staged
+from curate.output import MARK, check_free, existing_parent, staged
 from curate.prepare import Job
 from curate.ranks import ALONE, Ranks, agreed, everywhere
-from curate.recipe import resolved
+from curate.recipe import Recipe, fingerprint
 from curate.savepoints import Savepoints
 
 FORMAT = 1
 LOCK, RUN, EVALUATION = "lock", "run.json", "evaluation.jsonl"
-LOSSES = "first losses"
 
 
 def folder_of(out: Path) -> Path:
     """Where a run keeps what it would go on from: `.NAME.unfinished` beside `out`."""
     return out.absolute().with_name(f".{out.absolute().name}.unfinished")
-
-
-def identity(job: Job, threads: int) -> dict[str, Any]:
-    """All that decides what a run comes to, to the last bit, in plain values.
-
-    The losses of the first step stand for what no fingerprint reaches: the code of a model,
-    its frozen weights, the kernels of a machine.
-    """
-    device = str(job.device)
-    if job.device.type == "cuda":
-        device += f" ({torch.cuda.get_device_name(job.device)})"
-    return {
-        "recipe": resolved(job.recipe),
-        "data": job.data.sources,
-        "device": device,
-        "threads": threads,
-        "processes": job.ranks.size,
-        "versions": made_with()["versions"],
-        LOSSES: digest_of(job.first_losses().tolist()),
-    }
 
 
 class Unfinished:
@@ -60,14 +38,20 @@ class Unfinished:
     A lock that the kernel takes back from the dead keeps a second process out. Of several
     ranks the first one does all of that; the others read.
 
-    finished: what a run wrote that died when all was done but clearing up; None otherwise.
+    finished: what is in the provenance of `out` if all was done already; None otherwise.
     """
 
     def __init__(
-        self, out: Path, *, resume: bool = False, overwrite: bool = False, ranks: Ranks = ALONE
+        self,
+        out: Path,
+        recipe: Recipe,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         """`overwrite`: drop what was left, unless `resume`, which goes on with it."""
-        self.out, self.ranks = out, ranks
+        self.out, self.ranks, self._recipe = out, ranks, fingerprint(recipe)
         self.folder = folder_of(out)
         self.finished: dict[str, Any] | None = None
         self._resume, self._overwrite = resume, overwrite
@@ -125,7 +109,7 @@ class Unfinished:
 
     def _begin(self, made_of: dict[str, Any]) -> bool:
         if self._resume and (self.folder / RUN).exists():
-            _refuse_difference(self.folder, _read(self.folder)["made of"], made_of)
+            refuse_difference(self.folder, _read(self.folder)["made of"], made_of)
             return has_progress(self.folder) is not None
         plain = {"format": FORMAT, "run": uuid4().hex, "made of": made_of}
         text = json.dumps({"checksum": digest_of(plain)} | plain, indent=1)
@@ -189,12 +173,14 @@ class Unfinished:
             self._clear()
 
     def _result(self) -> dict[str, Any] | None:
-        """What `out` says of itself, if the run that was left wrote it."""
+        """What `out` says of itself, if it is of this recipe, and of the run that was left."""
         try:
             written = json.loads((self.out / MARK).read_text(encoding="utf-8"))
-            left = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
-            return dict(written) if written["run"] == left["run"] else None
-        except (OSError, ValueError, KeyError, TypeError):
+            there = (self.folder / RUN).exists()
+            left = _read(self.folder)["run"] if there else written["run"]
+            ours = (written["recipe_fingerprint"], written["run"]) == (self._recipe, left)
+            return dict(written) if ours else None
+        except (OSError, ValueError, KeyError, TypeError, UnfinishedError):
             return None
 
     def _remove(self) -> None:
@@ -244,47 +230,6 @@ def _read(folder: Path) -> dict[str, Any]:
             "with --overwrite."
         )
     return dict(plain)
-
-
-def _refuse_difference(folder: Path, left: dict[str, Any], found: dict[str, Any]) -> None:
-    """Raise UnfinishedError if a run is not made of what it was made of."""
-    # what comes of JSON is compared with what goes there: no tuples
-    changes = list(_differences(left, json.loads(json.dumps(found)), ()))
-    if not changes:
-        return
-    changes = [one for one in changes if one[0] != (LOSSES,)] or changes  # those follow from others
-    path, before, now = changes[0]
-    key = ".".join(path[1:])
-    shown = f"{json.dumps(before)} -> {json.dumps(now)}"
-    what = {
-        "recipe": f"the recipe is another: {key} {shown}",
-        "data": f"{' '.join(path)}: has changed: {shown}",
-        "versions": f"versions are others: {key} {shown}",
-        "processes": f"it ran in another number of processes: {shown}",
-        "threads": f"it ran with another number of threads: {shown} (OMP_NUM_THREADS sets it)",
-        "device": f"it ran on another device: {shown}",
-        LOSSES: "the same recipe and data now give other losses in the first step: the "
-        "model, its code or the machine has changed",
-    }.get(path[0], f"{'.'.join(path)} {shown}")
-    more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
-    raise UnfinishedError(
-        f"{folder.name} cannot be gone on with: {what}{more}; undo that, or start again with "
-        "--overwrite."
-    )
-
-
-def _differences(
-    left: Any, found: Any, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """(path, before, now) of every value that differs."""
-    if isinstance(left, dict) and isinstance(found, dict):
-        for key in [*found, *(key for key in left if key not in found)]:
-            yield from _differences(left.get(key), found.get(key), (*path, key))
-    elif isinstance(left, list) and isinstance(found, list) and len(left) == len(found):
-        for k, pair in enumerate(zip(left, found, strict=True)):
-            yield from _differences(*pair, (*path, str(k)))
-    elif left != found:
-        yield path, left, found
 
 
 def _is_ours(name: str) -> bool:

@@ -345,8 +345,20 @@ def test_left_alone_it_is_in_the_way_and_either_way_goes_on(
     assert curate("recipe.yaml", "--out", out, "--quiet", "--overwrite") == 0
     assert outcome(out) == whole
     assert not stopped.exists()
-    assert curate("recipe.yaml", "--out", out, "--resume") == 2
+
+
+def test_what_is_finished_is_not_done_again(
+    place: Path, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(jobs, "choose", None)
+    assert curate("recipe.yaml", "--out", "whole", "--resume") == 0
+    assert "kept 36 of 72 rows" in capsys.readouterr().out
+    assert outcome("whole") == whole
+    assert curate("recipe.yaml", "--out", "whole", "--resume", "--set", "training.seed=1") == 2
     assert "exists already" in capsys.readouterr().err
+    assert not folder_of(Path("whole")).exists()
 
 
 def test_resume_where_nothing_was_left_begins(out: str, whole: dict[str, str]) -> None:

@@ -172,6 +172,7 @@ CODES = {
     "scoring": (1, "RuntimeError: out of memory"),
     "interrupt": (130, "interrupted; no result was written."),
     "interrupt on 0": (130, "interrupted; no result was written."),
+    "stopped": (130, "no result was written. Go on with the same and --resume."),
     "writing": (2, "writing: cannot be written: No space left"),
     "killed": (1, "process 0 of 2 lost the others, one of which may have been killed"),
 }
@@ -188,10 +189,24 @@ def test_processes_fail_together_and_one_says_why(left: Left, name: str) -> None
     if name != "usage":
         assert len(said) == 1
         assert said[0].startswith("curate: ")
-    assert not (left.folder / name.replace(" ", "-")).exists()
+    assert not (left.folder / name.replace(" ", "-")).exists() or name == "stopped"  # and resumed
     if name in FAILURES and code != 130:  # the rank that failed is the one that says why
         which = FAILURES[name][1]
         assert name == "killed" or message in left.ends[which][name]["err"]
+
+
+def test_what_was_interrupted_goes_on_and_comes_to_the_same(left: Left) -> None:
+    for own in left.ends:
+        assert own["resumed"]["code"] == 0, own
+    assert (
+        "going on with what is in .stopped.unfinished: scores by look_ahead"
+        in left.ends[0]["resumed"]["err"]
+    )
+    made = json.loads((left.folder / "stopped/provenance.json").read_text())
+    assert made["resumed"]
+    assert not (left.folder / ".stopped.unfinished").exists()
+    found, good = ((left.folder / f"{out}/scores.parquet") for out in ("stopped", "good"))
+    assert found.read_bytes() == good.read_bytes()
 
 
 def test_help_is_printed_once(left: Left) -> None:
@@ -233,7 +248,7 @@ def test_ctrl_c_in_torchrun_is_told_once(here: Path) -> None:
         process.communicate()
     assert err.count("curate: ") == 1
     assert "curate: interrupted; no result was written." in err
-    assert not (here / "out").exists()
+    assert not (here / "out/recipe").exists()
 
 
 def test_a_group_that_is_none_is_refused(

@@ -60,6 +60,7 @@ FAILURES: dict[str, tuple[list[str], int, int, Any, str, Callable[[], Any]]] = {
     "scoring": ([], 1, 2, torch.autograd, "grad", raising(RuntimeError("out of memory"))),
     "interrupt": ([], 1, 5, *STEP, raising(KeyboardInterrupt())),
     "interrupt on 0": ([], 0, 5, *STEP, raising(KeyboardInterrupt())),
+    "stopped": (["--quiet"], 1, 25, *STEP, raising(KeyboardInterrupt())),
     "writing": ([], 0, 0, jobs, "write_selection", raising(OSError(28, "No space left"))),
     "killed": ([], 1, 5, *STEP, lambda: os._exit(9)),
 }
@@ -118,6 +119,8 @@ def main(rank: int, folder: Path) -> None:
         line = ["select", "recipe.yaml", "--out", name.replace(" ", "-"), *arguments]
         with after(calls if rank == which else 10**9, target, function, then):
             ending(name, line)
+        if name == "stopped":
+            ending("resumed", ["select", "recipe.yaml", "--out", "stopped", "--resume"])
 
 
 if __name__ == "__main__":
