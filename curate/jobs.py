@@ -149,10 +149,8 @@ def _score_and_evaluate(
             "candidates": int(tokens.sum()),
             "kept": int(tokens[chosen.choice.kept].sum()),
         }
-    if job.data.left_out:
-        summary["left_out"] = job.data.left_out
-    if job.data.truncated():
-        summary["truncated"] = job.data.truncated()
+    counted = {"left_out": job.data.left_out, "truncated": job.data.truncated()}
+    summary |= {name: found for name, found in counted.items() if found}
     if chosen.scores.windows:
         summary["error"] = expected_error(chosen.scores.windows)
     if job.data.noisy is not None:
