@@ -15,6 +15,7 @@ from curate.policies import Evidence, LookAhead
 from curate.prepare import Job, memory_bytes
 from curate.progress import duration
 from curate.ranks import agreed
+from curate.remarks import remarks
 from curate.rules import State
 from curate.select import Selector
 from curate.trajectory import (
@@ -222,10 +223,12 @@ def _run(selector: Selector, steps: Sequence[Step], tape: int) -> Run:
 
 
 def announce(job: Job, say: Callable[[str], None]) -> None:
-    """Say how long a run will take, if that is longer than `LONG`.
+    """Say what is odd about the data, and how long a run will take, if longer than `LONG`.
 
     Cost: a step, and `time_steps` where a rough guess from that step comes near.
     """
+    for remark in remarks(job.recipe, job.data):
+        say(f"note: {remark}")
     plan = forecast(job)
     if not plan.steps:
         return

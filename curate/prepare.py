@@ -123,7 +123,8 @@ def prepare(
             f"more than the {MOST_STEPS} that can be planned; lower it."
         )
     task, _, state = job.start(recipe.training.seed)
-    models.probe(task.model, objective, data.examples)
+    classes = None if data.classes is None else data.outputs
+    models.probe(task.model, objective, data.examples, classes)
     room_for_states(job, state, job.total_steps())
     return job
 

@@ -16,6 +16,7 @@ FLOORS: list[set[str]] = [
     {"influence", "recipe", "threads"},
     {"ledger", "reading"},
     {"candidates", "forecast", "tracked"},
+    {"remarks"},
     {"output"},
     {"windows", "prepare"},
     {"select", "integrations", "identity"},

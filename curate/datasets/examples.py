@@ -1,6 +1,6 @@
 """Examples as the trainer sees them: batches of tensors, by position."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -41,6 +41,10 @@ class SourceExamples(Examples, Protocol):
 
     def take(self, positions: Tensor) -> Self:
         """The examples at `positions`, shape (n,), as examples of their own."""
+        ...
+
+    def contents(self) -> Iterator[bytes]:
+        """What each example is made of, its label aside: equal for equal ones."""
         ...
 
     def with_labels(self, labels: Tensor) -> Self:
@@ -108,6 +112,10 @@ class TensorExamples:
 
     def source_row(self, position: int) -> int:
         return int(self.rows[position])
+
+    def contents(self) -> Iterator[bytes]:
+        """Every example's features as bytes."""
+        return (row.tobytes() for row in self.features.numpy())
 
     def take(self, positions: Tensor) -> "TensorExamples":
         """The examples at `positions`, shape (n,), as examples of their own."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +67,11 @@ class TokenExamples:
             torch.tensor(cut),
             pad,
         )
+
+    def contents(self) -> Iterator[bytes]:
+        """Every text's tokens as bytes."""
+        tokens, starts = self.tokens.numpy(), self.starts.tolist()
+        return (tokens[start:end].tobytes() for start, end in pairwise(starts))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -5,16 +5,21 @@ import torch
 from curate.datasets import Examples
 from curate.errors import ModelError
 from curate.models.flat import FlatModel, buffer_versions
-from curate.models.objectives import Batch, Objective
+from curate.models.objectives import Batch, Classification, Objective
 
 
-def probe(model: FlatModel, objective: Objective, examples: Examples) -> None:
+def probe(
+    model: FlatModel, objective: Objective, examples: Examples, classes: int | None = None
+) -> None:
     """Try one batch of two examples, in the model's own parameters.
 
+    Args:
+        classes: how many outputs a classifier needs.
+
     Raises:
-        ModelError: a forward pass fails, writes to a buffer, does not depend on
-            the trainable parameters, cannot be differentiated twice, or gives
-            an example another loss depending on who shares its batch.
+        ModelError: a classifier has fewer; a forward pass fails, writes to a buffer, does not
+            depend on the trainable parameters, cannot be differentiated twice, or gives an
+            example another loss depending on who shares its batch.
     """
     rows = torch.arange(min(2, len(examples)))
     batch = examples.batch(rows, model.device)
@@ -22,11 +27,23 @@ def probe(model: FlatModel, objective: Objective, examples: Examples) -> None:
     theta = model.read().requires_grad_()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         try:
+            if classes is not None and isinstance(objective, Classification):
+                _require_outputs(model, batch, classes)
             _differentiate_twice(model, objective, batch, theta)
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
             raise ModelError(f"the model cannot be trained on this data: {_line(error)}") from error
         _refuse_hidden_state(before, buffer_versions(model.module))
         _refuse_mixing(model, objective, examples, len(rows))
+
+
+def _require_outputs(model: FlatModel, batch: Batch, classes: int) -> None:
+    with torch.no_grad():
+        output = model.bind(model.read(), training=False)(batch["features"])
+    if output.ndim == 2 and output.shape[1] < classes:
+        raise ModelError(
+            f"the model puts out {output.shape[1]} numbers for each example, but there are "
+            f"{classes} classes; it needs one for each."
+        )
 
 
 def _differentiate_twice(

@@ -1,0 +1,49 @@
+"""What is odd about a recipe's data, though it can be run: said before the work begins."""
+
+import torch
+
+from curate.candidates import Candidates
+from curate.datasets import TensorExamples
+from curate.recipe import Recipe
+from curate.recipe.data import Split
+
+WILD = 100
+"""Times the spread of one feature over another's, from which they are of different scales."""
+
+
+def remarks(recipe: Recipe, data: Candidates) -> list[str]:
+    """Sentences for a user, each with what to do."""
+    found = [_scales(recipe, data), *_overlaps(recipe, data)]
+    return [remark for remark in found if remark is not None]
+
+
+def _scales(recipe: Recipe, data: Candidates) -> str | None:
+    examples = data.examples
+    if recipe.data.standardize or not isinstance(examples, TensorExamples):
+        return None
+    features = examples.features
+    if features.ndim != 2 or features.dtype == torch.uint8:
+        return None
+    spread = features.double().std(dim=0, correction=0)
+    spread = spread[spread > 0]
+    if not len(spread) or spread.max() <= WILD * spread.min():
+        return None
+    return (
+        f"the spread of one feature is {float(spread.max() / spread.min()):.0f} times another's, "
+        "which few models train on well; data.standardize: true brings them to one scale."
+    )
+
+
+def _overlaps(recipe: Recipe, data: Candidates) -> list[str]:
+    """Of targets with a source of their own: rows held out by fraction are others anyway."""
+    if isinstance(recipe.data.validation, Split):
+        return []
+    candidates, lines = set(data.examples.contents()), []
+    for name, examples in data.validation.items():
+        both = sum(row in candidates for row in examples.contents())
+        if both:
+            lines.append(
+                f"{both} of {len(examples)} rows of {name} are candidates as well (labels aside), "
+                "and a row that is its own target speaks for itself; take them out of one of them."
+            )
+    return lines
