@@ -24,6 +24,7 @@ from torch import Tensor
 from curate.datasets import Encoded, TokenExamples
 from curate.influence import Scoring, Target, influence, score_window, target_losses
 from curate.models import OBJECTIVES, FlatModel, build_pretrained
+from curate.process import keep_freed_memory
 from curate.rules import AdamW, initial_state
 from curate.trajectory import Disk, Step, Task, record, replay
 
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--micro-batch", type=int, default=0)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the command does
     torch.set_num_threads(1)
     warm_up()
     dtype = getattr(torch, arguments.dtype)
