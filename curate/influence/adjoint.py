@@ -60,17 +60,19 @@ def backward_step(
         tape = chunk_gradient(task, theta, step, chunks[0], differentiable=True)
     mean, _, sizes = gradient(task, theta, step, tape)
     to_gradient, direct = through_rule(rule, mean, state, step.lrs, adjoint)
-    to_gradient = to_gradient * step.scale
+    if step.scale != 1:
+        to_gradient = to_gradient * step.scale
 
     derivatives = [to_gradient[:, :0]]
-    bent = torch.zeros_like(to_gradient)
+    bent: Tensor | None = None
     for chunk in chunks:
         part = tape or chunk_gradient(task, theta, step, chunk, differentiable=True)
         through = CURVATURES[curvature if propagate else "none"]
         by_weight, by_theta = through(task, step, chunk, part, to_gradient)
         derivatives.append(by_weight)
         if by_theta is not None:
-            bent += by_theta
+            bent = by_theta if bent is None else bent.add_(by_theta)
+    bent = torch.zeros_like(to_gradient) if bent is None else bent
     found = task.ranks.join(torch.cat(derivatives, dim=1), len(step.rows))
     before: Adjoint | None = None
     if propagate:

@@ -188,7 +188,7 @@ class _CrossEntropyBackward(Function):
     def forward(cotangent: Tensor, logits: Tensor, labels: Tensor, total: Tensor) -> Tensor:
         counted = cotangent.masked_fill(labels == IGNORED, 0).unsqueeze(-1)
         one = labels.clamp(min=0).unsqueeze(-1)
-        return (_softmax(logits, total) * counted).scatter_add(-1, one, -counted)
+        return (_softmax(logits, total) * counted).scatter_add_(-1, one, -counted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -204,7 +204,7 @@ class _CrossEntropyBackward(Function):
         mean = pushed.sum(dim=-1)
         to_cotangent = (mean - _picked(outer, labels)).masked_fill(ignored, 0)
         counted = cotangent.masked_fill(ignored, 0).unsqueeze(-1)
-        to_logits = (pushed - p * mean.unsqueeze(-1)) * counted
+        to_logits = torch.addcmul(pushed, p, mean.unsqueeze(-1), value=-1).mul_(counted)
         return to_cotangent, to_logits, None, None
 
 
@@ -213,4 +213,4 @@ def _picked(rows: Tensor, labels: Tensor) -> Tensor:
 
 
 def _softmax(logits: Tensor, total: Tensor) -> Tensor:
-    return (logits - total.unsqueeze(-1)).exp()
+    return (logits - total.unsqueeze(-1)).exp_()

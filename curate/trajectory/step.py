@@ -155,16 +155,22 @@ def gradient(task: Task, theta: Tensor, step: Step, tape: ChunkGradient | None =
     One chunk is held at a time; on every rank those of its share, then the sums are put together.
     `tape` is what this rank adds to it, where somebody has it already.
     """
-    total = torch.zeros_like(theta)
+    total: Tensor | None = None
     rows = [theta.new_zeros(2, 0, dtype=torch.float64)]
     chunks = task.chunks(step)
     for part in (chunk_gradient(task, theta, step, c) for c in chunks) if tape is None else [tape]:
-        total += part.total.detach()
+        own = part.total.detach()
+        if total is None:
+            total = own if tape is None else own.clone()  # a tape is gone through later
+        else:
+            total += own
         rows.append(torch.stack([part.losses, part.sizes]).double())
-    total = task.ranks.sum(total)
+    total = task.ranks.sum(torch.zeros_like(theta) if total is None else total)
+    if step.scale != 1:
+        total *= step.scale
     losses, sizes = task.ranks.join(torch.cat(rows, dim=1), len(step.rows))
     terms = (step.weights.to(sizes) * sizes).sum()
-    return Gradient(total.mul_(step.scale).div_(nonzero(terms)), losses, sizes)
+    return Gradient(total.div_(nonzero(terms)), losses, sizes)
 
 
 def forward_step(
