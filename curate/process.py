@@ -29,6 +29,8 @@ LESS_MEMORY = (
 )
 FAILURES = (RuntimeError, MemoryError, OSError)
 """What ends a run without being ours: torch's own, a full disk."""
+LONGEST = 4000
+"""Characters of a message, some of which quote what was given."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
@@ -140,7 +142,16 @@ def _explain(error: BaseException, message: str) -> None:
     if os.environ.get("CURATE_TRACEBACK"):
         traceback.print_exc()
     words = " ".join([message, *getattr(error, "__notes__", [])]).split()
-    click.echo(f"curate: {' '.join(words)}", err=True)
+    click.echo(f"curate: {_printable(' '.join(words))}", err=True)
+
+
+def _printable(line: str) -> str:
+    """Without what a terminal obeys, and with the middle of a very long line left out."""
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line
+    )
 
 
 def same_command(flag: str) -> str:
@@ -170,6 +181,7 @@ def _interrupt_once(received: int, *_: object) -> None:
 
 
 def silence_libraries() -> None:
-    """Our bars are the only ones, and nobody asks the network without need."""
+    """Our bars and messages are the only ones, and nobody asks the network without need."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # what cannot be read, it raises too

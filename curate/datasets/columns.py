@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +74,13 @@ def read_features(
             f"data.columns.features chose {', '.join(names)}."
         )
     return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def as_numpy(data: Dataset, name: str) -> np.ndarray[Any, Any]:
+    """A column as `datasets` makes it NumPy: floats become float32, too large ones infinite."""
+    with np.errstate(over="ignore"):
+        values: np.ndarray[Any, Any] = data.select_columns(name).with_format("numpy")[:][name]
+    return values
 
 
 def refuse_nulls(data: Dataset, name: str, source: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from curate.datasets.columns import read_features, refuse_nulls, require_columns
+from curate.datasets.columns import as_numpy, read_features, refuse_nulls, require_columns
 from curate.errors import DataError
 
 
@@ -34,8 +34,9 @@ def find_classes(data: Dataset, name: str, source: str, count: int | None = None
     feature = data.features[name]
     if isinstance(feature, datasets.ClassLabel):
         return Classes(int(feature.num_classes))
-    values = data.with_format("numpy")[:][name]
-    if values.ndim != 1 or values.dtype.kind not in "biuUO":
+    values = as_numpy(data, name)
+    single = values.ndim == 1 and isinstance(feature, datasets.Value)  # no lists, no mappings
+    if not single or values.dtype.kind not in "biuUO":
         raise DataError(
             f"{source}: column {name} holds {feature}; class labels must be ints, strings or "
             "ClassLabel (objective regression takes numbers)."
@@ -62,7 +63,7 @@ def read_classes(data: Dataset, name: str, source: str, classes: Classes) -> Ten
     """
     require_columns(data, [name], source)
     refuse_nulls(data, name, source)
-    values = data.with_format("numpy")[:][name]
+    values = as_numpy(data, name)
     if classes.names is not None:
         ids = {value: index for index, value in enumerate(classes.names)}
         for row, value in enumerate(values.tolist()):

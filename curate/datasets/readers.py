@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import os
+import pkgutil
 import re
 from collections.abc import Callable
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, packaged_modules
 
 from curate.errors import DataError, MissingExtraError
 
@@ -31,6 +32,8 @@ UNREADABLE = (
     datasets.exceptions.DatasetsError,
 )
 FINGERPRINT_ROWS = 1000
+READERS_OF_DATASETS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}
+"""Names by which `datasets` would read whatever lies in the working directory."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -123,10 +126,27 @@ def _read_files(path: str, split: str | None, name: str | None) -> Dataset:
     empty = next((file for file in files if os.path.getsize(file) == 0), None)
     if empty is not None:
         raise DataError(f"{empty}: is empty.")
-    return datasets.load_dataset(BUILDERS[endings.pop()], data_files=files, split="train")
+    builder = BUILDERS[endings.pop()]
+    for file in files if builder == "json" else ():
+        _refuse_null(file)
+    return datasets.load_dataset(builder, data_files=files, split="train")
+
+
+def _refuse_null(path: str) -> None:
+    """A row that is null: of a block of those alone, pyarrow dies with a segmentation fault."""
+    with open(path, "rb") as file:
+        if re.match(rb"(\xef\xbb\xbf)?[\s\[]*null\b", file.read(1000)):
+            raise DataError(
+                f"{path}: the first row is null; every row must be an object of columns."
+            )
 
 
 def _read_hub(path: str, split: str | None, name: str | None) -> Dataset:
+    if path in READERS_OF_DATASETS:
+        raise DataError(
+            f"{path}: is a kind of file, not a dataset; give the file, or a glob such as "
+            "data/*.parquet."
+        )
     try:
         found = datasets.load_dataset(path, name)
     except (ConnectionError, OSError, datasets.exceptions.DatasetNotFoundError) as error:

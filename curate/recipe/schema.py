@@ -42,7 +42,7 @@ class Training(Section):
     checkpointing: bool = False
 
 
-Memory = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s?(KiB|MiB|GiB)$")]
+Memory = Annotated[str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]+)?\s?(KiB|MiB|GiB)$")]
 
 
 class Trajectory(Section):

@@ -1,6 +1,7 @@
 """A finished run, read back from its directory alone. Loads no torch."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,7 +114,7 @@ def read_run(folder: Path) -> Run:
         OutputError: it is no such directory, or a file of it is damaged; which, and how.
         RecipeError: its recipe.yaml cannot be read.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which takes a name that is too long, too
         raise OutputError(f"{folder}: no such directory.")
     if not (folder / "provenance.json").is_file() or not (folder / "scores.parquet").is_file():
         raise OutputError(
