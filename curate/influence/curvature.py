@@ -22,8 +22,7 @@ def exact(
 ) -> Products:
     """H a, the whole Hessian of the loss. One double backward, about 2 gradients."""
     del step, chunk
-    inputs, at_once = [part.weights, part.theta], not task.model.checkpointed
-    by_weight, by_theta = vjp([part.total], inputs, [cotangents], at_once=at_once)
+    by_weight, by_theta = _through(task, [part.total], [part.weights, part.theta], [cotangents])
     return by_weight, by_theta
 
 
@@ -34,8 +33,7 @@ def none(task: Task, step: Step, chunk: slice, part: ChunkGradient, cotangents: 
     followed. About 1 gradient, and wrong in size and order after a few steps.
     """
     del step, chunk
-    at_once = not task.model.checkpointed
-    return vjp([part.total], [part.weights], [cotangents], at_once=at_once)[0], None
+    return _through(task, [part.total], [part.weights], [cotangents])[0], None
 
 
 def ggn(task: Task, step: Step, chunk: slice, part: ChunkGradient, cotangents: Tensor) -> Products:
@@ -77,11 +75,18 @@ def ggn(task: Task, step: Step, chunk: slice, part: ChunkGradient, cotangents: T
         )
     dummies = [torch.zeros_like(z, requires_grad=True) for z in outputs]
     (pulled,) = torch.autograd.grad(outputs, theta, dummies, create_graph=True)
-    at_once = not task.model.checkpointed
-    pushed = vjp([pulled], dummies, [cotangents], again=True, at_once=at_once)
+    pushed = _through(task, [pulled], dummies, [cotangents], again=True)
     by_weight, *by_cut = vjp(gradients, [weights, *cuts], pushed)
-    (by_theta,) = vjp(outputs, [theta], by_cut, at_once=at_once)
+    (by_theta,) = _through(task, outputs, [theta], by_cut)
     return by_weight, by_theta
+
+
+def _through(
+    task: Task, outputs: Sequence[Tensor], inputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor], *, again: bool = False,
+) -> list[Tensor]:  # fmt: skip
+    """`vjp` through the model, whose layers cannot be vectorised where they are checkpointed."""
+    return vjp(outputs, inputs, cotangents, again=again, at_once=not task.model.checkpointed)
 
 
 class _Cut:
