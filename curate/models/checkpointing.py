@@ -83,9 +83,10 @@ class _Checkpointed:
         places = [k for k, x in enumerate(given) if isinstance(x, Tensor) and x.requires_grad]
         if not (names or places):
             return self._forward(*args, **kwargs)
-        form: list[Any] = []
+        form: Any = None
 
         def run(*tensors: Tensor) -> list[Tensor]:
+            nonlocal form
             inputs = list(given)
             for k, tensor in zip(places, tensors[: len(places)], strict=True):
                 inputs[k] = tensor
@@ -96,23 +97,22 @@ class _Checkpointed:
                 output = torch.func.functional_call(self._layer, own, args, kwargs)
             finally:
                 self._inside = False
-            flat, form[:] = _tensors(output)
+            flat, form = tree_flatten(output)
+            _require_tensors(flat)
             return flat
 
         again = _again(run, next((p.device for p in parameters.values()), torch.device("cpu")))
         tensors = [given[k] for k in places] + [parameters[name] for name in names]
         found = _Layer.apply(again, *tensors)  # type: ignore[no-untyped-call]
-        return tree_unflatten(list(found), form[0])
+        return tree_unflatten(list(found), form)
 
 
-def _tensors(output: Any) -> tuple[list[Tensor], list[Any]]:
-    flat, form = tree_flatten(output)
-    if not all(isinstance(x, Tensor) for x in flat):
+def _require_tensors(outputs: Sequence[Any]) -> None:
+    if not all(isinstance(x, Tensor) for x in outputs):
         raise ModelError(
             "training.checkpointing: a layer puts out something other than tensors; "
             "use training.micro_batch to save memory."
         )
-    return flat, [form]
 
 
 def _again(run: Run, device: torch.device) -> Run:

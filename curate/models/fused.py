@@ -116,6 +116,19 @@ class Activation(nn.Module):
         return self.kind
 
 
+NAMED = MappingProxyType(
+    {
+        "SiLU": "silu",
+        "SiLUActivation": "silu",
+        "GELUActivation": "gelu",
+        "NewGELUActivation": "gelu_tanh",
+        "GELUTanh": "gelu_tanh",
+        "PytorchGELUTanh": "gelu_tanh",
+    }
+)
+"""Which of `CURVES` an activation is, by the name of its class."""
+
+
 def fuse_layers(module: nn.Module) -> nn.Module:
     """Put a twin of its own in the place of every GELU, SiLU and LayerNorm of a model.
 
@@ -130,23 +143,11 @@ def fuse_layers(module: nn.Module) -> nn.Module:
 
 
 def _activation(layer: nn.Module) -> Activation | None:
-    kind = _kind(layer)
-    return None if kind is None else Activation(kind)
-
-
-def _kind(layer: nn.Module) -> str | None:
-    """Which of `CURVES` a layer is; torch's, and transformers' by the names of their classes."""
+    """The twin of an activation, if it has one: torch's, and transformers' by their names."""
     if isinstance(layer, nn.GELU):
-        return "gelu_tanh" if layer.approximate == "tanh" else "gelu"
-    names = {
-        "SiLU": "silu",
-        "SiLUActivation": "silu",
-        "GELUActivation": "gelu",
-        "NewGELUActivation": "gelu_tanh",
-        "GELUTanh": "gelu_tanh",
-        "PytorchGELUTanh": "gelu_tanh",
-    }
-    return names.get(type(layer).__name__)
+        return Activation("gelu_tanh" if layer.approximate == "tanh" else "gelu")
+    kind = NAMED.get(type(layer).__name__)
+    return None if kind is None else Activation(kind)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
