@@ -43,7 +43,8 @@ class Job:
     def start(self, seed: int) -> tuple[Task, Rule, State]:
         """A freshly initialised model on all candidates, its rule, and its first state."""
         dtype = getattr(torch, self.recipe.training.dtype)
-        autocast = getattr(torch, self.recipe.training.autocast or "", None)
+        half = self.recipe.training.autocast
+        autocast = None if half is None else getattr(torch, half)
         with seeded_rng(seed, self.device):
             module = build_module(self.recipe, self.data).train()
         trainable = [n for n, p in module.named_parameters() if p.requires_grad]

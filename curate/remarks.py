@@ -38,9 +38,9 @@ def _overlaps(recipe: Recipe, data: Candidates) -> list[str]:
     """Of targets with a source of their own: rows held out by fraction are others anyway."""
     if isinstance(recipe.data.validation, Split):
         return []
-    candidates, lines = set(data.examples.contents()), []
+    candidates, lines = {hash(row) for row in data.examples.contents()}, []
     for name, examples in data.validation.items():
-        both = sum(row in candidates for row in examples.contents())
+        both = sum(hash(row) in candidates for row in examples.contents())
         if both:
             lines.append(
                 f"{both} of {len(examples)} rows of {name} are candidates as well (labels aside), "
