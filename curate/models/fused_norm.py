@@ -78,22 +78,29 @@ class _NormBackward(Function):
         to x       P(by_weight g - r (c m + a k)) - S r / width * xhat
         """
         g, x, weight, _, mean, r = ctx.saved_tensors
-        xhat = (x - mean) * r
+        width = x.shape[-1]
+        xhat = (x - mean).mul_(r)
         a = g * weight
-        k, m = _mean(by_x * xhat), _mean(a * xhat)
-        pushed = _project(by_x, xhat, r)
-        to_g = pushed * weight + xhat * by_weight + by_bias
+        k, m = _dot(by_x, xhat) / width, _dot(a, xhat) / width
+        pushed = _project(by_x, x, mean, r)
+        to_g = torch.addcmul(torch.addcmul(by_bias, xhat, by_weight), pushed, weight)
         rows = tuple(range(x.ndim - 1))
         to_weight = (g * pushed).sum(dim=rows) if rows else g * pushed
-        bent = g * by_weight - (by_x * m + a * k) * r
-        size = _mean(a * pushed)  # S / width: P is symmetric
-        to_x = _project(bent, xhat, r) - xhat * (size * r)
+        bent = torch.addcmul(g * by_weight, torch.addcmul(by_x * m, a, k), r, value=-1)
+        size = _dot(a, pushed) * r / width  # S r / width: P is symmetric
+        to_x = torch.addcmul(_project(bent, x, mean, r), xhat, size, value=-1)
         return to_g, to_x, to_weight, None, None, None
 
 
-def _mean(x: Tensor) -> Tensor:
-    return x.mean(dim=-1, keepdim=True)
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Row by row."""
+    return (a * b).sum(dim=-1, keepdim=True)
 
 
-def _project(c: Tensor, xhat: Tensor, r: Tensor) -> Tensor:
-    return (c - _mean(c) - xhat * _mean(c * xhat)) * r
+def _project(c: Tensor, x: Tensor, mean: Tensor, r: Tensor) -> Tensor:
+    """P(c), which is the way back through a norm without weights."""
+    parts = [True, False, False]
+    found: Tensor = torch.ops.aten.native_layer_norm_backward(
+        c, x, x.shape[-1:], mean, r, None, None, parts
+    )[0]
+    return found

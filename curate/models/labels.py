@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from curate.datasets import IGNORED
 from curate.errors import ModelError
-from curate.models.fused import cross_entropy
+from curate.models.fused_loss import cross_entropy
 from curate.models.objectives import Batch, Model
 
 

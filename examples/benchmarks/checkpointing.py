@@ -25,7 +25,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from curate.datasets import TensorExamples
 from curate.influence import backward_step, final_adjoint
 from curate.models import FlatModel, FunctionObjective, checkpoint_layers
-from curate.models.fused import cross_entropy, fuse_layers
+from curate.models.fused import fuse_layers
+from curate.models.fused_loss import cross_entropy
 from curate.rules import AdamW, initial_state
 from curate.trajectory import Step, Task
 

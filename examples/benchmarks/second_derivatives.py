@@ -30,7 +30,8 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from curate.models import FlatModel
-from curate.models.fused import cross_entropy, fuse_layers
+from curate.models.fused import fuse_layers
+from curate.models.fused_loss import cross_entropy
 
 ROWS, LENGTH, VOCABULARY, TURNS = 16, 128, 2048, 5
 Found = tuple[Tensor, Tensor]

@@ -1,9 +1,12 @@
 """Does look-ahead find broken text, and does a language model train better without it?
 
-Two kinds of rows, half of the candidates broken on purpose; the targets and the test are clean:
+Half of the candidates are broken on purpose; the targets and the test are clean:
 
     wikitext   paragraphs of WikiText-2 (valid), the words of every second one shuffled
-    gsm8k      questions and worked answers of GSM8K, every second answer that of another question
+    shuffled   questions and worked answers of GSM8K, the words of every second answer shuffled
+    swapped    the same, every second answer that of another question
+
+Of questions and answers, the loss is that of the answer.
 
 A GPT-2 of 2 layers x 128 with a byte-pair tokenizer trained on the clean part, both from scratch,
 is made in --out, and `curate select` runs on it: half is kept, and the model is retrained from
@@ -14,7 +17,7 @@ the broken rows, and test loss per token (3 seeds).
 
 DIR has `wikitext2_valid_test.parquet` (text, split) and `gsm8k.parquet` (question, answer,
 split). Needs transformers (the extra `hf`). On one core eight minutes for wikitext, and half an
-hour for gsm8k, whose texts are four times as long.
+hour for the others, whose texts are four times as long.
 """
 
 import argparse
@@ -45,25 +48,32 @@ def wikitext(folder: Path, random: np.random.Generator) -> dict[str, pl.DataFram
     order = random.permutation(len(lines))
     texts = [lines[k][:45] for k in order]
     broken = [bool(k % 2) and k < COUNTS["train"] for k in range(len(texts))]
-    shuffled = [
-        " ".join(random.permutation(words).tolist() if bad else words)
+    shown = [
+        shuffled(words, random) if bad else " ".join(words)
         for words, bad in zip(texts, broken, strict=True)
     ]
-    return divide(pl.DataFrame({"text": shuffled, "broken": broken}))
+    return divide(pl.DataFrame({"text": shown, "broken": broken}))
 
 
-def gsm8k(folder: Path, random: np.random.Generator) -> dict[str, pl.DataFrame]:
-    """Questions with the answers that go with them, or with others'."""
+def gsm8k(kind: str, folder: Path, random: np.random.Generator) -> dict[str, pl.DataFrame]:
+    """Questions with answers, every second one `shuffled` or `swapped`."""
     table = pl.read_parquet(folder / "gsm8k.parquet").filter(pl.col("split") == "train")
     table = table.sample(sum(COUNTS.values()), seed=int(random.integers(2**31)), shuffle=True)
     answers = [*table["answer"]]
     places = np.arange(1, COUNTS["train"], 2)
     for place, other in zip(places, np.roll(places, 1), strict=True):
-        answers[place] = table["answer"][int(other)]
+        right = table["answer"]
+        answers[place] = (
+            right[int(other)] if kind == "swapped" else shuffled(right[int(place)].split(), random)
+        )
     broken = np.isin(np.arange(len(table)), places)
     return divide(
         pl.DataFrame({"prompt": table["question"], "completion": answers, "broken": broken})
     )
+
+
+def shuffled(words: list[str], random: np.random.Generator) -> str:
+    return " ".join(random.permutation(words).tolist())
 
 
 def divide(table: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -99,7 +109,7 @@ def run(kind: str, folder: Path, out: Path, horizon: int | str, rounds: int) -> 
     """Select, retrain, report."""
     out.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
-    parts = (wikitext if kind == "wikitext" else gsm8k)(folder, random)
+    parts = wikitext(folder, random) if kind == "wikitext" else gsm8k(kind, folder, random)
     for name, table in parts.items():
         table.write_parquet(out / f"{name}.parquet")
     make_model(out / "model", parts)
@@ -136,7 +146,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Broken text, found and left out.")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--kinds", nargs="+", default=["wikitext", "gsm8k"])
+    kinds = ["wikitext", "shuffled", "swapped"]
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--horizon", default="4")
     parser.add_argument("--rounds", type=int, default=4)
     arguments = parser.parse_args()

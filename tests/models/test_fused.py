@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from curate.models.fused import Activation, cross_entropy, fuse_layers
+from curate.models import curves
+from curate.models.curves import bend, with_slope
+from curate.models.fused import Activation, fuse_layers
+from curate.models.fused_loss import cross_entropy
 from curate.models.fused_norm import fused_norm
 
 TORCHS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -31,6 +34,35 @@ def test_activations(kind: str) -> None:
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-14, atol=0)
     assert torch.autograd.gradcheck(ours, x)
     assert torch.autograd.gradgradcheck(ours, x)
+
+
+@pytest.mark.parametrize("kind", TORCHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_in_blocks(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the blocks, and of any shape; half precision is computed in single and rounded."""
+    x = torch.linspace(-6, 6, 3 * 35).view(35, 3).T.to(dtype)
+    expected = [f.to(dtype) for f in with_slope(kind, x.float())], bend(kind, x.float()).to(dtype)
+    monkeypatch.setattr(curves, "BLOCK", 8)
+    found = with_slope(kind, x), bend(kind, x)
+    torch.testing.assert_close(found, (tuple(expected[0]), expected[1]), rtol=1e-6, atol=1e-7)
+    assert bend(kind, x[:0]).shape == (0, 35)
+
+
+def test_activations_without_gradients_are_those_of_torch() -> None:
+    x = torch.randn(5)
+    with torch.no_grad():
+        assert torch.equal(Activation("gelu_tanh")(x), TORCHS["gelu_tanh"](x))
+
+
+def test_a_third_derivative_of_an_activation_is_refused() -> None:
+    x = torch.randn(3, requires_grad=True)
+    y = Activation("gelu")(x).sum()
+    for _ in range(2):
+        (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="backward"):
+        torch.autograd.grad(y.sum(), x)
 
 
 def test_cross_entropy() -> None:
