@@ -10,35 +10,44 @@ from curate.trajectory.step import ChunkGradient, Step, Task, chunk_gradient
 
 
 class Tapes:
-    """Recorded gradients of a window's steps, as many as fit in `budget` bytes.
+    """Recorded gradients of a window's last steps, as many as fit in `budget` bytes.
 
     A tape saves the way back one gradient of the four that it costs (DESIGN
-    3.2). Its size is what autograd saves for it, counted as it is made; a step
-    in micro-batches gets none, since those are there to save memory.
+    3.2). The newest push out the oldest, to which the way back comes last: so the first that it
+    needs take no room beyond that of the step that it would build anyway. Its size is
+    what autograd saves for it, counted as it is made; a step in micro-batches gets none, since
+    those are there to save memory.
     """
 
     def __init__(self, budget: int) -> None:
-        self._left = budget
+        self._budget = budget
         self._last = 0
-        self._kept: dict[int, ChunkGradient] = {}
+        self._kept: dict[int, tuple[ChunkGradient, int]] = {}
 
     def record(self, task: Task, theta: Tensor, k: int, step: Step) -> ChunkGradient | None:
         """What this rank adds to the gradient of step k, with its graph; held if it fits.
 
-        None if it will not.
+        None if it will not, going by the size of the one before.
         """
         chunks = task.chunks(step)
-        if len(chunks) != 1 or self._left <= self._last:
+        if len(chunks) != 1 or not self._last <= self._budget > 0:
             return None
+        self._make_room(self._last)
         part, self._last = _counted(task, theta, step, chunks[0])
-        if self._last <= self._left:
-            self._left -= self._last
-            self._kept[k] = part
+        if self._last <= self._budget:
+            self._make_room(self._last)
+            self._kept[k] = part, self._last
         return part
+
+    def _make_room(self, size: int) -> None:
+        """Drop the oldest until `size` more bytes fit."""
+        while self._kept and sum(own for _, own in self._kept.values()) + size > self._budget:
+            del self._kept[min(self._kept)]
 
     def take(self, k: int) -> ChunkGradient | None:
         """Hand over the tape of step k, if there is one; it is no longer held here."""
-        return self._kept.pop(k, None)
+        part, _ = self._kept.pop(k, (None, 0))
+        return part
 
 
 def tape_size(task: Task, theta: Tensor, step: Step) -> int:
