@@ -9,7 +9,7 @@ from curate.errors import NonFiniteError
 from curate.rules import Rule, State
 from curate.trajectory.checkpoints import placements
 from curate.trajectory.snapshots import Disk, Snapshots
-from curate.trajectory.step import ChunkGradient, Step, Task, forward_step, gradient
+from curate.trajectory.step import ChunkGradient, Step, Task, forward_step
 from curate.trajectory.tapes import Tapes
 
 
@@ -103,8 +103,7 @@ def record(
     for k, step in enumerate(steps):
         if k in places:
             kept.push(k, state)
-        tape = tapes.record(task, state.theta, k, step)
-        grad = None if tape is None else gradient(task, state.theta, step, tape)
+        grad = tapes.gradient(task, state.theta, k, step)
         state, step_losses = forward_step(task, rule, state, step, grad)
         losses.append(step_losses)
         on_step()

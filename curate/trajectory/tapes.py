@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from curate.trajectory.step import ChunkGradient, Step, Task, chunk_gradient
+from curate.trajectory.step import ChunkGradient, Gradient, Step, Task, chunk_gradient, gradient
 
 
 class Tapes:
@@ -24,8 +24,8 @@ class Tapes:
         self._last = 0
         self._kept: dict[int, tuple[ChunkGradient, int]] = {}
 
-    def record(self, task: Task, theta: Tensor, k: int, step: Step) -> ChunkGradient | None:
-        """What this rank adds to the gradient of step k, with its graph; held if it fits.
+    def gradient(self, task: Task, theta: Tensor, k: int, step: Step) -> Gradient | None:
+        """The gradient of step k; what this rank adds to it is held with its graph if that fits.
 
         None if it will not, going by the size of the one before.
         """
@@ -37,7 +37,7 @@ class Tapes:
         if self._last <= self._budget:
             self._make_room(self._last)
             self._kept[k] = part, self._last
-        return part
+        return gradient(task, theta, step, part)
 
     def _make_room(self, size: int) -> None:
         """Drop the oldest until `size` more bytes fit."""

@@ -6,13 +6,16 @@ is the loss on 16 other sequences. Each way is a process of its own:
 
     plain       a loop of torch's with the model's own loss
     replay      the same run by curate
-    linear      curate: recorded and every sequence scored at K = T, 2 states in memory, 30 on disk
+    linear      curate: recorded and every sequence scored at K = T; 8 states and the last step's
+                graph in memory, the others on disk
     in halves   the same in micro-batches of 8 sequences
     jump        the same with the exact jump
     bergson     its trainer; then its MAGIC with sqrt(T) checkpoints, its default, and with all
 
 and is given in CPU seconds, wall seconds, peak resident memory above what the process had after
-its imports, and the target's loss at the end, which is to be the same. Then 30 sequences are
+its imports, and the target's loss at the end, which is to be the same. Before each, 3 GiB are
+written and given back by a process of their own, so that no way pays for memory that a virtual
+machine has yet to be given. Then 30 sequences are
 left out, one by one, by the plain loop in float64, and predictions are compared with that.
 At last, derivatives by a sequence's weight are compared with finite differences in float64, on a
 GPT of 2 layers x 32 with embeddings tied and not.

@@ -28,8 +28,10 @@ from curate.process import keep_freed_memory
 from curate.rules import AdamW, initial_state
 from curate.trajectory import Disk, Step, Task, record, replay
 
-IN_MEMORY = 2
+IN_MEMORY = 8
 """States; all the others are on disk, so that no step is done twice."""
+TAPE_BYTES = 2**29
+"""Room for the graph of one step: the last, which is the first to be scored."""
 JUMP_BYTES = 2**28
 
 
@@ -67,7 +69,10 @@ def run(what: str, folder: Path, dtype: torch.dtype, micro_batch: int = 0) -> di
     with tempfile.TemporaryDirectory(dir=folder) as place:
         meter.begin("record")
         disk = Disk(len(steps), Path(place))
-        recording = record(task, rule, start, steps, snapshots=IN_MEMORY, disk=disk)
+        tape_bytes = 0 if what == "jump" else TAPE_BYTES
+        recording = record(
+            task, rule, start, steps, snapshots=IN_MEMORY, disk=disk, tape_bytes=tape_bytes
+        )
         meter.begin("score")
         scoring = Scoring(jump_bytes=JUMP_BYTES if what == "jump" else None)
         scores = score_window(task, rule, recording, targets, scoring=scoring)
