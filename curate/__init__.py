@@ -3,7 +3,7 @@
 What is public loads when it is first asked for, so that `import curate` costs nothing.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any
 
 _HOME = {
@@ -40,6 +40,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("curate")
     if name not in _HOME:
         raise AttributeError(f"module 'curate' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -223,7 +223,7 @@ def _run(selector: Selector, steps: Sequence[Step], tape: int) -> Run:
 
 
 def announce(job: Job, say: Callable[[str], None]) -> None:
-    """Say what is odd about the data, and how long a run will take, if longer than `LONG`.
+    """Say what is odd about a job, and how long it will take, if longer than `LONG`.
 
     Cost: a step, and `time_steps` where a rough guess from that step comes near.
     """
@@ -232,6 +232,12 @@ def announce(job: Job, say: Callable[[str], None]) -> None:
     plan = forecast(job)
     if not plan.steps:
         return
+    horizon = job.recipe.selection.horizon
+    if horizon != "full" and horizon > len(plan.steps):
+        say(
+            f"note: selection.horizon {horizon:,} is longer than the run, {len(plan.steps):,} "
+            "steps: each look ahead goes to its end, as with full."
+        )
     judge, first = plan.selector.judge, plan.steps[0]
     one = _seconds(
         lambda: forward_step(judge.task, judge.rule, plan.state, first), judge.task, GLANCE

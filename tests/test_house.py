@@ -1,6 +1,7 @@
 """Imports point down, and what is public is listed."""
 
 import ast
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -81,5 +82,6 @@ def test_every_room_lists_what_is_public(path: Path) -> None:
 def test_public_names_are_sorted_and_all_there() -> None:
     assert curate.__all__ == sorted(curate.__all__) == dir(curate)
     assert all(getattr(curate, name) is not None for name in curate.__all__)
+    assert curate.__version__ == metadata.version("curate")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = curate.nothing

@@ -34,6 +34,11 @@ def test_nothing_is_said_of_ordinary_data(capsys: pytest.CaptureFixture[str]) ->
     assert "note:" not in said(capsys, "r.yaml")
 
 
+def test_a_horizon_that_is_longer_than_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "selection.horizon 5,000 is longer than the run"
+    assert line in said(capsys, "r.yaml", "--set", "selection.horizon=5000")
+
+
 def test_features_of_different_scales(capsys: pytest.CaptureFixture[str]) -> None:
     spread = [{"a": 1000.0 * (i % 7), "b": i % 3 / 3, "label": i % 2} for i in range(40)]
     Dataset.from_list(spread).to_parquet("wild.parquet")

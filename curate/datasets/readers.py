@@ -1,5 +1,6 @@
 """Where rows come from: one function from a source to a `datasets.Dataset`."""
 
+import csv
 import glob
 import hashlib
 import os
@@ -28,6 +29,7 @@ UNREADABLE = (
     OSError,
     ValueError,
     LookupError,
+    csv.Error,
     pa.ArrowException,
     datasets.exceptions.DatasetsError,
 )
@@ -127,8 +129,9 @@ def _read_files(path: str, split: str | None, name: str | None) -> Dataset:
     if empty is not None:
         raise DataError(f"{empty}: is empty.")
     builder = BUILDERS[endings.pop()]
-    for file in files if builder == "json" else ():
-        _refuse_null(file)
+    checks = {"json": _refuse_null, "csv": _refuse_header}
+    for file in files if builder in checks else ():
+        checks[builder](file)
     return datasets.load_dataset(builder, data_files=files, split="train")
 
 
@@ -139,6 +142,21 @@ def _refuse_null(path: str) -> None:
             raise DataError(
                 f"{path}: the first row is null; every row must be an object of columns."
             )
+
+
+def _refuse_header(path: str) -> None:
+    """Columns that would be read as one, or renamed unasked."""
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        names = next(csv.reader(file), [])
+    other = re.search("[;\t|]", names[0]) if len(names) == 1 else None
+    if other:
+        raise DataError(
+            f"{path}: has one column, {names[0]!r}; columns must be separated by commas, but "
+            f"these seem to be by {other[0]!r}."
+        )
+    twice = next((name for k, name in enumerate(names) if name in names[:k]), None)
+    if twice is not None:
+        raise DataError(f"{path}: has two columns {twice!r}; give each a name of its own.")
 
 
 def _read_hub(path: str, split: str | None, name: str | None) -> Dataset:
