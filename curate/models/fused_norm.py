@@ -77,7 +77,9 @@ class _NormBackward(Function):
         to weight  sum of g P(c)
         to x       P(by_weight g - r (c m + a k)) - S r / width * xhat
         """
-        g, x, weight, _, mean, r = ctx.saved_tensors
+        wide = ctx.saved_tensors[-1].dtype  # that of r: single where x is in half precision
+        g, x, weight, _, mean, r = (saved.to(wide) for saved in ctx.saved_tensors)
+        by_x, by_weight, by_bias = (c.to(wide) for c in (by_x, by_weight, by_bias))
         width = x.shape[-1]
         xhat = (x - mean).mul_(r)
         a = g * weight

@@ -143,3 +143,25 @@ def test_layers_are_swapped_for_the_same_function() -> None:
     torch.testing.assert_close(fused(x), before)
     found = [m.kind for m in fused.modules() if isinstance(m, Activation)]
     assert found == ["gelu", "silu", "gelu_tanh"]
+
+
+def test_under_autocast_as_near_to_single_precision_as_torch() -> None:
+    """Norms and activations then see bfloat16 beside parameters in float32."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Linear(16, 32), nn.LayerNorm(32), nn.GELU(), nn.Linear(32, 8), nn.SiLU()
+    )
+    x, ways = torch.randn(4, 16), [torch.randn_like(p) for p in plain.parameters()]
+
+    def twice(model: nn.Module, enabled: bool) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = model(x).float().square().sum()
+        parameters = [*model.parameters()]
+        first = torch.autograd.grad(loss, parameters, create_graph=True)
+        second = torch.autograd.grad(first, parameters, ways)
+        return torch.cat([part.flatten().detach() for part in (*first, *second)])
+
+    exact, torchs = twice(plain, False), twice(plain, True)
+    ours = twice(fuse_layers(plain), True)
+    assert ours.dtype == torch.float32
+    assert (ours - exact).norm() < 1.5 * (torchs - exact).norm() < 0.02 * exact.norm()
