@@ -99,7 +99,7 @@ def record(
     # one longer than the steps: the sweep goes on to the state after the last, for the target
     kept = Snapshots(snapshots, disk, first_step, task.ranks, sharded=sharded)
     places = set(placements(0, len(steps) + 1, kept.free))
-    losses, tapes = [], Tapes(tape_bytes)
+    losses, tapes = [], Tapes(tape_bytes, len(steps))
     for k, step in enumerate(steps):
         if k in places:
             kept.push(k, state)

@@ -15,26 +15,28 @@ class Tapes:
     A tape saves the way back one gradient of the four that it costs (DESIGN
     3.2). The newest push out the oldest, to which the way back comes last: so the first that it
     needs take no room beyond that of the step that it would build anyway. Its size is
-    what autograd saves for it, counted as it is made; a step in micro-batches gets none, since
-    those are there to save memory.
+    what autograd saves for it, counted as it is made; none is made, after the first, from which
+    twice the budget would be filled to the end. A step in micro-batches gets none, since those
+    are there to save memory.
     """
 
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
+    def __init__(self, budget: int, steps: int) -> None:
+        self._budget, self._steps = budget, steps
         self._last = 0
         self._kept: dict[int, tuple[ChunkGradient, int]] = {}
 
     def gradient(self, task: Task, theta: Tensor, k: int, step: Step) -> Gradient | None:
         """The gradient of step k; what this rank adds to it is held with its graph if that fits.
 
-        None if it will not, going by the size of the one before.
+        None if it will not, going by the size of the last that was made.
         """
-        chunks = task.chunks(step)
-        if len(chunks) != 1 or not self._last <= self._budget > 0:
+        chunks, left = task.chunks(step), self._steps - k
+        room = min(self._budget, 2 * self._budget // left)
+        if len(chunks) != 1 or not self._last <= room or not room:
             return None
         self._make_room(self._last)
         part, self._last = _counted(task, theta, step, chunks[0])
-        if self._last <= self._budget:
+        if self._last <= room:
             self._make_room(self._last)
             self._kept[k] = part, self._last
         return gradient(task, theta, step, part)
