@@ -28,7 +28,7 @@ from curate.process import keep_freed_memory
 from curate.rules import AdamW, initial_state
 from curate.trajectory import Disk, Step, Task, record, replay
 
-IN_MEMORY = 10
+IN_MEMORY = 8
 """States; all the others are on disk, so that no step is done twice."""
 TAPE_BYTES = 2**29
 """Room for the graph of one step: the last, which is the first to be scored."""
