@@ -15,7 +15,7 @@ from curate.policies import Evidence, LookAhead
 from curate.prepare import Job, memory_bytes
 from curate.progress import duration
 from curate.ranks import agreed
-from curate.remarks import remarks
+from curate.remarks import horizon_remark, remarks
 from curate.rules import State
 from curate.select import Selector
 from curate.trajectory import (
@@ -232,12 +232,8 @@ def announce(job: Job, say: Callable[[str], None]) -> None:
     plan = forecast(job)
     if not plan.steps:
         return
-    horizon = job.recipe.selection.horizon
-    if horizon != "full" and horizon > len(plan.steps):
-        say(
-            f"note: selection.horizon {horizon:,} is longer than the run, {len(plan.steps):,} "
-            "steps: each look ahead goes to its end, as with full."
-        )
+    if beyond := horizon_remark(job.recipe, len(plan.steps)):
+        say(f"note: {beyond}")
     judge, first = plan.selector.judge, plan.steps[0]
     one = _seconds(
         lambda: forward_step(judge.task, judge.rule, plan.state, first), judge.task, GLANCE

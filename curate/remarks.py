@@ -1,4 +1,4 @@
-"""What is odd about a recipe's data, though it can be run: said before the work begins."""
+"""What is odd about a recipe or its data, though it can be run: said before the work begins."""
 
 import torch
 
@@ -15,6 +15,17 @@ def remarks(recipe: Recipe, data: Candidates) -> list[str]:
     """Sentences for a user, each with what to do."""
     found = [_scales(recipe, data), *_overlaps(recipe, data)]
     return [remark for remark in found if remark is not None]
+
+
+def horizon_remark(recipe: Recipe, steps: int) -> str | None:
+    """The same of a horizon that a run of so many steps does not reach."""
+    horizon = recipe.selection.horizon
+    if horizon == "full" or horizon <= steps:
+        return None
+    return (
+        f"selection.horizon {horizon:,} is longer than the run, {steps:,} steps: each look ahead "
+        "goes to its end, as with full."
+    )
 
 
 def _scales(recipe: Recipe, data: Candidates) -> str | None:

@@ -202,7 +202,7 @@ FILES: list[tuple[str, bytes | str, str]] = [
     ("data.csv", HEADER + "1,up\n" * 9, "column label has one class"),
     ("data.csv", HEADER + "1,up\n2,down\n", "of 2 rows is none"),
     ("data.csv", (HEADER + ROWS).encode("utf-16"), "data.csv: cannot be read: "),
-    ("data.csv", "a;label\n1;up\n", "separated by commas"),
+    ("data.csv", "a;label\n1;up\n", "has one column, 'a;label'"),
     ("data.csv", b"\xff\xfe\x00" * 20, "data.csv: cannot be read: "),
     ("data.jsonl", "null", "data.jsonl: the first row is null"),
     ("data.jsonl", "\n null\n" * 9, "data.jsonl: the first row is null"),

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pkgutil
 import re
+from collections import Counter
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
@@ -154,7 +155,7 @@ def _refuse_header(path: str) -> None:
             f"{path}: has one column, {names[0]!r}; columns must be separated by commas, but "
             f"these seem to be by {other[0]!r}."
         )
-    twice = next((name for k, name in enumerate(names) if name in names[:k]), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{path}: has two columns {twice!r}; give each a name of its own.")
 

@@ -40,25 +40,16 @@ def bend(kind: str, x: Tensor) -> Tensor:
     return found
 
 
-def _in_blocks(passes: Passes, x: Tensor, count: int) -> list[Tensor]:
+def _in_blocks(passes: Passes, given: Tensor, count: int) -> list[Tensor]:
     """The `count` outputs of x, computed in float32 at least."""
-    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    whole = x.device.type != "cpu"
-    block = x.numel() if whole else min(x.numel(), BLOCK * torch.get_num_threads())
-    flat = x.reshape(-1)
-    outputs = [torch.empty_like(flat) for _ in range(count)]
-    spare = [flat.new_empty(block, dtype=wide) for _ in range(2 if wide == x.dtype else 2 + count)]
-    for start in range(0, len(flat), max(block, 1)):
-        own = flat[start : start + block]
-        views = [output[start : start + block] for output in outputs]
-        room = [buffer[: len(own)] for buffer in spare]
-        if wide == x.dtype:
-            passes(own, *views, *room)
-            continue
-        passes(own.to(wide), *room[2:], *room[:2])
-        for view, found in zip(views, room[2:], strict=True):
-            view.copy_(found)
-    return [output.view(x.shape) for output in outputs]
+    x = given.to(torch.promote_types(given.dtype, torch.float32)).reshape(-1)
+    on_cpu = x.device.type == "cpu"
+    block = min(len(x), BLOCK * torch.get_num_threads()) if on_cpu else len(x)
+    outputs = [torch.empty_like(x) for _ in range(count)]
+    spare = [x.new_empty(block) for _ in range(2)]
+    for parts in zip(*(whole.split(block) for whole in (x, *outputs)), strict=True):
+        passes(*parts, *(buffer[: len(parts[0])] for buffer in spare))
+    return [output.view(given.shape).to(given.dtype) for output in outputs]
 
 
 _K, _C = math.sqrt(2 / math.pi), 0.044715

@@ -15,9 +15,9 @@ class Tapes:
     A tape saves the way back one gradient of the four that it costs (DESIGN
     3.2). The newest push out the oldest, to which the way back comes last: so the first that it
     needs take no room beyond that of the step that it would build anyway. Its size is
-    what autograd saves for it, counted as it is made; none is made, after the first, from which
-    twice the budget would be filled to the end. A step in micro-batches gets none, since those
-    are there to save memory.
+    what autograd saves for it, counted as it is made. After the first, which is made to be
+    counted, none is made before the last twice as many steps as fit. A step in
+    micro-batches gets none, since those are there to save memory.
     """
 
     def __init__(self, budget: int, steps: int) -> None:
@@ -44,7 +44,7 @@ class Tapes:
     def _make_room(self, size: int) -> None:
         """Drop the oldest until `size` more bytes fit."""
         while self._kept and sum(own for _, own in self._kept.values()) + size > self._budget:
-            del self._kept[min(self._kept)]
+            del self._kept[next(iter(self._kept))]
 
     def take(self, k: int) -> ChunkGradient | None:
         """Hand over the tape of step k, if there is one; it is no longer held here."""

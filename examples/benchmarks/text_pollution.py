@@ -59,12 +59,12 @@ def gsm8k(kind: str, folder: Path, random: np.random.Generator) -> dict[str, pl.
     """Questions with answers, every second one `shuffled` or `swapped`."""
     table = pl.read_parquet(folder / "gsm8k.parquet").filter(pl.col("split") == "train")
     table = table.sample(sum(COUNTS.values()), seed=int(random.integers(2**31)), shuffle=True)
-    answers = [*table["answer"]]
+    right = table["answer"].to_list()
+    answers = [*right]
     places = np.arange(1, COUNTS["train"], 2)
     for place, other in zip(places, np.roll(places, 1), strict=True):
-        right = table["answer"]
         answers[place] = (
-            right[int(other)] if kind == "swapped" else shuffled(right[int(place)].split(), random)
+            right[other] if kind == "swapped" else shuffled(right[place].split(), random)
         )
     broken = np.isin(np.arange(len(table)), places)
     return divide(
