@@ -27,19 +27,22 @@ class Curve(NamedTuple):
 
 
 def with_slope(kind: str, x: Tensor) -> tuple[Tensor, Tensor]:
-    """f(x) and f'(x), f one of `CURVES`. No derivatives of its own."""
+    """f(x) and f'(x), f one of `CURVES`. No derivatives of its own.
+
+    Of x in half precision f'(x) is in float32, so that a product with it is rounded once.
+    """
     y, slope = _in_blocks(CURVES[kind].slope, x, 2)
-    return y, slope
+    return y.to(x.dtype), slope
 
 
 def bend(kind: str, x: Tensor) -> Tensor:
-    """f''(x), f one of `CURVES`. No derivatives of its own."""
+    """f''(x), f one of `CURVES`, in float32 at least. No derivatives of its own."""
     (found,) = _in_blocks(CURVES[kind].bend, x, 1)
     return found
 
 
 def _in_blocks(passes: Passes, given: Tensor, count: int) -> list[Tensor]:
-    """The `count` outputs of x, computed in float32 at least."""
+    """The `count` outputs of x, in float32 at least."""
     x = given.to(torch.promote_types(given.dtype, torch.float32)).reshape(-1)
     on_cpu = x.device.type == "cpu"
     block = min(len(x), BLOCK * torch.get_num_threads()) if on_cpu else len(x)
@@ -47,7 +50,7 @@ def _in_blocks(passes: Passes, given: Tensor, count: int) -> list[Tensor]:
     spare = [x.new_empty(block) for _ in range(2)]
     for parts in zip(*(whole.split(block) for whole in (x, *outputs)), strict=True):
         passes(*parts, *(buffer[: len(parts[0])] for buffer in spare))
-    return [output.view(given.shape).to(given.dtype) for output in outputs]
+    return [output.view(given.shape) for output in outputs]
 
 
 _K, _C = math.sqrt(2 / math.pi), 0.044715
