@@ -43,12 +43,15 @@ class Group:
                 store=PrefixStore("curate", store), rank=rank, world_size=size,
                 timeout=PATIENCE,
             )  # fmt: skip
+            # Ours alone: modules that are imported later hold the world as a default argument,
+            # so that its threads would still let go of tensors while the interpreter ends.
+            self._group: dist.ProcessGroup | None = dist.new_group(timeout=PATIENCE)
         self.wait()  # who leaves at once would keep the others waiting for a connection
 
     def sum(self, own: Tensor) -> Tensor:
         own = own.contiguous()
         with self._in_touch():
-            dist.all_reduce(own)
+            dist.all_reduce(own, group=self._group)
         return own
 
     def join(self, own: Tensor, count: int) -> Tensor:
@@ -57,13 +60,13 @@ class Group:
         padded[..., : own.shape[-1]] = own
         found = [torch.empty_like(padded) for _ in lengths]
         with self._in_touch():
-            dist.all_gather(found, padded)
+            dist.all_gather(found, padded, group=self._group)
         return torch.cat([part[..., :k] for part, k in zip(found, lengths, strict=True)], dim=-1)
 
     def same(self, own: Tensor) -> Tensor:
         own = own.contiguous()
         with self._in_touch():
-            dist.broadcast(own, src=0)
+            dist.broadcast(own, src=0, group=self._group)
         return own
 
     def wait(self) -> None:
@@ -89,6 +92,7 @@ class Group:
             dist.distributed_c10d._abort_process_group()
         else:
             dist.destroy_process_group()
+        self._group = None  # the last that holds it: joins its threads
 
     def _shares(self, count: int) -> list[slice]:
         return [share(count, rank, self.size) for rank in range(self.size)]

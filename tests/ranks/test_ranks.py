@@ -232,6 +232,37 @@ def test_torchrun_selects(here: Path) -> None:
     assert (here / "out/recipe/scores.parquet").is_file()
 
 
+LEAVING = """
+import sys
+from pathlib import Path
+import torch
+from torch import distributed as dist
+from curate.ranks import Group
+
+def threads():
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return names.count("pt_gloo_runloop")
+
+group = Group(dist.FileStore(sys.argv[1]), 0, 1)
+torch.held = lambda of=dist.group.WORLD: of  # as torch.distributed.nn does
+before = threads()
+for _ in range(3):
+    group.sum(torch.ones(3))
+group.close()
+print(before, threads())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are listed in /proc")
+def test_who_leaves_has_no_thread_that_holds_tensors(tmp_path: Path) -> None:
+    """One that drops a tensor while the interpreter ends would abort the process."""
+    command = [sys.executable, "-c", LEAVING, str(tmp_path / "store")]
+    out = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    before, after = map(int, out.stdout.split())
+    assert before > 0
+    assert after == before // 2  # the world's, which have had nothing to do
+
+
 def test_ctrl_c_in_torchrun_is_told_once(here: Path) -> None:
     long = ("--set", "training.epochs=3000", "--set", "evaluation={seeds: [0]}")
     process = torchrun(here, "select", "recipe.yaml", *long)
