@@ -13,8 +13,9 @@ from curate import datasets as rooms
 from curate.datasets import Scaling, SourceExamples, TensorExamples, TokenExamples
 from curate.errors import DataError
 from curate.influence import Target
+from curate.models import describe_files
 from curate.reading import find_reader
-from curate.recipe import Recipe, Source, Split
+from curate.recipe import Pretrained, Recipe, Source, Split
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Candidates:
     classes: the label of every candidate where labels are classes, shape (N,), or None.
     outputs: what a built-in model has to put out.
     target_weights: of the validation sets in the mean over them, the largest 1.
-    sources: source -> what identifies the data, for provenance.
+    sources: source -> what identifies the data, and the files of a model, for provenance.
     left_out: source -> how many of its texts are shorter than `data.min_length`, if that is given.
     """
 
@@ -156,7 +157,7 @@ def read_candidates(recipe: Recipe) -> Candidates:
         classes=labels.numpy() if labels is not None and reader.classes else None,
         outputs=reader.classes.count if reader.classes else _width(labels),
         target_weights=_target_weights(recipe, validation),
-        sources=sources,
+        sources=sources | _model_files(recipe),
         left_out={}
         if section.min_length is None
         else {where: sources[where]["rows"] - count for where, count in used.items()},
@@ -166,6 +167,17 @@ def read_candidates(recipe: Recipe) -> Candidates:
 def _target_weights(recipe: Recipe, names: Iterable[str]) -> dict[str, float]:
     weights = recipe.selection.weights or dict.fromkeys(names, 1.0)
     return {name: weights[name] / max(weights.values()) for name in names}
+
+
+def _model_files(recipe: Recipe) -> dict[str, Any]:
+    """What identifies the files of a pretrained model, beside the data's."""
+    section = recipe.model
+    if not isinstance(section, Pretrained):
+        return {}
+    weights = not section.from_scratch
+    found = {f"model {section.pretrained}": describe_files(section.pretrained, weights=weights)}
+    others = {"tokenizer": section.tokenizer, "adapter": section.adapter}
+    return found | {f"{what} {path}": describe_files(path) for what, path in others.items() if path}
 
 
 def _scaling(candidates: SourceExamples) -> Callable[[SourceExamples], SourceExamples]:

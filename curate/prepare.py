@@ -152,6 +152,7 @@ def _bare_module(recipe: Recipe, data: Candidates) -> nn.Module:
             section.pretrained, recipe.objective, outputs=data.outputs, pad=data.examples.pad,
             from_scratch=section.from_scratch,
             lora=None if section.lora is None else section.lora.model_dump(),
+            adapter=section.adapter,
         )  # fmt: skip
     arguments: dict[str, Any] = section.model_dump()
     kind = arguments.pop("kind")

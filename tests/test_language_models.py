@@ -10,11 +10,14 @@ import polars as pl
 import pytest
 import torch
 from datasets import load_from_disk
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from curate.influence import score_window
 from curate.jobs import plan_select
+from curate.models import quiet
 from curate.prepare import Job, prepare
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
@@ -24,6 +27,7 @@ from tests import words
 from tests.job import curate, verify
 
 CPU = torch.device("cpu")
+ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 COMPLETION = "data.columns={prompt: prompt, completion: completion}"
 
 
@@ -113,14 +117,17 @@ def test_tied_weights_are_one_parameter(there: Path) -> None:
 @pytest.mark.parametrize(
     ("micro_batch", "model"),
     [(0, "{pretrained: tiny}"), (3, "{pretrained: tiny}"),
-     (0, "{pretrained: tiny, lora: {rank: 2, target_modules: [c_attn, lm_head]}}")],
-    ids=["whole", "micro-batches", "adapters"],
+     (0, "{pretrained: tiny, lora: {rank: 2, target_modules: [c_attn, lm_head]}}"),
+     (0, "{pretrained: tiny, adapter: adapter}")],
+    ids=["whole", "micro-batches", "adapters", "trained adapters"],
 )  # fmt: skip
 def test_influences_are_finite_differences(there: Path, micro_batch: int, model: str) -> None:
+    words.write_adapter(there / "adapter")
     prepared = job(
         COMPLETION, "data.max_length=64", "data.validation.fraction=0.1", f"model={model}"
     )
     task, _, state = prepared.start(0)
+    step_size = 1e-4 if "adapter:" in model else 1e-5  # few of those, which move little
     rule, generator = AdamW(eps=1e-4, weight_decay=0.0), torch.Generator().manual_seed(1)
     order = torch.randperm(len(task.examples), generator=generator)
     steps = [
@@ -137,13 +144,13 @@ def test_influences_are_finite_differences(there: Path, micro_batch: int, model:
         expected = []
         for i in range(4):
             ends = []
-            for change in (1e-5, -1e-5):
+            for change in (step_size, -step_size):
                 moved = step.weights.clone()
                 moved[i] += change
                 ends.append(
                     trained(prepared, [*steps[:t], step.reweight(moved), *steps[t + 1 :]], rule)
                 )
-            expected.append((ends[0] - ends[1]) / 2e-5)
+            expected.append((ends[0] - ends[1]) / (2 * step_size))
         difference = (found - torch.tensor(expected, dtype=torch.float64)).abs().max()
         assert difference <= 1e-6 * max(map(abs, expected)), (t, found, expected)
 
@@ -179,6 +186,41 @@ def test_only_adapters_are_trained(there: Path) -> None:
     ]
 
 
+def test_a_trained_adapter_goes_on_from_where_it_was(there: Path) -> None:
+    words.write_adapter(there / "adapter")
+    task, _, state = job("model.adapter=adapter").start(0)
+    saved = load_file(ADAPTER_WEIGHTS)
+    assert state.theta.numel() == sum(tensor.numel() for tensor in saved.values())
+    module: Any = task.model.module.eval()
+    with quiet():
+        expected = PeftModel.from_pretrained(words.gpt2().double(), "adapter").eval()
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        difference = module(input_ids=ids).logits - expected(input_ids=ids).logits
+    assert difference.abs().max() <= 1e-12
+
+
+def test_what_a_model_was_read_from_is_on_record(
+    there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other weights under the same name are other scores."""
+    words.write_adapter(there / "adapter")
+    settings = ("--set", "model={pretrained: tiny, tokenizer: tiny, adapter: adapter}")
+    assert curate("text.yaml", "--out", "out", *settings) == 0
+    made = json.loads(Path("out/provenance.json").read_text())["sources"]
+    assert [*made] == ["texts.parquet", "model tiny", "tokenizer tiny", "adapter adapter"]
+    card = Path("out/README.md").read_text()
+    assert f"| model tiny |  | {made['model tiny']['fingerprint']} |" in card
+    assert verify("out", "--examples", "2", "--out", "same") == 0
+    weights = load_file(ADAPTER_WEIGHTS)
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, ADAPTER_WEIGHTS)
+    capsys.readouterr()
+    assert verify("out", "--examples", "2", "--out", "other") == 2
+    assert "out: adapter adapter has changed since it was scored; " in capsys.readouterr().err
+    assert curate("text.yaml", "--out", "out", "--resume", *settings) == 2
+    assert "adapter adapter has changed" in capsys.readouterr().err
+
+
 WHOLE_RUNS = [
     ["data.max_length=24"],
     ["selection.jump=exact"],
@@ -188,6 +230,7 @@ WHOLE_RUNS = [
     ["training.micro_batch=3", "training.clip_norm=1.0"],
     [COMPLETION, "data.max_length=64"],
     ["model.lora={rank: 2}", COMPLETION, "data.max_length=64"],
+    ["model.adapter=adapter"],
     ["objective=sequence_classification", "data.label_noise={fraction: 0.2}"],
     ["objective=sequence_classification", "model={pretrained: tiny, lora: {rank: 2}}"],
     ["model.from_scratch=true", "selection.group_by=label"],
@@ -201,6 +244,7 @@ WHOLE_RUNS = [
 def test_select_from_text_to_dataset(there: Path, overrides: list[str]) -> None:
     words.llama().save_pretrained("llama")
     words.bert().save_pretrained("bert")
+    words.write_adapter(there / "adapter")
     settings = [part for override in overrides for part in ("--set", override)]
     assert curate("text.yaml", "--out", "out", *settings) == 0
     kept = load_from_disk("out")["train"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import peft
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -17,6 +18,8 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+
+from curate.models import quiet
 
 VOCABULARY, POSITIONS, EOS = 320, 64, "<|end|>"
 RECIPE = """
@@ -107,6 +110,20 @@ def bert() -> BertForSequenceClassification:
             num_attention_heads=2, max_position_embeddings=POSITIONS,
         )
     )  # fmt: skip
+
+
+def write_adapter(path: Path, task: str = "CAUSAL_LM") -> None:
+    """Adapters for `gpt2`, as they are left by training."""
+    settings = peft.LoraConfig(
+        r=2, lora_alpha=6, target_modules=["c_attn"], fan_in_fan_out=True, task_type=task
+    )
+    torch.manual_seed(1)
+    with quiet():
+        adapted = peft.get_peft_model(gpt2(), settings)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:  # 0 in new ones
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(str(path))
 
 
 def write(folder: Path, **model: Any) -> None:

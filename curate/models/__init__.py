@@ -16,6 +16,7 @@ from curate.models.from_path import (
     load_attribute,
     load_objective,
 )
+from curate.models.hf import describe_files, quiet
 from curate.models.labels import LabelsObjective, find_shift
 from curate.models.objectives import Batch, Classification, FunctionObjective, Objective, Regression
 from curate.models.pretrained import (
@@ -25,7 +26,6 @@ from curate.models.pretrained import (
     load_tokenizer,
     most_tokens,
     pad_id,
-    quiet,
     vocabulary_size,
 )
 from curate.models.probe import probe
@@ -57,6 +57,7 @@ __all__ = [
     "build_model",
     "build_pretrained",
     "checkpoint_layers",
+    "describe_files",
     "differentiable_attention",
     "find_shift",
     "foreign_code",

@@ -1,8 +1,8 @@
 """The model section of a recipe: built in, of the user's own, or pretrained."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from curate.recipe.section import Count, Section
 
@@ -51,13 +51,22 @@ class Pretrained(Section):
     """A model of transformers' and its tokenizer: directories, or names on the Hub.
 
     tokenizer: where it is if not with the model. from_scratch: only the architecture is
-    taken, and initialised from training.seed.
+    taken, and initialised from training.seed. lora: new adapters. adapter: trained ones, of
+    peft's, a directory or a name on the Hub.
     """
 
     pretrained: Annotated[str, Field(min_length=1)]
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
     from_scratch: bool = False
     lora: Lora | None = None
+    adapter: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _adapter_of_its_own(self) -> Self:
+        if self.adapter is not None and (self.lora is not None or self.from_scratch):
+            other = "lora" if self.lora is not None else "from_scratch"
+            raise ValueError(f"adapter is for trained weights as they are; remove it or {other}")
+        return self
 
 
 OPEN = {"factory": Factory, "pretrained": Pretrained}

@@ -91,13 +91,18 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
 
 
 def _sources(sources: dict[str, Any]) -> list[list[str]]:
-    """Name, rows and fingerprint of each; of a loop's dataset its name only."""
+    """Name, rows and fingerprint of each; a model has no rows, a loop's dataset only its name."""
     return [
-        [name, f"{own['rows']:,}", str(own["fingerprint"])]
-        if isinstance(own, dict) and {"rows", "fingerprint"} <= own.keys()
-        else [name if isinstance(own, dict) else str(own), "", ""]
+        [name, f"{own['rows']:,}" if "rows" in own else "", str(_identity(own))]
+        if isinstance(own, dict)
+        else [str(own), "", ""]
         for name, own in sources.items()
     ]
+
+
+def _identity(source: dict[str, Any]) -> Any:
+    """A fingerprint, or a revision on the Hub."""
+    return source.get("fingerprint", source.get("revision", ""))
 
 
 def _fenced(text: str, language: str) -> str:

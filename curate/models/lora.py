@@ -1,0 +1,71 @@
+"""Low-rank adapters of peft's: new ones, or trained ones from a directory or the Hub."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from curate.errors import MissingExtraError, ModelError
+from curate.models.from_path import foreign_code
+from curate.models.hf import loading, quiet
+
+TASKS: Mapping[str, str] = MappingProxyType(
+    {"causal_lm": "CAUSAL_LM", "sequence_classification": "SEQ_CLS"}
+)
+
+
+def add_lora(
+    module: Any, objective: str, *, rank: int, alpha: float, target_modules: list[str] | None
+) -> nn.Module:
+    """New adapters in a model; they, and a new classification head, are trained.
+
+    Raises:
+        ModelError: peft finds no such layers. MissingExtraError: it is not installed.
+    """
+    peft = _peft("model.lora")
+    with quiet(), foreign_code("model.lora: peft"):
+        settings = peft.LoraConfig(
+            r=rank, lora_alpha=alpha, target_modules=target_modules, task_type=TASKS[objective]
+        )
+        adapted: nn.Module = peft.get_peft_model(module, settings)
+    return adapted
+
+
+def load_adapter(module: Any, objective: str, path: str) -> nn.Module:
+    """The adapters at `path` in the model they were trained for; they go on being trained.
+
+    Raises:
+        ModelError: they cannot be loaded, or are not of this model or for this objective.
+        MissingExtraError: peft is not installed.
+    """
+    peft, key = _peft("model.adapter"), "model.adapter"
+    with loading(path, key):
+        settings = peft.PeftConfig.from_pretrained(path)
+        weights = peft.load_peft_weights(path, device="cpu")
+    if settings.peft_type != peft.PeftType.LORA:
+        raise ModelError(f"{key}: {path}: is {settings.peft_type.value}; it must be LORA.")
+    if settings.task_type not in (None, TASKS[objective]):
+        raise ModelError(
+            f"{key}: {path}: was trained for {settings.task_type}, which objective {objective} is "
+            "not."
+        )
+    settings.inference_mode = False
+    with quiet(), foreign_code(f"{key}: {path}: peft"):
+        adapted: nn.Module = peft.get_peft_model(module, settings)
+        found = peft.set_peft_model_state_dict(adapted, weights)
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    strangers = [*sorted(trained & {*found.missing_keys}), *found.unexpected_keys]
+    if strangers:
+        raise ModelError(
+            f"{key}: {path}: is not of this model; {strangers[0]} is in one of the two only."
+        )
+    return adapted
+
+
+def _peft(key: str) -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingExtraError("peft", key, "lora") from error
+    return peft
