@@ -10,11 +10,13 @@ from torch import Tensor
 from curate.influence import Scoring, score_window
 from curate.jobs import run_select
 from curate.prepare import Job, prepare
+from curate.ranks import ALONE
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.trajectory import chunk_gradient, counting, record
 from tests import words
 from tests.job import curate
+from tests.ranks.cases import gpt
 
 CPU = torch.device("cpu")
 CHECKPOINTING = "training.checkpointing=true"
@@ -74,6 +76,14 @@ def test_checkpointing_with_the_exact_jump(tmp_path: Path, monkeypatch: pytest.M
     scoring = Scoring(jump_bytes=2**30)
     plain, again = (influences(job(*extra), scoring)[0] for extra in ((), (CHECKPOINTING,)))
     torch.testing.assert_close(again, plain, rtol=1e-9, atol=1e-12)
+
+
+def test_checkpointing_of_attention_that_torch_fuses() -> None:
+    """Layers that are run again need the backend that they ran with."""
+    plain, again = (
+        gpt(ALONE, dtype=torch.float64, checkpointed=own)["influences"] for own in (False, True)
+    )
+    assert (again - plain).norm() <= 1e-10 * plain.norm()
 
 
 def test_checkpointing_holds_the_ends_of_layers(there: Path) -> None:

@@ -6,9 +6,10 @@ from types import MappingProxyType
 
 from torch import nn
 
+from curate.models.attention import differentiable_attention
 from curate.models.builtin import ACTIVATIONS, cnn, mlp
 from curate.models.checkpointing import checkpoint_layers, keeping_layers
-from curate.models.flat import BoundModel, FlatModel, differentiable_attention
+from curate.models.flat import BoundModel, FlatModel
 from curate.models.from_path import (
     as_objective,
     build_model,

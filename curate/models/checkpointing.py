@@ -17,6 +17,7 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from curate.errors import ModelError
+from curate.models.attention import differentiable_attention
 
 Run = Callable[..., list[Tensor]]
 _KEPT: ContextVar[bool] = ContextVar("kept", default=False)
@@ -132,6 +133,7 @@ def _again(run: Run, device: torch.device) -> Run:
         with (
             torch.random.fork_rng([device] if on_cuda else []),
             torch.autocast(kind, dtype, enabled=cast),
+            differentiable_attention(),
         ):
             torch.set_rng_state(state)
             if on_device is not None:

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curate.errors import ModelError
+from curate.models.attention import differentiable_attention
 from curate.models.checkpointing import is_checkpointed
 
 
@@ -142,12 +142,6 @@ class BoundModel:
             self._module, self._parameters, args, dict(kwargs)
         )
         return output
-
-
-def differentiable_attention() -> AbstractContextManager[None]:
-    """Attention that can be differentiated twice: only the math backend can."""
-    context: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
-    return context
 
 
 def refuse_coupled_examples(module: nn.Module) -> None:

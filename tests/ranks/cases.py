@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from curate.datasets import TokenExamples
 from curate.datasets.tokens import Encoded
 from curate.influence import Probing, Scoring, Target, score_window
-from curate.models import FlatModel, LabelsObjective
+from curate.models import FlatModel, LabelsObjective, checkpoint_layers
+from curate.models.fused import fuse_layers
 from curate.policies import Budget, LookAhead
 from curate.ranks import Ranks
-from curate.rules import AdamW
+from curate.rules import SGD, AdamW, Rule
 from curate.select import Selector
 from curate.trajectory import Disk, Task, record
 from curate.windows import Judge
-from tests import tiny
+from tests import tiny, words
 
 Results = dict[str, Tensor]
 T = 6
@@ -122,6 +123,28 @@ def text(
     }
 
 
+def gpt(
+    ranks: Ranks, *, dtype: torch.dtype, autocast: torch.dtype | None = None,
+    checkpointed: bool = False, own: Rule = AdamW(eps=1e-4), snapshots: int = T,  # noqa: B008
+    **recording: Any,
+) -> Results:  # fmt: skip
+    """A transformer whose layers are ours, and its attention torch's."""
+    module = words.gpt2(vocabulary=11)
+    module.config.use_cache = False
+    fuse_layers(module)
+    if checkpointed:
+        checkpoint_layers(module)
+    model = FlatModel(module, dtype=dtype, autocast=autocast)
+    task = Task(model, LabelsObjective(shifts=True), texts(24, 1), ranks)
+    steps = tiny.steps(T, (0.005,), 5)
+    made = record(task, own, tiny.start(task, own), steps, snapshots=snapshots, **recording)
+    found = score_window(task, own, made, [Target("a", texts(7, 2))])
+    return {
+        "influences": torch.cat(found.influences, dim=1),
+        "target losses": found.target_losses,
+    }
+
+
 WIDE, NARROW = torch.float64, torch.float32
 SHARDED = {"snapshots": 2, "sharded": True}
 ADAMW = partial(rule, name="adamw")
@@ -146,6 +169,8 @@ CASES |= {
     "text": partial(text, dtype=WIDE),
     "text, jump": partial(text, dtype=WIDE, jump_bytes=2**20),
     "text, micro-batches": partial(text, dtype=WIDE, micro=2),
+    "gpt": partial(gpt, dtype=WIDE, tape_bytes=2**21, **SHARDED),
+    "gpt, checkpointed": partial(gpt, dtype=WIDE, checkpointed=True, **SHARDED),
 }
 CASES |= {
     f"{name}, float32": case
@@ -159,5 +184,9 @@ CASES |= {
         "K = 3": partial(selection, horizon=3, dtype=NARROW),
         "K = T": partial(selection, horizon=T, dtype=NARROW, **SHARDED),
         "text": partial(text, dtype=NARROW),
+        "gpt": partial(gpt, dtype=NARROW, checkpointed=True, **SHARDED),
     }.items()
 }
+CASES["gpt, bfloat16"] = partial(  # Adam's first step is all sign, so all rounding
+    gpt, dtype=NARROW, autocast=torch.bfloat16, own=SGD(momentum=0.9)
+)

@@ -82,7 +82,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_find_what_one_finds(left: Left, name: str) -> None:
     alone, together = CASES[name](ALONE), left.case(name)
-    rtol = 1e-5 if name.endswith("float32") else 1e-12
+    rtol = {"float32": 1e-5, "bfloat16": 2e-2}.get(name.rpartition(", ")[2], 1e-12)
     assert alone.keys() == together.keys()
     assert alone["influences"].abs().max() > 0
     for key, expected in alone.items():
