@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from curate.choose import selector_for
-from curate.forecast import Run, disk_bytes, memory, passes, work
+from curate.forecast import Run, disk, memory, passes, work
 from curate.influence import target_gradients, target_graph
 from curate.policies import Evidence, LookAhead
 from curate.prepare import Job, memory_bytes
@@ -116,6 +116,7 @@ class Forecast:
             tape_bytes=memory_bytes(trajectory.tapes),
             gradients=memory_bytes(trajectory.gradients),
         )
+        files = disk(run, state=self.state.nbytes(), kept=kept, candidates=len(task.examples))
         return {
             "policy": self.job.recipe.selection.policy,
             "candidates": len(task.examples),
@@ -129,7 +130,7 @@ class Forecast:
             "processes": task.ranks.size,
             "passes": {name: round(count, 1) for name, count in self.passes().items()},
             "memory": asdict(bytes_held) | {"total": bytes_held.total},
-            "disk": disk_bytes(run, kept),
+            "disk": asdict(files) | {"total": files.total},
             "seconds": self.seconds(clock),
         }
 

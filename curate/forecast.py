@@ -15,6 +15,8 @@ FIRST = 1
 """The same of a window's first step, from which no adjoint goes on."""
 JUMP = 5
 """Passes that the exact jump adds to a step, on a small model."""
+AT_ONCE = 3
+"""Savepoints on disk while one is written: it, and two before it."""
 LOOKS = 64
 """Windows of a run, about, at whose end the targets' losses are measured again."""
 
@@ -191,9 +193,32 @@ def memory(
     )
 
 
-def disk_bytes(run: Run, kept: int) -> int:
-    """The most that a process has in files at once, where it keeps so many bytes of a state."""
-    return _on_disk(run, run.longest) * (kept + HEADER) if run.goes_back else 0
+@dataclass(frozen=True)
+class Files:
+    """Bytes that a process has in files at their most, beside the result.
+
+    snapshots: states kept for the way back. savepoints: what a run that dies goes on from,
+    written by the first process.
+    """
+
+    snapshots: int
+    savepoints: int
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.snapshots + self.savepoints
+
+
+def disk(run: Run, *, state: int, kept: int, candidates: int) -> Files:
+    """What a run has on disk, see `memory` for its bytes of a state.
+
+    A savepoint holds a whole state and the scores so far, of so many candidates.
+    """
+    scores = 8 * candidates * (2 + run.targets * run.goes_back)
+    offered = min(AT_ONCE, run.rounds * len(run.windows))
+    snapshots = _on_disk(run, run.longest) * (kept + HEADER) if run.goes_back else 0
+    return Files(snapshots, offered * (state + scores))
 
 
 def measured(total: int, horizon: int, stride: int) -> range:

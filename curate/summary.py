@@ -51,8 +51,10 @@ def _counts(what: str, found: dict[str, int]) -> list[str]:
 
 def describe_plan(plan: dict[str, Any]) -> str:
     """What `curate select --plan` says."""
-    passes, memory, seconds = (plan[name].copy() for name in ("passes", "memory", "seconds"))
-    total, held = passes.pop("total"), memory.pop("total")
+    passes, memory, disk, seconds = (
+        plan[name].copy() for name in ("passes", "memory", "disk", "seconds")
+    )
+    total, held, in_files = (parts.pop("total") for parts in (passes, memory, disk))
     each = "" if plan["processes"] == 1 else " of each process"
     return "\n".join(
         [
@@ -62,9 +64,8 @@ def describe_plan(plan: dict[str, Any]) -> str:
             f"every {plan['stride']:,}; rounds: {plan['rounds']}",
             f"passes (gradients of one batch): {total:,.0f} = "
             + " + ".join(f"{name} {count:,.0f}" for name, count in passes.items() if count),
-            f"memory{each}: {_size(held)} = "
-            + " + ".join(f"{name} {_size(size)}" for name, size in memory.items() if size),
-            *([f"disk{each}: {_size(plan['disk'])}"] if plan["disk"] else []),
+            f"memory{each}: {_size(held)} = {_sizes(memory)}",
+            *([f"disk{each}: {_size(in_files)} = {_sizes(disk)}"] if in_files else []),
             f"time: about {duration(seconds['total'])}: scoring {duration(seconds['score'])}, "
             f"evaluation {duration(seconds['evaluate'])}",
         ]
@@ -75,6 +76,10 @@ def _where(summary: dict[str, Any]) -> str:
     """The device, and how many processes share the run if there are several."""
     count = summary["processes"]
     return str(summary["device"]) if count == 1 else f"{summary['device']}, {count} processes"
+
+
+def _sizes(parts: dict[str, int]) -> str:
+    return " + ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
 
 
 def _size(count: float) -> str:

@@ -11,8 +11,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from curate import estimate, select, windows
-from curate.forecast import HEADER, Run, disk_bytes, measured, memory, passes, work
+from curate import estimate, savepoints, select, windows
+from curate.files import write_sealed
+from curate.forecast import HEADER, Run, disk, measured, memory, passes, work
 from curate.influence import window as influence_window
 from curate.policies import Budget, LookAhead, Policy, SmallLoss
 from curate.select import Selector
@@ -225,9 +226,34 @@ def test_memory_and_disk_stop_growing_where_the_budget_ends() -> None:
     assert found[1].total == 10 + 240 + 98 + 9 + 60
     assert memory(run_of(60, exact_jump=True), **sizes).gradients == 1000
     assert memory(run_of(60, targets=3), **sizes).adjoints == 180
-    disk = [disk_bytes(run_of(t, memory=4, disk=50), 30) for t in (3, 20, 6000)]
-    assert disk == [0, 16 * (30 + HEADER), 50 * (30 + HEADER)]
-    assert disk_bytes(run_of(20, goes_back=False, memory=4, disk=50), 30) == 0
+    bytes_ = {"state": 90, "kept": 30, "candidates": 5}
+    files = [disk(run_of(t, memory=4, disk=50), **bytes_).snapshots for t in (3, 20, 6000)]
+    assert files == [0, 16 * (30 + HEADER), 50 * (30 + HEADER)]
+    assert disk(run_of(20, goes_back=False, memory=4, disk=50), **bytes_).snapshots == 0
+
+
+@pytest.mark.parametrize("settings", [["selection.policy=loss"], ["selection.rounds=1"]])
+def test_savepoints_take_what_the_plan_says(
+    here: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Of every offer one is written, and never are there more bytes than at the third."""
+    given = [part for own in ["model.hidden=[512]", *settings] for part in ("--set", own)]
+    assert curate("recipe.yaml", "--plan", "--json", *given) == 0
+    planned = json.loads(capsys.readouterr().out)["disk"]
+    there = []
+
+    def writing(path: Path, tree: Any) -> None:
+        write_sealed(path, tree)
+        there.append(sum(own.stat().st_size for own in path.parent.iterdir()))
+
+    monkeypatch.setattr(savepoints, "write_sealed", writing)
+    monkeypatch.setattr(savepoints, "SHARE", 1e9)
+    assert curate("recipe.yaml", "--out", "out", "--quiet", *given) == 0
+    assert len(there) >= 3
+    assert max(there) == pytest.approx(planned["savepoints"], rel=0.1)
+    assert planned["snapshots"] == 0
+    assert planned["total"] == planned["savepoints"]
 
 
 EVALUATION = (
@@ -250,7 +276,7 @@ def test_a_plan_counts_the_steps_of_the_whole_command(
     assert parts["retrain"] == 5 * 2 * 10
     assert plan["memory"]["parameters"] == 4 * plan["parameters"] == 4 * 58
     assert plan["memory"]["total"] == sum(v for k, v in plan["memory"].items() if k != "total")
-    assert plan["disk"] == 0
+    assert plan["disk"]["snapshots"] == 0
 
     forward = 0
     call = recording.forward_step
@@ -274,7 +300,8 @@ def test_a_plan_of_every_policy(
     assert curate("recipe.yaml", "--plan", *settings, "--set", "trajectory.snapshots=1") == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{policy} on 72 candidates, 58 parameters, cpu\nsteps: 10;")
-    assert ("disk: " in text) == (policy == "look_ahead")
+    assert ("disk: " in text) == (policy in ("look_ahead", "loss"))
+    assert (" = snapshots " in text) == (policy == "look_ahead")
     assert "time: about " in text
     assert not Path("out").exists()
 
