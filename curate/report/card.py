@@ -24,7 +24,7 @@ FILES = {
     "target's loss and did, and the terms of the influences' error",
     "report.html": "all of it to look at, in one file",
     "recipe.yaml": "every setting; repeats the run",
-    "provenance.json": "versions, fingerprints of the data, seeds, timings",
+    "provenance.json": "versions, fingerprints of data and model, seeds, timings",
 }
 """What may lie beside the rows and their scores, and what that is."""
 SIZES = ((1e3, "1K"), (1e4, "10K"), (1e5, "100K"), (1e6, "1M"), (1e7, "10M"), (1e8, "100M"),
