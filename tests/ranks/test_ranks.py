@@ -32,7 +32,7 @@ ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
 }
-PATIENCE = 120
+PATIENCE = 300
 
 
 @dataclass(frozen=True)
