@@ -174,10 +174,16 @@ def _model_files(recipe: Recipe) -> dict[str, Any]:
     section = recipe.model
     if not isinstance(section, Pretrained):
         return {}
-    weights = not section.from_scratch
-    found = {f"model {section.pretrained}": describe_files(section.pretrained, weights=weights)}
-    others = {"tokenizer": section.tokenizer, "adapter": section.adapter}
-    return found | {f"{what} {path}": describe_files(path) for what, path in others.items() if path}
+    parts = {
+        "model": (section.pretrained, not section.from_scratch),
+        "tokenizer": (section.tokenizer, False),  # weights beside it are not its own
+        "adapter": (section.adapter, True),
+    }
+    return {
+        f"{what} {path}": describe_files(path, weights=weights)
+        for what, (path, weights) in parts.items()
+        if path is not None
+    }
 
 
 def _scaling(candidates: SourceExamples) -> Callable[[SourceExamples], SourceExamples]:

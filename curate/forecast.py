@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from curate.influence import probing_passes
+from curate.savepoints import KEPT
 from curate.trajectory import HEADER, redone
 
 BACK = {"exact": 3, "none": 2, "ggn": 4}
@@ -15,8 +16,6 @@ FIRST = 1
 """The same of a window's first step, from which no adjoint goes on."""
 JUMP = 5
 """Passes that the exact jump adds to a step, on a small model."""
-AT_ONCE = 3
-"""Savepoints on disk while one is written: it, and two before it."""
 LOOKS = 64
 """Windows of a run, about, at whose end the targets' losses are measured again."""
 
@@ -216,7 +215,7 @@ def disk(run: Run, *, state: int, kept: int, candidates: int) -> Files:
     A savepoint holds a whole state and the scores so far, of so many candidates.
     """
     scores = 8 * candidates * (2 + run.targets * run.goes_back)
-    offered = min(AT_ONCE, run.rounds * len(run.windows))
+    offered = min(KEPT + 1, run.rounds * len(run.windows))
     snapshots = _on_disk(run, run.longest) * (kept + HEADER) if run.goes_back else 0
     return Files(snapshots, offered * (state + scores))
 

@@ -16,6 +16,8 @@ from curate.rules import State
 
 SHARE = 0.02
 """Of a run's time, the most that goes into writing savepoints."""
+KEPT = 2
+"""How many there are; one more while it is written."""
 
 
 class Savepoints:
@@ -86,7 +88,7 @@ class Savepoints:
         try:
             self._folder.mkdir(exist_ok=True)
             write_sealed(path, {"run": self._run, "number": self._number + 1, "tree": make()})
-            for old in sorted(self._files())[:-2]:
+            for old in sorted(self._files())[:-KEPT]:
                 old.unlink()
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path}: cannot be written: {error}; make room there.") from error

@@ -112,10 +112,10 @@ def bert() -> BertForSequenceClassification:
     )  # fmt: skip
 
 
-def write_adapter(path: Path, task: str = "CAUSAL_LM") -> None:
+def write_adapter(path: Path) -> None:
     """Adapters for `gpt2`, as they are left by training."""
     settings = peft.LoraConfig(
-        r=2, lora_alpha=6, target_modules=["c_attn"], fan_in_fan_out=True, task_type=task
+        r=2, lora_alpha=6, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"
     )
     torch.manual_seed(1)
     with quiet():

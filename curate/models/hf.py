@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b, file_digest
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,17 @@ def quiet() -> Iterator[None]:
 
 
 def transformers() -> Any:
-    """The package.
+    """The package, see `installed`."""
+    return installed("transformers", "model.pretrained", "hf")
+
+
+def installed(package: str, key: str, extra: str) -> Any:
+    """A package that only the recipe's `key` needs; `extra`: of ours that has it.
 
     Raises:
         MissingExtraError: it is not installed.
     """
     try:
-        import transformers as package
+        return import_module(package)
     except ImportError as error:
-        raise MissingExtraError("transformers", "model.pretrained", "hf") from error
-    return package
+        raise MissingExtraError(package, key, extra) from error

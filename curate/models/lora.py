@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from curate.errors import MissingExtraError, ModelError
+from curate.errors import ModelError
 from curate.models.from_path import foreign_code
-from curate.models.hf import loading, quiet
+from curate.models.hf import installed, loading, quiet
 
 TASKS: Mapping[str, str] = MappingProxyType(
     {"causal_lm": "CAUSAL_LM", "sequence_classification": "SEQ_CLS"}
@@ -23,7 +23,7 @@ def add_lora(
     Raises:
         ModelError: peft finds no such layers. MissingExtraError: it is not installed.
     """
-    peft = _peft("model.lora")
+    peft = installed("peft", "model.lora", "lora")
     with quiet(), foreign_code("model.lora: peft"):
         settings = peft.LoraConfig(
             r=rank, lora_alpha=alpha, target_modules=target_modules, task_type=TASKS[objective]
@@ -39,7 +39,8 @@ def load_adapter(module: Any, objective: str, path: str) -> nn.Module:
         ModelError: they cannot be loaded, or are not of this model or for this objective.
         MissingExtraError: peft is not installed.
     """
-    peft, key = _peft("model.adapter"), "model.adapter"
+    key = "model.adapter"
+    peft = installed("peft", key, "lora")
     with loading(path, key):
         settings = peft.PeftConfig.from_pretrained(path)
         weights = peft.load_peft_weights(path, device="cpu")
@@ -61,11 +62,3 @@ def load_adapter(module: Any, objective: str, path: str) -> nn.Module:
             f"{key}: {path}: is not of this model; {strangers[0]} is in one of the two only."
         )
     return adapted
-
-
-def _peft(key: str) -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise MissingExtraError("peft", key, "lora") from error
-    return peft
