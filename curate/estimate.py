@@ -116,7 +116,13 @@ class Forecast:
             tape_bytes=memory_bytes(trajectory.tapes),
             gradients=memory_bytes(trajectory.gradients),
         )
-        files = disk(run, state=self.state.nbytes(), kept=kept, candidates=len(task.examples))
+        files = disk(
+            run,
+            state=self.state.nbytes(),
+            kept=kept,
+            candidates=len(task.examples),
+            rows=[len(step.rows) for step in self.steps],
+        )
         return {
             "policy": self.job.recipe.selection.policy,
             "candidates": len(task.examples),

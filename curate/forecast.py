@@ -16,6 +16,8 @@ FIRST = 1
 """The same of a window's first step, from which no adjoint goes on."""
 JUMP = 5
 """Passes that the exact jump adds to a step, on a small model."""
+NUMBER = 8
+"""Bytes of a score."""
 LOOKS = 64
 """Windows of a run, about, at whose end the targets' losses are measured again."""
 
@@ -209,15 +211,26 @@ class Files:
         return self.snapshots + self.savepoints
 
 
-def disk(run: Run, *, state: int, kept: int, candidates: int) -> Files:
+def disk(run: Run, *, state: int, kept: int, candidates: int, rows: Sequence[int]) -> Files:
     """What a run has on disk, see `memory` for its bytes of a state.
 
-    A savepoint holds a whole state and the scores so far, of so many candidates.
+    A savepoint holds a whole state, the scores so far, what the error of influences is known
+    from, and between the rounds of a window the state at its end and what was found in it; not
+    counted are some hundred bytes for every window.
+
+    Args:
+        candidates: how many there are. rows: how many every step has.
     """
-    scores = 8 * candidates * (2 + run.targets * run.goes_back)
-    offered = min(KEPT + 1, run.rounds * len(run.windows))
     snapshots = _on_disk(run, run.longest) * (kept + HEADER) if run.goes_back else 0
-    return Files(snapshots, offered * (state + scores))
+    if not run.windows:
+        return Files(snapshots, 0)
+    each = [sum(rows[k] for k in window) for window in run.windows]
+    targets = run.targets if run.goes_back else 0
+    size = state + NUMBER * candidates * (2 + targets)
+    size += NUMBER * sum(each) * 2 if run.probing else 0
+    if run.rounds > 1:
+        size += state + NUMBER * max(each) * (3 + 2 * targets)
+    return Files(snapshots, min(KEPT + 1, run.rounds * len(run.windows)) * size)
 
 
 def measured(total: int, horizon: int, stride: int) -> range:

@@ -226,13 +226,22 @@ def test_memory_and_disk_stop_growing_where_the_budget_ends() -> None:
     assert found[1].total == 10 + 240 + 98 + 9 + 60
     assert memory(run_of(60, exact_jump=True), **sizes).gradients == 1000
     assert memory(run_of(60, targets=3), **sizes).adjoints == 180
-    bytes_ = {"state": 90, "kept": 30, "candidates": 5}
-    files = [disk(run_of(t, memory=4, disk=50), **bytes_).snapshots for t in (3, 20, 6000)]
-    assert files == [0, 16 * (30 + HEADER), 50 * (30 + HEADER)]
-    assert disk(run_of(20, goes_back=False, memory=4, disk=50), **bytes_).snapshots == 0
+
+    def files(steps: int, **options: Any) -> int:
+        run = run_of(steps, memory=4, disk=50, **options)
+        return disk(run, state=90, kept=30, candidates=5, rows=[1] * steps).snapshots
+
+    assert [files(t) for t in (3, 20, 6000)] == [0, 16 * (30 + HEADER), 50 * (30 + HEADER)]
+    assert files(20, goes_back=False) == 0
 
 
-@pytest.mark.parametrize("settings", [["selection.policy=loss"], ["selection.rounds=1"]])
+@pytest.mark.parametrize(
+    "settings",
+    [["selection.policy=loss"], ["selection.rounds=1"], ["model.hidden=[512]"],
+     ["model.hidden=[128]", "training.epochs=40", "selection.horizon=20"],
+     ["model.hidden=[128]", "training.epochs=40", "selection.probing=0", "selection.horizon=20",
+      "training.dtype=float64", "data.validation={a: rows.parquet, b: rows.parquet}"]],
+)  # fmt: skip
 def test_savepoints_take_what_the_plan_says(
     here: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
