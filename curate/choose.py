@@ -95,13 +95,12 @@ def selector_for(job: Job, policy: str) -> tuple[Selector, State, list[Step]]:
             targets=job.data.targets,
             scoring=Scoring(
                 removal=selection.removal,
-                curvature=selection.curvature,
                 jump_bytes=memory_bytes(job.recipe.trajectory.gradients)
                 if selection.jump == "exact"
                 else None,
             ),
             snapshots=room.memory,
-            tape_bytes=memory_bytes(job.recipe.trajectory.tapes),
+            gradients=room.gradients,
             disk=room.disk,
             sharded=room.sharded,
             strata=job.data.classes,

@@ -10,7 +10,7 @@ import torch
 
 from curate.choose import selector_for
 from curate.forecast import Run, disk, memory, passes, work
-from curate.influence import target_gradients, target_graph
+from curate.influence import Differences, target_gradients, target_graph
 from curate.policies import Evidence, LookAhead
 from curate.prepare import Job, memory_bytes
 from curate.progress import duration
@@ -25,7 +25,7 @@ from curate.trajectory import (
     forward_step,
     replay,
     shard_bytes,
-    tape_size,
+    graph_size,
 )
 from curate.windows import Judge
 
@@ -42,15 +42,13 @@ LONG, UNSURE = 60.0, 6.0
 class Clock:
     """Seconds on this machine, as it is now; of several processes, those of the first.
 
-    forward: a step of plain training. kept: one on what is kept of a batch. bare, taped: a
-    step recorded and scored, without and with a tape. targets: a gradient of all
-    targets. file: a state written and read again.
+    forward: a step of plain training. kept: one on what is kept of a batch. scored: a step
+    recorded and scored. targets: a gradient of all targets. file: a state written and read again.
     """
 
     forward: float
     kept: float
-    bare: float
-    taped: float
+    scored: float
     targets: float
     file: float
 
@@ -60,7 +58,7 @@ class Forecast:
     """What a selection run will take; `summary` has it in plain values.
 
     run: the scored run; baselines: runs of other policies that it is compared with.
-    retrained: steps of training from scratch. tape, target_graph: bytes of the graph of a
+    retrained: steps of training from scratch. graph, target_graph: bytes of the graph of a
     step, of as much of the targets as is gone through at a time.
     """
 
@@ -71,7 +69,7 @@ class Forecast:
     run: Run
     baselines: Sequence[Run]
     retrained: int
-    tape: int
+    graph: int
     target_graph: int
 
     def passes(self) -> dict[str, float]:
@@ -85,8 +83,8 @@ class Forecast:
         """What scoring will take by the clock, and retraining, and both."""
         own, expected = work(self.run), passes(self.run)
         if self.run.goes_back:
-            scoring = (own.scored - own.taped) * clock.bare + own.taped * clock.taped
-            scoring += (own.redone + expected.probes) * clock.forward
+            again = own.scored - own.kept + own.redone + expected.probes
+            scoring = own.scored * clock.scored + again * clock.forward
             looks = own.target_passes + own.target_looks / 3
             scoring += looks * clock.targets + own.written * clock.file
         else:
@@ -111,9 +109,9 @@ class Forecast:
             parameters=sum(tensor.nbytes for tensor in task.model.held),
             state=self.state.nbytes(),
             kept=kept,
-            tape=self.tape,
+            gradient=self.state.theta.nbytes,
+            graph=self.graph,
             targets=self.target_graph,
-            tape_bytes=memory_bytes(trajectory.tapes),
             gradients=memory_bytes(trajectory.gradients),
         )
         files = disk(
@@ -150,13 +148,13 @@ def forecast(job: Job) -> Forecast:
     baselines = []
     if "loss" in against - {selection.policy}:
         other, _, _ = selector_for(job, "loss")
-        baselines.append(_run(other, steps, 0))
+        baselines.append(_run(other, steps))
     judge = selector.judge
     task = judge.task
-    tape = int(agreed(task.ranks, tape_size(task, state.theta, steps[0])))
-    run = _run(selector, steps, tape)
+    graph = int(agreed(task.ranks, graph_size(task, state.theta, steps[0])))
+    run = _run(selector, steps)
     return Forecast(
-        job, selector, state, steps, run, baselines, ways * len(steps), tape,
+        job, selector, state, steps, run, baselines, ways * len(steps), graph,
         target_graph(task.model, task.objective, judge.targets, state.theta, task.ranks),
     )  # fmt: skip
 
@@ -178,22 +176,19 @@ def time_steps(plan: Forecast) -> Clock:
         for own in (few, less)
     )
     if not run.goes_back:
-        return Clock(forward, cut, 0, 0, 0, 0)
+        return Clock(forward, cut, 0, 0, 0)
     targets = _seconds(
         lambda: target_gradients(
             task.model, task.objective, judge.targets, state.theta, ranks=task.ranks
         ),
         task,
     )
-    once = replace(judge, policy=LookAhead(1), snapshots=len(few), disk=None)
-
-    def scored(tape_bytes: int) -> float:
-        own = replace(once, tape_bytes=tape_bytes)
-        return max(0.0, _seconds(lambda: own.judge(state, few), task) - targets) / len(few)
-
-    bare = scored(0)
-    taped = scored(judge.tape_bytes) if run.tapes else bare
-    return Clock(forward, cut, bare, taped, targets, _file_seconds(judge, state))
+    once = replace(
+        judge, policy=LookAhead(1), snapshots=len(few), gradients=len(few), disk=None,
+        differences=Differences(),
+    )  # fmt: skip
+    scored = max(0.0, _seconds(lambda: once.judge(state, few), task) - targets) / len(few)
+    return Clock(forward, cut, scored, targets, _file_seconds(judge, state))
 
 
 def estimate_line(plan: Forecast, clock: Clock) -> str:
@@ -206,12 +201,11 @@ def estimate_line(plan: Forecast, clock: Clock) -> str:
     )
 
 
-def _run(selector: Selector, steps: Sequence[Step], tape: int) -> Run:
-    """The numbers of a run, if a threshold keeps half. tape: bytes of a step's graph."""
+def _run(selector: Selector, steps: Sequence[Step]) -> Run:
+    """The numbers of a run, if a threshold keeps half."""
     judge, budget = selector.judge, selector.step_budget
     kept = () if judge.policy.needs is Evidence.NOTHING else steps
-    holds = judge.tape_bytes // tape if tape else len(steps)
-    may = judge.scoring.curvature != "ggn" and len(judge.task.chunks(steps[0])) == 1
+    model = judge.task.model
     return Run(
         kept=[budget.share(len(step.rows)) for step in kept],
         horizon=selector.horizon,
@@ -220,10 +214,10 @@ def _run(selector: Selector, steps: Sequence[Step], tape: int) -> Run:
         goes_back=judge.goes_back,
         memory=judge.snapshots,
         disk=judge.disk.states if judge.disk else 0,
-        tapes=holds if may else 0,
+        gradients=judge.gradients,
         targets=len(judge.targets),
         target_share=judge.target_rows / len(steps[0].rows),
-        curvature=judge.scoring.curvature,
+        central=model.dtype == torch.float64 or model.autocast is not None,
         exact_jump=judge.scoring.jump_bytes is not None,
         probing=selector.probing if judge.goes_back else 0.0,
     )

@@ -10,10 +10,12 @@ from curate.influence import probing_passes
 from curate.savepoints import KEPT
 from curate.trajectory import HEADER, redone
 
-BACK = {"exact": 3, "none": 2, "ggn": 4}
-"""Passes of the way back through a step, per target, by curvature; 1 more without a tape."""
-FIRST = 1
-"""The same of a window's first step, from which no adjoint goes on."""
+BACK, CENTRAL = 1.3, 2.6
+"""Passes of the way back through a step, per target; where all differences are central. One more
+where the step's gradient was not kept."""
+FIRST = 1.0
+"""Passes of a window's first step, from which no adjoint goes on, beside `SLOPES` per target."""
+SLOPES = 0.3
 JUMP = 5
 """Passes that the exact jump adds to a step, on a small model."""
 NUMBER = 8
@@ -30,9 +32,9 @@ class Run:
     horizon, stride: of the windows. rounds: of each.
     goes_back: whether influences are wanted; if not, a window is only recorded.
     memory, disk: states kept at once, in memory and in files.
-    tapes: recorded gradients that are kept at once with their graphs.
+    gradients: recorded gradients that are kept at once.
     targets: Q. target_share: a pass over all of them, in passes.
-    curvature, exact_jump: how influences are computed. probing: share spent on their error.
+    central, exact_jump: how influences are computed. probing: share spent on their error.
     """
 
     kept: Sequence[float]
@@ -42,10 +44,10 @@ class Run:
     goes_back: bool
     memory: int
     disk: int = 0
-    tapes: int = 0
+    gradients: int = 0
     targets: int = 1
     target_share: float = 0.0
-    curvature: str = "exact"
+    central: bool = False
     exact_jump: bool = False
     probing: float = 0.0
 
@@ -66,14 +68,14 @@ class Run:
 class Work:
     """Steps that a run does.
 
-    recorded: forward steps of the windows; `taped` of them keep their graphs. scored:
+    recorded: forward steps of the windows; `kept` of them keep their gradients. scored:
     backward steps. redone: forward steps again on the way back, for want of
     snapshots. committed: forward steps on what was kept. target_passes: gradients of all
     targets; target_looks: their losses alone. written: states that go to disk in recording.
     """
 
     recorded: int
-    taped: int
+    kept: int
     scored: int
     redone: int
     committed: int
@@ -108,14 +110,14 @@ class Memory:
 
     parameters: of the model itself, frozen ones included. snapshots: states kept, or one
     rank's shares of them, and the two whole ones at hand (two more with a disk or shares).
-    tapes: graphs of recorded gradients. graph: of the step or the part of the targets at hand,
+    recorded: gradients kept beside them. graph: of the step or the part of the targets at hand,
     whichever is larger. adjoints: Q states, before and after a step. gradients: example by
     example, for the exact jump.
     """
 
     parameters: int
     snapshots: int
-    tapes: int
+    recorded: int
     graph: int
     adjoints: int
     gradients: int
@@ -136,7 +138,7 @@ def work(run: Run) -> Work:
     places = run.memory + run.disk
     return Work(
         recorded=recorded,
-        taped=run.rounds * sum(min(length, run.tapes) for length in lengths),
+        kept=run.rounds * sum(_gradients_at_hand(run, length) for length in lengths),
         scored=recorded,
         redone=run.rounds * sum(redone(length, places) for length in lengths),
         committed=committed,
@@ -153,12 +155,13 @@ def passes(run: Run) -> Passes:
     if not run.goes_back:
         return Passes(record=own.recorded, commit=commit)
     firsts = own.target_passes  # one in every window, every round
-    through = BACK[run.curvature] * (own.scored - firsts) + FIRST * firsts
+    each = CENTRAL if run.central else BACK
+    through = run.targets * (each * (own.scored - firsts) + SLOPES * firsts) + FIRST * firsts
     jumps = JUMP * own.scored if run.exact_jump else 0
     lengths = [len(window) for window in run.windows]
     return Passes(
         record=own.recorded,
-        score=run.targets * through + (own.scored - own.taped) + jumps,
+        score=through + (own.scored - own.kept) + jumps,
         redo=own.redone,
         commit=commit,
         targets=(own.target_passes + own.target_looks / 3) * run.target_share,
@@ -170,25 +173,25 @@ def passes(run: Run) -> Passes:
 
 
 def memory(
-    run: Run, *, parameters: int, state: int, kept: int, tape: int, targets: int,
-    tape_bytes: int, gradients: int,
+    run: Run, *, parameters: int, state: int, kept: int, gradient: int, graph: int, targets: int,
+    gradients: int,
 ) -> Memory:  # fmt: skip
     """Bytes that a run holds at its fullest, in each of its processes.
 
     Args:
         parameters, state: bytes of the model, of a training state.
         kept: bytes of a state where it is kept, which may be a share of it.
-        tape, targets: bytes of one step's graph, of one of the targets. tape_bytes, gradients:
-            what is allowed for those.
+        gradient: bytes of a step's. graph, targets: of one step's graph, of one of the targets.
+        gradients: what is allowed for those example by example.
     """
     if not run.goes_back:
-        return Memory(parameters, 3 * state, 0, tape, 0, 0)
+        return Memory(parameters, 3 * state, 0, graph, 0, 0)
     at_hand = 4 if run.disk or kept < state else 2
     return Memory(
         parameters=parameters,
         snapshots=min(run.memory, run.longest) * kept + at_hand * state,
-        tapes=min(tape_bytes, min(run.tapes, run.longest) * tape),
-        graph=max(tape, targets),
+        recorded=min(run.gradients, run.longest) * gradient,
+        graph=max(graph, targets),
         adjoints=2 * run.targets * state,
         gradients=gradients if run.exact_jump else 0,
     )
@@ -231,6 +234,16 @@ def disk(run: Run, *, state: int, kept: int, candidates: int, rows: Sequence[int
     if run.rounds > 1:
         size += state + NUMBER * max(each) * (3 + 2 * targets)
     return Files(snapshots, min(KEPT + 1, run.rounds * len(run.windows)) * size)
+
+
+def _gradients_at_hand(run: Run, length: int) -> int:
+    """Steps of a window whose gradient need not be computed again only to be scored.
+
+    Where states were not kept, those on the way from one that was are done again, and room
+    for gradients holds theirs.
+    """
+    places = run.memory + run.disk
+    return min(length, run.gradients) if places >= length else min(length - places, run.gradients)
 
 
 def measured(total: int, horizon: int, stride: int) -> range:

@@ -138,11 +138,6 @@ def shuffled_batches(pool: Tensor, size: int, generator: torch.Generator) -> Ite
 
 def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
     """The recipe's model, newly initialised from the global RNG."""
-    module = _bare_module(recipe, data)
-    return models.checkpoint_layers(module) if recipe.training.checkpointing else module
-
-
-def _bare_module(recipe: Recipe, data: Candidates) -> nn.Module:
     section = recipe.model
     if isinstance(section, Factory):
         return models.build_model(section.factory, section.arguments)
@@ -153,6 +148,8 @@ def _bare_module(recipe: Recipe, data: Candidates) -> nn.Module:
             from_scratch=section.from_scratch,
             lora=None if section.lora is None else section.lora.model_dump(),
             adapter=section.adapter,
+            checkpointing=recipe.training.checkpointing,
+            vectorised=recipe.selection.jump == "exact",
         )  # fmt: skip
     arguments: dict[str, Any] = section.model_dump()
     kind = arguments.pop("kind")
@@ -229,9 +226,10 @@ def _one_rule(section: Optimizer, shapes: Shapes, dtype: torch.dtype) -> Rule:
 
 
 class Room(NamedTuple):
-    """For the states of a window: so many in memory, and in files. See `record`."""
+    """For the states of a window: so many in memory, and in files, and gradients. See `record`."""
 
     memory: int
+    gradients: int
     disk: Disk | None
     sharded: bool
 
@@ -249,18 +247,32 @@ def room_for_states(job: Job, state: State, steps: int) -> Room:
     sharded = job.ranks.size > 1 and _count(trajectory.snapshots, size) < steps
     if sharded:
         size = shard_bytes(state, job.ranks)
-    memory = _count(trajectory.snapshots, size)
+    memory, gradients = _room(trajectory.snapshots, size, state.theta.nbytes, steps)
     _refuse_none(memory, "snapshots", trajectory.snapshots, size)
     if trajectory.disk is None:
-        return Room(memory, None, sharded)
+        return Room(memory, gradients, None, sharded)
     files = _count(trajectory.disk, size + HEADER)
     _refuse_none(files, "disk", trajectory.disk, size + HEADER)
-    return Room(memory, Disk(files, job.scratch), sharded)
+    return Room(memory, gradients, Disk(files, job.scratch), sharded)
 
 
 def _count(budget: int | str, size: int) -> int:
     """States of `size` bytes in a budget of bytes, or in one that is their number."""
     return budget if isinstance(budget, int) else memory_bytes(budget) // size
+
+
+def _room(budget: int | str, size: int, gradient: int, steps: int) -> tuple[int, int]:
+    """States, and gradients beside them, of a window of so many steps that a budget holds.
+
+    A budget that is a number of states holds the gradient of each besides.
+    """
+    memory = _count(budget, size)
+    if isinstance(budget, int):
+        return memory, budget
+    if memory >= steps:
+        return memory, min(steps, (memory_bytes(budget) - steps * size) // gradient)
+    pairs = memory_bytes(budget) // (size + gradient)
+    return max(pairs, min(memory, 1)), pairs
 
 
 def _refuse_none(count: int, key: str, budget: int | str, size: int) -> None:

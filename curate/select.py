@@ -8,7 +8,7 @@ import torch
 
 from curate.files import Tree
 from curate.forecast import measured
-from curate.influence import ErrorProxy, over_targets, reweighting, target_losses
+from curate.influence import Differences, ErrorProxy, over_targets, reweighting, target_losses
 from curate.ledger import Ledger, Outcome, Scores
 from curate.policies import Array, Budget, Choice, Evidence, Offer
 from curate.rules import State
@@ -27,13 +27,12 @@ class Selector:
     scored with at least K - stride steps still to come; stride = K costs least.
 
     Cost per committed step, in gradients of one batch, with every state kept:
-    R (1 + 4) K / stride to record and score in R = `policy.rounds` rounds, or
-    R (1 + 3) K / stride where tapes fit, see `Judge`; and 1 to commit what was
-    kept, unless that was everything or the run ends there; plus R passes over
+    R (1 + 1.3) K / stride to record and score in R = `policy.rounds` rounds, see
+    `Judge`; and 1 to commit what was kept, unless that was everything or the run ends there; plus R passes over
     the targets per window, and a forward one at the end of the windows that `measured` says,
     to see what became of the prediction. A snapshot budget below K, in memory and on disk
     together, adds forward steps (see `Recording`). Memory: `snapshots` + 2 states (2 more
-    with a disk), Q adjoints, the tapes, one batch's graph, and O(N Q) for the ledger; nothing
+    with a disk), their gradients, Q adjoints, one batch's graph, and O(N Q) for the ledger; nothing
     grows with T but the step records.
 
     judge: values the candidates of a window. budget: how much is kept.
@@ -80,7 +79,7 @@ class Selector:
             return Scores(values, np.zeros(count, dtype=np.int64))
         ledger = Ledger(count, judge.target_weights, judge.strata)
         looks = measured(len(steps), self.horizon, self.stride or self.horizon)
-        so_far = _SoFar(0, state, ledger, self._proxy())
+        so_far = _SoFar(0, state, ledger, self._proxy(), judge.differences)
         if savepoints is not None and (saved := savepoints.newest()) is not None:
             so_far.restore(saved, self, steps)
             for _ in range(self._ticks_before(so_far.first, len(steps))):
@@ -238,6 +237,7 @@ class _SoFar:
     state: State
     ledger: Ledger
     proxy: ErrorProxy | None
+    differences: Differences
     rounds: Rounds | None = None
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -248,6 +248,7 @@ class _SoFar:
             "state": pack_state(self.state),
             "ledger": self.ledger.saved(),
             "proxy": None if self.proxy is None else self.proxy.saved(),
+            "differences": self.differences.saved(),
             "rounds": None if self.rounds is None else self.rounds.saved(),
             "outcomes": [asdict(outcome) for outcome in self.outcomes],
         }
@@ -257,6 +258,7 @@ class _SoFar:
         self.first = saved["first"]
         self.state = unpack_state(saved["state"], self.state.theta.device)
         self.ledger.restore(saved["ledger"])
+        self.differences.restore(saved["differences"])
         self.outcomes = [Outcome(**values) for values in saved["outcomes"]]
         if self.proxy is not None:
             self.proxy.restore(saved["proxy"])

@@ -1,14 +1,22 @@
 """One window: record it, go back through it, and hear what the policy makes of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from curate.files import Tree
-from curate.influence import Probing, Scoring, Target, WindowScores, as_probes, score_window
+from curate.influence import (
+    Differences,
+    Probing,
+    Scoring,
+    Target,
+    WindowScores,
+    as_probes,
+    score_window,
+)
 from curate.policies import Array, Evidence, Offer, Policy
 from curate.rules import Rule, State
 from curate.savepoints import pack_state, unpack_state
@@ -61,6 +69,7 @@ class Rounds:
                 "sizes": torch.cat(scores.sizes),
                 "target_losses": scores.target_losses,
                 "probes": [asdict(probe) for probe in scores.probes],
+                "drifts": scores.drifts,
             },
         }
 
@@ -73,12 +82,12 @@ class Judge:
     records it with the weights that the round before arrived at, goes back, and
     the policy's values are the next weights (DESIGN 3.7).
 
-    Cost per step of the window, in gradients of one batch: R x (1 + 4), or R x
-    (1 + 3) while the graphs of its gradients fit in `tape_bytes`, and one pass
-    over the targets per round; R x 1 for a policy that looks at losses only.
-    Where several ranks share `task`, each does its share of that. `snapshots`, `disk` and
-    `sharded` are room for states, see `record`.
-    `scoring` says how influences are computed, and `exact_jump` or `ggn` cost more.
+    Cost per step of the window, in gradients of one batch: R x (1 + 1.3), one more where its
+    gradient was not kept, and one pass over the targets per round; R x 1 for a policy that
+    looks at losses only. Where several ranks share `task`, each does its share of that.
+    `snapshots`, `gradients`, `disk` and `sharded` are room for states, see `record`.
+    `scoring` says how influences are computed, and `exact_jump` costs more.
+    `differences`: what is remembered of the windows before.
 
     strata: to standardise within, shape (N,), or None. tokens: of every candidate, shape (N,),
     if its losses and influences are judged per token; None per example.
@@ -90,11 +99,12 @@ class Judge:
     targets: Sequence[Target] = ()
     scoring: Scoring = Scoring()  # noqa: RUF009  (frozen)
     snapshots: int = 64
-    tape_bytes: int = 0
+    gradients: int = 64
     disk: Disk | None = None
     sharded: bool = False
     strata: Array | None = None
     tokens: Array | None = None
+    differences: Differences = field(default_factory=Differences)
 
     def __post_init__(self) -> None:
         if self.goes_back and not self.targets:
@@ -163,6 +173,7 @@ class Judge:
             sizes=each(found["sizes"]),
             target_losses=found["target_losses"].to(device),
             probes=as_probes(found["probes"]),
+            drifts=found["drifts"],
             targets=self.targets,
         )
         values = np.split(tree["values"], np.cumsum(sizes)[:-1])
@@ -180,15 +191,15 @@ class Judge:
             snapshots=self.snapshots if self.goes_back else 1,
             disk=self.disk if self.goes_back else None,
             sharded=self.sharded,
-            tape_bytes=self.tape_bytes if self.goes_back and self.scoring.curvature != "ggn" else 0,
+            gradients=self.gradients if self.goes_back else 0,
             first_step=first_step, on_step=on_step,
         )  # fmt: skip
         scores = None
         if self.goes_back:
             scores = score_window(
                 self.task, self.rule, recording, self.targets,
-                scoring=self.scoring, probing=probing, first_step=first_step,
-                on_step=on_step,
+                scoring=self.scoring, differences=self.differences, probing=probing,
+                first_step=first_step, on_step=on_step,
             )  # fmt: skip
         values = [
             self.policy.values(

@@ -23,7 +23,7 @@ from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.rules import AdamW
 from curate.trajectory import Step, chunk_gradient, counting, record, replay, tape_size
-from tests import words
+from tests import tiny, words
 from tests.job import curate, verify
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_losses_are_those_of_texts_alone(there: Path, override: str) -> None:
     lengths = batch["attention_mask"].sum(dim=1)
     assert lengths.min() < lengths.max()  # so that something is padded
     with torch.no_grad():
-        found = task.objective.losses(task.model.bind(state.theta, training=False), batch)
+        found = task.objective.losses(tiny.bound(task.model, state.theta, training=False), batch)
         expected = [plain_loss(task.model.module, *alone(prepared, i)) for i in range(12)]
     assert (found - torch.stack([loss for loss, _ in expected])).abs().max() <= 1e-10
     assert task.objective.sizes(batch).tolist() == [count for _, count in expected]
@@ -77,7 +77,7 @@ def test_a_classifiers_losses_are_those_of_texts_alone(there: Path) -> None:
     batch = task.examples.batch(torch.arange(12), CPU)
     assert batch["attention_mask"].sum(dim=1).unique().numel() > 1
     with torch.no_grad():
-        found = task.objective.losses(task.model.bind(state.theta, training=False), batch)
+        found = task.objective.losses(tiny.bound(task.model, state.theta, training=False), batch)
         for i in range(12):
             logits = task.model.module(input_ids=alone(prepared, i)[0][None]).logits
             assert abs(F.cross_entropy(logits, batch["labels"][i : i + 1]) - found[i]) <= 1e-10
@@ -329,7 +329,7 @@ def test_the_plan_counts_the_graph_of_the_targets_where_it_is_the_larger(there: 
     theta = state.theta.requires_grad_()
     with counting(theta) as sizes:
         batch = target.examples.batch(first, CPU)
-        losses = task.objective.losses(task.model.bind(theta, training=False), batch)
+        losses = task.objective.losses(tiny.bound(task.model, theta, training=False), batch)
     assert plan["memory"]["graph"] == pytest.approx(sum(sizes.values()), rel=0.02)
     losses.sum().backward()
     assert plan["memory"]["graph"] > tape_size(task, state.theta, prepared.steps(0)[0])

@@ -1,13 +1,13 @@
 """A tiny task in float64, small enough for oracles that take the long way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from curate.datasets import TensorExamples
 from curate.influence import Target
@@ -121,3 +121,12 @@ def targets(dtype: torch.dtype = torch.float64) -> list[Target]:
 
 def start(task_: Task, rule: Rule) -> State:
     return initial_state(rule, task_.model.read())
+
+
+def bound(model: FlatModel, theta: Tensor, *, training: bool) -> Callable[..., Any]:
+    """The model as a pure function at theta: what the oracles differentiate, twice if need be."""
+    model.set_mode(training=training)
+    parameters = model.unpack(theta)
+    return lambda *args, **kwargs: torch.func.functional_call(
+        model.module, parameters, args, kwargs
+    )

@@ -1,12 +1,13 @@
 """What mattered: adjoints of training, and the influence of every candidate."""
 
 from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
-from curate.influence.curvature import CURVATURES
+from curate.influence.differences import Differences
 from curate.influence.jump import Following, exact_jump
 from curate.influence.probe import Probe, Probing, as_probes, follow, size_of
 from curate.influence.proxy import ErrorProxy, WindowError, expected_error, probing_passes
 from curate.influence.removal import REMOVALS, influence, leave_out, reweighting
 from curate.influence.scoring import Scoring
+from curate.influence.slopes import Slopes
 from curate.influence.targets import (
     Target,
     mean_metrics,
@@ -18,14 +19,15 @@ from curate.influence.targets import (
 from curate.influence.window import WindowScores, score_window
 
 __all__ = [
-    "CURVATURES",
     "REMOVALS",
     "BackwardStep",
+    "Differences",
     "ErrorProxy",
     "Following",
     "Probe",
     "Probing",
     "Scoring",
+    "Slopes",
     "Target",
     "WindowError",
     "WindowScores",

@@ -1,9 +1,8 @@
 """The backward step: the only place where an adjoint goes back through a training step.
 
 Two stages (DESIGN 3.2). First the vector-Jacobian product of the rule alone,
-which needs no model; then one differentiation of <sum_i w_i grad l_i, a_g>
-with respect to theta and w, which gives the Hessian product and every
-candidate's derivative at once.
+which needs no model; then, of the model, the Hessian product and every
+candidate's derivative, both from ordinary gradients (`differences`, `slopes`).
 """
 
 from typing import NamedTuple
@@ -11,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from curate.influence.curvature import CURVATURES
+from curate.influence.differences import Differences
 from curate.influence.through_rule import through_rule
 from curate.rules import Adjoint, Rule, State
-from curate.trajectory import ChunkGradient, Step, Task, chunk_gradient, gradient, nonzero
+from curate.trajectory import Gradient, Step, Task
 
 
 class BackwardStep(NamedTuple):
@@ -27,6 +26,7 @@ class BackwardStep(NamedTuple):
     sizes: n_i, terms of each candidate in the mean, shape (n,), float64.
     mean: the step's gradient before clipping, shape (P,).
     curvature: what the loss's curvature adds to the adjoint of theta, shape (Q, P).
+    error: of that, in the adjoint of theta, as a share of it: the largest of the targets'.
     """
 
     adjoint: Adjoint | None
@@ -34,52 +34,41 @@ class BackwardStep(NamedTuple):
     sizes: Tensor
     mean: Tensor
     curvature: Tensor
+    error: float
 
 
 def backward_step(
-    task: Task, rule: Rule, state: State, step: Step, adjoint: Adjoint, *,
-    propagate: bool = True, tape: ChunkGradient | None = None, curvature: str = "exact",
+    task: Task, rule: Rule, state: State, step: Step, grad: Gradient, adjoint: Adjoint, *,
+    propagate: bool = True, differences: Differences | None = None,
 ) -> BackwardStep:  # fmt: skip
     """Take the adjoint of the state after `step` to the state before it, scoring on the way.
 
     Args:
-        state: the state before the step.
+        state: the state before the step. grad: its gradient there.
         adjoint: of the state after it, Q targets at once.
         propagate: False at the first step of a window, where only the
-            candidates' derivatives are still wanted: it saves the Hessian product.
-        tape: what this rank adds to the step's gradient at `state`, with its graph, if kept.
-        curvature: what of the Hessian is followed, one of `CURVATURES`.
+            candidates' derivatives are still wanted: it saves the Hessian products.
+        differences: what is remembered of steps scored before.
 
-    Cost: about 4 gradients for Q = 1, one less without curvature (or without
-    propagation), one to two more for `ggn`; one less with a tape; one more without
-    if the step is in micro-batches, since the rule has to see their sum first.
-    The graph of one chunk is held at a time. Of several ranks, each goes back through its share.
+    Cost: a gradient and a third per target, twice that where the difference is central; without
+    propagation a gradient, and a third per target. Memory: that of training, one chunk's graph
+    at a time. Of several ranks, each goes back through its share.
     """
-    chunks, theta = task.chunks(step), state.theta
-    if tape is None and len(chunks) == 1:
-        tape = chunk_gradient(task, theta, step, chunks[0], differentiable=True)
-    mean, _, sizes = gradient(task, theta, step, tape)
-    to_gradient, direct = through_rule(rule, mean, state, step.lrs, adjoint)
-    if step.scale != 1:
-        to_gradient = to_gradient * step.scale
-
-    derivatives = [to_gradient[:, :0]]
-    bent: Tensor | None = None
-    for chunk in chunks:
-        part = tape or chunk_gradient(task, theta, step, chunk, differentiable=True)
-        through = CURVATURES[curvature if propagate else "none"]
-        by_weight, by_theta = through(task, step, chunk, part, to_gradient)
-        derivatives.append(by_weight)
-        if by_theta is not None:
-            bent = by_theta if bent is None else bent.add_(by_theta)
-    bent = torch.zeros_like(to_gradient) if bent is None else bent
-    found = task.ranks.join(torch.cat(derivatives, dim=1), len(step.rows))
-    before: Adjoint | None = None
-    if propagate:
-        terms = (step.weights.to(sizes) * sizes).sum()
-        bent = task.ranks.sum(bent).div_(nonzero(terms))
-        before = (direct[0] + bent, *direct[1:])
-    return BackwardStep(before, found, sizes, mean, bent)
+    differences = differences or Differences()
+    to_gradient, direct = through_rule(rule, grad.mean, state, step.lrs, adjoint)
+    if not propagate:
+        _, slopes = differences.slopes.take(task, state.theta, step, list(to_gradient))
+        bent = torch.zeros_like(to_gradient)
+        return BackwardStep(None, step.scale * slopes, grad.sizes, grad.mean, bent, 0.0)
+    found = [differences.product(task, state.theta, step, grad, a) for a in to_gradient]
+    bent = torch.stack([each.bent for each in found])
+    theta = direct[0] + bent
+    sizes = [torch.linalg.vector_norm(x, dim=1).double().tolist() for x in (bent, theta)]
+    errors = [e.error * b / t for e, b, t in zip(found, *sizes, strict=True) if t > 0]
+    slopes = step.scale * torch.stack([each.slopes for each in found])
+    return BackwardStep(
+        (theta, *direct[1:]), slopes, grad.sizes, grad.mean, bent, max(errors, default=0.0)
+    )
 
 
 def final_adjoint(state: State, target_gradients: Tensor) -> Adjoint:

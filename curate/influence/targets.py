@@ -50,17 +50,18 @@ def target_gradients(
     """
     losses, gradients = [], []
     for target in targets:
-        theta = theta.detach().requires_grad_()
-        total, loss, terms = torch.zeros_like(theta), 0.0, 0.0
-        for batch in _batches(model, target.examples, chunk, ranks):
-            with model.computing():
-                part = objective.losses(model.bind(theta, training=False), batch)
-            total += torch.autograd.grad(part.sum(), theta)[0]
-            loss += float(part.detach().double().sum())
-            terms += float(objective.sizes(batch).sum())
+        loss = terms = 0.0
+        with model.at(theta, training=False) as module:
+            for batch in _batches(model, target.examples, chunk, ranks):
+                with model.computing():
+                    part = objective.losses(module, batch)
+                    part.sum().backward()
+                loss += float(part.detach().double().sum())
+                terms += float(objective.sizes(batch).sum())
+            total = model.gradient()
         loss, terms = ranks.sum(torch.tensor([loss, terms], dtype=torch.float64)).tolist()
         losses.append(loss / terms)
-        gradients.append(ranks.sum(total.detach()) / terms)
+        gradients.append(ranks.sum(total) / terms)
     return torch.tensor(losses, dtype=torch.float64), torch.stack(gradients)
 
 
@@ -72,16 +73,16 @@ def target_graph(
 
     The other parts are about as large, or smaller. Cost: a forward pass of it, for each target.
     """
-    theta, sizes = theta.detach().requires_grad_(), [0]
+    sizes = [0]
     for target in targets:
         for batch in islice(_batches(model, target.examples, CHUNK, ranks), 1):
-            with model.computing(), counting(theta, *model.held) as found:
-                objective.losses(model.bind(theta, training=False), batch)
+            with model.at(theta, training=False) as module, model.computing():
+                with counting(theta, *model.held) as found:
+                    objective.losses(module, batch)
             sizes.append(sum(found.values()))
     return max(sizes)
 
 
-@torch.no_grad()
 def target_losses(
     model: FlatModel, objective: Objective, targets: Sequence[Target], theta: Tensor,
     ranks: Ranks = ALONE,
@@ -90,26 +91,25 @@ def target_losses(
 
     Bit for bit those that `target_gradients` finds on the way, so that they can be compared.
     """
-    bound, found = model.bind(theta, training=False), []
-    with model.computing():
+    found = []
+    with model.at(theta, training=False) as module, model.computing(), torch.no_grad():
         for target in targets:
             batches = _batches(model, target.examples, CHUNK, ranks)
-            parts = ((objective.losses(bound, batch), objective.sizes(batch)) for batch in batches)
+            parts = ((objective.losses(module, batch), objective.sizes(batch)) for batch in batches)
             found.append(_mean(parts, ranks))
     return torch.tensor(found, dtype=torch.float64)
 
 
-@torch.no_grad()
 def mean_metrics(
     model: FlatModel, objective: Objective, examples: Examples, theta: Tensor, chunk: int = 4096
 ) -> dict[str, float]:
     """Mean loss, and the objective's own metrics, at theta over all examples, in eval mode."""
-    bound, sums = model.bind(theta, training=False), dict[str, float]()
-    parts = []
-    for batch in _batches(model, examples, chunk):
-        parts.append((objective.losses(bound, batch), objective.sizes(batch)))
-        for name, values in objective.metrics(bound, batch).items():
-            sums[name] = sums.get(name, 0.0) + float(values.sum())
+    sums, parts = dict[str, float](), []
+    with model.at(theta, training=False) as module, torch.no_grad():
+        for batch in _batches(model, examples, chunk):
+            parts.append((objective.losses(module, batch), objective.sizes(batch)))
+            for name, values in objective.metrics(module, batch).items():
+                sums[name] = sums.get(name, 0.0) + float(values.sum())
     return {"loss": _mean(parts)} | {name: total / len(examples) for name, total in sums.items()}
 
 

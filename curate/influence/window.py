@@ -1,5 +1,6 @@
 """Score a window: every candidate of K steps, against targets where the window ends."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from curate.errors import NonFiniteError
 from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
+from curate.influence.differences import Differences
 from curate.influence.jump import Following, exact_jump
 from curate.influence.probe import Draw, Probe, Probing, follow_removal
 from curate.influence.removal import influence
@@ -26,6 +28,8 @@ class WindowScores:
     target_losses: at the end of the window, shape (Q,).
     probes: removals that were followed.
     targets: that they are about.
+    drifts: per step, what differences may have put its influences off by, as a share: of the
+        Hessian products on the way to it, in quadrature, see `Differences`.
     """
 
     influences: list[Tensor]
@@ -34,6 +38,7 @@ class WindowScores:
     target_losses: Tensor
     probes: list[Probe]
     targets: Sequence[Target]
+    drifts: list[float]
 
     @property
     def overall(self) -> list[Tensor]:
@@ -53,6 +58,7 @@ def score_window(
     targets: Sequence[Target],
     *,
     scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
+    differences: Differences | None = None,
     probing: Probing | None = None,
     first_step: int = 0,
     on_step: Callable[[], None] = ignore_step,
@@ -60,12 +66,13 @@ def score_window(
     """Influence of every candidate of every recorded step on the targets at its end.
 
     Goes through the recording backwards, once, all Q targets together. Time:
-    one pass over the targets, then per step about 4 gradients (more with Q)
-    and what the recording has to redo. Memory: the recording's snapshots, the
-    adjoint (Q states) and the graph of one chunk.
+    one pass over the targets, then per step about 1.3 gradients for each (twice that
+    where differences are central) and what the recording has to redo. Memory: the recording's
+    snapshots and gradients, the adjoint (Q states) and the graph of one chunk.
 
     Args:
         scoring: how; the defaults are those of the recipe.
+        differences: what is remembered of the steps scored before these.
         probing: removals to follow to the end, see `probe`; not of a mistaken rule.
         first_step: number of the window's first step in the run, for error messages.
         on_step: called after every step scored.
@@ -89,12 +96,16 @@ def score_window(
     following: Following | None = None
     looks_ahead = scoring.jump_bytes is not None or (probing is not None and probing.count > 0)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for k, recorded in recording.backwards():
+    differences, drifts = differences or Differences(), list[float]()
+    drift = 0.0
+    for k, recorded, grad in recording.backwards():
         state = scorer.as_scored(recorded)
         back = backward_step(
-            task, scorer.rule, state, recording.steps[k], adjoint,
-            propagate=k > 0, tape=recording.take_tape(k), curvature=scoring.curvature,
+            task, scorer.rule, state, recording.steps[k], grad, adjoint,
+            propagate=k > 0, differences=differences,
         )  # fmt: skip
+        drifts.append(drift)
+        drift = math.hypot(drift, back.error)
         linear = scorer.linear(k, back)
         scores = (
             linear
@@ -116,7 +127,9 @@ def score_window(
         follow_removal(task, rule, recording.steps, own, scoring.removal, targets, losses)
         for own in draw.drawn
     ]
-    return WindowScores(influences, derivatives, sizes, losses, followed, targets)
+    return WindowScores(
+        influences, derivatives, sizes, losses, followed, targets, drifts[::-1]
+    )
 
 
 @dataclass(frozen=True)

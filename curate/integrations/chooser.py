@@ -11,7 +11,7 @@ from torch import Tensor
 
 from curate.datasets import BatchExamples, batch_length, take
 from curate.errors import DataError
-from curate.influence import Scoring, Target, reweighting, target_losses
+from curate.influence import Differences, Scoring, Target, reweighting, target_losses
 from curate.integrations.decisions import Decision, WindowReport
 from curate.integrations.options import AUTO, WEIGHTS, Options
 from curate.integrations.training import Training, untouched
@@ -45,7 +45,7 @@ class WindowChooser:
         )
         self.reports: list[WindowReport] = []
         self._objective, self._targets = objective, targets
-        self._policy = LookAhead(options.rounds)
+        self._policy, self._differences = LookAhead(options.rounds), Differences()
         self._budget = None if isinstance(options.keep, str) else Budget(float(options.keep))
         self._seeds = torch.Generator().manual_seed(options.seed)
         self._log: AuditLog | None = None
@@ -134,7 +134,8 @@ class WindowChooser:
         model, live = self.training.read()
         judge = Judge(
             Task(model, self._objective, examples), live.rule, self._policy, self._targets,
-            Scoring(removal=options.removal), options.snapshots, options.tape_bytes,
+            Scoring(removal=options.removal), options.snapshots, options.snapshots,
+            differences=self._differences,
         )  # fmt: skip
         rates = self.training.learning_rates(live, len(members))
         lengths = [[batch_length(batch) for batch in batches] for batches in members]

@@ -38,13 +38,12 @@ class LookAheadLoader:
     simulated or scored, and training is bit for bit what it was.
 
     Cost of choosing, per step that the loop takes, in gradients of one step's
-    batch: R (1 + 4) K / stride for R rounds; R (1 + 3) K / stride where the
-    tapes of a window fit in `tape_bytes`, and a little less for the first step
-    of a window, which needs no Hessian product: at K = 1 about 2 R. On top, per
+    batch: R (1 + 1.3) K / stride for R rounds, and one more where a step's
+    gradient was not kept. On top, per
     window, R gradients of the targets and one forward pass over them. The
     simulated steps are not the loop's own, so training itself comes on top, on
     the smaller batches. Memory beside the loop's: K states of the optimizer (at
-    most `snapshots`), the tapes, one batch's graph, and a window of batches.
+    most `snapshots`) and their gradients, one batch's graph, and a window of batches.
 
     Args:
         loader: yields batches of any structure whose tensors have the examples first.
@@ -77,8 +76,7 @@ class LookAheadLoader:
             window/NAME, the numbers of `WindowReport`, kept as a share; see `open_tracker`.
         removal: see `curate.influence.influence`.
         micro_batch: candidates per simulated forward pass; a whole batch if None.
-        snapshots: states kept at once on the way through a window.
-        tape_bytes: memory for gradients kept with their graphs.
+        snapshots: states kept at once on the way through a window, each with its gradient.
         seed: of the simulated steps' dropout.
 
     Raises:
@@ -110,14 +108,13 @@ class LookAheadLoader:
         removal: str = "renormalised",
         micro_batch: int | None = None,
         snapshots: int = 64,
-        tape_bytes: int = 2**28,
         seed: int = 0,
         adaptive: AdaptiveHorizon | None = None,
     ) -> None:
         options = Options(
             horizon=horizon, keep=keep, rounds=rounds, stride=stride, group_by=group_by,
             log=log, row=row, tracker=tracker, removal=removal, micro_batch=micro_batch,
-            snapshots=snapshots, tape_bytes=tape_bytes, seed=seed,
+            snapshots=snapshots, seed=seed,
             adaptive=adaptive or AdaptiveHorizon(),
         )  # fmt: skip
         if accumulate < 1:

@@ -33,7 +33,6 @@ class Options:
     removal: str = "renormalised"
     micro_batch: int | None = None
     snapshots: int = 64
-    tape_bytes: int = 2**28
     seed: int = 0
     adaptive: AdaptiveHorizon = field(default_factory=AdaptiveHorizon)
 

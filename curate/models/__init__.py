@@ -6,10 +6,8 @@ from types import MappingProxyType
 
 from torch import nn
 
-from curate.models.attention import differentiable_attention
 from curate.models.builtin import ACTIVATIONS, cnn, mlp
-from curate.models.checkpointing import checkpoint_layers, keeping_layers
-from curate.models.flat import BoundModel, FlatModel
+from curate.models.flat import FlatModel
 from curate.models.from_path import (
     as_objective,
     build_model,
@@ -47,7 +45,6 @@ __all__ = [
     "DEFAULT_LENGTH",
     "OBJECTIVES",
     "Batch",
-    "BoundModel",
     "Classification",
     "FlatModel",
     "FunctionObjective",
@@ -57,12 +54,9 @@ __all__ = [
     "as_objective",
     "build_model",
     "build_pretrained",
-    "checkpoint_layers",
     "describe_files",
-    "differentiable_attention",
     "find_shift",
     "foreign_code",
-    "keeping_layers",
     "load_attribute",
     "load_config",
     "load_objective",

@@ -1,15 +1,17 @@
-"""A module seen as a function of one flat vector of its trainable parameters."""
+"""A module seen as a function of one flat vector of its trainable parameters.
+
+The vector is put into the module's own parameters, and the module is called as training calls
+it: whatever trains can be scored, and what reaches for a layer by another road finds it moved.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from curate.errors import ModelError
-from curate.models.attention import differentiable_attention
-from curate.models.checkpointing import is_checkpointed
 
 
 class FlatModel:
@@ -44,7 +46,6 @@ class FlatModel:
         refuse_coupled_examples(module)
         self.module = module.to(device=device, dtype=dtype)
         self.autocast = autocast
-        self.checkpointed = is_checkpointed(module)
         self._modes = {layer: layer.training for layer in module.modules()}
         trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not trainable:
@@ -112,16 +113,44 @@ class FlatModel:
             index -= numel
         raise IndexError("index is past the end of theta")
 
-    def bind(self, theta: Tensor, *, training: bool) -> "BoundModel":
-        """The model at parameters theta, to be called like the module itself."""
-        self.set_mode(training=training)
-        return BoundModel(self, theta)
+    @contextmanager
+    def at(self, theta: Tensor, *, training: bool) -> Iterator[nn.Module]:
+        """The module itself with theta, shape (P,), in its own parameters, without gradients.
+
+        Every layer is in the mode it trains in, or in eval mode. Whatever happens in the block,
+        all parameters and their gradients are the caller's own again after it.
+        """
+        held = [(p, p.data, p.grad) for p in self.module.parameters()]
+        modes = [(layer, layer.training) for layer in self._modes]
+        try:
+            self.set_mode(training=training)
+            for p, _, _ in held:
+                p.grad = None
+            for name, part in self.unpack(theta.detach()).items():
+                self._parameters[name].data = part
+            yield self.module
+        finally:
+            _certainly(lambda: _put_back(held, modes))
+
+    def gradient(self) -> Tensor:
+        """What a backward pass inside `at` has left in the parameters, shape (P,)."""
+        return torch.cat([self._gradient_of(name) for name in self.names])
+
+    def _gradient_of(self, name: str) -> Tensor:
+        p = self._parameters[name]
+        if p.grad is None:
+            return p.data.new_zeros(p.numel())
+        return p.grad.detach().to_dense().reshape(-1)
+
+    def members(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name, in the order of theta."""
+        return {name: self._parameters[name] for name in self.names}
 
     @contextmanager
-    def computing(self) -> Iterator[None]:
-        """What every pass of the model runs in: its precision, and `differentiable_attention`."""
-        precision = torch.autocast(self.device.type, self.autocast, enabled=bool(self.autocast))
-        with differentiable_attention(), precision:
+    def computing(self, *, exactly: bool = False) -> Iterator[None]:
+        """What every pass of the model runs in: its precision, or `exactly` that of its weights."""
+        half = None if exactly else self.autocast
+        with torch.enable_grad(), torch.autocast(self.device.type, half, enabled=bool(half)):
             yield
 
     def set_mode(self, *, training: bool) -> None:
@@ -130,18 +159,24 @@ class FlatModel:
             layer.training = trains and training
 
 
-class BoundModel:
-    """A FlatModel at one theta: what an objective calls."""
+def _put_back(
+    held: Sequence[tuple[nn.Parameter, Tensor, Tensor | None]],
+    modes: Sequence[tuple[nn.Module, bool]],
+) -> None:
+    for p, data, grad in held:
+        p.data = data
+        p.grad = grad
+    for layer, training in modes:
+        layer.training = training
 
-    def __init__(self, model: FlatModel, theta: Tensor) -> None:
-        self._module = model.module
-        self._parameters = model.unpack(theta)
 
-    def __call__(self, *args: object, **kwargs: object) -> Tensor:
-        output: Tensor = torch.func.functional_call(
-            self._module, self._parameters, args, dict(kwargs)
-        )
-        return output
+def _certainly(do: Callable[[], None]) -> None:
+    """Do it to the end, even where Ctrl-C comes in the middle; it may be begun twice."""
+    try:
+        do()
+    except KeyboardInterrupt:
+        _certainly(do)
+        raise
 
 
 def refuse_coupled_examples(module: nn.Module) -> None:
@@ -162,6 +197,7 @@ def refuse_coupled_examples(module: nn.Module) -> None:
             )
 
 
-def buffer_versions(module: nn.Module) -> dict[str, int]:
-    """How often each buffer has been written to; a change means a hidden state."""
-    return {name: buffer._version for name, buffer in module.named_buffers()}
+def versions(module: nn.Module) -> dict[str, int]:
+    """How often each buffer and parameter has been written to; a change is a hidden state."""
+    named = [*module.named_buffers(), *module.named_parameters()]
+    return {name: tensor._version for name, tensor in named}

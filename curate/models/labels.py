@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from curate.datasets import IGNORED
 from curate.errors import ModelError
-from curate.models.fused_loss import cross_entropy
 from curate.models.objectives import Batch, Model
 
 
@@ -39,8 +38,8 @@ class LabelsObjective:
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         if labels.ndim == 1:
-            return cross_entropy(logits, labels)
-        per_token = cross_entropy(logits.flatten(0, 1), labels.flatten())
+            return F.cross_entropy(logits, labels, reduction="none")
+        per_token = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         return per_token.view(labels.shape).sum(dim=1)
 
     def sizes(self, batch: Batch) -> Tensor:

@@ -9,15 +9,11 @@ from torch import nn
 
 from curate.errors import ModelError
 from curate.models.from_path import foreign_code
-from curate.models.fused import fuse_layers
 from curate.models.hf import load, quiet, transformers
 from curate.models.lora import add_lora, load_adapter
 
 DEFAULT_LENGTH = 1024
 """Tokens of a text where neither the recipe nor the model says less."""
-ATTENTION = "eager"
-"""Written out in matrix products. The others look into the mask to leave it out, which no
-pass example by example can do (`jump: exact`), and gain nothing on the math backend."""
 AUTO_CLASSES: Mapping[str, str] = MappingProxyType(
     {
         "causal_lm": "AutoModelForCausalLM",
@@ -78,6 +74,8 @@ def build_pretrained(
     from_scratch: bool = False,
     lora: Mapping[str, Any] | None = None,
     adapter: str | None = None,
+    checkpointing: bool = False,
+    vectorised: bool = False,
 ) -> nn.Module:
     """The model at `path` with the head that `objective` needs, new weights from the global RNG.
 
@@ -86,6 +84,9 @@ def build_pretrained(
         pad: id of padding, which classification heads look for.
         from_scratch: initialise the architecture anew instead of loading its weights.
         lora: rank, alpha and target_modules of new adapters, see `add_lora`.
+        checkpointing: by transformers' own `gradient_checkpointing_enable`.
+        vectorised: attention in matrix products: its kernels look into the mask, which no pass
+            example by example can do.
         adapter: where trained ones are instead, see `load_adapter`.
 
     Raises:
@@ -93,17 +94,22 @@ def build_pretrained(
     """
     labels = {} if objective == "causal_lm" else {"num_labels": outputs}
     kind = AUTO_CLASSES[objective]
+    attention = {"attn_implementation": "eager"} if vectorised else {}
     if from_scratch:
         auto, config = getattr(transformers(), kind), load_config(path)
         for name, value in labels.items():
             setattr(config, name, value)
         with quiet(), foreign_code(f"model.pretrained: {path}"):
-            module = auto.from_config(config, attn_implementation=ATTENTION)
+            module = auto.from_config(config, **attention)
     else:
-        module = load(kind, path, "model.pretrained", attn_implementation=ATTENTION, **labels)
+        module = load(kind, path, "model.pretrained", **attention, **labels)
     module.config.pad_token_id = pad
     module.config.use_cache = False
-    fuse_layers(module)
     if adapter is not None:
-        return load_adapter(module, objective, adapter)
-    return module if lora is None else add_lora(module, objective, **lora)
+        module = load_adapter(module, objective, adapter)
+    elif lora is not None:
+        module = add_lora(module, objective, **lora)
+    if checkpointing:
+        with foreign_code("training.checkpointing"):
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+    return module

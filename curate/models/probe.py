@@ -4,7 +4,7 @@ import torch
 
 from curate.datasets import Examples
 from curate.errors import ModelError
-from curate.models.flat import FlatModel, buffer_versions
+from curate.models.flat import FlatModel, versions
 from curate.models.objectives import Batch, Classification, Objective
 
 
@@ -18,27 +18,27 @@ def probe(
 
     Raises:
         ModelError: a classifier has fewer; a forward pass fails, writes to a buffer, does not
-            depend on the trainable parameters, cannot be differentiated twice, or gives an
+            depend on the trainable parameters, cannot be differentiated, or gives an
             example another loss depending on who shares its batch.
     """
     rows = torch.arange(min(2, len(examples)))
     batch = examples.batch(rows, model.device)
-    before = buffer_versions(model.module)
-    theta = model.read().requires_grad_()
+    before = versions(model.module)
+    theta = model.read()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         try:
             if classes is not None and isinstance(objective, Classification):
                 _require_outputs(model, batch, classes)
-            _differentiate_twice(model, objective, batch, theta)
+            _differentiate(model, objective, batch, theta)
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
             raise ModelError(f"the model cannot be trained on this data: {_line(error)}") from error
-        _refuse_hidden_state(before, buffer_versions(model.module))
+        _refuse_hidden_state(before, versions(model.module))
         _refuse_mixing(model, objective, examples, len(rows))
 
 
 def _require_outputs(model: FlatModel, batch: Batch, classes: int) -> None:
-    with torch.no_grad():
-        output = model.bind(model.read(), training=False)(batch["features"])
+    with model.at(model.read(), training=False) as module, torch.no_grad():
+        output = module(batch["features"])
     if output.ndim == 2 and output.shape[1] < classes:
         raise ModelError(
             f"the model puts out {output.shape[1]} numbers for each example, but there are "
@@ -46,40 +46,37 @@ def _require_outputs(model: FlatModel, batch: Batch, classes: int) -> None:
         )
 
 
-def _differentiate_twice(
+def _differentiate(
     model: FlatModel, objective: Objective, batch: Batch, theta: torch.Tensor
 ) -> None:
-    with model.computing():
-        losses = objective.losses(model.bind(theta, training=True), batch)
-    count = len(objective.sizes(batch))
-    if losses.shape != (count,):
-        raise ModelError(
-            f"the objective must give one loss per example, shape ({count},), "
-            f"but got {tuple(losses.shape)}."
-        )
-    if not losses.requires_grad:
-        raise ModelError("the loss does not depend on any trainable parameter of the model.")
-    weights = torch.ones_like(losses).requires_grad_()
-    (grad,) = torch.autograd.grad((weights * losses).sum(), theta, create_graph=True)
-    torch.autograd.grad(grad, [weights, theta], torch.ones_like(grad), allow_unused=True)
+    with model.at(theta, training=True) as module, model.computing():
+        losses = objective.losses(module, batch)
+        count = len(objective.sizes(batch))
+        if losses.shape != (count,):
+            raise ModelError(
+                f"the objective must give one loss per example, shape ({count},), "
+                f"but got {tuple(losses.shape)}."
+            )
+        if not losses.requires_grad:
+            raise ModelError("the loss does not depend on any trainable parameter of the model.")
+        losses.sum().backward()
 
 
 def _refuse_hidden_state(before: dict[str, int], after: dict[str, int]) -> None:
     changed = [name for name, version in after.items() if before.get(name) != version]
     if changed:
         raise ModelError(
-            f"buffer {changed[0]} changes in the forward pass, a state that the optimizer does "
+            f"{changed[0]} changes in the forward pass, a state that the optimizer does "
             "not see; freeze it or make it a parameter."
         )
 
 
 def _refuse_mixing(model: FlatModel, objective: Objective, examples: Examples, count: int) -> None:
-    with torch.no_grad():
-        bound = model.bind(model.read(), training=False)
+    with model.at(model.read(), training=False) as module, torch.no_grad():
         rows = torch.arange(count)
-        together = objective.losses(bound, examples.batch(rows, model.device))
+        together = objective.losses(module, examples.batch(rows, model.device))
         alone = torch.cat(
-            [objective.losses(bound, examples.batch(row, model.device)) for row in rows.split(1)]
+            [objective.losses(module, examples.batch(row, model.device)) for row in rows.split(1)]
         )
     if not torch.allclose(together, alone, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise ModelError(

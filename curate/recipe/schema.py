@@ -26,8 +26,8 @@ class Training(Section):
     """The run that candidates are scored along.
 
     dtype: of parameters and optimizer state. autocast: what forward and backward passes are
-    computed in where torch thinks it safe. checkpointing: layers are computed again on the way
-    back, and on the way back from that, instead of kept.
+    computed in where torch thinks it safe. checkpointing: a pretrained model's layers are computed
+    again on the way back instead of kept.
     """
 
     epochs: Count = 1
@@ -48,9 +48,9 @@ Memory = Annotated[str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]+)?\s?(KiB|MiB|GiB)$
 class Trajectory(Section):
     """What is kept of the run to go back through it.
 
-    snapshots: a number of states, or their memory. disk: room for more of them in files;
-    null for none. What neither has room for is computed again. tapes: memory for the graphs
-    of recorded gradients, which save the way back a quarter of its work; 0MiB for none.
+    snapshots: memory for states and gradients, or a number of states, each with its gradient.
+    disk: room for more states in files; null for none. What neither has room for is computed
+    again.
     gradients: memory for gradients example by example, which jump: exact needs.
     """
 
@@ -59,7 +59,6 @@ class Trajectory(Section):
         in_words("must be a number of states, at least 1, or memory such as 2GiB but got {got}"),
     ] = "1GiB"
     disk: Memory | None = None
-    tapes: Memory = "256MiB"
     gradients: Memory = "256MiB"
 
 

@@ -64,7 +64,6 @@ class Selection(Section):
     rounds: Count = 4
     removal: Literal["renormalised", "fixed"] = "renormalised"
     jump: Literal["linear", "exact"] = "linear"
-    curvature: Literal["exact", "ggn", "none"] = "exact"
     probing: Annotated[float, Field(ge=0, le=100)] = 0.2
     neighbors: Count = 5
 

@@ -1,27 +1,27 @@
 """What happened: steps of training that can be redone and differentiated."""
 
 from curate.trajectory.checkpoints import redone
+from curate.trajectory.graphs import counting, graph_size
 from curate.trajectory.per_example import example_gradients
 from curate.trajectory.recording import Recording, ignore_step, record, replay
 from curate.trajectory.snapshots import HEADER, Disk, Snapshots, shard_bytes
 from curate.trajectory.step import (
-    ChunkGradient,
     ChunkLosses,
     Gradient,
     Step,
     Task,
-    chunk_gradient,
+    Watch,
     chunk_losses,
+    forward,
     forward_step,
     gradient,
     nonzero,
     seeded_rng,
+    terms,
 )
-from curate.trajectory.tapes import counting, tape_size
 
 __all__ = [
     "HEADER",
-    "ChunkGradient",
     "ChunkLosses",
     "Disk",
     "Gradient",
@@ -29,12 +29,14 @@ __all__ = [
     "Snapshots",
     "Step",
     "Task",
-    "chunk_gradient",
+    "Watch",
     "chunk_losses",
-    "counting",
     "example_gradients",
+    "counting",
+    "forward",
     "forward_step",
     "gradient",
+    "graph_size",
     "ignore_step",
     "nonzero",
     "record",
@@ -42,5 +44,5 @@ __all__ = [
     "replay",
     "seeded_rng",
     "shard_bytes",
-    "tape_size",
+    "terms",
 ]

@@ -1,14 +1,17 @@
 """Gradients example by example: what the exact jump takes each of them out with."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curate.datasets import mapped_tensors
 from curate.errors import ModelError
-from curate.models import keeping_layers
+from curate.models import FlatModel
 from curate.trajectory.step import Step, Task, seeded_rng
 
 FOREIGN = (RuntimeError, TypeError, ValueError, IndexError, KeyError, NotImplementedError)
@@ -20,7 +23,8 @@ def example_gradients(
     """grad l_i at theta of this rank's candidates of a step, in order, at most `most` at a time.
 
     One vectorised pass (`torch.func.vmap`) over the same chunks, with the same
-    RNG, as the forward step's; that it does the same is checked by its losses.
+    RNG, as the forward step's; that it does the same is checked by its losses. It alone takes
+    the module as a function of theta (`functional_call`), which hooks on parameters do not see.
 
     Args:
         losses: l_i as the forward step found them, shape (n,).
@@ -56,11 +60,12 @@ def _vectorised(
 
     def loss(theta: Tensor, *one: Tensor) -> Tensor:
         alone = rebuild([tensor.unsqueeze(0) for tensor in one])
-        return task.objective.losses(task.model.bind(theta, training=True), alone)[0]
+        return task.objective.losses(_Called(task.model, theta), alone)[0]
 
     each = vmap(grad_and_value(loss), in_dims=(None, *[0] * len(tensors)), randomness="different")
     try:
-        with seeded_rng(step.seed + chunk.start, device), task.model.computing(), keeping_layers():
+        task.model.set_mode(training=True)
+        with seeded_rng(step.seed + chunk.start, device), _written_out(), task.model.computing():
             gradients, losses = each(theta.detach(), *tensors)
     except FOREIGN as error:
         raise ModelError(
@@ -68,3 +73,19 @@ def _vectorised(
             f"{' '.join(str(error).split())}; use jump linear."
         ) from error
     return gradients, losses
+
+
+class _Called:
+    """The module as a function of theta, which is what can be vectorised; an objective's model."""
+
+    def __init__(self, model: FlatModel, theta: Tensor) -> None:
+        self._module, self._parameters = model.module, model.unpack(theta)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return torch.func.functional_call(self._module, self._parameters, args, kwargs)
+
+
+def _written_out() -> AbstractContextManager[None]:
+    """Attention in matrix products: its kernels look into masks, which nothing vectorised can."""
+    context: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return context

@@ -9,22 +9,42 @@ from curate.errors import NonFiniteError
 from curate.rules import Rule, State
 from curate.trajectory.checkpoints import placements
 from curate.trajectory.snapshots import Disk, Snapshots
-from curate.trajectory.step import ChunkGradient, Step, Task, forward_step
-from curate.trajectory.tapes import Tapes
+from curate.trajectory.step import Gradient, Step, Task, forward_step, gradient
 
 
 def ignore_step() -> None:
     """The default for `on_step`: nobody is watching."""
 
 
+class Kept:
+    """At most `room` gradients of a window's steps.
+
+    The way back wants them last step first, so the later ones push out the earlier.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._held: dict[int, Gradient] = {}
+
+    def keep(self, k: int, grad: Gradient) -> None:
+        """Keep the gradient of step k, if there is room that a later one does not need more."""
+        self._held[k] = grad
+        if len(self._held) > self._room:
+            del self._held[min(self._held)]
+
+    def take(self, k: int) -> Gradient | None:
+        """The gradient of step k, if it is here; it is no longer after."""
+        return self._held.pop(k, None)
+
+
 class Recording:
-    """K steps that happened: their records, a few of the states, the losses.
+    """K steps that happened: their records, some of the states and gradients, the losses.
 
     Memory is `snapshots` states, whatever the number of steps; a state is
     P x (1 + slots) numbers. With room on disk for d more, s = snapshots + d are
     kept. Time: each step is done at most r times there and back, where
     C(s + r, s) > K (`checkpoints`); with s >= K, once. What goes to disk is written
-    once, and files are read at most K times in all. Tapes come on top.
+    once, and files are read at most K times in all. Gradients come on top.
 
     steps: the K records. final: the state after the last step.
     losses: per step, the candidates' losses before the update, shape (n,).
@@ -32,38 +52,36 @@ class Recording:
 
     def __init__(
         self, task: Task, rule: Rule, steps: Sequence[Step], kept: Snapshots,
-        final: State, losses: list[Tensor], tapes: Tapes,
+        final: State, losses: list[Tensor], gradients: Kept,
     ) -> None:  # fmt: skip
         self.steps = steps
         self.final = final
         self.losses = losses
         self._task, self._rule = task, rule
-        self._kept, self._tapes = kept, tapes
+        self._kept, self._gradients = kept, gradients
 
-    def take_tape(self, k: int) -> ChunkGradient | None:
-        """What this rank added to the gradient of step k, with its graph, if kept; taken once."""
-        return self._tapes.take(k)
+    def backwards(self) -> Iterator[tuple[int, State, Gradient]]:
+        """(k, state before step k, gradient there) for k = K-1 .. 0; can be gone through once.
 
-    def backwards(self) -> Iterator[tuple[int, State]]:
-        """(k, state before step k) for k = K-1 .. 0; can be gone through once.
-
-        States that were not kept are recomputed from the nearest earlier one,
+        What was not kept is recomputed from the nearest earlier state,
         bit for bit the same on a deterministic device.
         """
         if not self._kept:
             raise RuntimeError("this recording has been gone through already; record again")
-        kept = self._kept
+        kept, task = self._kept, self._task
         for k in range(len(self.steps) - 1, -1, -1):
             place, state = kept.top()
             if place == k:
                 kept.pop()
-            else:
-                places = set(placements(place, k + 1, kept.free + 1)[1:])
-                for j in range(place, k):
-                    state, _ = forward_step(self._task, self._rule, state, self.steps[j])
-                    if j + 1 in places and j + 1 < k:
-                        kept.push(j + 1, state)
-            yield k, state
+            places = set(placements(place, k + 1, kept.free + 1)[1:]) if place < k else set()
+            for j in range(place, k):
+                grad = self._gradients.take(j) or gradient(task, state.theta, self.steps[j])
+                self._gradients.keep(j, grad)
+                state, _ = forward_step(task, self._rule, state, self.steps[j], grad)
+                if j + 1 in places and j + 1 < k:
+                    kept.push(j + 1, state)
+            grad = self._gradients.take(k) or gradient(task, state.theta, self.steps[k])
+            yield k, state, grad
 
 
 def record(
@@ -75,7 +93,7 @@ def record(
     snapshots: int,
     disk: Disk | None = None,
     sharded: bool = False,
-    tape_bytes: int = 0,
+    gradients: int = 0,
     on_step: Callable[[], None] = ignore_step,
     first_step: int = 0,
 ) -> Recording:
@@ -86,7 +104,8 @@ def record(
         disk: room for more in files.
         sharded: of every state kept, each rank has its share only, and room is for so many
             shares; states come back whole.
-        tape_bytes: memory for gradients kept with their graphs, see `Tapes`.
+        gradients: how many gradients are kept beside them, in memory; each saves one on the way
+            back.
         on_step: called after every step.
         first_step: number of the first step in the whole run, for error messages.
 
@@ -99,16 +118,17 @@ def record(
     # one longer than the steps: the sweep goes on to the state after the last, for the target
     kept = Snapshots(snapshots, disk, first_step, task.ranks, sharded=sharded)
     places = set(placements(0, len(steps) + 1, kept.free))
-    losses, tapes = [], Tapes(tape_bytes, len(steps))
+    losses, room = [], Kept(gradients)
     for k, step in enumerate(steps):
         if k in places:
             kept.push(k, state)
-        grad = tapes.gradient(task, state.theta, k, step)
+        grad = gradient(task, state.theta, step)
+        room.keep(k, grad)
         state, step_losses = forward_step(task, rule, state, step, grad)
         losses.append(step_losses)
         on_step()
     _require_finite(task, steps, losses, state, first_step)
-    return Recording(task, rule, steps, kept, state, losses, tapes)
+    return Recording(task, rule, steps, kept, state, losses, room)
 
 
 def replay(

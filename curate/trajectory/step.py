@@ -6,19 +6,21 @@ weights, learning rates, RNG) or in the rule.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curate.datasets import Examples
 from curate.models import FlatModel, Objective
 from curate.ranks import ALONE, Ranks, own_share
 from curate.rules import Rule, State
+
+Watch = Callable[[slice], AbstractContextManager[Callable[[Tensor], None]]]
 
 
 @dataclass(frozen=True)
@@ -100,21 +102,6 @@ class ChunkLosses(NamedTuple):
     sizes: Tensor
 
 
-class ChunkGradient(NamedTuple):
-    """What one chunk adds to a step's gradient.
-
-    total: sum_i w_i grad l_i, shape (P,).
-    losses, sizes: l_i and n_i, shape (n,).
-    theta, weights: what `total` can be differentiated by, if it was asked for.
-    """
-
-    total: Tensor
-    losses: Tensor
-    sizes: Tensor
-    theta: Tensor
-    weights: Tensor
-
-
 class Gradient(NamedTuple):
     """The gradient of one step, before clipping.
 
@@ -126,51 +113,57 @@ class Gradient(NamedTuple):
     losses: Tensor
     sizes: Tensor
 
-
 def chunk_losses(task: Task, theta: Tensor, step: Step, chunk: slice) -> ChunkLosses:
     """Per-example losses of one chunk at parameters theta, shape (P,), in training mode."""
-    batch = task.examples.batch(step.rows[chunk], task.model.device)
-    with seeded_rng(step.seed + chunk.start, task.model.device), task.model.computing():
-        losses = task.objective.losses(task.model.bind(theta, training=True), batch)
-    return ChunkLosses(losses, task.objective.sizes(batch).to(losses.dtype))
+    with task.model.at(theta, training=True) as module:
+        losses, sizes = forward(task, module, step, chunk, exactly=False)
+    return ChunkLosses(losses.detach(), sizes)
 
 
-def chunk_gradient(
-    task: Task, theta: Tensor, step: Step, chunk: slice, *, differentiable: bool = False
-) -> ChunkGradient:
-    """The gradient of one chunk at theta, shape (P,); can keep its graph to go through again."""
-    theta = theta.detach().requires_grad_()
-    weights = step.weights[chunk].to(theta)  # a copy or a view of the step's, so cloned below
-    weights = weights.clone().requires_grad_(differentiable)
-    part = chunk_losses(task, theta, step, chunk)
-    (total,) = torch.autograd.grad(
-        (weights * part.losses).sum(), theta, create_graph=differentiable
-    )
-    return ChunkGradient(total, part.losses.detach(), part.sizes, theta, weights)
-
-
-def gradient(task: Task, theta: Tensor, step: Step, tape: ChunkGradient | None = None) -> Gradient:
+def gradient(
+    task: Task, theta: Tensor, step: Step, *, exactly: bool = False, watch: Watch | None = None
+) -> Gradient:
     """The step's gradient at theta, shape (P,). A step that weighs nothing has gradient 0.
 
-    One chunk is held at a time; on every rank those of its share, then the sums are put together.
-    `tape` is what this rank adds to it, where somebody has it already.
+    Forward and backward as training does them, in the module itself, one chunk held at a time;
+    on every rank those of its share, then the sums are put together.
+
+    Args:
+        exactly: in the precision of the parameters, whatever training computes in.
+        watch: a context around forward and backward of every chunk, given the chunk; it gives
+            what goes back from a scalar.
     """
-    total: Tensor | None = None
     rows = [theta.new_zeros(2, 0, dtype=torch.float64)]
-    chunks = task.chunks(step)
-    for part in (chunk_gradient(task, theta, step, c) for c in chunks) if tape is None else [tape]:
-        own = part.total.detach()
-        if total is None:
-            total = own if tape is None else own.clone()  # a tape is gone through later
-        else:
-            total += own
-        rows.append(torch.stack([part.losses, part.sizes]).double())
-    total = task.ranks.sum(torch.zeros_like(theta) if total is None else total)
+    with task.model.at(theta, training=True) as module:
+        for chunk in task.chunks(step):
+            with nullcontext(torch.autograd.backward) if watch is None else watch(chunk) as back:
+                losses, sizes = forward(task, module, step, chunk, exactly=exactly)
+                if losses.requires_grad:
+                    back((step.weights[chunk].to(losses) * losses).sum())
+            rows.append(torch.stack([losses.detach(), sizes]).double())
+        mean = task.ranks.sum(task.model.gradient())
     if step.scale != 1:
-        total *= step.scale
+        mean *= step.scale
     losses, sizes = task.ranks.join(torch.cat(rows, dim=1), len(step.rows))
-    terms = (step.weights.to(sizes) * sizes).sum()
-    return Gradient(total.div_(nonzero(terms)), losses, sizes)
+    return Gradient(mean.div_(nonzero(terms(step, sizes))), losses, sizes)
+
+
+def terms(step: Step, sizes: Tensor) -> Tensor:
+    """N = sum_i w_i n_i, what a step's mean is divided by."""
+    return (step.weights.to(sizes) * sizes).sum()
+
+
+def forward(
+    task: Task, module: nn.Module, step: Step, chunk: slice, *, exactly: bool
+) -> ChunkLosses:
+    """The forward pass of a chunk, by the parameters that are in the module."""
+    batch = task.examples.batch(step.rows[chunk], task.model.device)
+    with (
+        seeded_rng(step.seed + chunk.start, task.model.device),
+        task.model.computing(exactly=exactly),
+    ):
+        losses = task.objective.losses(module, batch)
+    return ChunkLosses(losses, task.objective.sizes(batch).to(losses.dtype))
 
 
 def forward_step(
@@ -193,6 +186,16 @@ def nonzero(denominator: Tensor) -> Tensor:
 @contextmanager
 def seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
     """Run with the RNG started from `seed`, and give the caller's RNG state back after."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    # not torch.manual_seed, which formats a stack trace at every call
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    before = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
         yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)

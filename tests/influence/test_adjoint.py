@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from curate.influence import backward_step, final_adjoint, target_gradients
+from curate.influence import Differences, backward_step, final_adjoint, target_gradients
 from curate.influence.targets import Target
 from curate.rules import Rule, State
-from curate.trajectory import Step, Task, record, replay, seeded_rng
+from curate.trajectory import Step, Task, gradient, record, replay, seeded_rng
 from tests import tiny
 
 STEPS = 5
@@ -28,63 +28,64 @@ def unrolled(
         for chunk in step.chunks():
             batch = task.examples.batch(step.rows[chunk], task.model.device)
             with seeded_rng(step.seed + chunk.start, task.model.device):
-                losses = task.objective.losses(task.model.bind(state.theta, training=True), batch)
+                losses = task.objective.losses(tiny.bound(task.model, state.theta, training=True), batch)
             loss = loss + (weights[chunk] * losses).sum()
         loss = loss / (weights.sum() if renormalise else weights.detach().sum())
         (grad,) = torch.autograd.grad(loss * step.scale, state.theta, create_graph=True)
         state = rule.update(grad, state, step.lrs)
         all_weights.append(weights)
     batch = target.examples.batch(torch.arange(len(target.examples)), task.model.device)
-    final = task.objective.losses(task.model.bind(state.theta, training=False), batch).mean()
+    final = task.objective.losses(tiny.bound(task.model, state.theta, training=False), batch).mean()
     return list(torch.autograd.grad(final, all_weights))
 
 
 def derivatives(
-    task: Task, rule: Rule, steps: list[Step], snapshots: int = 9, tape_bytes: int = 0
+    task: Task, rule: Rule, steps: list[Step], snapshots: int = 9, gradients: int = 0
 ) -> list[Tensor]:
     """d_i / N of every step by our backward steps, both targets at once, shape (2, n) each."""
     recording = record(
-        task, rule, tiny.start(task, rule), steps, snapshots=snapshots, tape_bytes=tape_bytes
+        task, rule, tiny.start(task, rule), steps, snapshots=snapshots, gradients=gradients
     )
     _, gradients = target_gradients(
         task.model, task.objective, tiny.targets(), recording.final.theta
     )
     adjoint = final_adjoint(recording.final, gradients)
-    found = []
-    for k, state in recording.backwards():
-        tape = recording.take_tape(k)
-        back = backward_step(task, rule, state, steps[k], adjoint, propagate=k > 0, tape=tape)
+    found, differences = [], Differences()
+    for k, state, grad in recording.backwards():
+        back = backward_step(
+            task, rule, state, steps[k], grad, adjoint, propagate=k > 0, differences=differences
+        )
         found.append(back.derivatives / (steps[k].weights * back.sizes).sum())
         adjoint = back.adjoint or adjoint
     return found[::-1]
 
 
 @pytest.mark.parametrize(
-    ("micro", "tape_bytes"), [(0, 0), (4, 0), (0, 2**20)], ids=["whole", "micro-batches", "tapes"]
+    ("micro", "gradients"), [(0, 0), (4, 0), (0, 9)], ids=["whole", "micro-batches", "kept"]
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["plain", "dropout"])
 @pytest.mark.parametrize("grouped", [False, True], ids=["one-group", "two-groups"])
 @pytest.mark.parametrize("clip", [None, 0.3], ids=["unclipped", "clipped"])
 @pytest.mark.parametrize("name", tiny.RULES)
 def test_derivatives_equal_unrolled_autograd(
-    name: str, clip: float | None, grouped: bool, dropout: float, micro: int, tape_bytes: int
+    name: str, clip: float | None, grouped: bool, dropout: float, micro: int, gradients: int
 ) -> None:
     task = tiny.task(dropout=dropout, grouped=grouped)
     rule, lrs = tiny.rule_for(name, task.model.group_shapes, clip)
     steps = tiny.steps(STEPS, lrs, micro=micro)
-    found = derivatives(task, rule, steps, tape_bytes=tape_bytes)
+    found = derivatives(task, rule, steps, gradients=gradients)
     for q, target in enumerate(tiny.targets()):
         expected = unrolled(task, rule, steps, target, renormalise=False)
         for ours, theirs in zip(found, expected, strict=True):
             assert theirs.abs().max() > 0
-            assert (ours[q] - theirs).abs().max() <= 1e-10 * max(1, theirs.abs().max())
+            assert (ours[q] - theirs).abs().max() <= 1e-7 * theirs.abs().max()
 
 
-@pytest.mark.parametrize("tape_bytes", [0, 2**20])
+@pytest.mark.parametrize("gradients", [0, 9])
 @pytest.mark.parametrize("clip", [None, 0.3])
 @pytest.mark.parametrize("name", tiny.RULES)
 def test_derivatives_of_scaled_steps_that_are_cut(
-    name: str, clip: float | None, tape_bytes: int
+    name: str, clip: float | None, gradients: int
 ) -> None:
     task = tiny.task(dropout=0.3)
     rule, lrs = tiny.rule_for(name, clip=clip)
@@ -92,12 +93,12 @@ def test_derivatives_of_scaled_steps_that_are_cut(
         replace(step, scale=0.4 + 0.3 * t, cuts=(2, 3) if t % 2 else ())
         for t, step in enumerate(tiny.steps(STEPS, lrs))
     ]
-    found = derivatives(task, rule, steps, tape_bytes=tape_bytes)
+    found = derivatives(task, rule, steps, gradients=gradients)
     for q, target in enumerate(tiny.targets()):
         for ours, theirs in zip(
             found, unrolled(task, rule, steps, target, renormalise=False), strict=True
         ):
-            assert (ours[q] - theirs).abs().max() <= 1e-10 * max(1, theirs.abs().max())
+            assert (ours[q] - theirs).abs().max() <= 1e-7 * theirs.abs().max()
 
 
 def test_clipping_is_active_in_the_matrix() -> None:
@@ -152,11 +153,12 @@ def test_first_step_of_a_window_needs_no_adjoint() -> None:
     (step,) = tiny.steps(1, lrs)
     state = tiny.start(task, rule)
     adjoint = final_adjoint(state, torch.randn(2, task.model.size, dtype=torch.float64))
-    with_it = backward_step(task, rule, state, step, adjoint)
-    without = backward_step(task, rule, state, step, adjoint, propagate=False)
+    grad = gradient(task, state.theta, step)
+    with_it = backward_step(task, rule, state, step, grad, adjoint)
+    without = backward_step(task, rule, state, step, grad, adjoint, propagate=False)
     assert without.adjoint is None
     assert with_it.adjoint is not None
-    torch.testing.assert_close(with_it.derivatives, without.derivatives, rtol=1e-14, atol=0)
+    torch.testing.assert_close(with_it.derivatives, without.derivatives, rtol=1e-7, atol=1e-12)
 
 
 def test_targets_in_one_pass_equal_targets_one_by_one() -> None:
@@ -165,16 +167,17 @@ def test_targets_in_one_pass_equal_targets_one_by_one() -> None:
     (step,) = tiny.steps(1, lrs)
     state = tiny.start(task, rule)
     cotangents = torch.randn(3, task.model.size, dtype=torch.float64)
-    together = backward_step(task, rule, state, step, final_adjoint(state, cotangents))
+    grad = gradient(task, state.theta, step)
+    together = backward_step(task, rule, state, step, grad, final_adjoint(state, cotangents))
     for q in range(3):
-        alone = backward_step(task, rule, state, step, final_adjoint(state, cotangents[q : q + 1]))
+        alone = backward_step(task, rule, state, step, grad, final_adjoint(state, cotangents[q : q + 1]))
         torch.testing.assert_close(
-            together.derivatives[q], alone.derivatives[0], rtol=1e-12, atol=1e-15
+            together.derivatives[q], alone.derivatives[0], rtol=1e-7, atol=1e-12
         )
         assert together.adjoint is not None
         assert alone.adjoint is not None
         for both, one in zip(together.adjoint, alone.adjoint, strict=True):
-            torch.testing.assert_close(both[q], one[0], rtol=1e-12, atol=1e-14)
+            torch.testing.assert_close(both[q], one[0], rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
@@ -189,7 +192,8 @@ def test_dead_units_leave_every_adjoint_finite(name: str) -> None:
     (step,) = tiny.steps(1, lrs)
     state = State(theta, rule.init(theta), 0)
     gradients = torch.randn(1, task.model.size, dtype=torch.float64)
-    back = backward_step(task, rule, state, step, final_adjoint(state, gradients))
+    grad = gradient(task, state.theta, step)
+    back = backward_step(task, rule, state, step, grad, final_adjoint(state, gradients))
     assert back.adjoint is not None
     assert back.derivatives.isfinite().all()
     assert all(part.isfinite().all() for part in back.adjoint)
@@ -207,8 +211,8 @@ def test_float32_derivatives_agree_with_float64(name: str) -> None:
         recording32.model, recording32.objective, tiny.targets(torch.float32), recording.final.theta
     )
     adjoint = final_adjoint(recording.final, gradients)
-    for k, before in recording.backwards():
-        back = backward_step(recording32, rule, before, steps[k], adjoint)
+    for k, before, grad in recording.backwards():
+        back = backward_step(recording32, rule, before, steps[k], grad, adjoint)
         narrow = back.derivatives.double() / steps[k].weights.sum()
         assert (narrow - wide[k]).abs().max() <= 1e-3 * wide[k].abs().max()
         assert back.adjoint is not None

@@ -84,7 +84,7 @@ def test_target_gradient_is_the_gradient_of_the_mean_loss_in_chunks() -> None:
     task = tiny.task(dropout=0.5)  # eval mode: dropout must not show
     theta = task.model.read().requires_grad_()
     batch = tiny.examples(10, 11).batch(torch.arange(10), task.model.device)
-    loss = task.objective.losses(task.model.bind(theta, training=False), batch).mean()
+    loss = task.objective.losses(tiny.bound(task.model, theta, training=False), batch).mean()
     (expected,) = torch.autograd.grad(loss, theta)
     for chunk in (3, 100):
         losses, gradients = target_gradients(

@@ -36,9 +36,9 @@ MANY = Probing(count=12, steps=6, seed=3)
 
 def scored(
     task: Task, rule: Rule, steps: list[Step], probing: Probing | None = MANY,
-    dtype: torch.dtype = torch.float64, tape_bytes: int = 0, **scoring: Any,
+    dtype: torch.dtype = torch.float64, gradients: int = 0, **scoring: Any,
 ) -> WindowScores:  # fmt: skip
-    made = record(task, rule, tiny.start(task, rule), steps, snapshots=2, tape_bytes=tape_bytes)
+    made = record(task, rule, tiny.start(task, rule), steps, snapshots=2, gradients=gradients)
     return score_window(
         task, rule, made, tiny.targets(dtype), scoring=Scoring(**scoring), probing=probing
     )
@@ -281,10 +281,10 @@ class Attentive(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("tape_bytes", [0, 2**20], ids=["no-tapes", "tapes"])
+@pytest.mark.parametrize("gradients", [0, 9], ids=["none", "kept"])
 @pytest.mark.parametrize("attention", [False, True], ids=["mlp", "attention"])
 def test_what_weighs_nothing_changes_nothing_when_it_is_left_out(
-    attention: bool, tape_bytes: int
+    attention: bool, gradients: int
 ) -> None:
     """Bit for bit, in float32: both ends of a difference are computed in the same way."""
     float32 = torch.float32
@@ -295,7 +295,7 @@ def test_what_weighs_nothing_changes_nothing_when_it_is_left_out(
     weightless = [step.reweight(step.weights.float()) for step in tiny.steps(4, lrs)]
     for step in weightless:
         step.weights[1:5] = 0
-    found = scored(task, rule, weightless, replace(MANY, steps=4, count=24), float32, tape_bytes)
+    found = scored(task, rule, weightless, replace(MANY, steps=4, count=24), float32, gradients)
     nothing = [probe for probe in found.probes if probe.position in range(1, 5)]
     assert nothing
     assert [probe.actual for probe in nothing] == [0.0] * len(nothing)

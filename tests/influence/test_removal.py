@@ -17,7 +17,7 @@ def gradients_by_hand(task: Task, theta: Tensor, step: Step) -> Tensor:
     for row in step.rows.tolist():
         batch = task.examples.batch(torch.tensor([row]), task.model.device)
         at = theta.clone().requires_grad_()
-        loss = task.objective.losses(task.model.bind(at, training=True), batch)[0]
+        loss = task.objective.losses(tiny.bound(task.model, at, training=True), batch)[0]
         found.append(torch.autograd.grad(loss, at)[0])
     return torch.stack(found)
 

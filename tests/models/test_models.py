@@ -51,7 +51,7 @@ def test_bound_model_is_the_module_at_other_parameters() -> None:
         for p in other.parameters():
             p.mul_(2)
     x = torch.randn(5, 4)
-    assert torch.equal(model.bind(model.read() * 2, training=False)(x), other.eval()(x))
+    assert torch.equal(tiny.bound(model, model.read() * 2, training=False)(x), other.eval()(x))
 
 
 class Tied(nn.Module):
@@ -72,7 +72,7 @@ def test_tied_weights_are_one_parameter() -> None:
     assert model.size == 16
     theta = model.read().requires_grad_()
     x = torch.randn(3, 4, dtype=torch.float64)
-    (ours,) = torch.autograd.grad(model.bind(theta, training=True)(x).square().sum(), theta)
+    (ours,) = torch.autograd.grad(tiny.bound(model, theta, training=True)(x).square().sum(), theta)
     module(x).square().sum().backward()
     assert module.embed.weight.grad is not None
     torch.testing.assert_close(ours, module.embed.weight.grad.flatten())

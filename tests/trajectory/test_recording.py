@@ -1,7 +1,5 @@
 """Recording and replaying: bit for bit, within the snapshot budget, at optimal cost."""
 
-import gc
-import weakref
 from dataclasses import replace
 from functools import cache
 
@@ -10,8 +8,7 @@ import torch
 
 from curate.errors import NonFiniteError
 from curate.rules import State
-from curate.trajectory import Recording, checkpoints, chunk_gradient, record, recording, replay
-from curate.trajectory.tapes import counting, tape_size
+from curate.trajectory import Recording, checkpoints, gradient, record, recording, replay
 from tests import tiny
 
 
@@ -34,7 +31,7 @@ def test_states_come_back_bit_for_bit(snapshots: int, dropout: float) -> None:
     expected = states_of_a_plain_loop(dropout, 13)
     made = record(task, rule, tiny.start(task, rule), tiny.steps(13, lrs), snapshots=snapshots)
     order = []
-    for k, state in made.backwards():
+    for k, state, _ in made.backwards():
         order.append(k)
         assert state.step == k
         for ours, theirs in zip(state.tensors(), expected[k].tensors(), strict=True):
@@ -66,12 +63,13 @@ def count_redone(monkeypatch: pytest.MonkeyPatch, length: int, snapshots: int) -
         return State(state.theta, {}, state.step + 1), torch.zeros(1)
 
     monkeypatch.setattr(recording, "forward_step", pretend)
+    monkeypatch.setattr(recording, "gradient", lambda *_: None)
     task = tiny.task()
     steps = tiny.steps(1) * length
     start = State(torch.zeros(1), {}, 0)
     made: Recording = record(task, None, start, steps, snapshots=snapshots)  # type: ignore[arg-type]
     most = len(made._kept)
-    for k, state in made.backwards():
+    for k, state, _ in made.backwards():
         assert state.step == k
         most = max(most, len(made._kept) + 1)  # + the one just handed out
     return calls, most
@@ -121,8 +119,6 @@ def test_caller_keeps_its_rng_and_its_gradients() -> None:
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
-    from curate.trajectory import gradient
-
     task = tiny.task()
     theta = task.model.read()
     whole = gradient(task, theta, tiny.steps(1)[0])
@@ -141,56 +137,44 @@ def test_no_forward_pass_crosses_a_cut() -> None:
     assert step.keep(torch.tensor([8, 9])).cuts == ()
 
 
-def test_tapes_are_held_within_their_budget_and_taken_once() -> None:
-    task = tiny.task()
-    rule, lrs = tiny.rule_for("adamw")
-    start, steps = tiny.start(task, rule), tiny.steps(5, lrs)
-    with counting(start.theta) as sizes:
-        chunk_gradient(task, start.theta, steps[0], slice(0, 6), differentiable=True)
-    one = sum(sizes.values())
-    assert one > 0
-    for budget, held in ((0, 0), (one - 1, 0), (one, 1), (3 * one + 1, 3), (100 * one, 5)):
-        made = record(task, rule, start, steps, snapshots=5, tape_bytes=budget)
-        found = [k for k in range(5) if made.take_tape(k) is not None]
-        assert found == [*range(5 - held, 5)], budget  # those that the way back comes to first
-        assert all(made.take_tape(k) is None for k in range(5))
-
-
-@pytest.mark.parametrize("sizes", [[6, 6, 3, 3, 3], [3, 3, 3, 6, 6], [3, 6, 3, 6, 3]])
-def test_tapes_of_unequal_steps_stay_within_their_budget(sizes: list[int]) -> None:
-    task = tiny.task()
-    rule, lrs = tiny.rule_for("adamw")
-    start = tiny.start(task, rule)
-    rows = torch.arange(sum(sizes)).split(sizes)
-    steps = [replace(tiny.steps(1, lrs)[0], rows=r, weights=torch.ones(len(r))) for r in rows]
-    bytes_of = [tape_size(task, start.theta, step) for step in steps]
-    for budget in range(0, sum(bytes_of) + 100, 100):
-        made = record(task, rule, start, steps, snapshots=5, tape_bytes=budget)
-        found = [k for k in range(5) if made.take_tape(k) is not None]
-        assert sum(bytes_of[k] for k in found) <= budget
-        assert found == [*range(5 - len(found), 5)]
-    assert len(found) >= 4  # room is made by the size of the step before
-
-
-def test_tapes_are_freed() -> None:
-    """Autograd hooks that hold on to what they are given leak whole graphs."""
-    task = tiny.task()
-    theta = task.model.read()
-    with counting(theta):
-        tape = chunk_gradient(task, theta, tiny.steps(1)[0], slice(0, 6), differentiable=True)
-    leaf = weakref.ref(tape.theta)
-    assert leaf() is not None
-    del tape
-    gc.collect()
-    assert leaf() is None
-
-
-def test_tapes_change_nothing_that_is_recorded() -> None:
+@pytest.mark.parametrize("room", [0, 1, 3, 5, 9])
+@pytest.mark.parametrize("snapshots", [1, 2, 5])
+def test_gradients_come_back_bit_for_bit(room: int, snapshots: int) -> None:
     task = tiny.task(dropout=0.3)
     rule, lrs = tiny.rule_for("adamw")
     start, steps = tiny.start(task, rule), tiny.steps(5, lrs)
-    bare, taped = (
-        record(task, rule, start, steps, snapshots=2, tape_bytes=budget) for budget in (0, 2**30)
+    made = record(task, rule, start, steps, snapshots=snapshots, gradients=room)
+    for k, state, grad in made.backwards():
+        again = gradient(task, state.theta, steps[k])
+        assert all(torch.equal(a, b) for a, b in zip(grad, again, strict=True))
+
+
+@pytest.mark.parametrize("room", [0, 1, 3, 5, 9])
+def test_a_kept_gradient_is_not_computed_again(
+    monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    task = tiny.task()
+    rule, lrs = tiny.rule_for("adamw")
+    made = record(
+        task, rule, tiny.start(task, rule), tiny.steps(5, lrs), snapshots=5, gradients=room
     )
-    assert torch.equal(bare.final.theta, taped.final.theta)
-    assert all(torch.equal(a, b) for a, b in zip(bare.losses, taped.losses, strict=True))
+    computed = []
+
+    def counted(task: object, theta: object, step: object) -> object:
+        computed.append(step)
+        return gradient(task, theta, step)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recording, "gradient", counted)
+    assert [k for k, *_ in made.backwards()] == [4, 3, 2, 1, 0]
+    assert len(computed) == max(0, 5 - room)
+
+
+def test_gradients_kept_change_nothing_that_is_recorded() -> None:
+    task = tiny.task(dropout=0.3)
+    rule, lrs = tiny.rule_for("adamw")
+    start, steps = tiny.start(task, rule), tiny.steps(5, lrs)
+    bare, kept = (
+        record(task, rule, start, steps, snapshots=2, gradients=room) for room in (0, 9)
+    )
+    assert torch.equal(bare.final.theta, kept.final.theta)
+    assert all(torch.equal(a, b) for a, b in zip(bare.losses, kept.losses, strict=True))

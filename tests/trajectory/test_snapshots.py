@@ -44,7 +44,7 @@ def same(state: State, other: State) -> bool:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, State]:
     """The states before every step, all kept in memory."""
-    return dict(made(tmp_path_factory.mktemp("none"), STEPS, 0).backwards())
+    return {k: s for k, s, _ in made(tmp_path_factory.mktemp("none"), STEPS, 0).backwards()}
 
 
 @pytest.mark.parametrize("on_disk", [1, 2, 5, 12, 50])
@@ -54,7 +54,7 @@ def test_states_come_back_bit_for_bit(
 ) -> None:
     recorded = made(tmp_path, memory, on_disk)
     order = []
-    for k, state in recorded.backwards():
+    for k, state, _ in recorded.backwards():
         assert same(state, expected[k])
         assert len(files(tmp_path)) <= on_disk
         order.append(k)
@@ -113,7 +113,7 @@ def test_a_place_on_disk_saves_as_many_steps_as_one_in_memory(
             tiny.task(), None, State(torch.zeros(1), {}, 0),  # type: ignore[arg-type]
             tiny.steps(1) * length, snapshots=memory, disk=Disk(on_disk, tmp_path),
         )  # fmt: skip
-        for k, state in recorded.backwards():
+        for k, state, _ in recorded.backwards():
             assert state.step == k
             assert len(files(tmp_path)) <= on_disk
         assert calls["forward"] == fewest_redone(length + 1, memory + on_disk)
@@ -176,7 +176,7 @@ def test_a_damaged_snapshot_is_computed_again(
     for path in hit:
         damage(path)
     with pytest.warns(RuntimeWarning, match=r"before step 1\d\d in .* is missing or damaged") as w:
-        found = dict(recorded.backwards())
+        found = {k: s for k, s, _ in recorded.backwards()}
     assert len(w) == len(hit)
     assert all(same(found[k], expected[k]) for k in range(STEPS))
     assert not files(tmp_path)
@@ -187,7 +187,7 @@ def test_damage_on_the_way_back_is_seen_too(tmp_path: Path, expected: dict[int, 
     found = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for k, state in recorded.backwards():
+        for k, state, _ in recorded.backwards():
             found[k] = state
             for path in files(tmp_path)[-1:]:
                 damage_a_byte(path)

@@ -1,0 +1,174 @@
+"""H a and slopes by ordinary gradients: a gradient at shifted weights, less one that is not.
+
+    H a  =  (g(theta + e a) - g(theta)) / e               forward, one pass
+    H a  =  (g(theta + e a) - g(theta - e a)) / (2 e)     central, two
+
+How far to step is measured by how much the gradient changes, which has little to do with the
+sizes of theta and a (DESIGN 3.2): e is such that |g(theta + e a) - g(theta)| is `FORWARD` of |g|.
+Less, and rounding shows; more, and the third derivative does. From one step of training to the next
+it hardly moves, so it is found once and followed. Slopes come from the same passes. Now and then both
+ways are taken, and the difference between them is an estimate of the error; where it is too
+large, all are central from there on.
+
+The rows of a difference are J a with J the derivative of the gradient that training uses. A way back
+needs J' a, the same wherever that gradient is the gradient of something. Backward hooks and
+straight-through estimators can make it another; that is found out, and refused.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from curate.errors import ModelError
+from curate.influence.slopes import Slopes
+from curate.trajectory import Gradient, Step, Task, gradient
+
+FORWARD, CENTRAL, DOUBLE = 3e-4, 1e-3, 1e-5
+"""How much the gradient is to change, as a share: float32, one way and both ways; float64."""
+WITHIN = 4.0
+"""By what factor the change may miss that."""
+TRIES = 8
+FARTHEST = 0.1
+"""Of |theta|, or of 1 if that is more: a gradient that has not changed by then does not."""
+EVERY = 32
+"""Steps between two that are checked."""
+TOO_LARGE = 0.01
+"""Estimated error of a forward difference, as a share, above which differences are central."""
+LOPSIDED = 0.02
+"""|a' J b - b' J a| as a share of what both should be, above which J is not symmetric; on top of
+what the differences themselves are uncertain by."""
+
+
+class Product(NamedTuple):
+    """H a, shape (P,); slopes d_i, shape (n,), float64; the error of H a, as a share of it."""
+
+    bent: Tensor
+    slopes: Tensor
+    error: float
+
+
+class Differences:
+    """Takes differences along one trajectory, and remembers how far to step.
+
+    Time: a gradient and slopes per product, twice that where it is central; a few more at the
+    first. Memory: that of training, and two vectors.
+    """
+
+    def __init__(self) -> None:
+        self.slopes = Slopes()
+        self._stiffness = 0.0  # |H a| / |a| as seen last; 0 if not yet
+        self._taken = 0
+        self._error = 0.0
+        self._central = False
+        self._symmetric = False
+
+    def saved(self) -> dict[str, Any]:
+        """What the next product depends on."""
+        return {
+            "stiffness": self._stiffness, "taken": self._taken, "error": self._error,
+            "central": self._central,
+        }  # fmt: skip
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was `saved`."""
+        self._stiffness, self._taken = saved["stiffness"], saved["taken"]
+        self._error, self._central = saved["error"], saved["central"]
+
+    def product(
+        self, task: Task, theta: Tensor, step: Step, grad: Gradient, direction: Tensor
+    ) -> Product:
+        """The derivative of a step's mean gradient along `direction`, shape (P,), and its slopes.
+
+        `grad`: the step's gradient at theta.
+
+        Raises:
+            ModelError: the gradient that the model trains by is not one of any loss.
+        """
+        length = float(torch.linalg.vector_norm(direction))
+        size = float(torch.linalg.vector_norm(grad.mean))
+        if not (0 < length < math.inf and 0 < size < math.inf):
+            _, found = self.slopes.take(task, theta, step, [direction])
+            return Product(direction * 0, found[0], 0.0)
+        double, half = theta.dtype == torch.float64, task.model.autocast is not None
+        central, checked = double or half or self._central, self._taken % EVERY == 0
+        self._taken += 1
+        base = gradient(task, theta, step, exactly=True).mean if half else grad.mean
+        wanted = DOUBLE if double else CENTRAL if central else FORWARD
+        reach, far, up = self._step_out(task, theta, step, base, direction, wanted)
+        if not (central or checked):
+            bent = (far - base).div_(reach)
+            self._stiffness = float(torch.linalg.vector_norm(bent)) / length
+            return Product(bent, up, self._error)
+        near, down = self._shifted(task, theta, step, direction, -reach)
+        bent = (far - near).div_(2 * reach)
+        norm = float(torch.linalg.vector_norm(bent))
+        self._stiffness = norm / length
+        if checked and norm > 0:
+            uneven = float(torch.linalg.vector_norm(far + near - 2 * base)) / (2 * reach * norm)
+            self._error = uneven**2 if central else uneven
+            self._central |= not double and uneven > TOO_LARGE
+            if not self._symmetric:
+                self._require_symmetry(task, theta, step, base, direction, bent, reach, uneven)
+        return Product(bent, (up + down) / 2, self._error)
+
+    def _step_out(
+        self, task: Task, theta: Tensor, step: Step, base: Tensor, direction: Tensor, wanted: float
+    ) -> tuple[float, Tensor, Tensor]:
+        """How far along the direction, the gradient there and the slopes."""
+        length = float(torch.linalg.vector_norm(direction))
+        size = float(torch.linalg.vector_norm(base))
+        place = max(1.0, float(torch.linalg.vector_norm(theta)))
+        farthest = FARTHEST * place / length
+        if self._stiffness > 0:
+            reach = wanted * size / (self._stiffness * length)
+        else:
+            reach = wanted * place / length
+        reach = min(reach, farthest)
+        for _ in range(TRIES):
+            far, slopes = self._shifted(task, theta, step, direction, reach)
+            change = float(torch.linalg.vector_norm(far - base)) / size
+            low = change < wanted / WITHIN and reach < farthest
+            if not low and change <= wanted * WITHIN or not math.isfinite(change):
+                break
+            factor = wanted / max(change, torch.finfo(theta.dtype).eps)
+            reach = min(reach * min(max(factor, 1e-4), 1e4), farthest)
+        return reach, far, slopes
+
+    def _shifted(
+        self, task: Task, theta: Tensor, step: Step, direction: Tensor, reach: float
+    ) -> tuple[Tensor, Tensor]:
+        """The mean gradient and the slopes at theta + reach * direction."""
+        there = torch.add(theta, direction, alpha=reach)
+        grad, slopes = self.slopes.take(task, there, step, [direction])
+        return grad.mean, slopes[0]
+
+    def _require_symmetry(
+        self, task: Task, theta: Tensor, step: Step, base: Tensor, direction: Tensor,
+        bent: Tensor, reach: float, uneven: float,
+    ) -> None:  # fmt: skip
+        """If J is symmetric, b' J a is a' J b; with b = J a, parameter by parameter in and out.
+
+        What changes a gradient somewhere on its way is seen where b and a lie on its two sides.
+        """
+        self._symmetric = True
+        parts = task.model.unpack(bent).values()
+        other_way = torch.cat([math.cos(2.4 * k) * p.reshape(-1) for k, p in enumerate(parts)])
+        mine = float(torch.dot(other_way, bent))
+        # as far that way as leaves the gradient about as much changed
+        length = float(torch.linalg.vector_norm(other_way))
+        reach *= float(torch.linalg.vector_norm(direction)) / length
+        ends = [
+            gradient(task, torch.add(theta, other_way, alpha=r), step, exactly=True).mean
+            for r in (reach, -reach)
+        ]
+        other = float(torch.dot(direction, (ends[0] - ends[1]).div_(2 * reach)))
+        size = length * float(torch.linalg.vector_norm(bent))
+        if abs(mine - other) > (LOPSIDED + 10 * uneven) * size:
+            raise ModelError(
+                "the gradient that this model trains by is not the gradient of any loss (a "
+                "backward hook, a straight-through estimator or a custom function changes it on "
+                f"its way: a' J b is {other:.3g} where b' J a is {mine:.3g}), so no score can be "
+                "taken back through a step; use horizon 1, or take that out."
+            )
