@@ -60,7 +60,7 @@ def measure(
     for first in range(0, len(steps), horizon):
         window, found = steps[first : first + horizon], {}
         for jump, memory in JUMPS.items():
-            made = record(task, AdamW(), state, window, snapshots=horizon)
+            made = record(task, AdamW(), state, window, snapshots=horizon, gradients=horizon)
             probing = proxies[jump].plan(window, len(window), rows)
             found[jump] = score_window(
                 task, AdamW(), made, [TARGET], scoring=Scoring(jump_bytes=memory), probing=probing

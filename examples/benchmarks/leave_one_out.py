@@ -76,7 +76,7 @@ def compare(
     model = FlatModel(BUILTIN_MODELS["mlp"]((64,), 10, hidden=(16, 16)), dtype=DTYPE)
     task, rule = Task(model, Classification(), train), AdamW()
     start, targets = initial_state(rule, model.read()), [Target("validation", held)]
-    recording = record(task, rule, start, steps, snapshots=len(steps))
+    recording = record(task, rule, start, steps, snapshots=len(steps), gradients=len(steps))
     scored = score_window(
         task, rule, recording, targets,
         scoring=Scoring(removal=removal, jump_bytes=2**28 if jump == "exact" else None),

@@ -5,8 +5,8 @@ loop and through LookAheadLoader, which keeps half. Prints medians of seconds
 per step as multiples of the plain loop's, beside what the cost model of
 `LookAheadLoader` says, in gradients of one batch:
 
-    R (4 - 2 / K) to record and score with tapes, (R + 1/3) V / (B K) for V
-    targets and batches of B, and 1/2 to train on the half that is kept
+    2.3 R to record and score, (R + 1/3) V / (B K) for V targets and
+    batches of B, and 1/2 to train on the half that is kept
 
     python examples/benchmarks/loop_cost.py [--steps 16] [--repeats 5] [--device cpu]
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from curate import LookAheadLoader
+from curate.forecast import BACK
 
 BATCH, TARGETS = 100, 500
 Batch = tuple[Tensor, Tensor]
@@ -62,7 +63,7 @@ def train(batches: Iterable[Batch], model: nn.Module, optimizer: torch.optim.Opt
 
 def expected(horizon: int, rounds: int) -> float:
     """The cost model, in gradients of one batch per step."""
-    scored = rounds * (4 - 2 / horizon)
+    scored = rounds * (1 + BACK)
     return scored + (rounds + 1 / 3) * TARGETS / BATCH / horizon + 0.5
 
 

@@ -1,12 +1,12 @@
 """What sharing a scored run among processes saves: time and memory, against one process.
 
-K steps by AdamW, recorded and scored, as torchrun starts them on this machine with the CPU and
-one thread each: alone; shared, every state kept whole by every process; shared, every process
-keeping its share of each. Wall time per step (the best turn, since others may use the machine),
-CPU time of a process, both over those of one process, and the peak memory of a process
-above what it had after two steps. Last, how far the influences are from those of one process,
-over the largest; for comparison, alone with every batch in two micro-batches, which adds the
-same gradients up in another order, too.
+K steps by AdamW, recorded (every gradient kept) and scored, as torchrun starts them on this machine
+with the CPU and one thread each: alone; shared, every state kept whole by every process; shared,
+every process keeping its share of each. Wall time per step (the best turn, since others may use
+the machine), CPU time of a process, both over those of one process, and the peak memory of a
+process above what it had after two steps. Last, how far the influences are from those of one
+process, over the largest; for comparison, alone with every batch in two micro-batches, which adds
+the same gradients up in another order, too.
 
     python examples/benchmarks/ranks.py [--processes 2] [--turns 3]
 
@@ -66,7 +66,7 @@ def child(name: str, way: str, out: Path) -> None:
     steps = [Step(own, torch.ones(size), (1e-3,), t, micro) for t, own in enumerate(rows)]
     score_window(task, rule, record(task, rule, start, steps[:2], snapshots=2), targets)
     ready, begin, cpu = peak(), time.perf_counter(), time.process_time()
-    recording = record(task, rule, start, steps, snapshots=K, sharded=way == "shares")
+    recording = record(task, rule, start, steps, snapshots=K, sharded=way == "shares", gradients=K)
     scores = score_window(task, rule, recording, targets)
     found = {
         "parameters": model.size,

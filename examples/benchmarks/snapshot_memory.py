@@ -1,7 +1,8 @@
 """Does memory stay flat when a run gets longer, and do influences stay the same?
 
 One scored run per length T, each in a fresh process: with at most 4 states kept, with 4
-in memory and the others on disk, and with all of them in memory. Prints the peak
+in memory and the others on disk, and with all of them in memory; as many gradients are kept in
+memory as states, each a third of one. Prints the peak
 memory above what the process had after scoring two steps, what was on disk when the
 way back began, and whether the influences of the three are the same bits. Then what
 memory buys: CPU time of recording and scoring against plain training of the same steps,
@@ -65,7 +66,9 @@ def child(total: int, snapshots: int, on_disk: int, width: int) -> None:
     ready, begin = peak(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         disk = Disk(on_disk, Path(folder)) if on_disk else None
-        recording = record(task, rule, start, steps, snapshots=snapshots, disk=disk)
+        recording = record(
+            task, rule, start, steps, snapshots=snapshots, disk=disk, gradients=snapshots
+        )
         stored = sum(path.stat().st_size for path in Path(folder).glob("*/*"))
         scores = score_window(task, rule, recording, targets)
         del recording

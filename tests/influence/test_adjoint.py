@@ -172,12 +172,12 @@ def test_targets_in_one_pass_equal_targets_one_by_one() -> None:
     for q in range(3):
         alone = backward_step(task, rule, state, step, grad, final_adjoint(state, cotangents[q : q + 1]))
         torch.testing.assert_close(
-            together.derivatives[q], alone.derivatives[0], rtol=1e-7, atol=1e-12
+            together.derivatives[q], alone.derivatives[0], rtol=1e-6, atol=1e-12
         )
         assert together.adjoint is not None
         assert alone.adjoint is not None
         for both, one in zip(together.adjoint, alone.adjoint, strict=True):
-            torch.testing.assert_close(both[q], one[0], rtol=1e-7, atol=1e-10)
+            torch.testing.assert_close(both[q], one[0], rtol=1e-6, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])

@@ -198,7 +198,7 @@ def offer(draw: Draw, influences: list[Tensor]) -> None:
     for k in range(len(influences) - 1, -1, -1):
         n = influences[k].shape[1]
         zero = torch.zeros(1, 1)
-        back = BackwardStep(None, influences[k], torch.ones(n), torch.zeros(1), zero)
+        back = BackwardStep(None, influences[k], torch.ones(n), torch.zeros(1), zero, 0.0)
         draw.offer(k, state, (zero,), None, back, influences[k], influences[k])
 
 

@@ -22,7 +22,7 @@ def window_scores(influences: list[list[float]], probes: list[Probe]) -> WindowS
     each = [own + torch.tensor([[0.5], [-0.5]], dtype=torch.float64) for own in each]
     sizes = [torch.ones(own.shape[1]) for own in each]
     losses = torch.tensor([1.0, 3.0], dtype=torch.float64)
-    return WindowScores(each, each, sizes, losses, probes, tiny.targets())
+    return WindowScores(each, each, sizes, losses, probes, tiny.targets(), [0.0] * len(each))
 
 
 def probe(size: float, linear: float, exact: float, actual: float, k: int = 0) -> Probe:

@@ -6,8 +6,8 @@ is the loss on 16 other sequences. Each way is a process of its own:
 
     plain       a loop of torch's with the model's own loss
     replay      the same run by curate
-    linear      curate: recorded and every sequence scored at K = T; 8 states and the last step's
-                graph in memory, the others on disk
+    linear      curate: recorded and every sequence scored at K = T; 8 states and as many
+                gradients in memory, the other states on disk
     in halves   the same in micro-batches of 8 sequences
     jump        the same with the exact jump
     bergson     its trainer; then its MAGIC with sqrt(T) checkpoints, its default, and with all

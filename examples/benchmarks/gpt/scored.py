@@ -29,9 +29,7 @@ from curate.rules import AdamW, initial_state
 from curate.trajectory import Disk, Step, Task, record, replay
 
 IN_MEMORY = 8
-"""States; all the others are on disk, so that no step is done twice."""
-TAPE_BYTES = 2**29
-"""Room for the graph of one step: the last, which is the first to be scored."""
+"""States, and gradients; all other states are on disk, so that none is computed again."""
 JUMP_BYTES = 2**28
 
 
@@ -52,7 +50,7 @@ def plan(setting: Setting, micro_batch: int) -> list[Step]:
 def run(what: str, folder: Path, dtype: torch.dtype, micro_batch: int = 0) -> dict[str, Any]:
     meter = Meter()
     setting, train, held = read(folder)
-    module = build_pretrained(str(folder), "causal_lm", outputs=0, pad=0)
+    module = build_pretrained(str(folder), "causal_lm", outputs=0, pad=0, vectorised=what == "jump")
     model = FlatModel(module.train(), dtype=dtype)
     task = Task(model, OBJECTIVES["causal_lm"](), as_examples(train))
     targets, rule = [Target("held", as_examples(held))], AdamW()
@@ -69,9 +67,8 @@ def run(what: str, folder: Path, dtype: torch.dtype, micro_batch: int = 0) -> di
     with tempfile.TemporaryDirectory(dir=folder) as place:
         meter.begin("record")
         disk = Disk(len(steps), Path(place))
-        tape_bytes = 0 if what == "jump" else TAPE_BYTES
         recording = record(
-            task, rule, start, steps, snapshots=IN_MEMORY, disk=disk, tape_bytes=tape_bytes
+            task, rule, start, steps, snapshots=IN_MEMORY, disk=disk, gradients=IN_MEMORY
         )
         meter.begin("score")
         scoring = Scoring(jump_bytes=JUMP_BYTES if what == "jump" else None)
