@@ -33,7 +33,8 @@ def describe(summary: dict[str, Any]) -> str:
         lines.append(
             f"influence: {error['signal']:.2g} on average, expected to be off by "
             f"{error['error']:.2g} (jump {error['jump']:.2g}, propagation "
-            f"{error['propagation']:.2g}; {error['probes']} removals followed exactly)"
+            f"{error['propagation']:.2g}, derivative {error.get('derivative', 0.0):.2g}; "
+            f"{error['probes']} removals followed exactly)"
         )
         lines.append(f"influences: {verdict(error['error'], error['signal'], error['probes'])}")
     lines.append(f"wrote {summary['out']}; to look at: {summary['out']}/report.html")

@@ -27,7 +27,9 @@ class WindowError:
     the steps that are decided. probes: removals followed in it.
     signal: |influence|, which is the mean of `size_of`, too. error: expected
     absolute error of an influence. jump, propagation: its two terms, see `Probe`; of
-    the exact jump's influences, the jump is what they do without.
+    the exact jump's influences, the jump is what they do without. derivative: what
+    differences of gradients may have put influences off by (`Differences`), of which
+    propagation holds what it is in truth.
     target_loss: at the window's end, mean over the targets.
     """
 
@@ -39,6 +41,7 @@ class WindowError:
     error: float
     jump: float
     propagation: float
+    derivative: float
     target_loss: float
 
     def row(self) -> dict[str, Any]:
@@ -109,6 +112,10 @@ class ErrorProxy:
                 sizes=np.concatenate([size_of(own).numpy() for own in influences]),
                 steps=len(steps),
                 signal=float(torch.cat(influences).abs().mean()),
+                derivative=float(
+                    torch.cat([d * i.abs() for d, i in zip(scores.drifts, influences, strict=False)])
+                    .mean()
+                ),
                 target_loss=scores.overall_loss,
                 probes=scores.probes,
             )
@@ -141,6 +148,7 @@ class ErrorProxy:
                 error=error * window.signal,
                 jump=jump * window.signal,
                 propagation=propagation * window.signal,
+                derivative=window.derivative,
                 target_loss=window.target_loss,
             )
             for window, error, jump, propagation in zip(self._windows, *terms, strict=True)
@@ -165,6 +173,7 @@ class ErrorProxy:
                 "count": len(own.rows),
                 "steps": own.steps,
                 "signal": own.signal,
+                "derivative": own.derivative,
                 "target_loss": own.target_loss,
                 "probes": [asdict(probe) for probe in own.probes],
             }
@@ -216,7 +225,7 @@ def expected_error(windows: Sequence[WindowError]) -> dict[str, float]:
     weights = [window.candidates for window in windows]
     return {"probes": sum(window.probes for window in windows)} | {
         name: float(np.average([getattr(window, name) for window in windows], weights=weights))
-        for name in ("signal", "error", "jump", "propagation")
+        for name in ("signal", "error", "jump", "propagation", "derivative")
     }
 
 
@@ -244,6 +253,7 @@ class _Window:
     sizes: Array
     steps: int
     signal: float
+    derivative: float
     target_loss: float
     probes: list[Probe]
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -28,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from curate.policies import Array
 from curate.ranks import everywhere
 from curate.trajectory import Gradient, Step, Task, forward, gradient
 
@@ -87,7 +89,7 @@ class Slopes:
         """The gradient, and this rank's slopes by what is seen in passing, (Q, its rows)."""
         members = {n: p for n, p in task.model.members().items() if n not in self._singly}
         watchers: list[_Watcher] = []
-        expected: dict[str, Tensor] = {}
+        expected = np.zeros((2, len(parts), len(members)))
         chunks = task.chunks(step)
 
         @contextmanager
@@ -96,16 +98,15 @@ class Slopes:
             with watchers[-1]:
                 yield _go_back
             if chunk == chunks[-1]:
-                expected.update(_by_parameter(members, parts))
+                expected[:] = _by_parameter(members, parts).cpu().numpy()
 
         grad = gradient(task, theta, step, exactly=True, watch=watch)
         weights = step.weights.to(theta.device).double()
         found = [theta.new_zeros(len(parts), 0, dtype=torch.float64)]
-        astray = _astray(watchers, expected, torch.finfo(theta.dtype).eps)
+        astray = _astray(watchers, [*members], expected, torch.finfo(theta.dtype).eps)
         if astray:
             self._singly |= astray.keys()
             _warn(astray)
-            members = {}
         for chunk, watcher in zip(chunks, watchers, strict=True):
             shares = [x for names, x in watcher.shares.items() if not names & self._singly]
             none = theta.new_zeros(len(parts), chunk.stop - chunk.start, dtype=torch.float64)
@@ -142,53 +143,49 @@ def _go_back(total: Tensor) -> None:
 
 def _by_parameter(
     members: Mapping[str, Tensor], parts: Sequence[Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
-    """By name: <grad L, a>, and the product of the two lengths, shape (2, Q)."""
-    found = {}
-    for name, p in members.items():
-        if p.grad is not None:
-            flat = p.grad.detach().to_dense().reshape(-1)
-            each = [own[name].reshape(-1) for own in parts]
-            lengths = [torch.linalg.vector_norm(flat) * torch.linalg.vector_norm(a) for a in each]
-            dots = [torch.dot(flat, a) for a in each]
-            found[name] = torch.stack([torch.stack(dots), torch.stack(lengths)]).double()
-    return found
+) -> Tensor:
+    """By parameter: <grad L, a>, and the product of the two lengths, shape (2, Q, parameters)."""
+    grads = [
+        torch.zeros_like(p.data) if p.grad is None else p.grad.detach().to_dense()
+        for p in members.values()
+    ]
+    sizes = torch.stack(torch._foreach_norm(grads))
+    each = []
+    for part in parts:
+        own = [part[name] for name in members]
+        dots = [torch.dot(g.reshape(-1), a.reshape(-1)) for g, a in zip(grads, own, strict=True)]
+        each.append(torch.stack([torch.stack(dots), sizes * torch.stack(torch._foreach_norm(own))]))
+    return torch.stack(each, dim=1).double()
 
 
 def _astray(
-    watchers: Sequence["_Watcher"], expected: Mapping[str, Tensor], eps: float
+    watchers: Sequence["_Watcher"], names: Sequence[str], expected: Array, eps: float
 ) -> dict[str, str]:
-    """Parameters whose slopes do not add up to what they have to, and why as far as is known."""
+    """Parameters whose slopes do not add up to what they have to, and why as far as is known.
+
+    expected: see `_by_parameter`. Where an operation uses several, they are taken together.
+    """
     astray: dict[str, str] = {}
+    group = {name: {name} for name in names}
     for watcher in watchers:
         astray |= watcher.missed
-    groups: list[tuple[set[str], Tensor, Tensor]] = []
-    totals: dict[Names, list[Tensor]] = {}
+        for together in watcher.shares:
+            joined = set[str]().union(*(group[name] for name in together))
+            group |= dict.fromkeys(joined, joined)
+    found = {name: np.zeros((2, expected.shape[1])) for name in names}
     for watcher in watchers:
-        for names, x in watcher.shares.items():
-            totals.setdefault(names, []).append(torch.stack([x.sum(dim=1), x.abs().sum(dim=1)]))
-    for names, each in totals.items():
-        joined, total = set(names), torch.stack(each).sum(dim=0)
-        for group in [g for g in groups if g[0] & joined]:
-            groups.remove(group)
-            joined |= group[0]
-            total = total + group[1]
-        groups.append((joined, total, total))
-    seen = set[str]().union(*(group[0] for group in groups))
-    for name in expected.keys() - seen:
-        groups.append(({name}, torch.zeros_like(expected[name]), torch.zeros_like(expected[name])))
-    if not groups:
-        return astray
-    known = [
-        sum((expected[n] for n in sorted(names) if n in expected), torch.zeros_like(total))
-        for names, total, _ in groups
-    ]
-    right, found = torch.stack(known), torch.stack([total for _, total, _ in groups])
-    room = 3e4 * eps * found[:, 1] + 64 * eps * right[:, 1]
-    off = ((found[:, 0] - right[:, 0]).abs() > room).any(dim=1)
-    for (names, _, _), wrong in zip(groups, off.tolist(), strict=True):
-        if wrong:
-            for name in sorted(names):
+        if watcher.shares:
+            shares = torch.stack([*watcher.shares.values()])
+            sums = torch.stack([shares.sum(dim=2), shares.abs().sum(dim=2)], dim=1).cpu().numpy()
+            for together, own in zip(watcher.shares, sums, strict=True):
+                found[min(together)] += own
+    for joined in {id(own): own for own in group.values()}.values():
+        total = sum(found[name] for name in joined)
+        right = sum(expected[:, :, names.index(name)] for name in joined)
+        assert isinstance(total, np.ndarray)
+        room = 3e4 * eps * total[1] + 64 * eps * right[1]
+        if np.isfinite(right).all() and not np.all(np.abs(total[0] - right[0]) <= room):
+            for name in sorted(joined):
                 astray.setdefault(name, "it is used where nobody sees it")
     return astray
 
@@ -207,9 +204,8 @@ def _one_by_one(
                 for p in members.values():
                     p.grad = None
                 losses[i].backward(retain_graph=i + 1 < len(losses))
-                by_name = _by_parameter({name: members[name] for name in names}, parts)
-                none = theta.new_zeros(len(parts), dtype=torch.float64)
-                found.append(sum((x[0] for x in by_name.values()), none)[:, None])
+                own = _by_parameter({name: members[name] for name in names}, parts)
+                found.append(own[0].sum(dim=1, keepdim=True))
     return torch.cat(found, dim=1)
 
 

@@ -38,6 +38,7 @@ class ExpectedError(BaseModel):
     error: float
     jump: float
     propagation: float
+    derivative: float = 0.0
 
 
 class Noise(BaseModel):
