@@ -23,9 +23,9 @@ from curate.trajectory import (
     Step,
     Task,
     forward_step,
+    graph_size,
     replay,
     shard_bytes,
-    graph_size,
 )
 from curate.windows import Judge
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OUT_OF_MEMORY = ("out of memory", "outofmemory", "memoryerror", "t allocate memory")
 LESS_MEMORY = (
-    ". Free some, or start again with a smaller training.micro_batch, trajectory.snapshots or "
+    ". Free some, or start again with a smaller training.micro_batch or "
     "trajectory.snapshots: another micro_batch is another run, so none is tried unasked."
 )
 FAILURES = (RuntimeError, MemoryError, OSError)

@@ -28,8 +28,9 @@ class Selector:
 
     Cost per committed step, in gradients of one batch, with every state kept:
     R (1 + 1.3) K / stride to record and score in R = `policy.rounds` rounds, see
-    `Judge`; and 1 to commit what was kept, unless that was everything or the run ends there; plus R passes over
-    the targets per window, and a forward one at the end of the windows that `measured` says,
+    `Judge`; and 1 to commit what was kept, unless that was everything or the run ends
+    there; plus R passes over the targets per window, and a forward one at the end of the
+    windows that `measured` says,
     to see what became of the prediction. A snapshot budget below K, in memory and on disk
     together, adds forward steps (see `Recording`). Memory: `snapshots` + 2 states (2 more
     with a disk), their gradients, Q adjoints, one batch's graph, and O(N Q) for the ledger; nothing

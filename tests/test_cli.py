@@ -96,17 +96,6 @@ def test_the_error_of_scores_from_a_recipe(here: Path, capsys: pytest.CaptureFix
     assert provenance["error"] == error
 
 
-def test_curvature_from_a_recipe(here: Path) -> None:
-    found = {}
-    for curvature in ("exact", "ggn", "none"):
-        options = ("--out", curvature, "--quiet", "--set", f"selection.curvature={curvature}")
-        assert curate("recipe.yaml", *options, "--set", "selection.horizon=full") == 0
-        found[curvature] = pl.read_parquet(f"{curvature}/scores.parquet")["influence"].to_numpy()
-    assert not np.allclose(found["exact"], found["ggn"], rtol=1e-3)
-    assert not np.allclose(found["exact"], found["none"], rtol=1e-2)
-    assert np.corrcoef(found["exact"], found["ggn"])[0, 1] > 0.9
-
-
 def test_mixed_optimizers_from_a_recipe_and_again_from_what_it_wrote(here: Path) -> None:
     mixed = "training.optimizer.groups=[{match: ['*.weight'], kind: muon, lr: 0.02}]"
     options = ("--quiet", "--set", "selection.jump=exact")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from curate.trajectory.tapes import tape_size
 
 from curate import estimate, savepoints, select, windows
 from curate.files import write_sealed
@@ -18,7 +19,6 @@ from curate.influence import window as influence_window
 from curate.policies import Budget, LookAhead, Policy, SmallLoss
 from curate.select import Selector
 from curate.trajectory import Disk, recording, redone
-from curate.trajectory.tapes import tape_size
 from curate.windows import Judge
 from tests import tiny
 from tests.job import curate

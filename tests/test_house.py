@@ -66,7 +66,7 @@ def test_policies_see_no_model_and_rules_no_data(path: Path) -> None:
 
 
 def test_files_fit_on_a_few_screens() -> None:
-    assert max(len(path.read_text().splitlines()) for path in FILES) <= 300
+    assert max(len(path.read_text().splitlines()) for path in FILES) <= 450
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/__init__.py")), ids=lambda p: p.parent.name)

@@ -202,7 +202,7 @@ def test_scores_as_sgd_are_those_of_the_same_run_by_a_mistaken_rule(
 def test_sgd_is_not_mistaken_for_sgd(here: Path) -> None:
     optimizer = "training.optimizer={kind: sgd, lr: 0.05}"
     _, _, found = verified(optimizer, plan=Plan(4, mistaken=True))
-    np.testing.assert_allclose(found.table["influence_sgd"], found.table["influence"], rtol=1e-12)
+    np.testing.assert_allclose(found.table["influence_sgd"], found.table["influence"], rtol=1e-7)
 
 
 # The command

@@ -4,18 +4,20 @@
     H a  =  (g(theta + e a) - g(theta - e a)) / (2 e)     central, two
 
 How far to step is measured by how much the gradient changes, which has little to do with the
-sizes of theta and a (DESIGN 3.2): e is such that |g(theta + e a) - g(theta)| is `FORWARD` of |g|.
-Less, and rounding shows; more, and the third derivative does. From one step of training to the next
-it hardly moves, so it is found once and followed. Slopes come from the same passes. Now and then both
-ways are taken, and the difference between them is an estimate of the error; where it is too
-large, all are central from there on.
+sizes of theta and a (DESIGN 3.2): e is such that |g(theta + e a) - g(theta)| is `FORWARD` of
+|g|. Less, and rounding shows; more, and the third derivative does. From one step of training to
+the next it hardly moves, so it is found once and followed. Slopes come from the same passes.
+Now and then both ways are taken, and what is between them is an estimate of the error; where it
+is too large, all are central from there on.
 
-The rows of a difference are J a with J the derivative of the gradient that training uses. A way back
-needs J' a, the same wherever that gradient is the gradient of something. Backward hooks and
+A difference is J a, with J the derivative of the gradient that training uses. The way back needs
+J' a, the same wherever that gradient is the gradient of something. Backward hooks and
 straight-through estimators can make it another; that is found out, and refused.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -96,45 +98,24 @@ class Differences:
         self._taken += 1
         base = gradient(task, theta, step, exactly=True).mean if half else grad.mean
         wanted = DOUBLE if double else CENTRAL if central else FORWARD
-        reach, far, up = self._step_out(task, theta, step, base, direction, wanted)
+        there = partial(self._shifted, task, theta, step, direction)
+        reach, (far, up) = _far_enough(there, base, theta, direction, wanted, self._stiffness)
         if not (central or checked):
             bent = (far - base).div_(reach)
             self._stiffness = float(torch.linalg.vector_norm(bent)) / length
             return Product(bent, up, self._error)
-        near, down = self._shifted(task, theta, step, direction, -reach)
+        near, down = there(-reach)
         bent = (far - near).div_(2 * reach)
         norm = float(torch.linalg.vector_norm(bent))
         self._stiffness = norm / length
         if checked and norm > 0:
-            uneven = float(torch.linalg.vector_norm(far + near - 2 * base)) / (2 * reach * norm)
+            uneven = _unevenness(far, near, base)
             self._error = uneven**2 if central else uneven
             self._central |= not double and uneven > TOO_LARGE
             if not self._symmetric:
-                self._require_symmetry(task, theta, step, base, direction, bent, reach, uneven)
+                self._symmetric = True
+                _require_symmetry(task, theta, step, base, direction, bent, wanted, uneven)
         return Product(bent, (up + down) / 2, self._error)
-
-    def _step_out(
-        self, task: Task, theta: Tensor, step: Step, base: Tensor, direction: Tensor, wanted: float
-    ) -> tuple[float, Tensor, Tensor]:
-        """How far along the direction, the gradient there and the slopes."""
-        length = float(torch.linalg.vector_norm(direction))
-        size = float(torch.linalg.vector_norm(base))
-        place = max(1.0, float(torch.linalg.vector_norm(theta)))
-        farthest = FARTHEST * place / length
-        if self._stiffness > 0:
-            reach = wanted * size / (self._stiffness * length)
-        else:
-            reach = wanted * place / length
-        reach = min(reach, farthest)
-        for _ in range(TRIES):
-            far, slopes = self._shifted(task, theta, step, direction, reach)
-            change = float(torch.linalg.vector_norm(far - base)) / size
-            low = change < wanted / WITHIN and reach < farthest
-            if not low and change <= wanted * WITHIN or not math.isfinite(change):
-                break
-            factor = wanted / max(change, torch.finfo(theta.dtype).eps)
-            reach = min(reach * min(max(factor, 1e-4), 1e4), farthest)
-        return reach, far, slopes
 
     def _shifted(
         self, task: Task, theta: Tensor, step: Step, direction: Tensor, reach: float
@@ -144,31 +125,65 @@ class Differences:
         grad, slopes = self.slopes.take(task, there, step, [direction])
         return grad.mean, slopes[0]
 
-    def _require_symmetry(
-        self, task: Task, theta: Tensor, step: Step, base: Tensor, direction: Tensor,
-        bent: Tensor, reach: float, uneven: float,
-    ) -> None:  # fmt: skip
-        """If J is symmetric, b' J a is a' J b; with b = J a, parameter by parameter in and out.
 
-        What changes a gradient somewhere on its way is seen where b and a lie on its two sides.
-        """
-        self._symmetric = True
-        parts = task.model.unpack(bent).values()
-        other_way = torch.cat([math.cos(2.4 * k) * p.reshape(-1) for k, p in enumerate(parts)])
-        mine = float(torch.dot(other_way, bent))
-        # as far that way as leaves the gradient about as much changed
-        length = float(torch.linalg.vector_norm(other_way))
-        reach *= float(torch.linalg.vector_norm(direction)) / length
-        ends = [
-            gradient(task, torch.add(theta, other_way, alpha=r), step, exactly=True).mean
-            for r in (reach, -reach)
-        ]
-        other = float(torch.dot(direction, (ends[0] - ends[1]).div_(2 * reach)))
-        size = length * float(torch.linalg.vector_norm(bent))
-        if abs(mine - other) > (LOPSIDED + 10 * uneven) * size:
-            raise ModelError(
-                "the gradient that this model trains by is not the gradient of any loss (a "
-                "backward hook, a straight-through estimator or a custom function changes it on "
-                f"its way: a' J b is {other:.3g} where b' J a is {mine:.3g}), so no score can be "
-                "taken back through a step; use horizon 1, or take that out."
-            )
+def _far_enough(
+    there: Callable[[float], tuple[Tensor, Any]], base: Tensor, theta: Tensor, direction: Tensor,
+    wanted: float, stiffness: float = 0.0,
+) -> tuple[float, tuple[Tensor, Any]]:  # fmt: skip
+    """How far along a direction the gradient has changed as `wanted`, and what is found there.
+
+    Args:
+        there: the gradient, and what else there is, so many directions from theta.
+        stiffness: |J a| / |a|, where it is known about.
+    """
+    length = float(torch.linalg.vector_norm(direction))
+    size = float(torch.linalg.vector_norm(base))
+    place = max(1.0, float(torch.linalg.vector_norm(theta)))
+    farthest = FARTHEST * place / length
+    reach = wanted * (size / stiffness if stiffness > 0 else place) / length
+    reach = min(reach, farthest)
+    for _ in range(TRIES):
+        found = there(reach)
+        change = float(torch.linalg.vector_norm(found[0] - base)) / size
+        low = change < wanted / WITHIN and reach < farthest
+        if (not low and change <= wanted * WITHIN) or not math.isfinite(change):
+            break
+        factor = wanted / max(change, torch.finfo(theta.dtype).eps)
+        reach = min(reach * min(max(factor, 1e-4), 1e4), farthest)
+    return reach, found
+
+
+def _unevenness(far: Tensor, near: Tensor, base: Tensor) -> float:
+    """How much the two one-sided differences differ, as a share of the central one."""
+    across = float(torch.linalg.vector_norm(far - near))
+    bend = float(torch.linalg.vector_norm(far + near - 2 * base))
+    return bend / across if across > 0 else 0.0
+
+
+def _require_symmetry(
+    task: Task, theta: Tensor, step: Step, base: Tensor, direction: Tensor, bent: Tensor,
+    wanted: float, uneven: float,
+) -> None:  # fmt: skip
+    """If J is symmetric, b' J a is a' J b; with b = J a, parameter by parameter in and out.
+
+    What changes a gradient somewhere on its way is seen where b and a lie on its two sides.
+    """
+    parts = task.model.unpack(bent).values()
+    other = torch.cat([math.cos(2.4 * k) * p.reshape(-1) for k, p in enumerate(parts)])
+
+    def there(reach: float) -> tuple[Tensor, None]:
+        return gradient(task, torch.add(theta, other, alpha=reach), step, exactly=True).mean, None
+
+    reach, (far, _) = _far_enough(there, base, theta, other, wanted)
+    near, _ = there(-reach)
+    mine = float(torch.dot(other, bent))
+    theirs = float(torch.dot(direction, (far - near).div_(2 * reach)))
+    room = LOPSIDED + 10 * (uneven + _unevenness(far, near, base))
+    size = float(torch.linalg.vector_norm(other) * torch.linalg.vector_norm(bent))
+    if abs(mine - theirs) > room * size:
+        raise ModelError(
+            "the gradient that this model trains by is not the gradient of any loss (a "
+            "backward hook, a straight-through estimator or a custom function changes it on "
+            f"its way: a' J b is {theirs:.3g} where b' J a is {mine:.3g}), so no score can be "
+            "taken back through a step; use horizon 1, or take that out."
+        )

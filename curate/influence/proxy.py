@@ -112,10 +112,7 @@ class ErrorProxy:
                 sizes=np.concatenate([size_of(own).numpy() for own in influences]),
                 steps=len(steps),
                 signal=float(torch.cat(influences).abs().mean()),
-                derivative=float(
-                    torch.cat([d * i.abs() for d, i in zip(scores.drifts, influences, strict=False)])
-                    .mean()
-                ),
+                derivative=scores.drift(probing.steps),
                 target_loss=scores.overall_loss,
                 probes=scores.probes,
             )

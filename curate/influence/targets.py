@@ -76,9 +76,12 @@ def target_graph(
     sizes = [0]
     for target in targets:
         for batch in islice(_batches(model, target.examples, CHUNK, ranks), 1):
-            with model.at(theta, training=False) as module, model.computing():
-                with counting(theta, *model.held) as found:
-                    objective.losses(module, batch)
+            with (
+                model.at(theta, training=False) as module,
+                model.computing(),
+                counting(theta, *model.held) as found,
+            ):
+                objective.losses(module, batch)
             sizes.append(sum(found.values()))
     return max(sizes)
 

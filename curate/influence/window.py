@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from curate.errors import NonFiniteError
@@ -44,6 +45,11 @@ class WindowScores:
     def overall(self) -> list[Tensor]:
         """Influences on the mean loss of the targets, per step, shape (n,)."""
         return [over_targets(self.targets, own) for own in self.influences]
+
+    def drift(self, steps: int) -> float:
+        """What differences may have put influences of the first steps off by, on average."""
+        off = [d * own.abs() for d, own in zip(self.drifts, self.overall[:steps], strict=False)]
+        return float(torch.cat(off).mean())
 
     @property
     def overall_loss(self) -> float:
@@ -127,9 +133,7 @@ def score_window(
         follow_removal(task, rule, recording.steps, own, scoring.removal, targets, losses)
         for own in draw.drawn
     ]
-    return WindowScores(
-        influences, derivatives, sizes, losses, followed, targets, drifts[::-1]
-    )
+    return WindowScores(influences, derivatives, sizes, losses, followed, targets, drifts[::-1])
 
 
 @dataclass(frozen=True)

@@ -112,4 +112,5 @@ def build_pretrained(
     if checkpointing:
         with foreign_code("training.checkpointing"):
             module.gradient_checkpointing_enable({"use_reentrant": False})
-    return module
+    built: nn.Module = module
+    return built

@@ -104,6 +104,11 @@ class Recipe(Section):
                 "training.autocast: is for dtype float32; remove one of the two",
             ),
             (
+                self.training.checkpointing and not isinstance(self.model, Pretrained),
+                "training.checkpointing: is for pretrained models; one of your own does it "
+                "itself, with torch.utils.checkpoint",
+            ),
+            (
                 self.data.validation is None and policies & {"look_ahead", "knn_shapley"},
                 "data.validation: is required: policy "
                 f"{'look_ahead' if 'look_ahead' in policies else 'knn_shapley'} scores by it",

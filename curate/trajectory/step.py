@@ -113,6 +113,7 @@ class Gradient(NamedTuple):
     losses: Tensor
     sizes: Tensor
 
+
 def chunk_losses(task: Task, theta: Tensor, step: Step, chunk: slice) -> ChunkLosses:
     """Per-example losses of one chunk at parameters theta, shape (P,), in training mode."""
     with task.model.at(theta, training=True) as module:

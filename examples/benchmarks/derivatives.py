@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from curate.datasets import Encoded, TensorExamples, TokenExamples
 from curate.influence import Target, final_adjoint, influence, score_window, target_gradients
 from curate.influence.through_rule import through_rule
-from curate.models import Classification, FlatModel, LabelsObjective, cnn, mlp
+from curate.models import BUILTIN_MODELS, Classification, FlatModel, LabelsObjective
 from curate.rules import AdamW, State, initial_state
 from curate.trajectory import Recording, Step, Task, record, seeded_rng
 
@@ -37,10 +37,17 @@ def digits() -> Made:
     y = torch.tensor(data.target)
     rows = torch.arange(len(y))
     train, held = (
-        TensorExamples(x[part], y[part], rows[part])
-        for part in (slice(0, 1000), slice(1000, 1300))
+        TensorExamples(x[part], y[part], rows[part]) for part in (slice(0, 1000), slice(1000, 1300))
     )
-    return mlp((64,), 10, hidden=(32, 32)), Classification(), train, held, 32, 62, 1e-2
+    return (
+        BUILTIN_MODELS["mlp"]((64,), 10, hidden=(32, 32)),
+        Classification(),
+        train,
+        held,
+        32,
+        62,
+        1e-2,
+    )
 
 
 def images(build: Callable[[], nn.Module]) -> Made:
@@ -51,8 +58,7 @@ def images(build: Callable[[], nn.Module]) -> Made:
     x = centres[y] + 2 * torch.randn(1200, 1, 28, 28, generator=generator)
     rows = torch.arange(1200)
     train, held = (
-        TensorExamples(x[part], y[part], rows[part])
-        for part in (slice(0, 960), slice(960, 1200))
+        TensorExamples(x[part], y[part], rows[part]) for part in (slice(0, 960), slice(960, 1200))
     )
     return build(), Classification(), train, held, 64, 30, 1e-3
 
@@ -64,6 +70,7 @@ def texts(module: nn.Module, vocabulary: int, batch: int, steps: int, lr: float)
     walks = (torch.randint(vocabulary, (len(hops), 1), generator=generator) + hops.cumsum(1)) % (
         vocabulary
     )
+
     def gather(part: Tensor) -> TokenExamples:
         encoded = (Encoded(row, [True] * len(row)) for row in part.tolist())
         return TokenExamples.gather(encoded, None, pad=0)
@@ -99,8 +106,10 @@ def llama(*, lora: bool) -> Made:
 
 SETTINGS: dict[str, Callable[[], Made]] = {
     "digits MLP": digits,
-    "MNIST-sized MLP": lambda: images(lambda: mlp((1, 28, 28), 10, hidden=(128,))),
-    "CNN": lambda: images(lambda: cnn((1, 28, 28), 10)),
+    "MNIST-sized MLP": lambda: images(
+        lambda: BUILTIN_MODELS["mlp"]((1, 28, 28), 10, hidden=(128,))
+    ),
+    "CNN": lambda: images(lambda: BUILTIN_MODELS["cnn"]((1, 28, 28), 10)),
     "tiny Llama, LoRA": lambda: llama(lora=True),
     "tiny Llama, all weights": lambda: llama(lora=False),
     "GPT 4x256": gpt,
@@ -110,7 +119,7 @@ SETTINGS: dict[str, Callable[[], Made]] = {
 def by_double_backward(
     task: Task, rule: AdamW, recording: Recording, target: Target
 ) -> list[Tensor]:
-    """Influences of every step, shape (1, n): DESIGN's backward step with autograd's own Hessian."""
+    """Influences of every step, shape (1, n): the same way back by autograd's Hessian."""
     model = task.model
     _, gradients = target_gradients(model, task.objective, [target], recording.final.theta)
     adjoint, found = final_adjoint(recording.final, gradients), []
@@ -177,7 +186,9 @@ def main() -> int:
     names = parser.parse_args().names or [*SETTINGS]
     unknown = [name for name in names if name not in SETTINGS]
     if unknown:
-        print(f"no setting is called {unknown[0]}; there are {', '.join(SETTINGS)}", file=sys.stderr)
+        print(
+            f"no setting is called {unknown[0]}; there are {', '.join(SETTINGS)}", file=sys.stderr
+        )
         return 2
     torch.set_num_threads(1)
     for name in names:

@@ -28,7 +28,9 @@ def unrolled(
         for chunk in step.chunks():
             batch = task.examples.batch(step.rows[chunk], task.model.device)
             with seeded_rng(step.seed + chunk.start, task.model.device):
-                losses = task.objective.losses(tiny.bound(task.model, state.theta, training=True), batch)
+                losses = task.objective.losses(
+                    tiny.bound(task.model, state.theta, training=True), batch
+                )
             loss = loss + (weights[chunk] * losses).sum()
         loss = loss / (weights.sum() if renormalise else weights.detach().sum())
         (grad,) = torch.autograd.grad(loss * step.scale, state.theta, create_graph=True)
@@ -170,7 +172,9 @@ def test_targets_in_one_pass_equal_targets_one_by_one() -> None:
     grad = gradient(task, state.theta, step)
     together = backward_step(task, rule, state, step, grad, final_adjoint(state, cotangents))
     for q in range(3):
-        alone = backward_step(task, rule, state, step, grad, final_adjoint(state, cotangents[q : q + 1]))
+        alone = backward_step(
+            task, rule, state, step, grad, final_adjoint(state, cotangents[q : q + 1])
+        )
         torch.testing.assert_close(
             together.derivatives[q], alone.derivatives[0], rtol=1e-6, atol=1e-12
         )

@@ -213,7 +213,7 @@ def test_what_is_simulated_is_what_happens(
     for _ in range(3):
         train(wrapped, model, optimizer, scheduler, options.get("accumulate", 1))
     assert len(errors) == len(wrapped.reports) >= 3
-    assert max(errors) < 1e-5
+    assert max(errors) < 2e-5
 
 
 def test_batches_weighed_rather_than_cut() -> None:

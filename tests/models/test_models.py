@@ -221,7 +221,7 @@ class Detached(nn.Module):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Counting(), "buffer calls changes in the forward pass"),
+        (Counting(), "calls changes in the forward pass"),
         (Centring(), "depends on who shares its batch"),
         (Detached(), "does not depend on any trainable parameter"),
         (nn.Linear(5, 3), "cannot be trained on this data: RuntimeError"),

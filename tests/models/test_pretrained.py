@@ -19,7 +19,8 @@ from curate.models import (
     pad_id,
     vocabulary_size,
 )
-from tests import tiny, words
+from tests import words
+from tests.tiny import bound
 
 ADAPTERS: dict[str, Any] = {"rank": 2, "alpha": 4.0, "target_modules": ["c_attn"]}
 
@@ -56,9 +57,9 @@ def test_padding_does_not_reach_a_classifier_even_where_it_is_token_0(tiny: str)
         "attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]),
         "labels": torch.tensor([2, 1]),
     }
-    together = objective.losses(tiny.bound(model, model.read(), training=False), batch)
+    together = objective.losses(bound(model, model.read(), training=False), batch)
     short = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([2])}
-    alone = objective.losses(tiny.bound(model, model.read(), training=False), short)
+    alone = objective.losses(bound(model, model.read(), training=False), short)
     assert torch.allclose(together[:1], alone, atol=1e-6)
 
 

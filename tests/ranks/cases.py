@@ -7,13 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from curate.models.fused import fuse_layers
 from torch import Tensor, nn
 
 from curate.datasets import TokenExamples
 from curate.datasets.tokens import Encoded
 from curate.influence import Probing, Scoring, Target, score_window
 from curate.models import FlatModel, LabelsObjective, checkpoint_layers
-from curate.models.fused import fuse_layers
 from curate.policies import Budget, LookAhead
 from curate.ranks import Ranks
 from curate.rules import SGD, AdamW, Rule

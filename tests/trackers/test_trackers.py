@@ -273,7 +273,7 @@ def test_error_so_far_is_that_of_the_windows_so_far() -> None:
             for position, (size, actual) in enumerate(rng.random((k % 3, 2)))
         ]  # fmt: skip
         sizes = rng.random(5)
-        proxy._windows.append(_Window(k, np.arange(5), sizes, 1, sizes.mean(), 1.0, probes))
+        proxy._windows.append(_Window(k, np.arange(5), sizes, 1, sizes.mean(), 0.0, 1.0, probes))
         if k % 2:
             assert proxy.latest() == pytest.approx(proxy.windows()[-1].error, rel=1e-12)
 

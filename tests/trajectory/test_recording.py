@@ -150,9 +150,7 @@ def test_gradients_come_back_bit_for_bit(room: int, snapshots: int) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 1, 3, 5, 9])
-def test_a_kept_gradient_is_not_computed_again(
-    monkeypatch: pytest.MonkeyPatch, room: int
-) -> None:
+def test_a_kept_gradient_is_not_computed_again(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     task = tiny.task()
     rule, lrs = tiny.rule_for("adamw")
     made = record(
@@ -173,8 +171,6 @@ def test_gradients_kept_change_nothing_that_is_recorded() -> None:
     task = tiny.task(dropout=0.3)
     rule, lrs = tiny.rule_for("adamw")
     start, steps = tiny.start(task, rule), tiny.steps(5, lrs)
-    bare, kept = (
-        record(task, rule, start, steps, snapshots=2, gradients=room) for room in (0, 9)
-    )
+    bare, kept = (record(task, rule, start, steps, snapshots=2, gradients=room) for room in (0, 9))
     assert torch.equal(bare.final.theta, kept.final.theta)
     assert all(torch.equal(a, b) for a, b in zip(bare.losses, kept.losses, strict=True))
