@@ -16,7 +16,8 @@ straight-through estimators can make it another; that is found out, and refused.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -51,71 +52,85 @@ class Product(NamedTuple):
     error: float
 
 
+@dataclass
+class _Course:
+    """What is remembered of one target's products.
+
+    stiffness: |H a| / |a| as seen last, 0 if not yet. taken: how many. error: of the last that
+    was checked. central: whether all are, now.
+    """
+
+    stiffness: float = 0.0
+    taken: int = 0
+    error: float = 0.0
+    central: bool = False
+
+
 class Differences:
     """Takes differences along one trajectory, and remembers how far to step.
 
     Time: a gradient and slopes per product, twice that where it is central; a few more at the
     first. Memory: that of training, and two vectors.
+
+    central: take all of them both ways.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, central: bool = False) -> None:
         self.slopes = Slopes()
-        self._stiffness = 0.0  # |H a| / |a| as seen last; 0 if not yet
-        self._taken = 0
-        self._error = 0.0
-        self._central = False
+        self._central = central
         self._symmetric = False
+        self._courses: dict[int, _Course] = {}
 
-    def saved(self) -> dict[str, Any]:
-        """What the next product depends on."""
-        return {
-            "stiffness": self._stiffness, "taken": self._taken, "error": self._error,
-            "central": self._central,
-        }  # fmt: skip
+    def saved(self) -> list[dict[str, Any]]:
+        """What the next products depend on."""
+        return [asdict(self._courses[q]) for q in sorted(self._courses)]
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: Sequence[dict[str, Any]]) -> None:
         """Go on from what was `saved`."""
-        self._stiffness, self._taken = saved["stiffness"], saved["taken"]
-        self._error, self._central = saved["error"], saved["central"]
+        self._courses = {q: _Course(**values) for q, values in enumerate(saved)}
 
     def product(
-        self, task: Task, theta: Tensor, step: Step, grad: Gradient, direction: Tensor
-    ) -> Product:
+        self, task: Task, theta: Tensor, step: Step, grad: Gradient, direction: Tensor,
+        target: int = 0,
+    ) -> Product:  # fmt: skip
         """The derivative of a step's mean gradient along `direction`, shape (P,), and its slopes.
 
-        `grad`: the step's gradient at theta.
+        `grad`: the step's gradient at theta. `target`: which of several the direction is of; each
+        has a course of its own, the same whatever the others are.
 
         Raises:
             ModelError: the gradient that the model trains by is not one of any loss.
         """
+        course = self._courses.setdefault(target, _Course())
         length = float(torch.linalg.vector_norm(direction))
         size = float(torch.linalg.vector_norm(grad.mean))
         if not (0 < length < math.inf and 0 < size < math.inf):
             _, found = self.slopes.take(task, theta, step, [direction])
             return Product(direction * 0, found[0], 0.0)
         double, half = theta.dtype == torch.float64, task.model.autocast is not None
-        central, checked = double or half or self._central, self._taken % EVERY == 0
-        self._taken += 1
+        central = double or half or self._central or course.central
+        checked = course.taken % EVERY == 0
+        course.taken += 1
         base = gradient(task, theta, step, exactly=True).mean if half else grad.mean
         wanted = DOUBLE if double else CENTRAL if central else FORWARD
         there = partial(self._shifted, task, theta, step, direction)
-        reach, (far, up) = _far_enough(there, base, theta, direction, wanted, self._stiffness)
+        reach, (far, up) = _far_enough(there, base, theta, direction, wanted, course.stiffness)
         if not (central or checked):
             bent = (far - base).div_(reach)
-            self._stiffness = float(torch.linalg.vector_norm(bent)) / length
-            return Product(bent, up, self._error)
+            course.stiffness = float(torch.linalg.vector_norm(bent)) / length
+            return Product(bent, up, course.error)
         near, down = there(-reach)
         bent = (far - near).div_(2 * reach)
         norm = float(torch.linalg.vector_norm(bent))
-        self._stiffness = norm / length
+        course.stiffness = norm / length
         if checked and norm > 0:
             uneven = _unevenness(far, near, base)
-            self._error = uneven**2 if central else uneven
-            self._central |= not double and uneven > TOO_LARGE
+            course.error = uneven**2 if central else uneven
+            course.central |= not double and uneven > TOO_LARGE
             if not self._symmetric:
                 self._symmetric = True
                 _require_symmetry(task, theta, step, base, direction, bent, wanted, uneven)
-        return Product(bent, (up + down) / 2, self._error)
+        return Product(bent, (up + down) / 2, course.error)
 
     def _shifted(
         self, task: Task, theta: Tensor, step: Step, direction: Tensor, reach: float

@@ -185,8 +185,7 @@ def compare(
         more, _, _ = meter.measure(lambda: gradient(task, start.theta, plan[0]))
         meter.row(model=name, precision=how, way="gradient", seconds=more, times_plain=more / once)
         if check:
-            central = Differences()
-            central._central = True
+            central = Differences(central=True)
             seconds, _, right = meter.measure(lambda: run(central, steps))
             meter.row(
                 model=name, precision=how, way="central differences", seconds=seconds / steps,
