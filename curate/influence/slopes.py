@@ -112,6 +112,8 @@ def _go_back(total: Tensor) -> None:
 
 def _by_parameter(members: Mapping[str, Tensor], parts: Sequence[Mapping[str, Tensor]]) -> Tensor:
     """By parameter: <grad L, a>, and the product of the two lengths, shape (2, Q, parameters)."""
+    if not members:
+        return torch.zeros(2, len(parts), 0, dtype=torch.float64)
     grads = [
         torch.zeros_like(p.data) if p.grad is None else p.grad.detach().to_dense()
         for p in members.values()

@@ -9,7 +9,8 @@ on until it meets an example.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -40,6 +41,10 @@ _IN_PLACE = MappingProxyType(
     }
 )  # fmt: skip
 """Operations that overwrite what went in, where the tangent does not depend on it."""
+_DRAWING = frozenset(
+    {F.multi_head_attention_forward, torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
+)
+"""Functions with dropout of their own, which has to fall again as it did."""
 _FOREIGN = (RuntimeError, TypeError, ValueError, NotImplementedError)
 
 
@@ -69,10 +74,10 @@ class Watcher(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        output = func(*args, **kwargs)
         if not torch.is_grad_enabled() or not self._uses(args, kwargs):
-            return output
-        call = _Call.of(args, kwargs)
+            return func(*args, **kwargs)
+        call = _Call.of(func, args, kwargs)
+        output = func(*args, **kwargs)
         outputs = [y for y in _tensors(output) if y.requires_grad]
         if not outputs:
             return output
@@ -88,11 +93,17 @@ class Watcher(TorchFunctionMode):
             return output
         if fixed and not (rest and all(self._by_rows(y, rest) for y in outputs)):
             self._carry_on(func, call, output, names)
-        elif len(outputs) == 1 and outputs[0] is output and self._layout(output) is not None:
-            return self._attach(func, call, output, names)
-        else:
-            self._miss(names, f"{_name(func)} puts out {tuple(outputs[0].shape)}")
-        return output
+            return output
+        for y in outputs:
+            if self._layout(y) is None:
+                self._miss(names, f"{_name(func)} puts out {tuple(y.shape)}")
+                return output
+        flat, spec = tree_flatten(output)
+        places = [k for k, y in enumerate(flat) if isinstance(y, Tensor)]
+        for place, k in enumerate(places):
+            if flat[k].requires_grad:
+                flat[k] = self._attach(func, call, flat[k], place, names)
+        return tree_unflatten(flat, spec)
 
     def _uses(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a parameter, or what depends on parameters alone, is among the arguments."""
@@ -139,15 +150,18 @@ class Watcher(TorchFunctionMode):
             if y.requires_grad:
                 self._tracked[id(y)] = (y, names, [own[k] for own in each])
 
-    def _attach(self, func: Any, call: "_Call", output: Tensor, names: Names) -> Tensor:
-        """Have an output's share of the slopes taken when its gradient comes by."""
+    def _attach(self, func: Any, call: "_Call", output: Tensor, place: int, names: Names) -> Tensor:
+        """Have an output's share of the slopes taken when its gradient comes by.
+
+        place: the output's among all that the call puts out, flattened.
+        """
         layout, along = self._layout(output), [self._along(call, q) for q in range(self.count)]
 
         def take(gradient: Tensor, held: Sequence[Tensor]) -> None:
             again = call.holding(held)
             try:
                 with torch.no_grad():
-                    products = (again.effect(func, own, gradient) for own in along)
+                    products = (again.effect(func, own, gradient, place) for own in along)
                     found = torch.stack([_by_row(p, layout, self._rows) for p in products])
             except _FOREIGN as error:
                 self._miss(names, f"{_name(func)}: {error}")
@@ -173,15 +187,16 @@ class Watcher(TorchFunctionMode):
 
 
 class _Call:
-    """The arguments of a call, flattened."""
+    """The arguments of a call, flattened, and for one that may draw, from where it drew."""
 
-    def __init__(self, leaves: list[Any], spec: Any, *, by_place: bool) -> None:
-        self.leaves, self._spec, self._by_place = leaves, spec, by_place
+    def __init__(self, leaves: list[Any], spec: Any, rng: list[Tensor], *, by_place: bool) -> None:
+        self.leaves, self._spec, self._rng, self._by_place = leaves, spec, rng, by_place
 
     @classmethod
-    def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Call":
+    def of(cls, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Call":
         leaves, spec = tree_flatten((args, dict(kwargs)))
-        return cls(leaves, spec, by_place=not kwargs)
+        rng = [g.get_state() for g in _generators()] if func in _DRAWING else []
+        return cls(leaves, spec, rng, by_place=not kwargs)
 
     def tensors(self) -> list[Tensor]:
         return [x for x in self.leaves if isinstance(x, Tensor)]
@@ -190,7 +205,7 @@ class _Call:
         """The same call with other tensors."""
         given = iter(tensors)
         own = [next(given) if isinstance(x, Tensor) else x for x in self.leaves]
-        return _Call(own, self._spec, by_place=self._by_place)
+        return _Call(own, self._spec, self._rng, by_place=self._by_place)
 
     def arguments(self, instead: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What to call with, some of the leaves replaced."""
@@ -199,9 +214,19 @@ class _Call:
         return args, kwargs
 
     def tangent(self, func: Any, along: Mapping[int, Tensor]) -> list[Tensor]:
-        """(df/dp) a_p of every output, by forward-mode differentiation of this one call."""
+        """(df/dp) a_p of every output, by forward-mode differentiation of this one call.
+
+        Where torch has none for it, by differentiating backward mode.
+        """
         _load_forward_mode()
-        with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), _drawing_from(self._rng):
+            try:
+                return self._forward(func, along)
+            except _FOREIGN:
+                return self._twice_backward(func, along)
+
+    def _forward(self, func: Any, along: Mapping[int, Tensor]) -> list[Tensor]:
+        with torch.no_grad(), forward_ad.dual_level():
             plain = {k: x.detach() for k, x in enumerate(self.leaves) if isinstance(x, Tensor)}
             duals = {k: forward_ad.make_dual(plain[k], t) for k, t in along.items()}
             args, kwargs = self.arguments(plain | duals)
@@ -211,7 +236,22 @@ class _Call:
                 for part in parts
             ]
 
-    def effect(self, func: Any, along: Mapping[int, Tensor], gradient: Tensor) -> Tensor:
+    def _twice_backward(self, func: Any, along: Mapping[int, Tensor]) -> list[Tensor]:
+        """The derivative of u -> (df/dp)' u, which is linear in u, along a_p."""
+        leaves = {k: x.detach() for k, x in enumerate(self.leaves) if isinstance(x, Tensor)}
+        moved = {k: leaves[k].requires_grad_() for k in along}
+        with torch.enable_grad():
+            args, kwargs = self.arguments(leaves)
+            outputs = _tensors(func(*args, **kwargs))
+            pulls = [torch.zeros_like(y, requires_grad=True) for y in outputs]
+            back = torch.autograd.grad(
+                outputs, [*moved.values()], pulls, create_graph=True, materialize_grads=True
+            )
+            return list(torch.autograd.grad(back, pulls, [*along.values()], materialize_grads=True))
+
+    def effect(
+        self, func: Any, along: Mapping[int, Tensor], gradient: Tensor, place: int
+    ) -> Tensor:
         """dL/dy times t, entry by entry, or what sums to the same along every row."""
         if self._by_place and func is F.linear and 0 not in along:
             return self._affine(0, 1, 2, along, gradient, transposed=True)
@@ -222,7 +262,7 @@ class _Call:
             args, kwargs = self.arguments({1: along[1], 2: bias})
             moved: Tensor = func(*args, **kwargs)
             return gradient * moved
-        return gradient * self.tangent(func, along)[0]
+        return gradient * self.tangent(func, along)[place]
 
     def _affine(
         self, x: int, weight: int, bias: int, along: Mapping[int, Tensor], gradient: Tensor,
@@ -265,6 +305,27 @@ def _load_forward_mode() -> None:
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", DeprecationWarning)
         forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+
+
+def _generators() -> list[torch.Generator]:
+    """What functions of torch's draw from."""
+    if not torch.cuda.is_initialized():
+        return [torch.default_generator]
+    return [torch.default_generator, torch.cuda.default_generators[torch.cuda.current_device()]]
+
+
+@contextmanager
+def _drawing_from(states: Sequence[Tensor]) -> Iterator[None]:
+    """Draw as from these states of the generators, if any, and leave them as they are now."""
+    generators = _generators()[: len(states)]
+    before = [generator.get_state() for generator in generators]
+    try:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
 
 
 def _by_row(product: Tensor, layout: int | None, rows: int) -> Tensor:
