@@ -16,6 +16,9 @@ where the step's gradient was not kept."""
 FIRST = 1.0
 """Passes of a window's first step, from which no adjoint goes on, beside `SLOPES` per target."""
 SLOPES = 0.3
+AT_HAND = 5
+"""Gradients and the like that a difference holds: the module's own, two summed, a shifted theta,
+a direction; and one more per target."""
 JUMP = 5
 """Passes that the exact jump adds to a step, on a small model."""
 NUMBER = 8
@@ -110,8 +113,8 @@ class Memory:
 
     parameters: of the model itself, frozen ones included. snapshots: states kept, or one
     rank's shares of them, and the two whole ones at hand (two more with a disk or shares).
-    recorded: gradients kept beside them. graph: of the step or the part of the targets at hand,
-    whichever is larger. adjoints: Q states, before and after a step. gradients: example by
+    recorded: gradients kept beside them, and those at hand. graph: of the step or the part
+    of the targets at hand, whichever is larger. adjoints: Q states, before and after a step. gradients: example by
     example, for the exact jump.
     """
 
@@ -190,7 +193,7 @@ def memory(
     return Memory(
         parameters=parameters,
         snapshots=min(run.memory, run.longest) * kept + at_hand * state,
-        recorded=min(run.gradients, run.longest) * gradient,
+        recorded=(min(run.gradients, run.longest) + AT_HAND + run.targets) * gradient,
         graph=max(graph, targets),
         adjoints=2 * run.targets * state,
         gradients=gradients if run.exact_jump else 0,

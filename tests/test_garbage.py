@@ -43,7 +43,7 @@ ODD = st.one_of(
 FULL = parse(RECIPE) | {
     "objective": "classification",
     "evaluation": {"seeds": [0], "against": ["random"]},
-    "trajectory": {"snapshots": 3, "disk": "1MiB", "tapes": "1MiB", "gradients": "1MiB"},
+    "trajectory": {"snapshots": 3, "disk": "1MiB", "gradients": "1MiB"},
     "tune": {"horizons": [2, "full"], "learning_rates": [0.1], "budget": 0.5},
 }
 

@@ -22,7 +22,7 @@ from curate.prepare import Job, prepare
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.rules import AdamW
-from curate.trajectory import Step, chunk_gradient, counting, record, replay, tape_size
+from curate.trajectory import Step, counting, gradient, graph_size, record, replay
 from tests import tiny, words
 from tests.job import curate, verify
 
@@ -304,7 +304,7 @@ def test_what_is_too_short_is_left_out_of_every_part(
     assert load_from_disk("out")["train"]["note"][:] == [f"row {row}" for row in kept]
 
 
-def test_frozen_weights_are_in_the_plan_once_and_on_no_tape(there: Path) -> None:
+def test_frozen_weights_are_in_the_plan_once_and_in_no_graph(there: Path) -> None:
     lora = "model={pretrained: tiny, lora: {rank: 2, target_modules: [c_attn]}}"
     plan = plan_select(check_recipe(parse(words.RECIPE), [lora]), there / "out")
     frozen = sum(4 * p.numel() for p in words.gpt2().parameters())
@@ -312,15 +312,15 @@ def test_frozen_weights_are_in_the_plan_once_and_on_no_tape(there: Path) -> None
     task, _, state = job(lora).start(0)
     step = Step(torch.arange(1), torch.ones(1, dtype=torch.float64), (1e-3,), 0)
     with counting(state.theta) as sizes:
-        chunk_gradient(task, state.theta, step, slice(0, 1), differentiable=True)
+        gradient(task, state.theta, step)
     held = {tensor.untyped_storage().data_ptr() for tensor in task.model.held}
     weights = sum(size for place, size in sizes.items() if place in held)
     assert weights > frozen  # which is in float32, and the job in float64
-    assert tape_size(task, state.theta, step) == sum(sizes.values()) - weights > 0
+    assert graph_size(task, state.theta, step) == sum(sizes.values()) - weights > 0
 
 
 def test_the_plan_counts_the_graph_of_the_targets_where_it_is_the_larger(there: Path) -> None:
-    settings = ["training.batch_size=2", "trajectory.tapes=0MiB", "data.max_length=32"]
+    settings = ["training.batch_size=2", "data.max_length=32"]
     plan = plan_select(check_recipe(parse(words.RECIPE), settings), there / "out")
     prepared = job(*settings, dtype="float32")
     task, _, state = prepared.start(0)
@@ -332,7 +332,7 @@ def test_the_plan_counts_the_graph_of_the_targets_where_it_is_the_larger(there: 
         losses = task.objective.losses(tiny.bound(task.model, theta, training=False), batch)
     assert plan["memory"]["graph"] == pytest.approx(sum(sizes.values()), rel=0.02)
     losses.sum().backward()
-    assert plan["memory"]["graph"] > tape_size(task, state.theta, prepared.steps(0)[0])
+    assert plan["memory"]["graph"] > graph_size(task, state.theta, prepared.steps(0)[0])
 
 
 def test_evaluation_retrains_and_verify_leaves_out(there: Path) -> None:

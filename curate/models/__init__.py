@@ -25,6 +25,7 @@ from curate.models.pretrained import (
     load_tokenizer,
     most_tokens,
     pad_id,
+    save_activations,
     vocabulary_size,
 )
 from curate.models.probe import probe
@@ -65,5 +66,6 @@ __all__ = [
     "pad_id",
     "probe",
     "quiet",
+    "save_activations",
     "vocabulary_size",
 ]

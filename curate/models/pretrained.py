@@ -110,7 +110,17 @@ def build_pretrained(
     elif lora is not None:
         module = add_lora(module, objective, **lora)
     if checkpointing:
-        with foreign_code("training.checkpointing"):
-            module.gradient_checkpointing_enable({"use_reentrant": False})
+        save_activations(module)
     built: nn.Module = module
     return built
+
+
+def save_activations(module: Any) -> None:
+    """Have a model of transformers' compute its layers again on the way back, its own way.
+
+    Raises:
+        ModelError: it has none.
+    """
+    new = getattr(module, "activation_checkpointing_enable", None)  # since transformers 5
+    with foreign_code("training.checkpointing"):
+        (new or module.gradient_checkpointing_enable)({"use_reentrant": False})

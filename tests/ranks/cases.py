@@ -7,13 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from curate.models.fused import fuse_layers
 from torch import Tensor, nn
 
 from curate.datasets import TokenExamples
 from curate.datasets.tokens import Encoded
 from curate.influence import Probing, Scoring, Target, score_window
-from curate.models import FlatModel, LabelsObjective, checkpoint_layers
+from curate.models import FlatModel, LabelsObjective, save_activations
 from curate.policies import Budget, LookAhead
 from curate.ranks import Ranks
 from curate.rules import SGD, AdamW, Rule
@@ -29,7 +28,7 @@ T = 6
 def rule(
     ranks: Ranks, *, name: str, dtype: torch.dtype = torch.float64, size: int = 7,
     clip: float | None = 0.3, snapshots: int = T, disk: int = 0, sharded: bool = False,
-    micro: int = 4, tapes: int = 0, dropout: float = 0.0, **scoring: Any,
+    micro: int = 4, gradients: int = 0, dropout: float = 0.0, **scoring: Any,
 ) -> Results:  # fmt: skip
     """A window of T steps by a rule with two groups; batches that two ranks cannot halve."""
     task = tiny.task(grouped=True, dtype=dtype, dropout=dropout)
@@ -37,7 +36,8 @@ def rule(
     task = replace(task, ranks=ranks)
     made = record(
         task, own, tiny.start(task, own), tiny.steps(T, lrs, size, micro),
-        snapshots=snapshots, disk=Disk(disk) if disk else None, sharded=sharded, tape_bytes=tapes,
+        snapshots=snapshots, disk=Disk(disk) if disk else None, sharded=sharded,
+        gradients=gradients,
     )  # fmt: skip
     found = score_window(
         task, own, made, tiny.targets(dtype), scoring=Scoring(**scoring), probing=Probing(2, T, 0)
@@ -61,7 +61,7 @@ def selection(
     own, lrs = tiny.rule_for("adamw", clip=0.3)
     judge = Judge(
         task, own, LookAhead(2), tiny.targets(dtype), snapshots=snapshots, sharded=sharded,
-        tape_bytes=20_000,
+        gradients=2,
     )  # fmt: skip
     steps = [step.reweight(torch.ones(5)) for step in tiny.steps(T, lrs, size=5)]
     steps[-1] = steps[-1].keep(torch.tensor([0]))  # one row, for more ranks than that
@@ -128,12 +128,11 @@ def gpt(
     checkpointed: bool = False, own: Rule = AdamW(eps=1e-4), snapshots: int = T,  # noqa: B008
     **recording: Any,
 ) -> Results:  # fmt: skip
-    """A transformer whose layers are ours, and its attention torch's."""
+    """A transformer with torch's attention, checkpointed as transformers does it."""
     module = words.gpt2(vocabulary=11)
     module.config.use_cache = False
-    fuse_layers(module)
     if checkpointed:
-        checkpoint_layers(module)
+        save_activations(module)
     model = FlatModel(module, dtype=dtype, autocast=autocast)
     task = Task(model, LabelsObjective(shifts=True), texts(24, 1), ranks)
     steps = tiny.steps(T, (0.005,), 5)
@@ -153,13 +152,11 @@ CASES: dict[str, Callable[[Ranks], Results]] = {
 }
 CASES |= {
     "whole": partial(ADAMW, size=8),
-    "tapes": partial(ADAMW, micro=0, tapes=40_000, **SHARDED),
-    "some tapes": partial(ADAMW, micro=0, tapes=12_000),
+    "gradients kept": partial(ADAMW, micro=0, gradients=T, **SHARDED),
+    "some gradients kept": partial(ADAMW, micro=0, gradients=2),
     "batches of one": partial(rule, name="sgd-momentum", clip=None, size=1, **SHARDED),
     "jump": partial(ADAMW, jump_bytes=30_000, **SHARDED),
     "jump, fixed": partial(ADAMW, jump_bytes=2**30, removal="fixed", micro=0, size=2),
-    "ggn": partial(ADAMW, curvature="ggn"),
-    "no curvature": partial(ADAMW, curvature="none", **SHARDED),
     "on disk": partial(ADAMW, snapshots=1, disk=2, sharded=True),
     "whole on disk": partial(ADAMW, snapshots=1, disk=2),
     "dropout by micro-batch": partial(ADAMW, dropout=0.4, size=8),
@@ -169,7 +166,7 @@ CASES |= {
     "text": partial(text, dtype=WIDE),
     "text, jump": partial(text, dtype=WIDE, jump_bytes=2**20),
     "text, micro-batches": partial(text, dtype=WIDE, micro=2),
-    "gpt": partial(gpt, dtype=WIDE, tape_bytes=2**21, **SHARDED),
+    "gpt": partial(gpt, dtype=WIDE, gradients=2, **SHARDED),
     "gpt, checkpointed": partial(gpt, dtype=WIDE, checkpointed=True, **SHARDED),
 }
 CASES |= {
@@ -178,7 +175,7 @@ CASES |= {
         "whole": partial(ADAMW, dtype=NARROW),
         "sharded": partial(ADAMW, dtype=NARROW, **SHARDED),
         "muon": partial(rule, name="muon", dtype=NARROW, **SHARDED),
-        "tapes": partial(ADAMW, dtype=NARROW, micro=0, tapes=40_000),
+        "gradients kept": partial(ADAMW, dtype=NARROW, micro=0, gradients=T),
         "jump": partial(ADAMW, dtype=NARROW, jump_bytes=30_000, **SHARDED),
         "K = 1": partial(selection, horizon=1, dtype=NARROW),
         "K = 3": partial(selection, horizon=3, dtype=NARROW),

@@ -82,12 +82,16 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_find_what_one_finds(left: Left, name: str) -> None:
     alone, together = CASES[name](ALONE), left.case(name)
-    rtol = {"float32": 1e-5, "bfloat16": 2e-2}.get(name.rpartition(", ")[2], 1e-12)
+    # sums over ranks round otherwise, and a difference of gradients divides that by its step
+    kind = name.rpartition(", ")[2]
+    exact = {"float32": 1e-5, "bfloat16": 2e-2}.get(kind, 1e-12)
+    by_differences = {"float32": 2e-3, "bfloat16": 2e-2}.get(kind, 1e-7)
     assert alone.keys() == together.keys()
     assert alone["influences"].abs().max() > 0
     for key, expected in alone.items():
-        if key in ("errors", "probes"):  # what is left of differences
-            rtol = max(rtol, 1e-3 if name.endswith("float32") else 1e-9)
+        rtol = exact if key in ("sizes", "losses", "target losses", "final") else by_differences
+        if key in ("errors", "probes"):  # what is left of differences of losses, too
+            rtol = max(rtol, 1e-2 if name.endswith("float32") else 1e-6)
         scale = float(expected.abs().max())
         torch.testing.assert_close(together[key], expected, rtol=rtol, atol=rtol * scale)
 
@@ -114,7 +118,7 @@ def test_dropout_is_the_same_again_where_a_micro_batch_is_cut(left: Left) -> Non
 def test_a_file_damaged_on_one_rank_is_used_on_none(left: Left) -> None:
     alone = ADAMW(ALONE, snapshots=T)["influences"]
     found = left.case("damaged")["influences"]
-    torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-12 * float(alone.abs().max()))
+    torch.testing.assert_close(found, alone, rtol=1e-7, atol=1e-7 * float(alone.abs().max()))
     told = [own["warnings"] for own in left.ends]
     assert told[0] == []
     assert len(told[1]) == 1
@@ -151,9 +155,9 @@ def test_a_plan_says_what_each_process_holds(
     alone, together = json.loads(capsys.readouterr().out), json.loads(left.ends[0]["plan"]["out"])
     assert left.ends[1]["plan"]["out"] == ""
     assert (alone["processes"], together["processes"]) == (1, 2)
-    parameters, state = 4 * 58, 3 * 4 * 58  # AdamW, 1 KiB: one whole state, two halves
-    assert alone["memory"]["snapshots"] == (1 + 2) * state
-    assert together["memory"]["snapshots"] == 2 * state // 2 + 4 * state
+    parameters, state = 4 * 58, 3 * 4 * 58  # AdamW, 2 KiB: 2 whole states or 4 halves
+    assert alone["memory"]["snapshots"] == (2 + 2) * state
+    assert together["memory"]["snapshots"] == 4 * state // 2 + 4 * state
     assert alone["memory"]["parameters"] == together["memory"]["parameters"] == parameters
     assert together["memory"]["graph"] < alone["memory"]["graph"]
     assert alone["passes"]["record"] == together["passes"]["record"]

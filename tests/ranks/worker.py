@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from safetensors.torch import save_file
 from torch.distributed import FileStore
 
 from curate import jobs
 from curate.cli import cli, run
 from curate.errors import DataError
+from curate.influence import window
 from curate.ranks import Group
 from curate.trajectory import recording, snapshots
 from tests.ranks.cases import ADAMW, CASES
@@ -57,7 +57,7 @@ FAILURES: dict[str, tuple[list[str], int, int, Any, str, Callable[[], Any]]] = {
     "loading": ([], 1, 0, jobs, "prepare", raising(DataError("gone.parquet: no such file."))),
     "loading on 0": ([], 0, 0, jobs, "prepare", raising(DataError("gone.parquet: no such file."))),
     "step": ([], 1, 5, *STEP, raising(RuntimeError("out of memory"))),
-    "scoring": ([], 1, 2, torch.autograd, "grad", raising(RuntimeError("out of memory"))),
+    "scoring": ([], 1, 2, window, "backward_step", raising(RuntimeError("out of memory"))),
     "interrupt": ([], 1, 5, *STEP, raising(KeyboardInterrupt())),
     "interrupt on 0": ([], 0, 5, *STEP, raising(KeyboardInterrupt())),
     "stopped": (["--quiet"], 1, 25, *STEP, raising(KeyboardInterrupt())),
@@ -67,7 +67,7 @@ FAILURES: dict[str, tuple[list[str], int, int, Any, str, Callable[[], Any]]] = {
 ALIKE = {
     "good": ["select", "recipe.yaml", "--out", "good"],
     "sharded": ["select", "recipe.yaml", "--out", "sharded", "--set", "trajectory.snapshots=2"],
-    "plan": ["select", "recipe.yaml", "--plan", "--json", "--set", "trajectory.snapshots=1KiB"],
+    "plan": ["select", "recipe.yaml", "--plan", "--json", "--set", "trajectory.snapshots=2KiB"],
     "usage": ["select", "recipe.yaml", "--nonsense"],
     "recipe": ["select", "recipe.yaml", "--set", "selection.horizon=0"],
     "nan": ["select", "recipe.yaml", "--out", "nan", "--set", SGD],
