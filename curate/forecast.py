@@ -114,8 +114,8 @@ class Memory:
     parameters: of the model itself, frozen ones included. snapshots: states kept, or one
     rank's shares of them, and the two whole ones at hand (two more with a disk or shares).
     recorded: gradients kept beside them, and those at hand. graph: of the step or the part
-    of the targets at hand, whichever is larger. adjoints: Q states, before and after a step. gradients: example by
-    example, for the exact jump.
+    of the targets at hand, whichever is larger. adjoints: Q states, before and after a step.
+    gradients: example by example, for the exact jump.
     """
 
     parameters: int

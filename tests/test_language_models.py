@@ -224,7 +224,6 @@ def test_what_a_model_was_read_from_is_on_record(
 WHOLE_RUNS = [
     ["data.max_length=24"],
     ["selection.jump=exact"],
-    ["selection.curvature=ggn"],
     ["selection.policy=loss"],
     ["selection.policy=random"],
     ["training.micro_batch=3", "training.clip_norm=1.0"],

@@ -31,7 +31,8 @@ BAD_DATA: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 BAD_RECIPES: list[tuple[str, str]] = [
     ("selection.horizon=0", "selection.horizon: must be at least 1 but got 0"),
-    ("selection.curvature=fisher", "selection.curvature: must be 'exact', 'ggn' or 'none' but got"),
+    ("selection.curvature=exact", "selection.curvature: unknown key; remove it"),
+    ("trajectory.tapes=1MiB", "trajectory.tapes: unknown key; remove it"),
     ("selection.probing=-1", "selection.probing: must be greater than or equal to 0 but got -1"),
     ("selection.probing=.inf", "selection.probing: must be"),
     ("selection.probing=much", "selection.probing: must be a valid number"),

@@ -93,7 +93,8 @@ def test_autocast(there: Path, scoring: Scoring) -> None:
     Without dropout, which falls otherwise in another precision. The linear score divides by
     gradients that are nearly 0 unless eps is well above them, and would be noise.
     """
-    settings = [LLAMA, "training.optimizer.eps=1e-4"]
+    jump = "linear" if scoring.jump_bytes is None else "exact"
+    settings = [LLAMA, "training.optimizer.eps=1e-4", f"selection.jump={jump}"]
     full, _ = influences(job(*settings, dtype="float32"), scoring, steps=8)
     half, end = influences(
         job("training.autocast=bfloat16", *settings, dtype="float32"), scoring, steps=8
@@ -105,10 +106,17 @@ def test_autocast(there: Path, scoring: Scoring) -> None:
 
 
 def test_autocast_in_a_whole_run(there: Path) -> None:
-    overrides = ["training.autocast=bfloat16", "selection.jump=exact", CHECKPOINTING]
-    recipe = check_recipe(parse(words.RECIPE), overrides)
-    summary = run_select(recipe, there / "out")
-    assert summary["kept"] > 0
+    for name, more in (("jump", "selection.jump=exact"), ("linear", CHECKPOINTING)):
+        recipe = check_recipe(parse(words.RECIPE), ["training.autocast=bfloat16", more])
+        assert run_select(recipe, there / name)["kept"] > 0
+
+
+def test_checkpointing_does_not_go_with_the_exact_jump(
+    there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--set", CHECKPOINTING, "--set", "selection.jump=exact")
+    assert curate("text.yaml", "--out", "out", *options) == 2
+    assert "training.checkpointing: selection.jump exact goes" in capsys.readouterr().err
 
 
 def test_autocast_is_for_float32(

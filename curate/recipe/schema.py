@@ -109,6 +109,11 @@ class Recipe(Section):
                 "itself, with torch.utils.checkpoint",
             ),
             (
+                self.training.checkpointing and self.selection.jump == "exact",
+                "training.checkpointing: selection.jump exact goes example by example, where "
+                "layers cannot be computed again; use jump linear, or leave checkpointing out",
+            ),
+            (
                 self.data.validation is None and policies & {"look_ahead", "knn_shapley"},
                 "data.validation: is required: policy "
                 f"{'look_ahead' if 'look_ahead' in policies else 'knn_shapley'} scores by it",

@@ -65,7 +65,11 @@ def _vectorised(
     each = vmap(grad_and_value(loss), in_dims=(None, *[0] * len(tensors)), randomness="different")
     try:
         task.model.set_mode(training=True)
-        with seeded_rng(step.seed + chunk.start, device), _written_out(), task.model.computing():
+        with (
+            seeded_rng(step.seed + chunk.start, device),
+            _written_out(),
+            task.model.computing(),
+        ):
             gradients, losses = each(theta.detach(), *tensors)
     except FOREIGN as error:
         raise ModelError(
