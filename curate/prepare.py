@@ -3,7 +3,7 @@
 import fnmatch
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +39,26 @@ class Job:
     objective: Objective
     scratch: Path | None = None
     ranks: Ranks = ALONE
+    _built: dict[int, tuple[FlatModel, Rule]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def start(self, seed: int) -> tuple[Task, Rule, State]:
-        """A freshly initialised model on all candidates, its rule, and its first state."""
+        """A freshly initialised model on all candidates, its rule, and its first state.
+
+        The scored run's is built once: a model is never trained in place, so that it can
+        be started from again.
+        """
+        model, rule = self._built.get(seed) or self._build(seed)
+        if seed == self.recipe.training.seed:
+            self._built[seed] = model, rule
+        return (
+            Task(model, self.objective, self.data.examples, self.ranks),
+            rule,
+            initial_state(rule, self.ranks.same(model.read())),
+        )
+
+    def _build(self, seed: int) -> tuple[FlatModel, Rule]:
         dtype = getattr(torch, self.recipe.training.dtype)
         half = self.recipe.training.autocast
         autocast = None if half is None else getattr(torch, half)
@@ -50,12 +67,7 @@ class Job:
         trainable = [n for n, p in module.named_parameters() if p.requires_grad]
         members = assign_groups(self.recipe, trainable)
         model = FlatModel(module, members, device=self.device, dtype=dtype, autocast=autocast)
-        rule = build_rule(self.recipe, model)
-        return (
-            Task(model, self.objective, self.data.examples, self.ranks),
-            rule,
-            initial_state(rule, self.ranks.same(model.read())),
-        )
+        return model, build_rule(self.recipe, model)
 
     def step_flops(self) -> int:
         """Arithmetic of one training step, about."""
@@ -217,7 +229,7 @@ def _one_rule(section: Optimizer, shapes: Shapes, dtype: torch.dtype) -> Rule:
     given = section.model_dump(exclude={"kind", "lr", "groups", "match"})
     settings = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     kind: Any = rules.RULES[section.kind]
-    if any(field.name == "shapes" for field in fields(kind)):
+    if any(entry.name == "shapes" for entry in fields(kind)):
         settings["shapes"] = shapes
     if section.kind == "adafactor" and settings["eps"][0] is None:
         settings["eps"] = (torch.finfo(dtype).eps, settings["eps"][1])

@@ -71,3 +71,34 @@ def test_mixed_optimizers_train_as_torchs_two_do(
             optimizer.step()
     assert (found - task.model.read()).abs().max() <= 1e-12
     assert (found - state.theta).abs().max() > 0.05
+
+
+def test_the_scored_runs_model_is_built_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pretrained one takes its time to load; nothing is trained in place."""
+    from curate import prepare as module
+    from curate.jobs import plan_select, run_select
+
+    built = []
+    build = module.build_module
+
+    def counted(*arguments: Any) -> Any:
+        built.append(arguments)
+        return build(*arguments)
+
+    monkeypatch.setattr(module, "build_module", counted)
+    recipe = check_recipe(parse(RECIPE))
+    plan_select(recipe, here / "out")
+    assert len(built) == 1
+    run_select(recipe, here / "out")
+    assert len(built) == 2
+
+
+def test_a_start_is_the_same_again_after_training(here: Path) -> None:
+    prepared = job({"lr": 0.3})
+    task, rule, state = prepared.start(0)
+    trained = replay(task, rule, state, prepared.steps(0))
+    again = prepared.start(0)
+    assert again[0].model is task.model
+    assert torch.equal(again[2].theta, state.theta)
+    assert not torch.equal(trained.theta, state.theta)
+    assert not torch.equal(prepared.start(1)[2].theta, state.theta)
