@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +35,7 @@ _CONVOLUTIONS = frozenset(
         F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
     }
 )  # fmt: skip
+_SIGNATURES = MappingProxyType({f: signature(f) for f in (F.embedding, F.layer_norm)})
 _IN_PLACE = MappingProxyType(
     {
         Tensor.add_: torch.add, Tensor.__iadd__: torch.add,
@@ -142,7 +144,8 @@ class Watcher(TorchFunctionMode):
     def _carry_on(self, func: Any, call: "_Call", output: Any, names: Names) -> None:
         """What depends on parameters alone has a tangent itself."""
         try:
-            each = [call.tangent(func, self._along(call, q)) for q in range(self.count)]
+            with torch.no_grad():
+                each = [call.tangent(func, self._along(call, q)) for q in range(self.count)]
         except _FOREIGN as error:
             self._miss(names, f"{_name(func)}: {error}")
             return
@@ -194,6 +197,10 @@ class _Call:
 
     @classmethod
     def of(cls, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Call":
+        if func in _SIGNATURES:  # torch hands some of their arguments on by name
+            bound = _SIGNATURES[func].bind(*args, **kwargs)
+            bound.apply_defaults()
+            args, kwargs = bound.args, bound.kwargs
         leaves, spec = tree_flatten((args, dict(kwargs)))
         rng = [g.get_state() for g in _generators()] if func in _DRAWING else []
         return cls(leaves, spec, rng, by_place=not kwargs)
@@ -214,10 +221,12 @@ class _Call:
         return args, kwargs
 
     def tangent(self, func: Any, along: Mapping[int, Tensor]) -> list[Tensor]:
-        """(df/dp) a_p of every output, by forward-mode differentiation of this one call.
-
-        Where torch has none for it, by differentiating backward mode.
+        """(df/dp) a_p of every output: by a formula, or by forward-mode differentiation of this
+        one call, or where torch has none for it by differentiating backward mode.
         """
+        moved = self._by_formula(func, along) if self._by_place and 0 not in along else None
+        if moved is not None:
+            return [moved]
         _load_forward_mode()
         with sdpa_kernel(SDPBackend.MATH), _drawing_from(self._rng):
             try:
@@ -257,12 +266,28 @@ class _Call:
             return self._affine(0, 1, 2, along, gradient, transposed=True)
         if self._by_place and func is torch.addmm and len(self.leaves) == 3 and 1 not in along:
             return self._affine(1, 2, 0, along, gradient, transposed=False)
-        if self._by_place and func in _CONVOLUTIONS and 1 in along and 0 not in along:
-            bias = along.get(2) if len(self.leaves) > 2 else None
-            args, kwargs = self.arguments({1: along[1], 2: bias})
-            moved: Tensor = func(*args, **kwargs)
-            return gradient * moved
         return gradient * self.tangent(func, along)[place]
+
+    def _by_formula(self, func: Any, along: Mapping[int, Tensor]) -> Tensor | None:
+        """(df/dp) a_p of what is linear in all of its parameters: f with a_p in their places."""
+        instead: dict[int, Any] = dict(along)
+        if func in _CONVOLUTIONS and 1 in along:
+            instead |= {2: along.get(2)} if len(self.leaves) > 2 else {}
+        elif func is F.layer_norm:  # input, sizes of its shape, weight, bias, eps
+            if not {len(self.leaves) - 3, len(self.leaves) - 2} <= along.keys():
+                return None
+        elif func is F.embedding:  # indices, weight, padding_idx, max_norm, ...
+            if 1 not in along or any(x is not None for x in self.leaves[3:4]):
+                return None
+        else:
+            return None
+        args, kwargs = self.arguments(instead)
+        moved: Tensor = func(*args, **kwargs)
+        padding = self.leaves[2] if func is F.embedding and len(self.leaves) > 2 else None
+        if padding is not None:  # whose gradient is left out
+            padded = self.leaves[0] == padding % len(self.leaves[1])
+            moved = moved.masked_fill(padded[..., None], 0)
+        return moved
 
     def _affine(
         self, x: int, weight: int, bias: int, along: Mapping[int, Tensor], gradient: Tensor,

@@ -81,6 +81,12 @@ def bias_alone() -> nn.Module:
     return layer
 
 
+def frozen_bias() -> nn.Module:
+    norm = nn.LayerNorm(WIDE)
+    norm.bias.requires_grad_(False)
+    return nn.Sequential(nn.Linear(WIDE, WIDE), norm, nn.Linear(WIDE, 2))
+
+
 def flat() -> Tensor:
     return torch.randn(ROWS, WIDE)
 
@@ -127,6 +133,17 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
         lambda: Own(lambda m, x: m.table(x).mean(1).tanh(), table=nn.Embedding(7, 3)), tokens,
     ),
     "layer norm": (lambda: nn.Sequential(nn.LayerNorm(WIDE), nn.Linear(WIDE, 2)), flat),
+    "layer norm without a bias": (
+        lambda: nn.Sequential(nn.LayerNorm(WIDE, bias=False), nn.Linear(WIDE, 2)), flat,
+    ),
+    "layer norm over two dimensions": (
+        lambda: nn.Sequential(nn.LayerNorm((3, WIDE)), nn.Linear(WIDE, 2)), long,
+    ),
+    "layer norm with a frozen bias": (frozen_bias, flat),
+    "embedding with padding": (
+        lambda: Own(lambda m, x: m.table(x).tanh(), table=nn.Embedding(7, 3, padding_idx=2)),
+        tokens,
+    ),
     "RMS norm": (lambda: nn.Sequential(nn.RMSNorm(WIDE), nn.Linear(WIDE, 2)), flat),
     "group norm": (lambda: nn.Sequential(nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4)), image),
     "frozen batch norm": (frozen_batch_norm, image),
