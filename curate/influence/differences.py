@@ -107,30 +107,27 @@ class Differences:
         if not (0 < length < math.inf and 0 < size < math.inf):
             _, found = self.slopes.take(task, theta, step, [direction])
             return Product(direction * 0, found[0], 0.0)
-        double, half = theta.dtype == torch.float64, task.model.autocast is not None
+        double = theta.dtype == torch.float64
+        half = task.model.autocast is not None  # what was recorded is then of another precision
         central = double or half or self._central or course.central
         checked = course.taken % EVERY == 0
         course.taken += 1
-        base = gradient(task, theta, step, exactly=True).mean if half else grad.mean
         wanted = DOUBLE if double else CENTRAL if central else FORWARD
         there = partial(self._shifted, task, theta, step, direction)
-        reach, (far, up) = _far_enough(there, base, theta, direction, wanted, course.stiffness)
-        if not (central or checked):
-            bent = (far - base).div_(reach)
-            course.stiffness = float(torch.linalg.vector_norm(bent)) / length
-            return Product(bent, up, course.error)
-        near, down = there(-reach)
-        bent = (far - near).div_(2 * reach)
-        norm = float(torch.linalg.vector_norm(bent))
-        course.stiffness = norm / length
-        if checked and norm > 0:
-            uneven = _unevenness(far, near, base)
-            course.error = uneven**2 if central else uneven
-            course.central |= not double and uneven > TOO_LARGE
-            if not self._symmetric:
-                self._symmetric = True
-                _require_symmetry(task, theta, step, base, direction, bent, wanted, uneven)
-        return Product(bent, (up + down) / 2, course.error)
+        change = partial(_across, there) if central else partial(_ahead, there, grad.mean)
+        reach, (moved, slopes) = _far_enough(change, size, theta, length, wanted, course.stiffness)
+        if checked and not central:
+            forward, (moved, slopes) = moved, _across(there, reach)
+            course.error = _apart(forward, moved)
+            course.central = course.error > TOO_LARGE
+        elif checked:
+            course.error = _apart(_across(there, 3 * reach)[0].div_(3), moved)
+        bent = moved.div_(reach)
+        course.stiffness = float(torch.linalg.vector_norm(bent)) / length
+        if checked and not self._symmetric and course.stiffness > 0:
+            self._symmetric = True
+            _require_symmetry(task, theta, step, size, direction, bent, wanted, course.error)
+        return Product(bent, slopes, course.error)
 
     def _shifted(
         self, task: Task, theta: Tensor, step: Step, direction: Tensor, reach: float
@@ -141,43 +138,56 @@ class Differences:
         return grad.mean, slopes[0]
 
 
+Moved = tuple[Tensor, Any]
+"""By how much a gradient changes, shape (P,), and what else is found there."""
+
+
+def _ahead(there: Callable[[float], Moved], base: Tensor, reach: float) -> Moved:
+    """g(theta + e a) - g(theta), and the slopes at the former."""
+    far, slopes = there(reach)
+    return far - base, slopes
+
+
+def _across(there: Callable[[float], Moved], reach: float) -> Moved:
+    """(g(theta + e a) - g(theta - e a)) / 2, and the mean of the slopes at both."""
+    far, up = there(reach)
+    near, down = there(-reach)
+    return (far - near).div_(2), (up + down) / 2
+
+
+def _apart(found: Tensor, better: Tensor) -> float:
+    """How far one is from the other, as a share of it."""
+    norm = float(torch.linalg.vector_norm(better))
+    return float(torch.linalg.vector_norm(found - better)) / norm if norm > 0 else 0.0
+
+
 def _far_enough(
-    there: Callable[[float], tuple[Tensor, Any]], base: Tensor, theta: Tensor, direction: Tensor,
-    wanted: float, stiffness: float = 0.0,
-) -> tuple[float, tuple[Tensor, Any]]:  # fmt: skip
+    change: Callable[[float], Moved], size: float, theta: Tensor, length: float, wanted: float,
+    stiffness: float = 0.0,
+) -> tuple[float, Moved]:  # fmt: skip
     """How far along a direction the gradient has changed as `wanted`, and what is found there.
 
     Args:
-        there: the gradient, and what else there is, so many directions from theta.
-        stiffness: |J a| / |a|, where it is known about.
+        change: of the gradient, so many directions from theta. size: of the gradient at theta.
+        length: of the direction. stiffness: |J a| / |a|, where it is known about.
     """
-    length = float(torch.linalg.vector_norm(direction))
-    size = float(torch.linalg.vector_norm(base))
     place = max(1.0, float(torch.linalg.vector_norm(theta)))
     farthest = FARTHEST * place / length
-    reach = wanted * (size / stiffness if stiffness > 0 else place) / length
-    reach = min(reach, farthest)
+    reach = min(wanted * (size / stiffness if stiffness > 0 else place) / length, farthest)
     for _ in range(TRIES):
-        found = there(reach)
-        change = float(torch.linalg.vector_norm(found[0] - base)) / size
-        low = change < wanted / WITHIN and reach < farthest
-        if (not low and change <= wanted * WITHIN) or not math.isfinite(change):
+        found = change(reach)
+        share = float(torch.linalg.vector_norm(found[0])) / size
+        low = share < wanted / WITHIN and reach < farthest
+        if (not low and share <= wanted * WITHIN) or not math.isfinite(share):
             break
-        factor = wanted / max(change, torch.finfo(theta.dtype).eps)
+        factor = wanted / max(share, torch.finfo(theta.dtype).eps)
         reach = min(reach * min(max(factor, 1e-4), 1e4), farthest)
     return reach, found
 
 
-def _unevenness(far: Tensor, near: Tensor, base: Tensor) -> float:
-    """How much the two one-sided differences differ, as a share of the central one."""
-    across = float(torch.linalg.vector_norm(far - near))
-    bend = float(torch.linalg.vector_norm(far + near - 2 * base))
-    return bend / across if across > 0 else 0.0
-
-
 def _require_symmetry(
-    task: Task, theta: Tensor, step: Step, base: Tensor, direction: Tensor, bent: Tensor,
-    wanted: float, uneven: float,
+    task: Task, theta: Tensor, step: Step, size: float, direction: Tensor, bent: Tensor,
+    wanted: float, error: float,
 ) -> None:  # fmt: skip
     """If J is symmetric, b' J a is a' J b; with b = J a, parameter by parameter in and out.
 
@@ -185,17 +195,17 @@ def _require_symmetry(
     """
     parts = task.model.unpack(bent).values()
     other = torch.cat([math.cos(2.4 * k) * p.reshape(-1) for k, p in enumerate(parts)])
+    length = float(torch.linalg.vector_norm(other))
 
-    def there(reach: float) -> tuple[Tensor, None]:
-        return gradient(task, torch.add(theta, other, alpha=reach), step, exactly=True).mean, None
+    def there(reach: float) -> Moved:
+        return gradient(task, torch.add(theta, other, alpha=reach), step, exactly=True).mean, 0.0
 
-    reach, (far, _) = _far_enough(there, base, theta, other, wanted)
-    near, _ = there(-reach)
+    reach, (moved, _) = _far_enough(partial(_across, there), size, theta, length, wanted)
+    error += _apart(_across(there, 3 * reach)[0].div_(3), moved)
     mine = float(torch.dot(other, bent))
-    theirs = float(torch.dot(direction, (far - near).div_(2 * reach)))
-    room = LOPSIDED + 10 * (uneven + _unevenness(far, near, base))
-    size = float(torch.linalg.vector_norm(other) * torch.linalg.vector_norm(bent))
-    if abs(mine - theirs) > room * size:
+    theirs = float(torch.dot(direction, moved.div_(reach)))
+    room = (LOPSIDED + 10 * error) * length * float(torch.linalg.vector_norm(bent))
+    if abs(mine - theirs) > room:
         raise ModelError(
             "the gradient that this model trains by is not the gradient of any loss (a "
             "backward hook, a straight-through estimator or a custom function changes it on "
