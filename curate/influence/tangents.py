@@ -9,7 +9,7 @@ on until it meets an example.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from inspect import signature
@@ -23,7 +23,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 Names = frozenset[str]
 Tangents = list[Tensor]
@@ -100,12 +99,12 @@ class Watcher(TorchFunctionMode):
             if self._layout(y) is None:
                 self._miss(names, f"{_name(func)} puts out {tuple(y.shape)}")
                 return output
-        flat, spec = tree_flatten(output)
-        places = [k for k, y in enumerate(flat) if isinstance(y, Tensor)]
-        for place, k in enumerate(places):
-            if flat[k].requires_grad:
-                flat[k] = self._attach(func, call, flat[k], place, names)
-        return tree_unflatten(flat, spec)
+        watched = {
+            id(y): self._attach(func, call, y, place, names)
+            for place, y in enumerate(_tensors(output))
+            if y.requires_grad
+        }
+        return _mapped(output, lambda y: watched.get(id(y), y))
 
     def _uses(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a parameter, or what depends on parameters alone, is among the arguments."""
@@ -192,8 +191,10 @@ class Watcher(TorchFunctionMode):
 class _Call:
     """The arguments of a call, flattened, and for one that may draw, from where it drew."""
 
-    def __init__(self, leaves: list[Any], spec: Any, rng: list[Tensor], *, by_place: bool) -> None:
-        self.leaves, self._spec, self._rng, self._by_place = leaves, spec, rng, by_place
+    def __init__(self, leaves: list[Any], form: Any, rng: list[Tensor]) -> None:
+        """`form`: what the leaves are those of, arguments by place and by name."""
+        self.leaves, self._form, self._rng = leaves, form, rng
+        self._by_place = not form[1]
 
     @classmethod
     def of(cls, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Call":
@@ -201,9 +202,10 @@ class _Call:
             bound = _SIGNATURES[func].bind(*args, **kwargs)
             bound.apply_defaults()
             args, kwargs = bound.args, bound.kwargs
-        leaves, spec = tree_flatten((args, dict(kwargs)))
+        form = args, dict(kwargs)
+        leaves = list(_flat(form))
         rng = [g.get_state() for g in _generators()] if func in _DRAWING else []
-        return cls(leaves, spec, rng, by_place=not kwargs)
+        return cls(leaves, form, rng)
 
     def tensors(self) -> list[Tensor]:
         return [x for x in self.leaves if isinstance(x, Tensor)]
@@ -212,12 +214,12 @@ class _Call:
         """The same call with other tensors."""
         given = iter(tensors)
         own = [next(given) if isinstance(x, Tensor) else x for x in self.leaves]
-        return _Call(own, self._spec, self._rng, by_place=self._by_place)
+        return _Call(own, self._form, self._rng)
 
     def arguments(self, instead: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What to call with, some of the leaves replaced."""
-        own = [instead.get(place, x) for place, x in enumerate(self.leaves)]
-        args, kwargs = tree_unflatten(own, self._spec)
+        own = iter([instead.get(place, x) for place, x in enumerate(self.leaves)])
+        args, kwargs = _mapped(self._form, lambda _: next(own))
         return args, kwargs
 
     def tangent(self, func: Any, along: Mapping[int, Tensor]) -> list[Tensor]:
@@ -362,8 +364,30 @@ def _by_row(product: Tensor, layout: int | None, rows: int) -> Tensor:
     return product.reshape(rows, -1).sum(dim=1, dtype=torch.float64)
 
 
+def _flat(value: Any) -> Iterator[Any]:
+    """What lists, tuples and dictionaries hold, in order."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        yield value
+        return
+    for part in value:
+        yield from _flat(part)
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same with every leaf of `_flat` changed, in order."""
+    if isinstance(value, dict):
+        return {key: _mapped(part, change) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [_mapped(part, change) for part in value]
+        named = hasattr(value, "_fields")
+        return type(value)(*parts) if named else type(value)(parts)
+    return change(value)
+
+
 def _tensors(value: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(value) if isinstance(x, Tensor)]
+    return [x for x in _flat(value) if isinstance(x, Tensor)]
 
 
 def _overwrites(func: Any) -> bool:
