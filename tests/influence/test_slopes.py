@@ -432,3 +432,38 @@ def test_memory_under_checkpointing_stays_down() -> None:
         found[saving] = slopes, sum(sizes.values())
     torch.testing.assert_close(found[True][0], found[False][0])
     assert found[True][1] < found[False][1] / 2
+
+
+@pytest.mark.parametrize(
+    "name", ["linear", "conv2d", "attention", "embedding, tied, with positions", "group norm"]
+)
+def test_single_precision_is_as_near_as_it_says(name: str) -> None:
+    """Forward differences, the estimate from the first, which is taken both ways."""
+    wide, step, directions = case(name)
+    theta = wide.model.read()
+    expected = oracle(wide, step, directions[0])
+    batch = wide.examples.batches[0]
+    x = batch["x"].float() if batch["x"].is_floating_point() else batch["x"]
+    model = FlatModel(wide.model.module.float())
+    task = Task(model, wide.objective, BatchExamples([{"x": x}]))
+    differences, narrow = Differences(), theta.float()
+    grad = gradient(task, narrow, step)
+    for k in range(3):  # the first is checked, the others go by what it found
+        bent, slopes, error = differences.product(task, narrow, step, grad, directions[0].float())
+        off = float((bent - expected[0]).norm() / expected[0].norm())
+        assert 0 < off < 5e-3
+        assert off < 5 * error + 1e-3 * (k > 0)
+        assert (slopes - expected[1]).norm() < 5e-3 * expected[1].norm()
+
+
+def test_a_course_goes_on_from_what_was_saved() -> None:
+    task, step, directions = case("linear")
+    theta = task.model.read()
+    grad = gradient(task, theta, step)
+    whole, again = Differences(), Differences()
+    for k, direction in enumerate(directions):
+        expected = whole.product(task, theta, step, grad, direction)
+        found = again.product(task, theta, step, grad, direction)
+        assert torch.equal(found.bent, expected.bent), k
+        saved, again = again.saved(), Differences()
+        again.restore(saved)
