@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def test_a_classifiers_losses_are_those_of_texts_alone(there: Path) -> None:
 def trained(prepared: Job, steps: Sequence[Step], rule: AdamW) -> float:
     """The target's mean loss per token after plain training with torch's own AdamW."""
     task, _, _ = prepared.start(0)
-    module, (target,) = task.model.module.train(), prepared.data.targets
+    module, (target,) = deepcopy(task.model.module).train(), prepared.data.targets
     moving = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(moving, eps=rule.eps, weight_decay=0.0)
     for step in steps:
