@@ -126,7 +126,8 @@ class Differences:
         course.stiffness = float(torch.linalg.vector_norm(bent)) / length
         if checked and not self._symmetric and course.stiffness > 0:
             self._symmetric = True
-            _require_symmetry(task, theta, step, size, direction, bent, wanted, course.error)
+            base = gradient(task, theta, step, exactly=True).mean if half else grad.mean
+            _require_symmetry(task, theta, step, base, direction, bent, wanted, course.error)
         return Product(bent, slopes, course.error)
 
     def _shifted(
@@ -186,7 +187,7 @@ def _far_enough(
 
 
 def _require_symmetry(
-    task: Task, theta: Tensor, step: Step, size: float, direction: Tensor, bent: Tensor,
+    task: Task, theta: Tensor, step: Step, base: Tensor, direction: Tensor, bent: Tensor,
     wanted: float, error: float,
 ) -> None:  # fmt: skip
     """If J is symmetric, b' J a is a' J b; with b = J a, parameter by parameter in and out.
@@ -200,8 +201,10 @@ def _require_symmetry(
     def there(reach: float) -> Moved:
         return gradient(task, torch.add(theta, other, alpha=reach), step, exactly=True).mean, 0.0
 
-    reach, (moved, _) = _far_enough(partial(_across, there), size, theta, length, wanted)
-    error += _apart(_across(there, 3 * reach)[0].div_(3), moved)
+    change = partial(_ahead, there, base)
+    size = float(torch.linalg.vector_norm(base))
+    reach, (moved, _) = _far_enough(change, size, theta, length, wanted)
+    error += _apart(change(3 * reach)[0].div_(3), moved)
     mine = float(torch.dot(other, bent))
     theirs = float(torch.dot(direction, moved.div_(reach)))
     room = (LOPSIDED + 10 * error) * length * float(torch.linalg.vector_norm(bent))
