@@ -19,7 +19,10 @@ from torch import Tensor
 from curate.influence.tangents import Watcher
 from curate.policies import Array
 from curate.ranks import everywhere
-from curate.trajectory import Gradient, Step, Task, forward, gradient
+from curate.trajectory import Gradient, Step, Task, forward, gradient, terms
+
+EVERY = 32
+"""Passes between two whose slopes are checked parameter by parameter."""
 
 
 class Slopes:
@@ -31,30 +34,39 @@ class Slopes:
     def __init__(self) -> None:
         self._singly: set[str] = set()
         self._attributed = False
+        self._passes = 0
 
     def take(
-        self, task: Task, theta: Tensor, step: Step, directions: Sequence[Tensor]
-    ) -> tuple[Gradient, Tensor]:
+        self, task: Task, theta: Tensor, step: Step, directions: Sequence[Tensor],
+        *, thorough: bool = False,
+    ) -> tuple[Gradient, Tensor]:  # fmt: skip
         """The step's gradient at theta, and d_i = <grad l_i, a> along Q directions, shape (P,).
 
-        Slopes: shape (Q, n), float64, in the unit of l_i per unit of direction.
+        Slopes: shape (Q, n), float64, in the unit of l_i per unit of direction. Their sum is
+        checked every time; now and then, where it is off, or if `thorough`, by parameter.
         """
         if not (step.weights > 0).all():  # what weighs nothing sends nothing back
             even = step.reweight(torch.ones_like(step.weights))
             found = self.take(task, theta, even, directions)[1]
             return gradient(task, theta, step, exactly=True), found
         parts = [task.model.unpack(a) for a in directions]
-        grad, own = self._pass(task, theta, step, parts)
+        thorough |= self._passes % EVERY == 0
+        self._passes += 1
+        grad, own = self._pass(task, theta, step, parts, thorough=thorough)
         if not self._attributed and len(step.rows) > 1:
             self._attributed = True
             self._check_rows(task, theta, step, parts, own)
         if self._singly:
             own = own + _one_by_one(task, theta, step, parts, sorted(self._singly))
-        return grad, task.ranks.join(own, len(step.rows))
+        found = task.ranks.join(own, len(step.rows))
+        if not thorough and _sum_is_off(theta, step, grad, directions, found):
+            return self.take(task, theta, step, directions, thorough=True)
+        return grad, found
 
     def _pass(
-        self, task: Task, theta: Tensor, step: Step, parts: Sequence[Mapping[str, Tensor]]
-    ) -> tuple[Gradient, Tensor]:
+        self, task: Task, theta: Tensor, step: Step, parts: Sequence[Mapping[str, Tensor]],
+        *, thorough: bool,
+    ) -> tuple[Gradient, Tensor]:  # fmt: skip
         """The gradient, and this rank's slopes by what is seen in passing, (Q, its rows)."""
         members = {n: p for n, p in task.model.members().items() if n not in self._singly}
         watchers: list[Watcher] = []
@@ -66,13 +78,15 @@ class Slopes:
             watchers.append(Watcher(members, parts, chunk.stop - chunk.start))
             with watchers[-1]:
                 yield _go_back
-            if chunk == chunks[-1]:
+            if thorough and chunk == chunks[-1]:
                 expected[:] = _by_parameter(members, parts).cpu().numpy()
 
         grad = gradient(task, theta, step, exactly=True, watch=watch)
         weights = step.weights.to(theta.device).double()
         found = [theta.new_zeros(len(parts), 0, dtype=torch.float64)]
-        astray = _astray(watchers, [*members], expected, torch.finfo(theta.dtype).eps)
+        astray = dict[str, str]()
+        if thorough:
+            astray = _astray(watchers, [*members], expected, _room(theta))
         if astray:
             self._singly |= astray.keys()
             _warn(astray)
@@ -89,7 +103,7 @@ class Slopes:
         """See that each row's slope is its own: with other weights it has to be the same."""
         golden = torch.arange(len(step.rows), dtype=torch.float64) * 0.618034
         other = step.reweight(step.weights * (0.5 + golden.frac()).to(step.weights.dtype))
-        _, again = self._pass(task, theta, other, parts)
+        _, again = self._pass(task, theta, other, parts, thorough=False)
         most = 1e-6 if theta.dtype == torch.float64 else 2e-2
         apart = torch.linalg.vector_norm(again - own) > most * torch.linalg.vector_norm(own)
         if not everywhere(task.ranks, not bool(apart)):
@@ -97,6 +111,32 @@ class Slopes:
             self._singly |= astray.keys()
             _warn(astray)
             own.zero_()
+
+
+def _room(theta: Tensor) -> tuple[float, float]:
+    """How far sums may be off by rounding: as shares of all slopes' sizes, and of |g| |a|."""
+    if theta.is_cuda and torch.backends.cuda.matmul.allow_tf32:
+        return 0.1, 1e-3
+    eps = torch.finfo(theta.dtype).eps
+    return 3e4 * eps, 64 * eps
+
+
+def _sum_is_off(
+    theta: Tensor, step: Step, grad: Gradient, directions: Sequence[Tensor], slopes: Tensor
+) -> bool:
+    """Whether sum_i w_i d_i is another than <sum_i w_i grad l_i, a>, along any direction."""
+    if step.scale == 0:  # then there is no gradient to compare with
+        return False
+    by_slopes, by_lengths = _room(theta)
+    shares = step.weights.to(slopes) * slopes
+    factor = float(terms(step, grad.sizes)) / step.scale
+    for own, a in zip(shares, directions, strict=True):
+        right = float(torch.dot(grad.mean, a)) * factor
+        length = float(torch.linalg.vector_norm(grad.mean) * torch.linalg.vector_norm(a))
+        room = by_slopes * float(own.abs().sum()) + by_lengths * length * abs(factor)
+        if abs(float(own.sum()) - right) > room:  # not so if anything is no number
+            return True
+    return False
 
 
 def _go_back(total: Tensor) -> None:
@@ -128,8 +168,9 @@ def _by_parameter(members: Mapping[str, Tensor], parts: Sequence[Mapping[str, Te
 
 
 def _astray(
-    watchers: Sequence["Watcher"], names: Sequence[str], expected: Array, eps: float
-) -> dict[str, str]:
+    watchers: Sequence["Watcher"], names: Sequence[str], expected: Array,
+    room: tuple[float, float],
+) -> dict[str, str]:  # fmt: skip
     """Parameters whose slopes do not add up to what they have to, and why as far as is known.
 
     expected: see `_by_parameter`. Where an operation uses several, they are taken together.
@@ -151,8 +192,8 @@ def _astray(
     for joined in {id(own): own for own in group.values()}.values():
         total = np.sum([found[name] for name in joined], axis=0)
         right = np.sum([expected[:, :, names.index(name)] for name in joined], axis=0)
-        room = 3e4 * eps * total[1] + 64 * eps * right[1]
-        if np.isfinite(right).all() and not np.all(np.abs(total[0] - right[0]) <= room):
+        most = room[0] * total[1] + room[1] * right[1]
+        if np.isfinite(right).all() and not np.all(np.abs(total[0] - right[0]) <= most):
             for name in sorted(joined):
                 astray.setdefault(name, "it is used where nobody sees it")
     return astray
