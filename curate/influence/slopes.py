@@ -91,9 +91,9 @@ class Slopes:
             self._singly |= astray.keys()
             _warn(astray)
         for chunk, watcher in zip(chunks, watchers, strict=True):
-            shares = [x for names, x in watcher.shares.items() if not names & self._singly]
-            none = theta.new_zeros(len(parts), chunk.stop - chunk.start, dtype=torch.float64)
-            found.append(sum(shares, none) / weights[chunk])
+            shares = [x for n, xs in watcher.shares.items() if not n & self._singly for x in xs]
+            none = theta.new_zeros(len(parts), chunk.stop - chunk.start)
+            found.append(torch.stack([none, *shares]).sum(0, dtype=torch.float64) / weights[chunk])
         return grad, torch.cat(found, dim=1)
 
     def _check_rows(
@@ -184,11 +184,12 @@ def _astray(
             group |= dict.fromkeys(joined, joined)
     found = {name: np.zeros((2, expected.shape[1])) for name in names}
     for watcher in watchers:
-        if watcher.shares:
-            shares = torch.stack([*watcher.shares.values()])
+        each = [(min(names), x) for names, xs in watcher.shares.items() for x in xs]
+        if each:
+            shares = torch.stack([x for _, x in each]).double()
             sums = torch.stack([shares.sum(dim=2), shares.abs().sum(dim=2)], dim=1).cpu().numpy()
-            for together, own in zip(watcher.shares, sums, strict=True):
-                found[min(together)] += own
+            for (name, _), own in zip(each, sums, strict=True):
+                found[name] += own
     for joined in {id(own): own for own in group.values()}.values():
         total = np.sum([found[name] for name in joined], axis=0)
         right = np.sum([expected[:, :, names.index(name)] for name in joined], axis=0)

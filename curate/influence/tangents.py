@@ -9,7 +9,7 @@ on until it meets an example.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from inspect import signature
@@ -68,14 +68,15 @@ class Watcher(TorchFunctionMode):
             for name, p in parameters.items()
         }
         self.count = len(directions)
-        self.shares: dict[Names, Tensor] = {}
+        self.shares: dict[Names, list[Tensor]] = {}
+        """By the parameters that they are of: shares of w_i d_i, each of shape (Q, rows)."""
         self.missed: dict[str, str] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if not torch.is_grad_enabled() or not self._uses(args, kwargs):
+        kwargs = kwargs or {}  # most calls use no parameter: what comes first is to be quick
+        if not (self._uses(args) or self._uses(kwargs.values())) or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         call = _Call.of(func, args, kwargs)
         output = func(*args, **kwargs)
@@ -106,13 +107,10 @@ class Watcher(TorchFunctionMode):
         }
         return _mapped(output, lambda y: watched.get(id(y), y))
 
-    def _uses(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    def _uses(self, arguments: Iterable[Any]) -> bool:
         """Whether a parameter, or what depends on parameters alone, is among the arguments."""
-        for x in (*args, *kwargs.values()):
-            if isinstance(x, Tensor):
-                if id(x) in self._tracked:
-                    return True
-            elif isinstance(x, list | tuple) and self._uses(tuple(x), {}):
+        for x in arguments:
+            if id(x) in self._tracked or (isinstance(x, list | tuple) and self._uses(x)):
                 return True
         return False
 
@@ -164,12 +162,11 @@ class Watcher(TorchFunctionMode):
             try:
                 with torch.no_grad():
                     products = (again.effect(func, own, gradient, place) for own in along)
-                    found = torch.stack([_by_row(p, layout, self._rows) for p in products])
+                    found = [_by_row(p, layout, self._rows) for p in products]
             except _FOREIGN as error:
                 self._miss(names, f"{_name(func)}: {error}")
                 return
-            before = self.shares.get(names)
-            self.shares[names] = found if before is None else before + found
+            self.shares.setdefault(names, []).append(torch.stack(found))
 
         held = [x.detach() for x in call.tensors()]
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
@@ -297,16 +294,14 @@ class _Call:
     ) -> Tensor:  # fmt: skip
         """Of x V + v; through V on whichever side is smaller."""
         inputs: Tensor = self.leaves[x]
-        found = gradient.new_zeros(())
-        if weight in along:
-            moved = along[weight].T if transposed else along[weight]
-            if moved.shape[0] < moved.shape[1]:
-                found = ((gradient @ moved.T) * inputs).sum(-1, keepdim=True)
-            else:
-                found = (gradient * (inputs @ moved)).sum(-1, keepdim=True)
-        if bias in along:
-            found = found + (gradient * along[bias]).sum(-1, keepdim=True)
-        return found
+        V, v = along.get(weight), along.get(bias)  # noqa: N806
+        if V is None:
+            return gradient * v
+        V = V.T if transposed else V  # noqa: N806
+        if V.shape[0] >= V.shape[1]:
+            return gradient * (inputs @ V if v is None else inputs @ V + v)
+        found = (gradient @ V.T) * inputs
+        return found if v is None else found.sum(-1) + gradient @ v
 
 
 class _Share(torch.autograd.Function):
@@ -356,12 +351,10 @@ def _drawing_from(states: Sequence[Tensor]) -> Iterator[None]:
 
 
 def _by_row(product: Tensor, layout: int | None, rows: int) -> Tensor:
-    """Sums over what belongs to each example, float64, shape (n,)."""
-    if rows == 1:
-        return product.sum(dtype=torch.float64).reshape(1)
-    if layout == 1:
+    """Sums over what belongs to each example, shape (n,)."""
+    if layout == 1 and rows > 1:
         product = product.transpose(0, 1)
-    return product.reshape(rows, -1).sum(dim=1, dtype=torch.float64)
+    return product.reshape(rows, -1).sum(dim=1)
 
 
 def _flat(value: Any) -> Iterator[Any]:
