@@ -296,7 +296,7 @@ class _Call:
         inputs: Tensor = self.leaves[x]
         V, v = along.get(weight), along.get(bias)  # noqa: N806
         if V is None:
-            return gradient * v
+            return gradient * along[bias]
         V = V.T if transposed else V  # noqa: N806
         if V.shape[0] >= V.shape[1]:
             return gradient * (inputs @ V if v is None else inputs @ V + v)
