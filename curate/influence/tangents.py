@@ -294,14 +294,14 @@ class _Call:
     ) -> Tensor:  # fmt: skip
         """Of x V + v; through V on whichever side is smaller."""
         inputs: Tensor = self.leaves[x]
-        V, v = along.get(weight), along.get(bias)  # noqa: N806
-        if V is None:
+        if weight not in along:
             return gradient * along[bias]
-        V = V.T if transposed else V  # noqa: N806
-        if V.shape[0] >= V.shape[1]:
-            return gradient * (inputs @ V if v is None else inputs @ V + v)
-        found = (gradient @ V.T) * inputs
-        return found if v is None else found.sum(-1) + gradient @ v
+        moved = along[weight].T if transposed else along[weight]
+        if moved.shape[0] < moved.shape[1]:
+            found = (gradient @ moved.T) * inputs
+            return found.sum(-1) + gradient @ along[bias] if bias in along else found
+        tangent = inputs @ moved
+        return gradient * (tangent + along[bias] if bias in along else tangent)
 
 
 class _Share(torch.autograd.Function):
