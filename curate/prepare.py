@@ -60,13 +60,16 @@ class Job:
 
     def _build(self, seed: int) -> tuple[FlatModel, Rule]:
         dtype = getattr(torch, self.recipe.training.dtype)
-        half = self.recipe.training.autocast
-        autocast = None if half is None else getattr(torch, half)
+        precision = self.recipe.training.precision
+        autocast = torch.bfloat16 if precision == "bf16" else None
         with seeded_rng(seed, self.device):
             module = build_module(self.recipe, self.data).train()
         trainable = [n for n, p in module.named_parameters() if p.requires_grad]
         members = assign_groups(self.recipe, trainable)
-        model = FlatModel(module, members, device=self.device, dtype=dtype, autocast=autocast)
+        model = FlatModel(
+            module, members, device=self.device, dtype=dtype, autocast=autocast,
+            tf32=precision != "float32",
+        )  # fmt: skip
         return model, build_rule(self.recipe, model)
 
     def step_flops(self) -> int:

@@ -97,7 +97,7 @@ def test_autocast(there: Path, scoring: Scoring) -> None:
     settings = [LLAMA, "training.optimizer.eps=1e-4", f"selection.jump={jump}"]
     full, _ = influences(job(*settings, dtype="float32"), scoring, steps=8)
     half, end = influences(
-        job("training.autocast=bfloat16", *settings, dtype="float32"), scoring, steps=8
+        job("training.precision=bf16", *settings, dtype="float32"), scoring, steps=8
     )
     assert end.dtype == torch.float32
     assert not torch.equal(full, half)
@@ -107,7 +107,7 @@ def test_autocast(there: Path, scoring: Scoring) -> None:
 
 def test_autocast_in_a_whole_run(there: Path) -> None:
     for name, more in (("jump", "selection.jump=exact"), ("linear", CHECKPOINTING)):
-        recipe = check_recipe(parse(words.RECIPE), ["training.autocast=bfloat16", more])
+        recipe = check_recipe(parse(words.RECIPE), ["training.precision=bf16", more])
         assert run_select(recipe, there / name)["kept"] > 0
 
 
@@ -125,8 +125,8 @@ def test_autocast_is_for_float32(
     monkeypatch.chdir(tmp_path)
     words.write(tmp_path)
     code = curate(
-        "text.yaml", "--set", "training.autocast=bfloat16",
+        "text.yaml", "--set", "training.precision=bf16",
         "--set", "training.dtype=float64",
     )  # fmt: skip
     assert code == 2
-    assert "training.autocast: is for dtype float32" in capsys.readouterr().err
+    assert "training.precision: bf16 is for dtype float32" in capsys.readouterr().err

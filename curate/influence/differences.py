@@ -101,6 +101,12 @@ class Differences:
         Raises:
             ModelError: the gradient that the model trains by is not one of any loss.
         """
+        if theta.dtype in (torch.float16, torch.bfloat16):
+            raise ModelError(
+                f"parameters in {str(theta.dtype).removeprefix('torch.')} cannot be taken back "
+                "through a step: they move by less than their own rounding; keep them in float32 "
+                "and train under autocast, or use horizon 1."
+            )
         course = self._courses.setdefault(target, _Course())
         length = float(torch.linalg.vector_norm(direction))
         size = float(torch.linalg.vector_norm(grad.mean))

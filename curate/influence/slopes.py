@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from curate.influence.tangents import Watcher
+from curate.models import FlatModel
 from curate.policies import Array
 from curate.ranks import everywhere
 from curate.trajectory import Gradient, Step, Task, forward, gradient, terms
@@ -59,7 +60,7 @@ class Slopes:
         if self._singly:
             own = own + _one_by_one(task, theta, step, parts, sorted(self._singly))
         found = task.ranks.join(own, len(step.rows))
-        if not thorough and _sum_is_off(theta, step, grad, directions, found):
+        if not thorough and _sum_is_off(_room(task.model), step, grad, directions, found):
             return self.take(task, theta, step, directions, thorough=True)
         return grad, found
 
@@ -86,7 +87,7 @@ class Slopes:
         found = [theta.new_zeros(len(parts), 0, dtype=torch.float64)]
         astray = dict[str, str]()
         if thorough:
-            astray = _astray(watchers, [*members], expected, _room(theta))
+            astray = _astray(watchers, [*members], expected, _room(task.model))
         if astray:
             self._singly |= astray.keys()
             _warn(astray)
@@ -113,28 +114,29 @@ class Slopes:
             own.zero_()
 
 
-def _room(theta: Tensor) -> tuple[float, float]:
+def _room(model: FlatModel) -> tuple[float, float]:
     """How far sums may be off by rounding: as shares of all slopes' sizes, and of |g| |a|."""
-    if theta.is_cuda and torch.backends.cuda.matmul.allow_tf32:
+    if model.in_tf32:
         return 0.1, 1e-3
-    eps = torch.finfo(theta.dtype).eps
+    eps = torch.finfo(model.dtype).eps
     return 3e4 * eps, 64 * eps
 
 
 def _sum_is_off(
-    theta: Tensor, step: Step, grad: Gradient, directions: Sequence[Tensor], slopes: Tensor
-) -> bool:
+    room: tuple[float, float], step: Step, grad: Gradient, directions: Sequence[Tensor],
+    slopes: Tensor,
+) -> bool:  # fmt: skip
     """Whether sum_i w_i d_i is another than <sum_i w_i grad l_i, a>, along any direction."""
     if step.scale == 0:  # then there is no gradient to compare with
         return False
-    by_slopes, by_lengths = _room(theta)
+    by_slopes, by_lengths = room
     shares = step.weights.to(slopes) * slopes
     factor = float(terms(step, grad.sizes)) / step.scale
     for own, a in zip(shares, directions, strict=True):
         right = float(torch.dot(grad.mean, a)) * factor
         length = float(torch.linalg.vector_norm(grad.mean) * torch.linalg.vector_norm(a))
-        room = by_slopes * float(own.abs().sum()) + by_lengths * length * abs(factor)
-        if abs(float(own.sum()) - right) > room:  # not so if anything is no number
+        most = by_slopes * float(own.abs().sum()) + by_lengths * length * abs(factor)
+        if abs(float(own.sum()) - right) > most:  # not so if anything is no number
             return True
     return False
 

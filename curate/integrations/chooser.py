@@ -14,7 +14,7 @@ from curate.errors import DataError
 from curate.influence import Differences, Scoring, Target, reweighting, target_losses
 from curate.integrations.decisions import Decision, WindowReport
 from curate.integrations.options import AUTO, WEIGHTS, Options
-from curate.integrations.training import Training, untouched
+from curate.integrations.training import Training
 from curate.log import AuditLog
 from curate.models import Objective, probe
 from curate.policies import Array, Budget, LookAhead
@@ -53,7 +53,7 @@ class WindowChooser:
         self._untold: WindowReport | None = None
         self._steps_decided = 0
         training.learning_rates(training.read()[1], 1)
-        with untouched(training.model):
+        with training.simulated():
             probe(training.read()[0], objective, targets[0].examples)
 
     def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
@@ -90,7 +90,7 @@ class WindowChooser:
             window[first : first + self.accumulate]
             for first in range(0, len(window), self.accumulate)
         ]
-        with untouched(self.training.model):
+        with self.training.simulated():
             judged = self._judge(window, members)
         assert judged.scores is not None
         stride = self.options.stride or len(members)
@@ -121,7 +121,7 @@ class WindowChooser:
         if report is None:
             return
         if self.options.stride is None:
-            with untouched(self.training.model):
+            with self.training.simulated():
                 model, _ = self.training.read()
                 losses = target_losses(model, self._objective, self._targets, model.read())
             report.realised = float(losses.mean()) - report.target_loss

@@ -12,7 +12,7 @@ from curate.integrations.chooser import WindowChooser, one_mean
 from curate.integrations.decisions import WindowReport
 from curate.integrations.loader import as_targets
 from curate.integrations.options import WEIGHTS, Options
-from curate.integrations.training import Training, untouched
+from curate.integrations.training import Training
 from curate.models import LabelsObjective, Objective, as_objective, find_shift
 from curate.rules import unwrap
 
@@ -122,7 +122,7 @@ class LookAheadMixin:
         )
         targets = self._targets()
         batch = targets[0].examples.batch(torch.arange(1), training.read()[0].device)
-        with untouched(self.model):
+        with training.simulated():
             self.model.eval()
             counted = self.model_accepts_loss_kwargs and self._divides_by_count(batch)
             objective = self._objective or self._default_objective(batch, counted)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from curate.errors import OptionError
@@ -11,14 +12,17 @@ from curate.integrations.loader import LookAheadLoader
 from curate.integrations.options import Options
 from curate.models import Objective
 
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""By the name of a trainer's precision."""
+
 
 class LightningLookAhead:
     """Give this to `trainer.fit` in place of a train loader of known length.
 
         trainer.fit(module, LightningLookAhead(loader, module, losses, targets, horizon=4))
 
-    The optimizer, its schedule (stepped by step, not by epoch), clipping by norm
-    and gradient accumulation are read from the module's trainer when the first
+    The optimizer, its schedule (stepped by step, not by epoch), clipping by norm,
+    gradient accumulation and precision are read from the module's trainer when the first
     batch is asked for.
 
     Args:
@@ -83,6 +87,7 @@ class LightningLookAhead:
         return LookAheadLoader(
             self.loader, self._module, trainer.optimizers[0], self._objective, self._targets,
             scheduler=_scheduler(trainer), clip_norm=trainer.gradient_clip_val or None,
+            autocast=_AUTOCAST.get(trainer.precision),
             accumulate=trainer.accumulate_grad_batches,
             scale=lambda count: count / trainer.accumulate_grad_batches, **self._options,
         )  # fmt: skip

@@ -64,6 +64,8 @@ class LookAheadLoader:
         group_by: batch -> a label per example, shape (n,); each gets the same share.
         scheduler: stepped once per optimizer step by the loop; read, never stepped.
         clip_norm: the norm that the loop clips gradients to.
+        autocast: what the loop's passes are autocast to, such as torch.bfloat16. If None it is
+            seen at the loop's first call of the model; a window before that is in float32.
         accumulate: batches whose gradients the loop adds up for one optimizer step.
         scale: n -> what the loop's gradient is in units of the mean over all
             candidates, for a step of n batches; 1 unless given. A loop
@@ -100,6 +102,7 @@ class LookAheadLoader:
         group_by: Callable[[Any], Any] | None = None,
         scheduler: Any | None = None,
         clip_norm: float | None = None,
+        autocast: torch.dtype | None = None,
         accumulate: int = 1,
         scale: Callable[[int], float] = one_mean,
         log: str | PathLike[str] | None = None,
@@ -122,7 +125,7 @@ class LookAheadLoader:
         _refuse_counted(loader)
         self.loader = loader
         self._chooser = WindowChooser(
-            Training(model, unwrap(optimizer), scheduler, clip_norm),
+            Training(model, unwrap(optimizer), scheduler, clip_norm, autocast),
             as_objective(objective, getattr(objective, "__name__", "objective")),
             as_targets(targets),
             options,

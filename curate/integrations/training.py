@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from curate.models import FlatModel
 from curate.rules import LiveOptimizer, from_torch
 
 
-@dataclass(frozen=True)
+@dataclass
 class Training:
     """A model and what trains it.
 
@@ -22,16 +22,26 @@ class Training:
         of a compiled one (`torch.compile`), the model inside.
     optimizer: of torch.optim. scheduler: stepped once per optimizer step, or None.
     clip_norm: the norm that gradients are clipped to, or None.
+    autocast: what the loop's passes are autocast to, or None. Where nothing is given it is what
+        Accelerate was told, if it prepared the model, else what is seen at the loop's first call.
+        Steps are simulated under bfloat16, too, but in float32 if it is float16, where gradients
+        vanish without the loop's own scale. The way back is in float32.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: Any | None = None
     clip_norm: float | None = None
+    autocast: torch.dtype | None = None
+    _simulating: bool = field(default=False, init=False)
+    _hook: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        # a compiled model cannot be differentiated twice; inside is the same one, uncompiled
-        object.__setattr__(self, "model", getattr(self.model, "_orig_mod", self.model))
+        called, self.model = self.model, getattr(self.model, "_orig_mod", self.model)
+        if _wrapped_by_accelerate(self.model):
+            self.autocast = self.autocast or _accelerate_computes_in()
+        elif self.autocast is None:
+            self._hook = called.register_forward_pre_hook(self._note_autocast)
         distributed = torch.distributed
         if distributed.is_available() and distributed.is_initialized():
             size = distributed.get_world_size()
@@ -48,20 +58,54 @@ class Training:
         if any(p not in names for group in live.parameters for p in group):
             raise UserError("the optimizer trains parameters that the model does not have.")
         groups = [[names[p] for p in group] for group in live.parameters]  # type: ignore[index]
-        return FlatModel(self.model, groups), live
+        half = self.autocast if self.autocast == torch.bfloat16 else None
+        return FlatModel(self.model, groups, autocast=half), live
 
     def learning_rates(self, live: LiveOptimizer, steps: int) -> list[tuple[float, ...]]:
         """Of every param group in `live`, for each of the next `steps` steps."""
         rates = future_learning_rates(self.optimizer, self.scheduler, steps)
         return [tuple(lrs[k] for k in live.groups) for lrs in rates]
 
+    @contextmanager
+    def simulated(self) -> Iterator[None]:
+        """Calls in the block are not the loop's, and no wrapper of Accelerate's is around them.
 
-@contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """Whatever happens in the block, every layer is in the mode it was in before."""
-    modes = {layer: layer.training for layer in module.modules()}
-    try:
-        yield
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
+        Whatever happens in the block, every layer is in the mode it was in before.
+        """
+        modes = {layer: layer.training for layer in self.model.modules()}
+        own = vars(self.model)
+        forward = own.get("forward")
+        before, self._simulating = self._simulating, True
+        try:
+            if _wrapped_by_accelerate(self.model):
+                own["forward"] = own["_original_forward"]
+            yield
+        finally:
+            self._simulating = before
+            if forward is not None:
+                own["forward"] = forward
+            for layer, mode in modes.items():
+                layer.training = mode
+
+    def _note_autocast(self, module: nn.Module, _: Any) -> None:
+        if self._simulating or not (torch.is_grad_enabled() and module.training):
+            return
+        device = _device(self.model)
+        if torch.is_autocast_enabled(device):
+            self.autocast = torch.get_autocast_dtype(device)
+        self._hook.remove()
+
+
+def _device(model: nn.Module) -> str:
+    return next((p.device.type for p in model.parameters()), "cpu")
+
+
+def _wrapped_by_accelerate(model: nn.Module) -> bool:
+    return "_original_forward" in vars(model)
+
+
+def _accelerate_computes_in() -> torch.dtype | None:
+    from accelerate.state import AcceleratorState
+
+    told: str = AcceleratorState().mixed_precision
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(told)

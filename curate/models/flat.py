@@ -5,8 +5,9 @@ it: whatever trains can be scored, and what reaches for a layer by another road 
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class FlatModel:
             gradient if None. What is not named counts as frozen.
         device, dtype: what the module is moved to; left as it is if None.
         autocast: what its passes are computed in where torch thinks it safe.
+        tf32: whether CUDA's matrix products of float32 are in TF32; as they are set if None.
 
     Raises:
         ModelError: nothing is trainable, trainable parameters are of mixed
@@ -42,10 +44,12 @@ class FlatModel:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         autocast: torch.dtype | None = None,
+        tf32: bool | None = None,
     ) -> None:
         refuse_coupled_examples(module)
         self.module = module.to(device=device, dtype=dtype)
         self.autocast = autocast
+        self._tf32 = tf32
         self._modes = {layer: layer.training for layer in module.modules()}
         trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not trainable:
@@ -90,11 +94,10 @@ class FlatModel:
         """A copy of the module's own parameters as theta, shape (P,)."""
         return torch.cat([self._parameters[n].detach().reshape(-1) for n in self.names]).clone()
 
-    def write(self, theta: Tensor) -> None:
-        """Put theta, shape (P,), into the module's own parameters."""
-        with torch.no_grad():
-            for name, part in self.unpack(theta).items():
-                self._parameters[name].copy_(part)
+    @property
+    def in_tf32(self) -> bool:
+        """Whether its matrix products keep ten bits of what is multiplied."""
+        return self.device.type == "cuda" and (_uses_tf32() if self._tf32 is None else self._tf32)
 
     def unpack(self, theta: Tensor) -> dict[str, Tensor]:
         """theta, shape (P,), as views in the parameters' shapes, by name."""
@@ -117,8 +120,9 @@ class FlatModel:
     def at(self, theta: Tensor, *, training: bool) -> Iterator[nn.Module]:
         """The module itself with theta, shape (P,), in its own parameters, without gradients.
 
-        Every layer is in the mode it trains in, or in eval mode. Whatever happens in the block,
-        all parameters and their gradients are the caller's own again after it.
+        Every layer is in the mode it trains in, or in eval mode, and what is compiled runs as it
+        was written. Whatever happens in the block, all parameters and their gradients are the
+        caller's own again after it.
         """
         held = [(p, p.data, p.grad) for p in self.module.parameters()]
         modes = [(layer, layer.training) for layer in self._modes]
@@ -128,7 +132,9 @@ class FlatModel:
                 p.grad = None
             for name, part in self.unpack(theta.detach()).items():
                 self._parameters[name].data = part
-            yield self.module
+            torch.clear_autocast_cache()  # of the weights before, where autocast is around it all
+            with _uncompiled(), _products(self._tf32 if self.device.type == "cuda" else None):
+                yield self.module
         finally:
             _certainly(lambda: _put_back(held, modes))
 
@@ -168,6 +174,7 @@ def _put_back(
         p.grad = grad
     for layer, training in modes:
         layer.training = training
+    torch.clear_autocast_cache()
 
 
 def _certainly(do: Callable[[], None]) -> None:
@@ -177,6 +184,46 @@ def _certainly(do: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         _certainly(do)
         raise
+
+
+def _uncompiled() -> AbstractContextManager[None]:
+    """Nothing is compiled in the block: a graph would be one for every shift and every watch."""
+    if "torch._dynamo" not in sys.modules:  # then nothing is, and loading it takes a second
+        return nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def _uses_tf32() -> bool:
+    products = torch.backends.cuda.matmul
+    try:
+        return bool(products.allow_tf32)
+    except RuntimeError:  # set in the way that is new in torch 2.9, and torch wants no other then
+        return bool(products.fp32_precision == "tf32")
+
+
+@contextmanager
+def _products(tf32: bool | None) -> Iterator[None]:
+    """CUDA's matrix products and convolutions of float32 in TF32, or not; untouched if None."""
+    if tf32 is None:
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = _uses_tf32(), cudnn.allow_tf32
+    try:
+        _use_tf32(tf32)
+        cudnn.allow_tf32 = tf32
+        yield
+    finally:
+        _use_tf32(before[0])
+        cudnn.allow_tf32 = before[1]
+
+
+def _use_tf32(wanted: bool) -> None:
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = wanted
+    except RuntimeError:  # see `_uses_tf32`
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if wanted else "ieee"
 
 
 def refuse_coupled_examples(module: nn.Module) -> None:

@@ -25,9 +25,10 @@ LABELLED = (*CLASSES, "regression")
 class Training(Section):
     """The run that candidates are scored along.
 
-    dtype: of parameters and optimizer state. autocast: what forward and backward passes are
-    computed in where torch thinks it safe. checkpointing: a pretrained model's layers are computed
-    again on the way back instead of kept.
+    dtype: of parameters and optimizer state. precision: of passes. tf32: matrix products of
+    float32 keep 10 bits, on a GPU that can; bf16: under bfloat16 autocast, but for the way back,
+    which is then in TF32. checkpointing: a pretrained model's layers are computed again on the
+    way back instead of kept.
     """
 
     epochs: Count = 1
@@ -38,7 +39,7 @@ class Training(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     seed: Seed = 0
     dtype: Literal["float32", "float64"] = "float32"
-    autocast: Literal["bfloat16"] | None = None
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
     checkpointing: bool = False
 
 
@@ -100,8 +101,9 @@ class Recipe(Section):
         label = self.data.columns.label
         problems = [
             (
-                self.training.autocast is not None and self.training.dtype != "float32",
-                "training.autocast: is for dtype float32; remove one of the two",
+                self.training.precision != "float32" and self.training.dtype != "float32",
+                f"training.precision: {self.training.precision} is for dtype float32; remove one "
+                "of the two",
             ),
             (
                 self.training.checkpointing and not isinstance(self.model, Pretrained),

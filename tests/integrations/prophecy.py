@@ -41,7 +41,8 @@ def foretell(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             weights = torch.from_numpy(np.concatenate([decision.weights for decision in own]))
             steps.append(step.reweight(weights.float()).keep(weights.nonzero().flatten()))
         task = Task(model, self._objective, BatchExamples(list(window)))
-        self.expected = replay(task, live.rule, state, steps).theta
+        with self.training.simulated():
+            self.expected = replay(task, live.rule, state, steps).theta
         self.start = state.theta
         return decisions
 

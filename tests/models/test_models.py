@@ -37,13 +37,6 @@ def test_groups_are_contiguous_and_names_survive() -> None:
     ]  # fmt: skip
 
 
-def test_write_is_the_inverse_of_read() -> None:
-    model = FlatModel(tiny.module())
-    theta = torch.randn(model.size)
-    model.write(theta)
-    assert torch.equal(model.read(), theta)
-
-
 def test_bound_model_is_the_module_at_other_parameters() -> None:
     model = FlatModel(tiny.module())
     other = tiny.module()
