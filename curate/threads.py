@@ -8,9 +8,10 @@ two cores, one of them busy: 28 s with two threads, 0.8 s with one.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from curate.trajectory import Step, Task, chunk_losses
 
@@ -19,12 +20,34 @@ TINY_STEP = 10**8
 
 
 def step_flops(task: Task, step: Step) -> int:
-    """Multiplications and additions in the matrix products of one training step, about."""
+    """Multiplications and additions in the matrix products of one training step, about.
+
+    Those of layers with a weight matrix, and two of every parameter and row at least. (torch's
+    own counter loads its compiler, which takes longer than a small run.)
+    """
     few = step.keep(torch.arange(min(2, len(step.rows))))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        chunk_losses(task, task.model.read(), few, slice(0, None))
-    forward = int(counter.get_total_flops()) * len(step.rows) // len(few.rows)
-    return 3 * forward
+    found = 0
+
+    def add(layer: Any, _: Any, output: Any) -> None:
+        nonlocal found
+        if isinstance(output, Tensor):
+            found += 2 * layer.weight[0].numel() * output.numel()
+
+    layers = [layer for layer in task.model.module.modules() if _has_matrix(layer)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    try:
+        with torch.no_grad():
+            chunk_losses(task, task.model.read(), few, slice(0, None))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    forward = found * len(step.rows) // len(few.rows)
+    return 3 * max(forward, 2 * task.model.size * len(step.rows))
+
+
+def _has_matrix(layer: nn.Module) -> bool:
+    weight = getattr(layer, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim > 1 and not isinstance(layer, nn.Embedding)
 
 
 @contextmanager

@@ -160,7 +160,7 @@ class Watcher(TorchFunctionMode):
         def take(gradient: Tensor, held: Sequence[Tensor]) -> None:
             again = call.holding(held)
             try:
-                with torch.no_grad():
+                with torch.no_grad(), torch._C.DisableTorchFunction():
                     products = (again.effect(func, own, gradient, place) for own in along)
                     found = [_by_row(p, layout, self._rows) for p in products]
             except _FOREIGN as error:
