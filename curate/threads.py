@@ -22,8 +22,8 @@ TINY_STEP = 10**8
 def step_flops(task: Task, step: Step) -> int:
     """Multiplications and additions in the matrix products of one training step, about.
 
-    Those of layers with a weight matrix, and two of every parameter and row at least. (torch's
-    own counter loads its compiler, which takes longer than a small run.)
+    Those of layers with a weight matrix; where there are none, two by every parameter and row.
+    (torch's own counter loads its compiler, which takes longer than a small run.)
     """
     few = step.keep(torch.arange(min(2, len(step.rows))))
     found = 0
@@ -41,8 +41,8 @@ def step_flops(task: Task, step: Step) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    forward = found * len(step.rows) // len(few.rows)
-    return 3 * max(forward, 2 * task.model.size * len(step.rows))
+    found = found or 2 * task.model.size * len(few.rows)
+    return 3 * found * len(step.rows) // len(few.rows)
 
 
 def _has_matrix(layer: nn.Module) -> bool:
