@@ -57,17 +57,19 @@ def examples(count: int = 24, seed: int = 1, dtype: torch.dtype = torch.float64)
     return TensorExamples(features.to(dtype), labels, torch.arange(count), dtype=dtype)
 
 
-def module(dropout: float = 0.0) -> nn.Module:
+def module(dropout: float = 0.0, *, kinked: bool = False) -> nn.Module:
+    bend = nn.ReLU() if kinked else nn.GELU()
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Dropout(dropout), nn.Linear(5, 3))
+        return nn.Sequential(nn.Linear(4, 5), bend, nn.Dropout(dropout), nn.Linear(5, 3))
 
 
 def task(
-    *, dropout: float = 0.0, grouped: bool = False, dtype: torch.dtype = torch.float64
-) -> Task:
+    *, dropout: float = 0.0, grouped: bool = False, dtype: torch.dtype = torch.float64,
+    kinked: bool = False,
+) -> Task:  # fmt: skip
     groups = [["0.weight", "3.weight"], ["0.bias", "3.bias"]] if grouped else None
-    model = FlatModel(module(dropout), groups, dtype=dtype)
+    model = FlatModel(module(dropout, kinked=kinked), groups, dtype=dtype)
     return Task(model, Classification(), examples(dtype=dtype))
 
 

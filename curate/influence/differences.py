@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from curate.errors import ModelError
-from curate.influence.slopes import Slopes
-from curate.trajectory import Gradient, Step, Task, gradient
+from curate.influence.kinks import pieces_at
+from curate.influence.slopes import Slopes, kept
+from curate.trajectory import Gradient, Step, Task, Watch, gradient
 
 FORWARD, CENTRAL, DOUBLE = 3e-4, 1e-3, 1e-5
 """How much the gradient is to change, as a share: float32, one way and both ways; float64."""
@@ -79,6 +80,7 @@ class Differences:
         self.slopes = Slopes()
         self._central = central
         self._symmetric = False
+        self._kinked: bool | None = None
         self._courses: dict[int, _Course] = {}
 
     def saved(self) -> list[dict[str, Any]]:
@@ -107,6 +109,8 @@ class Differences:
                 "through a step: they move by less than their own rounding; keep them in float32 "
                 "and train under autocast, or use horizon 1."
             )
+        if self._kinked is None and (chunks := task.chunks(step)):
+            self._kinked = bool(pieces_at(task, theta, step, chunks[0]))
         course = self._courses.setdefault(target, _Course())
         length = float(torch.linalg.vector_norm(direction))
         size = float(torch.linalg.vector_norm(grad.mean))
@@ -125,15 +129,18 @@ class Differences:
         if checked and not central:
             forward, (moved, slopes) = moved, _across(there, reach)
             course.error = _apart(forward, moved)
-            course.central = course.error > TOO_LARGE
-        elif checked:
+            course.central = central = course.error > TOO_LARGE
+        if checked and central:
             course.error = _apart(_across(there, 3 * reach)[0].div_(3), moved)
         bent = moved.div_(reach)
         course.stiffness = float(torch.linalg.vector_norm(bent)) / length
         if checked and not self._symmetric and course.stiffness > 0:
             self._symmetric = True
             base = gradient(task, theta, step, exactly=True).mean if half else grad.mean
-            _require_symmetry(task, theta, step, base, direction, bent, wanted, course.error)
+            watch = partial(kept, task, theta, step) if self._kinked else None
+            _require_symmetry(
+                task, theta, step, base, direction, bent, wanted, course.error, watch
+            )  # fmt: skip
         return Product(bent, slopes, course.error)
 
     def _shifted(
@@ -141,7 +148,8 @@ class Differences:
     ) -> tuple[Tensor, Tensor]:
         """The mean gradient and the slopes at theta + reach * direction."""
         there = torch.add(theta, direction, alpha=reach)
-        grad, slopes = self.slopes.take(task, there, step, [direction])
+        near = theta if self._kinked else None
+        grad, slopes = self.slopes.take(task, there, step, [direction], near=near)
         return grad.mean, slopes[0]
 
 
@@ -179,22 +187,28 @@ def _far_enough(
         length: of the direction. stiffness: |J a| / |a|, where it is known about.
     """
     place = max(1.0, float(torch.linalg.vector_norm(theta)))
-    farthest = FARTHEST * place / length
+    farthest, too_far = FARTHEST * place / length, math.inf
     reach = min(wanted * (size / stiffness if stiffness > 0 else place) / length, farthest)
+    nearest = math.inf
     for _ in range(TRIES):
         found = change(reach)
         share = float(torch.linalg.vector_norm(found[0])) / size
-        low = share < wanted / WITHIN and reach < farthest
-        if (not low and share <= wanted * WITHIN) or not math.isfinite(share):
-            break
+        if not math.isfinite(share):
+            return reach, found
         factor = wanted / max(share, torch.finfo(theta.dtype).eps)
-        reach = min(reach * min(max(factor, 1e-4), 1e4), farthest)
-    return reach, found
+        if (miss := abs(math.log(factor))) < nearest:
+            nearest, best = miss, (reach, found)
+        if miss <= math.log(WITHIN) or (factor > 1 and reach == farthest):
+            break
+        too_far = min(too_far, reach) if factor < 1 else too_far
+        further = min(reach * min(max(factor, 1e-4), 1e4), farthest)
+        reach = further if further < too_far else math.sqrt(reach * too_far)
+    return best
 
 
 def _require_symmetry(
     task: Task, theta: Tensor, step: Step, base: Tensor, direction: Tensor, bent: Tensor,
-    wanted: float, error: float,
+    wanted: float, error: float, watch: Watch | None,
 ) -> None:  # fmt: skip
     """If J is symmetric, b' J a is a' J b; with b = J a, parameter by parameter in and out.
 
@@ -205,7 +219,8 @@ def _require_symmetry(
     length = float(torch.linalg.vector_norm(other))
 
     def there(reach: float) -> Moved:
-        return gradient(task, torch.add(theta, other, alpha=reach), step, exactly=True).mean, 0.0
+        there = torch.add(theta, other, alpha=reach)
+        return gradient(task, there, step, exactly=True, watch=watch).mean, 0.0
 
     change = partial(_ahead, there, base)
     size = float(torch.linalg.vector_norm(base))

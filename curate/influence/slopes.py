@@ -11,12 +11,14 @@ taken one by one, slow and sure.
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from curate.influence.kinks import Pieces, pieces_at
 from curate.influence.tangents import Watcher
 from curate.models import FlatModel
 from curate.policies import Array
@@ -41,24 +43,27 @@ class Slopes:
 
     def take(
         self, task: Task, theta: Tensor, step: Step, directions: Sequence[Tensor],
-        *, thorough: bool = False,
+        *, near: Tensor | None = None, thorough: bool = False,
     ) -> tuple[Gradient, Tensor]:  # fmt: skip
         """The step's gradient at theta, and d_i = <grad l_i, a> along Q directions, shape (P,).
+
+        near: parameters beside theta, on whose pieces piecewise functions are kept (`kinks`).
 
         Slopes: shape (Q, n), float64, in the unit of l_i per unit of direction. Their sum is
         checked every time; now and then, where it is off, or if `thorough`, by parameter.
         """
         if not (step.weights > 0).all():  # what weighs nothing sends nothing back
             even = step.reweight(torch.ones_like(step.weights))
-            found = self.take(task, theta, even, directions)[1]
-            return gradient(task, theta, step, exactly=True), found
+            found = self.take(task, theta, even, directions, near=near)[1]
+            watch = None if near is None else partial(kept, task, near, step)
+            return gradient(task, theta, step, exactly=True, watch=watch), found
         parts = [task.model.unpack(a) for a in directions]
         thorough |= self._passes % EVERY == 0
         self._passes += 1
-        grad, own = self._pass(task, theta, step, parts, thorough=thorough)
+        grad, own = self._pass(task, theta, step, parts, near=near, thorough=thorough)
         if not self._attributed and len(step.rows) > 1:
             self._attributed = True
-            self._check_rows(task, theta, step, parts, own)
+            self._check_rows(task, theta, step, parts, own, near)
         if self._singly:
             own = own + _one_by_one(task, theta, step, parts, sorted(self._singly))
         found = task.ranks.join(own, len(step.rows))
@@ -66,12 +71,12 @@ class Slopes:
         if thorough and math.isfinite(off):  # by parameter all was right: that is rounding, here
             self._slack = max(self._slack, 2 * off)
         elif off > self._slack:
-            return self.take(task, theta, step, directions, thorough=True)
+            return self.take(task, theta, step, directions, near=near, thorough=True)
         return grad, found
 
     def _pass(
         self, task: Task, theta: Tensor, step: Step, parts: Sequence[Mapping[str, Tensor]],
-        *, thorough: bool,
+        *, near: Tensor | None, thorough: bool,
     ) -> tuple[Gradient, Tensor]:  # fmt: skip
         """The gradient, and this rank's slopes by what is seen in passing, (Q, its rows)."""
         members = {n: p for n, p in task.model.members().items() if n not in self._singly}
@@ -82,8 +87,8 @@ class Slopes:
         @contextmanager
         def watch(chunk: slice) -> Iterator[Callable[[Tensor], None]]:
             watchers.append(Watcher(members, parts, chunk.stop - chunk.start))
-            with watchers[-1]:
-                yield _go_back
+            with kept(task, near, step, chunk), watchers[-1]:
+                yield go_back
             if thorough and chunk == chunks[-1]:
                 expected[:] = _by_parameter(members, parts).cpu().numpy()
 
@@ -104,12 +109,12 @@ class Slopes:
 
     def _check_rows(
         self, task: Task, theta: Tensor, step: Step, parts: Sequence[Mapping[str, Tensor]],
-        own: Tensor,
+        own: Tensor, near: Tensor | None,
     ) -> None:  # fmt: skip
         """See that each row's slope is its own: with other weights it has to be the same."""
         golden = torch.arange(len(step.rows), dtype=torch.float64) * 0.618034
         other = step.reweight(step.weights * (0.5 + golden.frac()).to(step.weights.dtype))
-        _, again = self._pass(task, theta, other, parts, thorough=False)
+        _, again = self._pass(task, theta, other, parts, near=near, thorough=False)
         most = 1e-6 if theta.dtype == torch.float64 else 2e-2
         apart = torch.linalg.vector_norm(again - own) > most * torch.linalg.vector_norm(own)
         if not everywhere(task.ranks, not bool(apart)):
@@ -117,6 +122,16 @@ class Slopes:
             self._singly |= astray.keys()
             _warn(astray)
             own.zero_()
+
+
+@contextmanager
+def kept(
+    task: Task, near: Tensor | None, step: Step, chunk: slice
+) -> Iterator[Callable[[Tensor], None]]:
+    """Piecewise functions stay on the pieces that they are on at `near`, if that is given."""
+    pieces = nullcontext() if near is None else Pieces(pieces_at(task, near, step, chunk))
+    with pieces:
+        yield go_back
 
 
 def _room(model: FlatModel) -> tuple[float, float]:
@@ -148,7 +163,7 @@ def _off(
     return float(((shares.sum(dim=1) - right).abs() / most.clamp_min(1e-300)).max())
 
 
-def _go_back(total: Tensor) -> None:
+def go_back(total: Tensor) -> None:
     """`total.backward()`, but for its first line, which would end a watcher's watch.
 
     It has to see layers that are computed again on the way back.

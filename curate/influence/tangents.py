@@ -78,9 +78,9 @@ class Watcher(TorchFunctionMode):
         kwargs = kwargs or {}  # most calls use no parameter: what comes first is to be quick
         if not (self._uses(args) or self._uses(kwargs.values())) or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        call = _Call.of(func, args, kwargs)
+        call = Call.of(func, args, kwargs)
         output = func(*args, **kwargs)
-        outputs = [y for y in _tensors(output) if y.requires_grad]
+        outputs = [y for y in tensors_in(output) if y.requires_grad]
         if not outputs:
             return output
         given = call.tensors()
@@ -102,10 +102,10 @@ class Watcher(TorchFunctionMode):
                 return output
         watched = {
             id(y): self._attach(func, call, y, place, names)
-            for place, y in enumerate(_tensors(output))
+            for place, y in enumerate(tensors_in(output))
             if y.requires_grad
         }
-        return _mapped(output, lambda y: watched.get(id(y), y))
+        return mapped(output, lambda y: watched.get(id(y), y))
 
     def _uses(self, arguments: Iterable[Any]) -> bool:
         """Whether a parameter, or what depends on parameters alone, is among the arguments."""
@@ -138,7 +138,7 @@ class Watcher(TorchFunctionMode):
             return 1
         return -1 if shape and shape[0] % n == 0 and shape[0] else None
 
-    def _carry_on(self, func: Any, call: "_Call", output: Any, names: Names) -> None:
+    def _carry_on(self, func: Any, call: "Call", output: Any, names: Names) -> None:
         """What depends on parameters alone has a tangent itself."""
         try:
             with torch.no_grad():
@@ -146,11 +146,11 @@ class Watcher(TorchFunctionMode):
         except _FOREIGN as error:
             self._miss(names, f"{_name(func)}: {error}")
             return
-        for k, y in enumerate(_tensors(output)):
+        for k, y in enumerate(tensors_in(output)):
             if y.requires_grad:
                 self._tracked[id(y)] = (y, names, [own[k] for own in each])
 
-    def _attach(self, func: Any, call: "_Call", output: Tensor, place: int, names: Names) -> Tensor:
+    def _attach(self, func: Any, call: "Call", output: Tensor, place: int, names: Names) -> Tensor:
         """Have an output's share of the slopes taken when its gradient comes by.
 
         place: the output's among all that the call puts out, flattened.
@@ -176,7 +176,7 @@ class Watcher(TorchFunctionMode):
         shared: Tensor = _Share.apply(output, take, *held)  # type: ignore[no-untyped-call]
         return shared
 
-    def _along(self, call: "_Call", q: int) -> dict[int, Tensor]:
+    def _along(self, call: "Call", q: int) -> dict[int, Tensor]:
         """By place among a call's arguments: the tangents of those that have one."""
         return {
             place: self._tracked[id(x)][2][q]
@@ -185,7 +185,7 @@ class Watcher(TorchFunctionMode):
         }
 
 
-class _Call:
+class Call:
     """The arguments of a call, flattened, and for one that may draw, from where it drew."""
 
     def __init__(self, leaves: list[Any], form: Any, rng: list[Tensor]) -> None:
@@ -194,29 +194,29 @@ class _Call:
         self._by_place = not form[1]
 
     @classmethod
-    def of(cls, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Call":
+    def of(cls, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Call":
         if func in _SIGNATURES:  # torch hands some of their arguments on by name
             bound = _SIGNATURES[func].bind(*args, **kwargs)
             bound.apply_defaults()
             args, kwargs = bound.args, bound.kwargs
         form = args, dict(kwargs)
-        leaves = list(_flat(form))
+        leaves = list(flat(form))
         rng = [g.get_state() for g in _generators()] if func in _DRAWING else []
         return cls(leaves, form, rng)
 
     def tensors(self) -> list[Tensor]:
         return [x for x in self.leaves if isinstance(x, Tensor)]
 
-    def holding(self, tensors: Sequence[Tensor]) -> "_Call":
+    def holding(self, tensors: Sequence[Tensor]) -> "Call":
         """The same call with other tensors."""
         given = iter(tensors)
         own = [next(given) if isinstance(x, Tensor) else x for x in self.leaves]
-        return _Call(own, self._form, self._rng)
+        return Call(own, self._form, self._rng)
 
     def arguments(self, instead: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What to call with, some of the leaves replaced."""
         own = iter([instead.get(place, x) for place, x in enumerate(self.leaves)])
-        args, kwargs = _mapped(self._form, lambda _: next(own))
+        args, kwargs = mapped(self._form, lambda _: next(own))
         return args, kwargs
 
     def tangent(self, func: Any, along: Mapping[int, Tensor]) -> list[Tensor]:
@@ -226,7 +226,7 @@ class _Call:
         moved = self._by_formula(func, along) if self._by_place and 0 not in along else None
         if moved is not None:
             return [moved]
-        _load_forward_mode()
+        load_forward_mode()
         with sdpa_kernel(SDPBackend.MATH), _drawing_from(self._rng):
             try:
                 return self._forward(func, along)
@@ -238,7 +238,7 @@ class _Call:
             plain = {k: x.detach() for k, x in enumerate(self.leaves) if isinstance(x, Tensor)}
             duals = {k: forward_ad.make_dual(plain[k], t) for k, t in along.items()}
             args, kwargs = self.arguments(plain | duals)
-            parts = [forward_ad.unpack_dual(y) for y in _tensors(func(*args, **kwargs))]
+            parts = [forward_ad.unpack_dual(y) for y in tensors_in(func(*args, **kwargs))]
             return [
                 torch.zeros_like(part.primal) if part.tangent is None else part.tangent.clone()
                 for part in parts
@@ -250,7 +250,7 @@ class _Call:
         moved = {k: leaves[k].requires_grad_() for k in along}
         with torch.enable_grad():
             args, kwargs = self.arguments(leaves)
-            outputs = _tensors(func(*args, **kwargs))
+            outputs = tensors_in(func(*args, **kwargs))
             pulls = [torch.zeros_like(y, requires_grad=True) for y in outputs]
             back = torch.autograd.grad(
                 outputs, [*moved.values()], pulls, create_graph=True, materialize_grads=True
@@ -322,7 +322,7 @@ class _Share(torch.autograd.Function):
 
 
 @cache
-def _load_forward_mode() -> None:
+def load_forward_mode() -> None:
     """Have torch load it, some of which it does by a way of its own that it warns of."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -357,7 +357,7 @@ def _by_row(product: Tensor, layout: int | None, rows: int) -> Tensor:
     return product.reshape(rows, -1).sum(dim=1)
 
 
-def _flat(value: Any) -> Iterator[Any]:
+def flat(value: Any) -> Iterator[Any]:
     """What lists, tuples and dictionaries hold, in order."""
     if isinstance(value, dict):
         value = value.values()
@@ -365,22 +365,22 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
         return
     for part in value:
-        yield from _flat(part)
+        yield from flat(part)
 
 
-def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same with every leaf of `_flat` changed, in order."""
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same with every leaf of `flat` changed, in order."""
     if isinstance(value, dict):
-        return {key: _mapped(part, change) for key, part in value.items()}
+        return {key: mapped(part, change) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        parts = [_mapped(part, change) for part in value]
+        parts = [mapped(part, change) for part in value]
         named = hasattr(value, "_fields")
         return type(value)(*parts) if named else type(value)(parts)
     return change(value)
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    return [x for x in _flat(value) if isinstance(x, Tensor)]
+def tensors_in(value: Any) -> list[Tensor]:
+    return [x for x in flat(value) if isinstance(x, Tensor)]
 
 
 def _overwrites(func: Any) -> bool:

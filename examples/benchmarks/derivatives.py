@@ -109,7 +109,11 @@ SETTINGS: dict[str, Callable[[], Made]] = {
     "MNIST-sized MLP": lambda: images(
         lambda: BUILTIN_MODELS["mlp"]((1, 28, 28), 10, hidden=(128,))
     ),
+    "MNIST-sized MLP, ReLU": lambda: images(
+        lambda: BUILTIN_MODELS["mlp"]((1, 28, 28), 10, hidden=(128,), activation="relu")
+    ),
     "CNN": lambda: images(lambda: BUILTIN_MODELS["cnn"]((1, 28, 28), 10)),
+    "CNN, ReLU": lambda: images(lambda: BUILTIN_MODELS["cnn"]((1, 28, 28), 10, activation="relu")),
     "tiny Llama, LoRA": lambda: llama(lora=True),
     "tiny Llama, all weights": lambda: llama(lora=False),
     "GPT 4x256": gpt,

@@ -83,6 +83,19 @@ def test_derivatives_equal_unrolled_autograd(
             assert (ours[q] - theirs).abs().max() <= 1e-7 * theirs.abs().max()
 
 
+@pytest.mark.parametrize("name", ["sgd-momentum", "adamw"])
+def test_of_a_kinked_network_they_are_those_of_autograd(name: str) -> None:
+    """Which goes on straight, however near a kink is; 40 steps come near many."""
+    task = tiny.task(kinked=True)
+    rule, lrs = tiny.rule_for(name)
+    steps = tiny.steps(40, lrs)
+    found = derivatives(task, rule, steps, snapshots=50)
+    for q, target in enumerate(tiny.targets()):
+        expected = unrolled(task, rule, steps, target, renormalise=False)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert (ours[q] - theirs).abs().max() <= 1e-6 * theirs.abs().max()
+
+
 @pytest.mark.parametrize("gradients", [0, 9])
 @pytest.mark.parametrize("clip", [None, 0.3])
 @pytest.mark.parametrize("name", tiny.RULES)
@@ -203,12 +216,13 @@ def test_dead_units_leave_every_adjoint_finite(name: str) -> None:
     assert all(part.isfinite().all() for part in back.adjoint)
 
 
+@pytest.mark.parametrize("kinked", [False, True], ids=["gelu", "relu"])
 @pytest.mark.parametrize("name", ["sgd-momentum", "adamw", "adafactor", "muon"])
-def test_float32_derivatives_agree_with_float64(name: str) -> None:
+def test_float32_derivatives_agree_with_float64(name: str, kinked: bool) -> None:
     rule, lrs = tiny.rule_for(name)
     steps = tiny.steps(STEPS, lrs)
-    wide = derivatives(tiny.task(), rule, steps)
-    recording32 = tiny.task(dtype=torch.float32)
+    wide = derivatives(tiny.task(kinked=kinked), rule, steps)
+    recording32 = tiny.task(dtype=torch.float32, kinked=kinked)
     state = tiny.start(recording32, rule)
     recording = record(recording32, rule, state, steps, snapshots=9)
     _, gradients = target_gradients(

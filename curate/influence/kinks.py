@@ -1,0 +1,198 @@
+"""Piecewise functions kept on the pieces that they are on, a little way from where they are.
+
+The gradient of a network of ReLUs jumps wherever a unit goes on or off. Between two jumps it has a
+derivative, which is what an influence goes back by (and what autograd means by a second
+derivative); a difference of gradients across a jump is larger the shorter it is. So a pass at
+shifted parameters takes every kinked function f as it goes on from its piece:
+
+    f(x0) + f'(x0) (x - x0),    x0 the input at the parameters that are not shifted
+
+and every comparison as it came out there. What is piecewise without being seen (in custom
+autograd functions, or layers of one kernel, such as `nn.RNN` of ReLUs) is not kept.
+"""
+
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from curate.influence.tangents import Call, load_forward_mode, mapped, tensors_in
+from curate.trajectory import Step, Task, forward
+
+_METHODS = (
+    "abs", "absolute", "__abs__", "amax", "amin", "clamp", "clamp_", "clamp_max", "clamp_max_",
+    "clamp_min", "clamp_min_", "clip", "clip_", "fmax", "fmin", "max", "maximum", "median", "min",
+    "minimum", "relu", "relu_", "sort", "topk", "ceil", "floor", "round", "sign", "trunc",
+)  # fmt: skip
+_PIECEWISE = frozenset(
+    {getattr(Tensor, name) for name in _METHODS}
+    | {getattr(torch, name) for name in _METHODS if hasattr(torch, name)}
+    | {
+        F.hardshrink, F.hardsigmoid, F.hardtanh, F.hardtanh_, F.l1_loss, F.leaky_relu,
+        F.leaky_relu_, F.multi_margin_loss, F.relu, F.relu6, F.relu_, F.softshrink, F.threshold,
+        torch.max_pool1d, torch.max_pool2d, torch.max_pool3d,
+        F.max_pool1d, F.max_pool2d, F.max_pool3d, F.max_pool1d_with_indices,
+        F.max_pool2d_with_indices, F.max_pool3d_with_indices, F.adaptive_max_pool1d,
+        F.adaptive_max_pool2d, F.adaptive_max_pool3d, F.adaptive_max_pool1d_with_indices,
+        F.adaptive_max_pool2d_with_indices, F.adaptive_max_pool3d_with_indices,
+    }
+)  # fmt: skip
+
+
+def _hardswish(x: Tensor, inplace: bool = False) -> Tensor:
+    if inplace:
+        return x.copy_(_hardswish(x.clone()))
+    return x * F.hardsigmoid(x)
+
+
+def _prelu(x: Tensor, weight: Tensor) -> Tensor:
+    slopes = weight if weight.numel() == 1 else weight.reshape(-1, *[1] * (x.ndim - 2))
+    return F.relu(x) - slopes * F.relu(-x)
+
+
+_MADE_OF: MappingProxyType[Any, Callable[..., Tensor]] = MappingProxyType(
+    {F.hardswish: _hardswish, F.prelu: _prelu, torch.prelu: _prelu}
+)
+"""Others, in terms of these."""
+
+
+class Seen(NamedTuple):
+    """A call. Of a piecewise function: what went in, and of what came out all but the numbers.
+
+    Of one that decides (a comparison, an order): no input, and what it put out.
+    """
+
+    func: Any
+    inputs: Sequence[Tensor]
+    output: Any
+    in_place: bool = False
+
+
+class Pieces(TorchFunctionMode):
+    """Sees on which pieces a pass is while it runs inside, or keeps it to those `seen` before."""
+
+    def __init__(self, seen: Sequence[Seen] | None = None) -> None:
+        super().__init__()
+        self._keep, self._next = seen, 0
+        self.seen: list[Seen] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _MADE_OF:
+            with self:
+                return _MADE_OF[func](*args, **kwargs)
+        if func not in _PIECEWISE:
+            return self._decide(func, args, kwargs)
+        call = Call.of(func, args, kwargs)
+        inputs = [x for x in call.tensors() if _is_number(x)]
+        if not any(x.requires_grad for x in inputs):
+            return func(*args, **kwargs)
+        if self._keep is not None:
+            there = self._find(func, inputs)
+            return func(*args, **kwargs) if there is None else _go_on(there, call, inputs)
+        before = [x.detach().clone() for x in inputs]
+        output = func(*args, **kwargs)
+        numberless = mapped(output, lambda y: None if _is_number(y) else y)
+        self.seen.append(Seen(func, before, numberless, in_place=output is args[0]))
+        return output
+
+    def _decide(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Of other functions, what follows from numbers that depend on parameters and is none."""
+        output = func(*args, **kwargs)
+        decided = tensors_in(output)
+        if not decided or any(_is_number(y) for y in decided):
+            return output
+        if not any(x.requires_grad for x in tensors_in((args, kwargs))):
+            return output
+        if self._keep is None:
+            self.seen.append(Seen(func, [y.clone() for y in decided], output))
+            return output
+        there = self._find(func, decided)
+        return output if there is None else there.output
+
+    def _find(self, func: Any, now: Sequence[Tensor]) -> Seen | None:
+        """The same call of the pass that is kept to.
+
+        They come in the same order, but for layers that are computed again on the way back:
+        then it is the one that was most alike.
+        """
+        assert self._keep is not None
+        if self._next < len(self._keep) and _fits(self._keep[self._next], func, now):
+            self._next += 1
+            return self._keep[self._next - 1]
+        alike = [seen for seen in self._keep if _fits(seen, func, now)]
+        return min(alike, key=lambda seen: _distance(seen.inputs, now), default=None)
+
+
+def pieces_at(task: Task, theta: Tensor, step: Step, chunk: slice) -> list[Seen]:
+    """On which pieces a chunk's forward pass is at theta, shape (P,); empty if it has no kinks."""
+    pieces = Pieces()
+    with task.model.at(theta, training=True) as module, pieces:
+        forward(task, module, step, chunk, exactly=True)
+    return pieces.seen
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _fits(seen: Seen, func: Any, now: Sequence[Tensor]) -> bool:
+    return seen.func is func and [x.shape for x in seen.inputs] == [x.shape for x in now]
+
+
+def _distance(inputs: Sequence[Tensor], now: Sequence[Tensor]) -> float:
+    return sum(float((a != b).sum()) for a, b in zip(inputs, now, strict=True))
+
+
+def _go_on(there: Seen, call: Call, inputs: Sequence[Tensor]) -> Any:
+    """What a call puts out if it goes on from where it was `there`."""
+    before = iter(there.inputs)
+    own = call.holding([next(before) if _is_number(x) else x for x in call.tensors()])
+    values = _values(there.func, own, inputs)
+    numbers = iter(_GoneOn.apply(there.func, own, values, *inputs))  # type: ignore[no-untyped-call]
+    found = mapped(there.output, lambda y: next(numbers) if y is None else y)
+    return inputs[0].copy_(found) if there.in_place else found
+
+
+def _values(func: Any, call: Call, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """f(x0) + f'(x0) (x - x0), each output of f that is a number; `call` is that with x0."""
+    load_forward_mode()
+    now = iter(inputs)
+    with torch.no_grad(), forward_ad.dual_level():
+        duals = {k: forward_ad.make_dual(x.clone(), next(now) - x) for k, x in _numbers(call)}
+        args, kwargs = call.arguments(duals)
+        outputs = [y for y in tensors_in(func(*args, **kwargs)) if _is_number(y)]
+        parts = map(forward_ad.unpack_dual, outputs)
+        return [y.clone() if moved is None else y + moved for y, moved in parts]
+
+
+class _GoneOn(torch.autograd.Function):
+    """The identity on values; on the way back, the derivative of `func` where `call` is."""
+
+    @staticmethod
+    def forward(ctx: Any, func: Any, call: Call, values: list[Tensor], *_: Tensor) -> Any:
+        ctx.func, ctx.call = func, call
+        return tuple(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        with torch._C.DisableTorchFunction(), torch.enable_grad():
+            inputs = {k: x.detach().requires_grad_() for k, x in _numbers(ctx.call)}
+            args, kwargs = ctx.call.arguments({k: x.clone() for k, x in inputs.items()})
+            outputs = [y for y in tensors_in(ctx.func(*args, **kwargs)) if _is_number(y)]
+            found = torch.autograd.grad(outputs, [*inputs.values()], gradients, allow_unused=True)
+        return (None, None, None, *found)
+
+
+def _numbers(call: Call) -> list[tuple[int, Tensor]]:
+    """The inputs of a call that are numbers, and their places."""
+    return [(k, x) for k, x in enumerate(call.leaves) if _is_number(x)]

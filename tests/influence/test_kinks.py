@@ -1,0 +1,165 @@
+"""Products with the Hessian of piecewise functions, against double backward on the same pieces."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from curate.datasets import BatchExamples
+from curate.influence import Differences
+from curate.influence.kinks import Pieces, pieces_at
+from curate.influence.slopes import go_back
+from curate.models import FlatModel, FunctionObjective
+from curate.trajectory import Step, Task, gradient
+from tests.influence.test_slopes import Own
+
+ROWS, WIDE = 8, 6
+
+
+def losses(model: Any, batch: Any) -> Tensor:
+    x = batch["x"]
+    found: Tensor = model(x).reshape(len(x), -1).square().sum(dim=1)
+    return found
+
+
+def through(function: Callable[[Tensor], Tensor], out: int = WIDE) -> nn.Module:
+    """Linear layers with a function between them, both sides of which move."""
+
+    def call(model: Any, x: Tensor) -> Tensor:
+        inner: Tensor = model.second(function(model.first(x)))
+        return inner
+
+    return Own(call, first=nn.Linear(4, WIDE), second=nn.Linear(out, 3))
+
+
+def in_place(x: Tensor) -> Tensor:
+    y = x * 1
+    torch.relu_(y)
+    return y
+
+
+def photographs(*layers: nn.Module) -> nn.Module:
+    def call(model: Any, x: Tensor) -> Tensor:
+        y = model.first(x[:, None, :, None].expand(-1, -1, -1, 4))
+        found: Tensor = model.head(model.rest(y).flatten(1))
+        return found
+
+    first = nn.Conv2d(1, 3, 3, padding=1)
+    return Own(call, first=first, rest=nn.Sequential(*layers), head=nn.LazyLinear(2))
+
+
+def checkpointed(x: Tensor) -> Tensor:
+    y: Tensor = checkpoint(lambda z: F.relu(F.relu(z) - 0.1), x, use_reentrant=False)
+    return y
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: through(F.relu),
+    "torch.relu": lambda: through(torch.relu),
+    "method": lambda: through(Tensor.relu),
+    "layer, in place": lambda: through(nn.ReLU(inplace=True)),
+    "in place": lambda: through(in_place),
+    "leaky": lambda: through(nn.LeakyReLU(0.3)),
+    "relu6": lambda: through(nn.ReLU6()),
+    "hardtanh": lambda: through(nn.Hardtanh(-0.3, 0.3)),
+    "hardswish": lambda: through(lambda x: F.hardswish(6 * x)),
+    "hardswish in place": lambda: through(nn.Hardswish(inplace=True)),
+    "softshrink": lambda: through(nn.Softshrink(0.2)),
+    "threshold": lambda: through(nn.Threshold(0.1, 0.1)),
+    "prelu": lambda: nn.Sequential(nn.Linear(4, WIDE), nn.PReLU(), nn.Linear(WIDE, 3)),
+    "prelu by channel": lambda: nn.Sequential(nn.Linear(4, 5), nn.PReLU(5), nn.Linear(5, 3)),
+    "clamp": lambda: through(lambda x: x.clamp(min=-0.2, max=0.4)),
+    "abs": lambda: through(torch.abs),
+    "maximum": lambda: through(lambda x: torch.maximum(x, 0.5 * x.flip(1))),
+    "max": lambda: through(lambda x: x.reshape(-1, 3, 2).max(dim=2).values, 3),
+    "amax": lambda: through(lambda x: x.reshape(-1, 3, 2).amax(dim=2), 3),
+    "sort": lambda: through(lambda x: x.sort(dim=1).values),
+    "topk": lambda: through(lambda x: x.topk(3, dim=1)[0], 3),
+    "where": lambda: through(lambda x: torch.where(x > 0, x, 0.1 * x)),
+    "times a comparison": lambda: through(lambda x: x * (x > 0)),
+    "routed": lambda: through(lambda x: x.gather(1, x.topk(2).indices), 2),
+    "max pool": lambda: photographs(nn.GELU(), nn.MaxPool2d(2)),
+    "adaptive max pool": lambda: photographs(nn.ReLU(), nn.AdaptiveMaxPool2d(2)),
+    "network": lambda: photographs(nn.ReLU(), nn.Conv2d(3, 3, 3), nn.ReLU(), nn.MaxPool2d(2)),
+    "checkpointed": lambda: through(checkpointed),
+}
+
+
+def task_of(make: Callable[[], nn.Module]) -> tuple[Task, Step]:
+    torch.manual_seed(1)
+    x = torch.randn(ROWS, 4, dtype=torch.float64)
+    module = make().double()
+    module(x)
+    task = Task(FlatModel(module), FunctionObjective(losses, "l"), BatchExamples([{"x": x}]))
+    weights = torch.linspace(0.5, 1.5, ROWS)
+    return task, Step(torch.arange(ROWS), weights, (0.1,), seed=0, micro_batch=0)
+
+
+def by_double_backward(task: Task, theta: Tensor, step: Step, a: Tensor) -> Tensor:
+    """J a of the mean gradient; the graph is cut to pieces by torch in the same places."""
+    parameters = task.model.unpack(theta.clone().requires_grad_())
+    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+    batch = task.examples.batch(step.rows, task.model.device)
+
+    def called(*args: Any) -> Any:
+        return torch.func.functional_call(task.model.module, leaves, args)
+
+    weights = step.weights.double()
+    mean = (weights * losses(called, batch)).sum() / weights.sum()
+    first = torch.autograd.grad(mean, [*leaves.values()], create_graph=True)
+    along = task.model.unpack(a).values()
+    product = sum((g * v).sum() for g, v in zip(first, along, strict=True))
+    found = torch.autograd.grad(product, [*leaves.values()], materialize_grads=True)
+    return torch.cat([x.reshape(-1) for x in found])
+
+
+@pytest.mark.parametrize("micro", [0, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_products_are_those_on_the_pieces(name: str, micro: int) -> None:
+    task, step = task_of(MODELS[name])
+    theta, step = task.model.read(), replace(step, micro_batch=micro)
+    for seed in range(3):
+        a = torch.randn(theta.shape, generator=torch.Generator().manual_seed(seed)).double()
+        right = by_double_backward(task, theta, step, a)
+        found = Differences().product(task, theta, step, gradient(task, theta, step), a)
+        assert (found.bent - right).norm() <= 1e-6 * right.norm()
+
+
+@pytest.mark.parametrize("function", [F.relu, in_place, checkpointed])
+def test_a_unit_goes_on_as_it_was_however_far(function: Callable[[Tensor], Tensor]) -> None:
+    task, step = task_of(lambda: through(function))
+    theta = task.model.read()
+    far = theta + torch.randn_like(theta)
+    batch = task.examples.batch(step.rows, task.model.device)
+
+    def gradient_by(call: Callable[[Any, Any], Tensor], *modes: Any) -> Tensor:
+        with task.model.at(far, training=True) as module, ExitStack() as stack:
+            for mode in modes:
+                stack.enter_context(mode)
+            go_back(call(module, batch).sum())
+            return task.model.gradient()
+
+    def masked(model: Any, batch: Any) -> Tensor:
+        here = task.model.unpack(theta)
+        x = F.linear(batch["x"], here["first.weight"], here["first.bias"])
+        y, on = model.first(batch["x"]), x > 0
+        if function is checkpointed:
+            y, on = on * y - 0.1, on & (F.relu(x) > 0.1)
+        found: Tensor = model.second(on * y).square().sum(dim=1)
+        return found
+
+    seen = pieces_at(task, theta, step, slice(0, ROWS))
+    right = gradient_by(masked)
+    assert (gradient_by(losses, Pieces(seen)) - right).norm() <= 1e-12 * right.norm()
+    assert (gradient_by(losses) - right).norm() > 1e-2 * right.norm()
+
+
+def test_where_there_are_no_kinks_nothing_is_seen() -> None:
+    task, step = task_of(lambda: through(F.gelu))
+    assert not pieces_at(task, task.model.read(), step, slice(0, ROWS))
