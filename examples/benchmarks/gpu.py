@@ -1,8 +1,8 @@
 """What recording and scoring cost on a GPU, beside plain training: seconds a step and peak memory.
 
 GPT-2 of 124 million parameters, batches of 32 x 128 tokens, AdamW, sdpa, random weights and tokens,
-in float32, TF32 and bfloat16 autocast; then a Llama of a billion parameters with LoRA. Quickest
-rows first; each is printed and written (JSON, a line a row) as soon as it is known, and none is
+in float32, TF32 and bfloat16 autocast; a loop that looks eight steps ahead with it; then a Llama of
+a billion parameters with LoRA. Quickest rows first; each is printed and written (JSON, a line a row) as soon as it is known, and none is
 begun that the minutes left may not hold.
 
     python examples/benchmarks/gpu.py --minutes 8 --out gpu.jsonl
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,13 +28,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curate import LookAheadLoader
 from curate.datasets import Encoded, TokenExamples
 from curate.influence import Differences, Target, WindowScores, score_window
 from curate.models import FlatModel, LabelsObjective
 from curate.rules import AdamW, initial_state
 from curate.trajectory import Step, Task, gradient, record
 
-LR, LENGTH, HELD = 5e-4, 128, 32
+LR, LENGTH, HELD, AHEAD = 5e-4, 128, 32, 8
 
 
 @dataclass
@@ -193,6 +195,42 @@ def compare(
             )  # fmt: skip
 
 
+def loop(meter: Meter, name: str, how: str, batch: int, small: bool) -> None:
+    """A window of a loop that keeps half, chosen and trained on: a step's share of it."""
+    with precision(how) as autocast:
+        module = gpt2(small).to(meter.device)
+        size = int(module.config.vocab_size)  # type: ignore[union-attr, arg-type]
+        ids = torch.randint(size, (batch * AHEAD * 2, LENGTH), device=meter.device)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=LR)
+        batches = [{"input_ids": part, "labels": part} for part in ids.split(batch)]
+        targets = {key: x[: min(HELD, batch)] for key, x in batches[0].items()}
+        chosen = iter(
+            LookAheadLoader(
+                batches,
+                module,
+                optimizer,
+                LabelsObjective(shifts=True),
+                targets,
+                horizon=AHEAD,
+                rounds=1,
+                autocast=autocast,
+            )
+        )
+
+        def window() -> None:
+            for own in islice(chosen, AHEAD):
+                optimizer.zero_grad()
+                with torch.autocast(meter.device.type, autocast, enabled=autocast is not None):
+                    loss = module(**own).loss
+                loss.backward()
+                optimizer.step()
+
+        window()
+        seconds, peak, _ = meter.measure(window)
+        way = f"loop, horizon {AHEAD}, half kept"
+        meter.row(model=name, precision=how, way=way, seconds=seconds / AHEAD, peak_mib=peak)
+
+
 def agreement(found: WindowScores, right: WindowScores) -> dict[str, float]:
     """How near scores are to others: relative error, Spearman, share of each half kept alike."""
     ours = [x[0] for x in found.influences]
@@ -235,6 +273,8 @@ def main() -> int:
         ("llama 1.1B LoRA", llama, "bfloat16", 6, max(2, batch // 4), False),
     ]
     for what, build, how, steps, rows, check in plan:
+        if "LoRA" in what and (meter.left > 60 or small):
+            loop(meter, "gpt2", "float32", batch, small)
         if meter.left < 45 and not small:
             meter.row(model=what, precision=how, way="left out: no time")
             continue
