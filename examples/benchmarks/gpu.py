@@ -2,8 +2,8 @@
 
 GPT-2 of 124 million parameters, batches of 32 x 128 tokens, AdamW, sdpa, random weights and tokens,
 in float32, TF32 and bfloat16 autocast; a loop that looks eight steps ahead with it; then a Llama of
-a billion parameters with LoRA. Quickest rows first; each is printed and written (JSON, a line a row) as soon as it is known, and none is
-begun that the minutes left may not hold.
+a billion parameters with LoRA. Quickest rows first; each is printed and written (JSON, a line a
+row) as soon as it is known, and none is begun that the minutes left may not hold.
 
     python examples/benchmarks/gpu.py --minutes 8 --out gpu.jsonl
     python examples/benchmarks/gpu.py --device cpu --small --minutes 2
