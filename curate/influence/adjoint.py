@@ -60,10 +60,7 @@ def backward_step(
         _, slopes = differences.slopes.take(task, state.theta, step, list(to_gradient))
         bent = torch.zeros_like(to_gradient)
         return BackwardStep(None, step.scale * slopes, grad.sizes, grad.mean, bent, 0.0)
-    found = [
-        differences.product(task, state.theta, step, grad, a, target)
-        for target, a in enumerate(to_gradient)
-    ]
+    found = differences.products(task, state.theta, step, grad, list(to_gradient))
     bent = torch.stack([each.bent for each in found])
     theta = direct[0] + bent
     sizes = [torch.linalg.vector_norm(x, dim=1).double().tolist() for x in (bent, theta)]

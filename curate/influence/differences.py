@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from curate.errors import ModelError
-from curate.influence.kinks import pieces_at
+from curate.influence.kinks import Near, pieces_at
 from curate.influence.slopes import Slopes, kept
 from curate.trajectory import Gradient, Step, Task, Watch, gradient
 
@@ -91,14 +91,13 @@ class Differences:
         """Go on from what was `saved`."""
         self._courses = {q: _Course(**values) for q, values in enumerate(saved)}
 
-    def product(
-        self, task: Task, theta: Tensor, step: Step, grad: Gradient, direction: Tensor,
-        target: int = 0,
-    ) -> Product:  # fmt: skip
-        """The derivative of a step's mean gradient along `direction`, shape (P,), and its slopes.
+    def products(
+        self, task: Task, theta: Tensor, step: Step, grad: Gradient, directions: Sequence[Tensor]
+    ) -> list[Product]:
+        """The derivative of a step's mean gradient along Q directions, shape (P,), and slopes.
 
-        `grad`: the step's gradient at theta. `target`: which of several the direction is of; each
-        has a course of its own, the same whatever the others are.
+        `grad`: the step's gradient at theta. Each direction, in its place, has a course of its
+        own, the same whatever the others are.
 
         Raises:
             ModelError: the gradient that the model trains by is not one of any loss.
@@ -111,7 +110,16 @@ class Differences:
             )
         if self._kinked is None and (chunks := task.chunks(step)):
             self._kinked = bool(pieces_at(task, theta, step, chunks[0]))
-        course = self._courses.setdefault(target, _Course())
+        near = Near(task, theta, step) if self._kinked else None
+        return [
+            self._product(task, theta, step, grad, a, self._courses.setdefault(q, _Course()), near)
+            for q, a in enumerate(directions)
+        ]
+
+    def _product(
+        self, task: Task, theta: Tensor, step: Step, grad: Gradient, direction: Tensor,
+        course: _Course, near: Near | None,
+    ) -> Product:  # fmt: skip
         length = float(torch.linalg.vector_norm(direction))
         size = float(torch.linalg.vector_norm(grad.mean))
         if not (0 < length < math.inf and 0 < size < math.inf):
@@ -123,7 +131,7 @@ class Differences:
         checked = course.taken % EVERY == 0
         course.taken += 1
         wanted = DOUBLE if double else CENTRAL if central else FORWARD
-        there = partial(self._shifted, task, theta, step, direction)
+        there = partial(self._shifted, task, theta, step, direction, near)
         change = partial(_across, there) if central else partial(_ahead, there, grad.mean)
         reach, (moved, slopes) = _far_enough(change, size, theta, length, wanted, course.stiffness)
         if checked and not central:
@@ -137,18 +145,18 @@ class Differences:
         if checked and not self._symmetric and course.stiffness > 0:
             self._symmetric = True
             base = gradient(task, theta, step, exactly=True).mean if half else grad.mean
-            watch = partial(kept, task, theta, step) if self._kinked else None
+            watch = partial(kept, near) if near else None
             _require_symmetry(
                 task, theta, step, base, direction, bent, wanted, course.error, watch
             )  # fmt: skip
         return Product(bent, slopes, course.error)
 
     def _shifted(
-        self, task: Task, theta: Tensor, step: Step, direction: Tensor, reach: float
-    ) -> tuple[Tensor, Tensor]:
+        self, task: Task, theta: Tensor, step: Step, direction: Tensor, near: Near | None,
+        reach: float,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The mean gradient and the slopes at theta + reach * direction."""
         there = torch.add(theta, direction, alpha=reach)
-        near = theta if self._kinked else None
         grad, slopes = self.slopes.take(task, there, step, [direction], near=near)
         return grad.mean, slopes[0]
 

@@ -132,6 +132,24 @@ class Pieces(TorchFunctionMode):
         return min(alike, key=lambda seen: _distance(seen.inputs, now), default=None)
 
 
+class Near:
+    """A step at theta, shape (P,), on whose pieces passes beside it are kept.
+
+    Each chunk's are found by a forward pass, and remembered where there is only one chunk.
+    """
+
+    def __init__(self, task: Task, theta: Tensor, step: Step) -> None:
+        self._task, self._theta, self._step = task, theta, step
+        self._seen: list[Seen] | None = None
+
+    def pieces(self, chunk: slice) -> Pieces:
+        """What to run the chunk's forward and backward pass in."""
+        seen = self._seen or pieces_at(self._task, self._theta, self._step, chunk)
+        if len(self._task.chunks(self._step)) == 1:
+            self._seen = seen
+        return Pieces(seen)
+
+
 def pieces_at(task: Task, theta: Tensor, step: Step, chunk: slice) -> list[Seen]:
     """On which pieces a chunk's forward pass is at theta, shape (P,); empty if it has no kinks."""
     pieces = Pieces()

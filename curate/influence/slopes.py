@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curate.influence.kinks import Pieces, pieces_at
+from curate.influence.kinks import Near
 from curate.influence.tangents import Watcher
 from curate.models import FlatModel
 from curate.policies import Array
@@ -43,11 +43,11 @@ class Slopes:
 
     def take(
         self, task: Task, theta: Tensor, step: Step, directions: Sequence[Tensor],
-        *, near: Tensor | None = None, thorough: bool = False,
+        *, near: Near | None = None, thorough: bool = False,
     ) -> tuple[Gradient, Tensor]:  # fmt: skip
         """The step's gradient at theta, and d_i = <grad l_i, a> along Q directions, shape (P,).
 
-        near: parameters beside theta, on whose pieces piecewise functions are kept (`kinks`).
+        near: where beside theta piecewise functions are kept on their pieces, see `kinks`.
 
         Slopes: shape (Q, n), float64, in the unit of l_i per unit of direction. Their sum is
         checked every time; now and then, where it is off, or if `thorough`, by parameter.
@@ -55,7 +55,7 @@ class Slopes:
         if not (step.weights > 0).all():  # what weighs nothing sends nothing back
             even = step.reweight(torch.ones_like(step.weights))
             found = self.take(task, theta, even, directions, near=near)[1]
-            watch = None if near is None else partial(kept, task, near, step)
+            watch = None if near is None else partial(kept, near)
             return gradient(task, theta, step, exactly=True, watch=watch), found
         parts = [task.model.unpack(a) for a in directions]
         thorough |= self._passes % EVERY == 0
@@ -76,7 +76,7 @@ class Slopes:
 
     def _pass(
         self, task: Task, theta: Tensor, step: Step, parts: Sequence[Mapping[str, Tensor]],
-        *, near: Tensor | None, thorough: bool,
+        *, near: Near | None, thorough: bool,
     ) -> tuple[Gradient, Tensor]:  # fmt: skip
         """The gradient, and this rank's slopes by what is seen in passing, (Q, its rows)."""
         members = {n: p for n, p in task.model.members().items() if n not in self._singly}
@@ -87,7 +87,7 @@ class Slopes:
         @contextmanager
         def watch(chunk: slice) -> Iterator[Callable[[Tensor], None]]:
             watchers.append(Watcher(members, parts, chunk.stop - chunk.start))
-            with kept(task, near, step, chunk), watchers[-1]:
+            with kept(near, chunk), watchers[-1]:
                 yield go_back
             if thorough and chunk == chunks[-1]:
                 expected[:] = _by_parameter(members, parts).cpu().numpy()
@@ -109,7 +109,7 @@ class Slopes:
 
     def _check_rows(
         self, task: Task, theta: Tensor, step: Step, parts: Sequence[Mapping[str, Tensor]],
-        own: Tensor, near: Tensor | None,
+        own: Tensor, near: Near | None,
     ) -> None:  # fmt: skip
         """See that each row's slope is its own: with other weights it has to be the same."""
         golden = torch.arange(len(step.rows), dtype=torch.float64) * 0.618034
@@ -125,12 +125,9 @@ class Slopes:
 
 
 @contextmanager
-def kept(
-    task: Task, near: Tensor | None, step: Step, chunk: slice
-) -> Iterator[Callable[[Tensor], None]]:
-    """Piecewise functions stay on the pieces that they are on at `near`, if that is given."""
-    pieces = nullcontext() if near is None else Pieces(pieces_at(task, near, step, chunk))
-    with pieces:
+def kept(near: Near | None, chunk: slice) -> Iterator[Callable[[Tensor], None]]:
+    """Piecewise functions stay on the pieces that they are on there, if that is given."""
+    with nullcontext() if near is None else near.pieces(chunk):
         yield go_back
 
 

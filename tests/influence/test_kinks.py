@@ -127,7 +127,7 @@ def test_products_are_those_on_the_pieces(name: str, micro: int) -> None:
     for seed in range(3):
         a = torch.randn(theta.shape, generator=torch.Generator().manual_seed(seed)).double()
         right = by_double_backward(task, theta, step, a)
-        found = Differences().product(task, theta, step, gradient(task, theta, step), a)
+        found = Differences().products(task, theta, step, gradient(task, theta, step), [a])[0]
         assert (found.bent - right).norm() <= 1e-6 * right.norm()
 
 

@@ -278,7 +278,7 @@ def test_products_are_those_of_double_backward(name: str) -> None:
     differences, theta = Differences(), task.model.read()
     grad = gradient(task, theta, step)
     for direction in directions:
-        bent, slopes, error = differences.product(task, theta, step, grad, direction)
+        bent, slopes, error = differences.products(task, theta, step, grad, [direction])[0]
         expected, expected_slopes = oracle(task, step, direction)
         assert (bent - expected).norm() <= 1e-7 * expected.norm()
         assert (slopes - expected_slopes).norm() <= 1e-7 * expected_slopes.norm()
@@ -364,8 +364,8 @@ def test_a_gradient_that_is_none_of_a_loss_is_refused(kind: str) -> None:
     task = Task(FlatModel(layers), task.objective, task.examples)
     theta = task.model.read()
     with pytest.raises(ModelError, match=r"not the gradient of any loss.*use horizon 1"):
-        Differences().product(
-            task, theta, step, gradient(task, theta, step), directions[0][: len(theta)]
+        Differences().products(
+            task, theta, step, gradient(task, theta, step), [directions[0][: len(theta)]]
         )
     # slopes are right all the same: they are of the gradient that trains
     _, found = Slopes().take(task, theta, step, [directions[0][: len(theta)]])
@@ -449,7 +449,9 @@ def test_single_precision_is_as_near_as_it_says(name: str) -> None:
     differences, narrow = Differences(), theta.float()
     grad = gradient(task, narrow, step)
     for k in range(3):  # the first is checked, the others go by what it found
-        bent, slopes, error = differences.product(task, narrow, step, grad, directions[0].float())
+        bent, slopes, error = differences.products(
+            task, narrow, step, grad, [directions[0].float()]
+        )[0]
         off = float((bent - expected[0]).norm() / expected[0].norm())
         assert 0 < off < 5e-3
         assert off < 5 * error + 1e-3 * (k > 0)
@@ -462,8 +464,8 @@ def test_a_course_goes_on_from_what_was_saved() -> None:
     grad = gradient(task, theta, step)
     whole, again = Differences(), Differences()
     for k, direction in enumerate(directions):
-        expected = whole.product(task, theta, step, grad, direction)
-        found = again.product(task, theta, step, grad, direction)
+        expected = whole.products(task, theta, step, grad, [direction])[0]
+        found = again.products(task, theta, step, grad, [direction])[0]
         assert torch.equal(found.bent, expected.bent), k
         saved, again = again.saved(), Differences()
         again.restore(saved)
