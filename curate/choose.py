@@ -9,7 +9,6 @@ from curate.datasets import SourceExamples, TensorExamples
 from curate.influence import Scoring
 from curate.ledger import Outcome, Scores
 from curate.policies import (
-    AGGREGATES,
     Array,
     Budget,
     Choice,
@@ -108,7 +107,6 @@ def selector_for(job: Job, policy: str) -> tuple[Selector, State, list[Step]]:
         ),
         budget=budget_of(job),
         horizon=horizon,
-        stride=None if selection.stride is None else min(selection.stride, horizon),
         groups=None if selection.group_by is None else job.data.groups(selection.group_by),
         tokens=tokens,
         probing=selection.probing,
@@ -142,9 +140,7 @@ def _features(examples: SourceExamples) -> Array:
 
 
 POLICIES: dict[str, Callable[[Job], Policy]] = {
-    "look_ahead": lambda job: LookAhead(
-        job.recipe.selection.rounds, AGGREGATES[job.recipe.selection.aggregate]
-    ),
+    "look_ahead": lambda job: LookAhead(job.recipe.selection.rounds),
     "random": lambda job: Random(len(job.data.examples), seed=job.recipe.training.seed),
     "loss": lambda _: SmallLoss(),
     "knn_shapley": _knn_shapley,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from curate.errors import CurateError, UnfinishedError, UserError
-from curate.finished import PUBLIC, inspect, push, report
+from curate.finished import inspect, report
 from curate.process import (
     FAILURES,
     run,
@@ -43,7 +43,6 @@ DEVICE = click.option(
 __all__ = ["cli", "main", "run"]
 
 ONE_PROCESS = {
-    "push": "start it without torchrun",
     "tune": "start it several times with the same --out, and they share the work",
     "verify": "start it without torchrun",
 }
@@ -72,19 +71,13 @@ def cli(context: click.Context) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace DIR, or start again.")
 @click.option("--resume", is_flag=True, help="Go on with a run that did not finish.")
 @click.option("--plan", is_flag=True, help="Say what it will take, and stop.")
-@click.option(
-    "--push-to-hub", "repository", metavar="NAMESPACE/NAME",
-    help="Push what is written to the Hugging Face Hub, too; see `curate push`.",
-)  # fmt: skip
-@PUBLIC
 @TRACK
 @click.option("--quiet", is_flag=True, help="No progress bars and no closing lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
 def select(
     group: "Group | None", recipe: Path, out: Path | None, overrides: tuple[str, ...], device: str,
-    overwrite: bool, resume: bool, plan: bool, repository: str | None, public: bool,
-    track: tuple[str, ...], quiet: bool, as_json: bool,
+    overwrite: bool, resume: bool, plan: bool, track: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the rows of a dataset, keep the best, write them as an Arrow dataset.
 
@@ -109,12 +102,6 @@ def select(
         click.echo(json.dumps(found) if as_json else describe_plan(found))
         return
     speaks = ranks.rank == 0
-    if repository is None and public:
-        raise UserError("--public: is for --push-to-hub NAMESPACE/NAME; give both or neither.")
-    if repository is not None and speaks:
-        from curate import hub
-
-        hub.check_push(repository, public=public)
     try:
         with tracking(track if speaks else (), resolved(checked), warn) as trackers:
             summary = run_select(
@@ -128,14 +115,10 @@ def select(
             again = f"`{same_command('--resume')}`" if group is None else "the same and --resume"
             error.add_note(f"Go on with {again}.")
         raise
-    try:
-        if repository is not None and speaks:
-            summary["pushed"] = hub.push(out, repository, public=public, quiet=quiet)
-    finally:
-        if as_json:
-            click.echo(json.dumps(summary))
-        elif not quiet:
-            click.echo(describe(summary))
+    if as_json:
+        click.echo(json.dumps(summary))
+    elif not quiet:
+        click.echo(describe(summary))
 
 
 @cli.command()
@@ -144,7 +127,7 @@ def select(
 @click.option("--horizon", metavar="K", help="Verify with another horizon; a number or full.")
 @click.option(
     "--occurrences", type=click.Choice(["every", "last"]), default="every", show_default=True,
-    help="Within the decided part of a window: out of every step that has the row, or the last.",
+    help="Within a window: out of every step that has the row, or the last.",
 )  # fmt: skip
 @click.option(
     "--as", "mistaken", type=click.Choice(["sgd"]),
@@ -265,7 +248,7 @@ def warn(line: str) -> None:
     click.echo(f"curate: {line}", err=True)
 
 
-for finished in (report, inspect, push):
+for finished in (report, inspect):
     cli.add_command(finished)
 
 

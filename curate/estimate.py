@@ -128,7 +128,6 @@ class Forecast:
             "steps": len(self.steps),
             "windows": len(run.windows),
             "horizon": run.longest,
-            "stride": run.stride,
             "rounds": run.rounds,
             "device": str(self.job.device),
             "processes": task.ranks.size,
@@ -209,7 +208,6 @@ def _run(selector: Selector, steps: Sequence[Step]) -> Run:
     return Run(
         kept=[budget.share(len(step.rows)) for step in kept],
         horizon=selector.horizon,
-        stride=selector.stride or selector.horizon,
         rounds=judge.policy.rounds,
         goes_back=judge.goes_back,
         memory=judge.snapshots,

@@ -6,30 +6,6 @@ import click
 
 from curate.process import silence_libraries
 
-PUBLIC = click.option(
-    "--public", is_flag=True, help="Push to a public dataset; a private one if not given."
-)
-
-
-@click.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.argument("repository", metavar="NAMESPACE/NAME")
-@PUBLIC
-@click.option("--quiet", is_flag=True, help="No progress bars and no closing line.")
-def push(directory: Path, repository: str, public: bool, quiet: bool) -> None:
-    """Push what curate select wrote to DIR to the Hugging Face Hub: rows, scores, report and all.
-
-    The dataset is private unless --public is given; what curate pushed there before is replaced.
-    """
-    silence_libraries()
-    from curate import hub
-
-    hub.check_directory(directory)
-    hub.check_push(repository, public=public)
-    address = hub.push(directory, repository, public=public, quiet=quiet)
-    if not quiet:
-        click.echo(f"pushed to {address}")
-
 
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))

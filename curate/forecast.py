@@ -32,7 +32,7 @@ class Run:
     """What of a run decides what it takes.
 
     kept: share of its candidates (or of their tokens) that every step keeps, one per step.
-    horizon, stride: of the windows. rounds: of each.
+    horizon: of the windows. rounds: of each.
     goes_back: whether influences are wanted; if not, a window is only recorded.
     memory, disk: states kept at once, in memory and in files.
     gradients: recorded gradients that are kept at once.
@@ -42,7 +42,6 @@ class Run:
 
     kept: Sequence[float]
     horizon: int
-    stride: int
     rounds: int
     goes_back: bool
     memory: int
@@ -58,7 +57,7 @@ class Run:
     def windows(self) -> list[range]:
         """The steps of every window."""
         total = len(self.kept)
-        firsts = range(0, total, self.stride)
+        firsts = range(0, total, self.horizon)
         return [range(first, min(first + self.horizon, total)) for first in firsts]
 
     @property
@@ -169,8 +168,7 @@ def passes(run: Run) -> Passes:
         commit=commit,
         targets=(own.target_passes + own.target_looks / 3) * run.target_share,
         probes=probing_passes(
-            run.probing, lengths, min(run.stride, lengths[0]), run.target_share,
-            exact=run.exact_jump, rounds=run.rounds,
+            run.probing, lengths, run.target_share, exact=run.exact_jump, rounds=run.rounds
         ),
     )  # fmt: skip
 
@@ -249,22 +247,19 @@ def _gradients_at_hand(run: Run, length: int) -> int:
     return min(length, run.gradients) if places >= length else min(length - places, run.gradients)
 
 
-def measured(total: int, horizon: int, stride: int) -> range:
+def measured(total: int, horizon: int) -> range:
     """First steps of the windows of a run whose prediction is compared with what came of it.
 
-    Those that are committed whole, so none of stride < K and not the last, which nothing
-    is trained after; every so many where there are more than `LOOKS`.
+    Not the last, which nothing is trained after; every so many where there are more than `LOOKS`.
     """
-    if stride < horizon:
-        return range(0)
-    every = -(-(total // stride) // LOOKS) or 1
-    return range(0, total - stride, every * stride)
+    every = -(-(total // horizon) // LOOKS) or 1
+    return range(0, total - horizon, every * horizon)
 
 
 def _looks(run: Run) -> list[int]:
     """The first steps of `measured` after which there is something to measure."""
-    firsts = measured(len(run.kept), run.horizon, run.stride)
-    return [k for k in firsts if any(share < 1 for share in run.kept[k : k + run.stride])]
+    firsts = measured(len(run.kept), run.horizon)
+    return [k for k in firsts if any(share < 1 for share in run.kept[k : k + run.horizon])]
 
 
 def _on_disk(run: Run, length: int) -> int:
@@ -274,8 +269,4 @@ def _on_disk(run: Run, length: int) -> int:
 
 def _committed(run: Run) -> list[range]:
     """The steps trained on what was kept: none after the last window, nor after one kept whole."""
-    return [
-        window[: run.stride]
-        for window in run.windows[:-1]
-        if len(window) > run.stride or any(run.kept[k] < 1 for k in window)
-    ]
+    return [window for window in run.windows[:-1] if any(run.kept[k] < 1 for k in window)]

@@ -22,12 +22,10 @@ class Selector:
     """Values every candidate of a run, and trains on what it would keep as it goes.
 
     A run of T steps is cut into windows of `horizon` = K steps. K = T is
-    offline scoring, K = 1 online; there is no other difference. Of every
-    window the first `stride` steps are decided and committed, so a step is
-    scored with at least K - stride steps still to come; stride = K costs least.
+    offline scoring, K = 1 online; there is no other difference.
 
     Cost per committed step, in gradients of one batch, with every state kept:
-    R (1 + 1.3) K / stride to record and score in R = `policy.rounds` rounds, see
+    R (1 + 1.3) to record and score in R = `policy.rounds` rounds, see
     `Judge`; and 1 to commit what was kept, unless that was everything or the run ends
     there; plus R passes over the targets per window, and a forward one at the end of the
     windows that `measured` says,
@@ -46,16 +44,13 @@ class Selector:
     judge: Judge
     budget: Budget
     horizon: int
-    stride: int | None = None
     groups: Array | None = None
     tokens: Array | None = None
     probing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 1 <= (self.stride or self.horizon) <= self.horizon:
-            raise ValueError(
-                f"stride must be between 1 and the horizon, {self.horizon}, but got {self.stride}"
-            )
+        if self.horizon < 1:
+            raise ValueError(f"the horizon must be at least 1 but got {self.horizon}")
 
     def run(
         self,
@@ -79,7 +74,7 @@ class Selector:
             values = judge.policy.values(Offer(np.arange(count), np.ones(count)))
             return Scores(values, np.zeros(count, dtype=np.int64))
         ledger = Ledger(count, judge.target_weights, judge.strata)
-        looks = measured(len(steps), self.horizon, self.stride or self.horizon)
+        looks = measured(len(steps), self.horizon)
         so_far = _SoFar(0, state, ledger, self._proxy(), judge.differences)
         if savepoints is not None and (saved := savepoints.newest()) is not None:
             so_far.restore(saved, self, steps)
@@ -90,7 +85,7 @@ class Selector:
             if on_window is not None:
                 on_window(first, so_far.state, judged)
             kept = self._decide(judged, ledger)
-            so_far.first += self.stride or self.horizon
+            so_far.first += self.horizon
             so_far.rounds, more = None, so_far.first < len(steps)
             if more:
                 so_far.state = self._commit(so_far.state, judged, kept, on_step)
@@ -127,7 +122,7 @@ class Selector:
 
     def _ticks_before(self, first: int, total: int) -> int:
         """The same by the time that the window is begun whose first step is `first`."""
-        firsts = range(0, total, self.stride or self.horizon)
+        firsts = range(0, total, self.horizon)
         recorded = sum(min(self.horizon, total - k) for k in firsts if k < first)
         return self.judge.ticks(recorded) + min(first, firsts[-1])
 
@@ -149,8 +144,7 @@ class Selector:
         window = steps[first : first + self.horizon]
         probing = so_far.rounds.probing if so_far.rounds else None
         if proxy is not None and so_far.rounds is None:
-            decided = min(self.stride or self.horizon, len(window))
-            probing = proxy.plan(window, decided, judge.target_rows)
+            probing = proxy.plan(window, judge.target_rows)
 
         def note(rounds: Rounds) -> None:
             so_far.rounds = rounds
@@ -162,13 +156,13 @@ class Selector:
             rounds=so_far.rounds, on_round=note,
         )  # fmt: skip
         if proxy is not None and probing is not None and judged.scores is not None:
-            proxy.enter(first, window, probing, judged.scores, judge.target_rows)
+            proxy.enter(first, window, judged.scores, judge.target_rows)
         return judged
 
     def _decide(self, judged: Judged, ledger: Ledger) -> list[Array]:
-        """Enter the first `stride` steps in the ledger; what to keep of each, shape (n,), bool."""
+        """Enter a window in the ledger; what to keep of each step, shape (n,), bool."""
         budget, decisions = self.step_budget, []
-        for k, step in enumerate(judged.steps[: self.stride or self.horizon]):
+        for k, step in enumerate(judged.steps):
             rows = step.rows.numpy()
             influences = None if judged.scores is None else judged.scores.influences[k].numpy()
             scores = ledger.add(rows, judged.values[k], influences)

@@ -61,8 +61,8 @@ def describe_plan(plan: dict[str, Any]) -> str:
         [
             f"{plan['policy']} on {plan['candidates']:,} candidates, {plan['parameters']:,} "
             f"parameters, {_where(plan)}",
-            f"steps: {plan['steps']:,}; windows: {plan['windows']:,} of {plan['horizon']:,}, one "
-            f"every {plan['stride']:,}; rounds: {plan['rounds']}",
+            f"steps: {plan['steps']:,}; windows: {plan['windows']:,} of {plan['horizon']:,}; "
+            f"rounds: {plan['rounds']}",
             f"passes (gradients of one batch): {total:,.0f} = "
             + " + ".join(f"{name} {count:,.0f}" for name, count in passes.items() if count),
             f"memory{each}: {_size(held)} = {_sizes(memory)}",

@@ -98,7 +98,7 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
     count = len(job.data.examples)
     if plan.examples > count:
         raise UserError(f"--examples: is {plan.examples}, but there are only {count} candidates.")
-    windows = range(0, len(steps), selector.stride or selector.horizon)
+    windows = range(0, len(steps), selector.horizon)
     quotas = dict(zip(windows, _spread(plan.examples, len(windows)), strict=True))
     ticks = selector.ticks(len(steps)) + plan.examples * (min(selector.horizon, len(steps)) // 2)
     say(_announcement(job, selector, state, quotas, ticks))
@@ -137,8 +137,7 @@ class _Jury:
             return
         assert judged.scores is not None
         judge = self.selector.judge
-        decided = judged.steps[: self.selector.stride or len(judged.steps)]
-        places = _places(decided, self.plan.occurrences)
+        places = _places(judged.steps, self.plan.occurrences)
         influences = [own.numpy() for own in judged.scores.overall]
         sizes = [size_of(own).numpy() for own in judged.scores.overall]
         predicted = {row: _total(influences, own) for row, own in places.items()}

@@ -75,40 +75,38 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-def selector(
-    horizon: int, stride: int | None, budget: Budget, policy: Policy, **options: Any
-) -> Selector:
+def selector(horizon: int, budget: Budget, policy: Policy, **options: Any) -> Selector:
     task, (rule, _) = tiny.task(), tiny.rule_for("adamw")
-    return Selector(Judge(task, rule, policy, tiny.targets(), **options), budget, horizon, stride)
+    return Selector(Judge(task, rule, policy, tiny.targets(), **options), budget, horizon)
 
 
-CASES: list[tuple[int, int | None, int, dict[str, Any]]] = [
-    (T, None, 1, {}),
-    (T, None, 3, {"snapshots": 2}),
-    (T, None, 1, {"snapshots": 1}),
-    (T, None, 2, {"snapshots": 2, "disk": 3}),
-    (T, None, 1, {"snapshots": 1, "disk": 50}),
-    (1, None, 4, {}),
-    (4, None, 1, {"snapshots": 3}),
-    (4, None, 2, {"snapshots": 1, "disk": 1}),
-    (4, 1, 2, {"snapshots": 2}),
-    (5, 3, 1, {}),
-    (5, 3, 3, {"snapshots": 5, "gradients": 2}),
-    (T, None, 1, {"gradients": 4}),
-    (T, None, 1, {"gradients": 0}),
-    (T, None, 1, {"snapshots": 2, "gradients": 2}),
+CASES: list[tuple[int, int, dict[str, Any]]] = [
+    (T, 1, {}),
+    (T, 3, {"snapshots": 2}),
+    (T, 1, {"snapshots": 1}),
+    (T, 2, {"snapshots": 2, "disk": 3}),
+    (T, 1, {"snapshots": 1, "disk": 50}),
+    (1, 4, {}),
+    (4, 1, {"snapshots": 3}),
+    (4, 2, {"snapshots": 1, "disk": 1}),
+    (4, 2, {"snapshots": 2}),
+    (5, 1, {}),
+    (5, 3, {"snapshots": 5, "gradients": 2}),
+    (T, 1, {"gradients": 4}),
+    (T, 1, {"gradients": 0}),
+    (T, 1, {"snapshots": 2, "gradients": 2}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("keep", [0.5, 1.0])
-@pytest.mark.parametrize(("horizon", "stride", "rounds", "options"), CASES)
+@pytest.mark.parametrize(("horizon", "rounds", "options"), CASES)
 def test_work_is_what_is_done(
-    tmp_path: Path, done: Counter[str], horizon: int, stride: int | None, rounds: int,
+    tmp_path: Path, done: Counter[str], horizon: int, rounds: int,
     options: dict[str, Any], keep: float,
 ) -> None:  # fmt: skip
     options = {"snapshots": 64} | options
     steps = tiny.steps(T, size=6)
-    chosen = selector(horizon, stride, Budget(fraction=keep), LookAhead(rounds))
+    chosen = selector(horizon, Budget(fraction=keep), LookAhead(rounds))
     judge = chosen.judge
     state = tiny.start(judge.task, judge.rule)
     disk = options["disk"] = Disk(options["disk"], tmp_path) if "disk" in options else None
@@ -158,7 +156,7 @@ def test_a_batch_that_is_kept_whole_is_not_trained_again(done: Counter[str]) -> 
     """The last batch of an epoch, too small to lose a row."""
     steps = tiny.steps(9, size=8)
     steps = [step.keep(torch.arange(2)) if k % 3 == 2 else step for k, step in enumerate(steps)]
-    chosen = selector(1, None, Budget(fraction=0.75), SmallLoss())
+    chosen = selector(1, Budget(fraction=0.75), SmallLoss())
     expected = work(estimate._run(chosen, steps))
     chosen.run(tiny.start(chosen.judge.task, chosen.judge.rule), steps)
     assert done["committed"] == expected.committed == 6
@@ -166,7 +164,7 @@ def test_a_batch_that_is_kept_whole_is_not_trained_again(done: Counter[str]) -> 
 
 def run_of(steps: int, **changes: Any) -> Run:
     settings: dict[str, Any] = {
-        "kept": [0.5] * steps, "horizon": steps, "stride": steps, "rounds": 1, "goes_back": True,
+        "kept": [0.5] * steps, "horizon": steps, "rounds": 1, "goes_back": True,
         "memory": 100,
     }  # fmt: skip
     return Run(**settings | changes)
@@ -176,7 +174,7 @@ def test_passes_are_those_of_the_published_cost_model() -> None:
     """Per step 2.3 with gradients kept, 3.3 without; as much, too, for a window's first."""
     for horizon in (1, 5, 20):
         for gradients, each in ((20, 2.3), (0, 3.3)):
-            run = run_of(20, horizon=horizon, stride=horizon, gradients=gradients, kept=[1.0] * 20)
+            run = run_of(20, horizon=horizon, gradients=gradients, kept=[1.0] * 20)
             assert passes(run).total == pytest.approx(20 * each)
     rounds = run_of(20, rounds=4, gradients=20, kept=[1.0] * 20)
     assert passes(rounds).total == pytest.approx(4 * 20 * 2.3)
@@ -282,7 +280,7 @@ def test_a_plan_counts_the_steps_of_the_whole_command(
     plan = json.loads(capsys.readouterr().out)
     assert sorted(here.iterdir()) == before
     assert (plan["candidates"], plan["steps"], plan["windows"]) == (72, 10, 3)
-    assert (plan["horizon"], plan["stride"], plan["rounds"]) == (4, 4, 4)
+    assert (plan["horizon"], plan["rounds"]) == (4, 4)
     parts = plan["passes"]
     assert parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"))
     assert parts["retrain"] == 5 * 2 * 10

@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     {"evaluate", "verify", "estimate"},
     {"tuning"},
     {"report"},
-    {"jobs", "summary", "from_log", "process", "hub"},
+    {"jobs", "summary", "from_log", "process"},
     {"finished"},
     {"cli"},
     {"__main__"},

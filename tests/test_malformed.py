@@ -31,8 +31,8 @@ BAD_DATA: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 BAD_RECIPES: list[tuple[str, str]] = [
     ("selection.horizon=0", "selection.horizon: must be at least 1 but got 0"),
-    ("selection.curvature=exact", "selection.curvature: unknown key; remove it"),
-    ("trajectory.tapes=1MiB", "trajectory.tapes: unknown key; did you mean test?"),
+    ("selection.curvature=exact", "selection.curvature: is gone: it is always"),
+    ("trajectory.tapes=1MiB", "trajectory.tapes: is gone: nothing; did you mean test?"),
     ("selection.probing=-1", "selection.probing: must be greater than or equal to 0 but got -1"),
     ("selection.probing=.inf", "selection.probing: must be"),
     ("selection.probing=much", "selection.probing: must be a valid number"),
@@ -44,19 +44,15 @@ BAD_RECIPES: list[tuple[str, str]] = [
      "selection.keep.tokens: needs losses that are sums over tokens, so objective causal_lm; in "),
     ("selection.per=token", "selection.per: token needs losses that are sums over tokens, so obj"),
     ("selection.per=row", "selection.per: must be 'example' or 'token' but got 'row'"),
-    ("selection.aggregate=max", "selection.aggregate: must be 'mean', 'min' or 'weighted' but got"),
-    ("selection.aggregate=min", "selection.aggregate: min is for several targets; name them in da"),
-    ("selection={aggregate: weighted, weights: {validation: 1}}",
-     "selection.aggregate: weighted is for several targets"),
-    ("selection.aggregate=weighted", "selection: aggregate weighted needs weights, one for every"),
-    ("selection.weights={validation: 1}", "selection: weights are for aggregate weighted, but it "),
-    ("selection={aggregate: min, weights: {a: 1}}", "weights are for aggregate weighted, but it i"),
-    ("selection={aggregate: weighted, weights: {}}", "weighted is for several targets"),
-    ("selection={aggregate: weighted, weights: {a: 0, b: 0.0}}", "weights must not all be 0"),
-    ("selection={aggregate: weighted, weights: {a: -1, b: 2}}",
+    ("selection.aggregate=min", "selection.aggregate: is gone: several targets are averaged, by s"),
+    ("selection.stride=4", "selection.stride: is gone: every window is decided whole; remove it."),
+    ("training.autocast=bfloat16", "training.autocast: is gone: write training.precision: bf16."),
+    ("selection.weights={validation: 1}", "selection.weights: are for several targets; name them"),
+    ("selection.weights={a: 0, b: 0.0}", "weights must not all be 0"),
+    ("selection.weights={a: -1, b: 2}",
      "selection.weights.a: must be greater than or equal to 0 but got -1"),
-    ("selection={aggregate: weighted, weights: {a: .nan}}", "selection.weights.a: must be a finit"),
-    ("selection={aggregate: weighted, weights: 3}", "selection.weights: must be a mapping of keys"),
+    ("selection.weights={a: .nan}", "selection.weights.a: must be a finit"),
+    ("selection.weights=3", "selection.weights: must be a mapping of keys"),
     ("selection.group_by=nope", "selection.group_by: there is no column nope"),
     ("selection.group_by=x", "groups must be ints or strings"),
     ("training.optimizer.kind=adadelta", "kind must be sgd, adam, adamw, rmsprop, adagr"),
@@ -96,18 +92,17 @@ def test_malformed_recipes_are_refused_in_one_line(
 
 BOTH = "data.validation={a: rows.parquet, b: rows.parquet}"
 BAD_TARGETS: list[tuple[list[str], str]] = [
-    (["selection={aggregate: weighted, weights: {a: 1}}"],
+    (["selection.weights={a: 1}"],
      "selection.weights: must be of the targets a, b, each once, but got a."),
-    (["selection={aggregate: weighted, weights: {}}"], "targets a, b, each once, but got none."),
-    (["selection={aggregate: weighted, weights: {a: 1, b: 1, c: 1}}"], "but got a, b, c."),
-    (["selection={aggregate: min, policy: knn_shapley}"],
-     "selection.aggregate: min is for influences; knn_shapley pools the rows of all targets"),
-    (["selection.aggregate=min", "data.validation={a: rows.parquet}"], "min is for several target"),
+    (["selection.weights={}"], "targets a, b, each once, but got none."),
+    (["selection.weights={a: 1, b: 1, c: 1}"], "but got a, b, c."),
+    (["selection={weights: {a: 1, b: 1}, policy: knn_shapley}"],
+     "selection.weights: are for influences; knn_shapley pools the rows of all targets"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("overrides", "message"), BAD_TARGETS)
-def test_malformed_aggregates_are_refused_in_one_line(
+def test_malformed_weights_are_refused_in_one_line(
     here: Path, overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(here.iterdir())

@@ -140,17 +140,6 @@ def test_windows_after_the_first_start_from_what_was_kept() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-12)
 
 
-def test_stride_looks_further_ahead_of_late_steps() -> None:
-    """With stride 1, every step is scored K ahead: as the first step of its own window."""
-    steps = one_epoch()
-    found = run(selector(4, stride=1), steps)
-    for first in range(12):
-        end = min(first + 4, 12)
-        whole = run(selector(end), steps[:end])
-        rows = steps[first].rows.numpy()
-        np.testing.assert_allclose(found[:, rows], whole[:, rows], rtol=1e-7, atol=1e-12)
-
-
 @pytest.mark.parametrize("budget", [1, 3])
 def test_snapshot_budget_changes_no_influence(budget: int) -> None:
     steps = tiny.steps(12, size=6)
@@ -193,11 +182,6 @@ def test_threshold_may_leave_a_step_empty() -> None:
     assert np.isfinite(found).all()
 
 
-def test_stride_beyond_the_horizon_is_refused() -> None:
-    with pytest.raises(ValueError, match="stride must be between 1 and the horizon, 4, but got 5"):
-        selector(4, stride=5)
-
-
 def test_look_ahead_without_a_target_is_refused() -> None:
     task = tiny.task()
     with pytest.raises(ValueError, match="needs at least one target"):
@@ -225,14 +209,14 @@ def test_rounds_are_the_window_again_at_the_weights_before() -> None:
 
 
 @pytest.mark.parametrize("jump_bytes", [None, 2**20], ids=["linear", "exact"])
-@pytest.mark.parametrize(("horizon", "stride"), [(4, 2), (8, None)])
+@pytest.mark.parametrize("horizon", [2, 8])
 def test_probing_changes_no_influence_and_nothing_of_what_is_kept(
-    horizon: int, stride: int | None, jump_bytes: int | None
+    horizon: int, jump_bytes: int | None
 ) -> None:
     steps = tiny.steps(8, size=6)
     found, kept = [], []
     for probing in (0.0, 2.0):
-        chosen = selector(horizon, 0.5, stride=stride, probing=probing, policy=LookAhead(rounds=2))
+        chosen = selector(horizon, 0.5, probing=probing, policy=LookAhead(rounds=2))
         judge = replace(chosen.judge, scoring=Scoring(jump_bytes=jump_bytes))
         chosen = replace(chosen, judge=judge)
         followed: list[int] = []
@@ -254,11 +238,11 @@ def test_probing_changes_no_influence_and_nothing_of_what_is_kept(
     assert not without.windows
     assert probed.errors is not None
     assert sum(window.probes for window in probed.windows) == len(followed) > 0
-    assert max(followed) < (stride or horizon)
+    assert max(followed) < horizon
     for window in probed.windows:  # of the exact jump's influences, the jump is no error
         same = window.error == pytest.approx(window.propagation)
         assert same == (jump_bytes is not None)
-    assert [w.first_step for w in probed.windows] == list(range(0, 8, stride or horizon))
+    assert [w.first_step for w in probed.windows] == list(range(0, 8, horizon))
 
 
 def test_errors_are_expected_of_every_row_offered_and_of_no_other() -> None:

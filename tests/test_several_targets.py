@@ -9,10 +9,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from curate.errors import UserError
 from curate.influence import Probing, Scoring, Target, score_window
-from curate.policies import AGGREGATES, LookAhead, standardise
-from curate.policies.look_ahead import centred_ranks
+from curate.policies import standardise
 from curate.prepare import Job, prepare
 from curate.progress import Phases
 from curate.recipe import check_recipe
@@ -20,7 +18,6 @@ from curate.recipe.yaml import parse
 from curate.trajectory import record
 from curate.tuning.bench import set_up
 from curate.tuning.plan import Pair
-from curate.windows import Judge
 from tests import tiny
 from tests.job import RECIPE, curate, rows, verify
 
@@ -50,10 +47,9 @@ def job(*overrides: str) -> Job:
 
 
 AGGREGATED = {
-    "selection.aggregate=mean": [0.5, 0.5],
-    "selection={aggregate: weighted, weights: {near: 3, far: 1}}": [0.75, 0.25],
-    "selection={aggregate: weighted, weights: {near: 0, far: 7}}": [0.0, 1.0],
-    "selection.aggregate=min": None,
+    "selection.weights=null": [0.5, 0.5],
+    "selection.weights={near: 3, far: 1}": [0.75, 0.25],
+    "selection.weights={near: 0, far: 7}": [0.0, 1.0],
 }
 
 
@@ -61,14 +57,12 @@ AGGREGATED = {
 def test_an_aggregate_is_that_of_runs_with_one_target_each(two: Path, override: str) -> None:
     """In one round over the whole run nothing of what is kept comes back into the scores."""
     once = ["selection.rounds=1", "selection.probing=0", "training.batch_size=16"]
-    if "{" in override:
-        override = override.replace("{", "{rounds: 1, probing: 0, ", 1)
     alone = [select(*once, f"data.validation={name}.parquet") for name in ("near", "far")]
     found = select(*once, BOTH, override)
     influences = np.array([own["influence"].to_numpy() for own in alone])
     for name, own in zip(("near", "far"), influences, strict=True):
         np.testing.assert_allclose(found[f"influence/{name}"].to_numpy(), own, rtol=1e-5)
-    weights = AGGREGATED[override.replace("rounds: 1, probing: 0, ", "")]
+    weights = AGGREGATED[override]
     mean = np.average(influences, axis=0, weights=weights)
     scale = np.abs(influences).max()
     np.testing.assert_allclose(found["influence"].to_numpy(), mean, rtol=1e-5, atol=1e-6 * scale)
@@ -77,44 +71,8 @@ def test_an_aggregate_is_that_of_runs_with_one_target_each(two: Path, override: 
     assert prepared.data.classes is not None
     for step in prepared.steps(0):
         own = step.rows.numpy()
-        values = (
-            np.min([one["score"].to_numpy()[own] for one in alone], axis=0)
-            if weights is None
-            else mean[own]
-        )
-        expected[own] = standardise(values, prepared.data.classes[own])
+        expected[own] = standardise(mean[own], prepared.data.classes[own])
     np.testing.assert_allclose(found["score"].to_numpy(), expected, atol=2e-4)
-
-
-def test_aggregates_differ_in_what_is_kept(two: Path) -> None:
-    kept = {how: select(BOTH, f"selection.aggregate={how}")["kept"] for how in ("mean", "min")}
-    alone = select("data.validation=far.parquet")["kept"]
-    assert not kept["mean"].equals(kept["min"])
-    assert (kept["mean"] == alone).sum() > (kept["min"] == alone).sum()  # the larger loss decides
-
-
-def test_rounds_rank_what_helps_least() -> None:
-    """Two rounds by hand."""
-    least = LookAhead(2, AGGREGATES["min"])
-    labels = tiny.examples().labels
-    assert labels is not None
-    strata = labels.numpy()
-    once = Judge(tiny.task(), tiny.rule_for("adamw")[0], LookAhead(), tiny.targets())
-    judge = Judge(once.task, once.rule, least, once.targets, strata=strata)
-    steps = [step.reweight(torch.ones_like(step.weights)) for step in tiny.steps(3, size=12)]
-    begin = tiny.start(judge.task, judge.rule)
-    weights = [np.ones(12) for _ in steps]
-    for _ in range(2):
-        weighted = [s.reweight(torch.from_numpy(w)) for s, w in zip(steps, weights, strict=True)]
-        scores = once.judge(begin, weighted).scores
-        assert scores is not None
-        for k, step in enumerate(steps):
-            each = scores.influences[k].numpy() / weights[k]
-            own = strata[step.rows.numpy()]
-            worst = np.minimum(*(standardise(one, own) for one in each))
-            weights[k] = np.clip(weights[k] + 0.5 * centred_ranks(worst), 0.02, 2)
-    for found, expected in zip(judge.judge(begin, steps).values, weights, strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("jump_bytes", [None, 2**20], ids=["linear", "exact"])
@@ -128,7 +86,7 @@ def test_a_target_of_weight_0_has_no_part_in_what_is_expected(jump_bytes: int | 
         recording = record(task, rule, tiny.start(task, rule), steps, snapshots=9)
         scores = score_window(
             task, rule, recording, targets,
-            scoring=Scoring(jump_bytes=jump_bytes), probing=Probing(5, 4, 1),
+            scoring=Scoring(jump_bytes=jump_bytes), probing=Probing(5, 1),
         )  # fmt: skip
         found.append(scores)
     alone, both = found
@@ -143,7 +101,7 @@ def test_a_target_of_weight_0_has_no_part_in_what_is_expected(jump_bytes: int | 
 
 def test_verify_leaves_out_for_the_weighted_loss(two: Path) -> None:
     alone = "data.validation=near.parquet"
-    weighted = [BOTH, "selection.aggregate=weighted", "selection.weights={near: 1, far: 0}"]
+    weighted = [BOTH, "selection.weights={near: 1, far: 0}"]
     tables = []
     for name, overrides in (("one", [alone]), ("both", weighted)):
         select(*overrides, out=name)
@@ -155,20 +113,11 @@ def test_verify_leaves_out_for_the_weighted_loss(two: Path) -> None:
         np.testing.assert_allclose(both, one, rtol=1e-3, atol=1e-7)
 
 
-def test_with_min_the_influence_to_verify_is_the_mean(two: Path) -> None:
-    select(BOTH, "selection.aggregate=min", "training.optimizer.lr=1e-3", "selection.jump=exact")
-    assert verify("out", "--examples", "5") == 0
-    found = json.loads(Path("out/verify.json").read_text())
-    assert found["reproduced"]
-    assert found["agreement"]["pearson"]["value"] > 0.9
-
-
 def test_tune_judges_by_the_weighted_loss(two: Path) -> None:
     alone = job("data.validation=near.parquet", "tune.budget=0.5")
     both = job(
         BOTH,
         "tune.budget=0.5",
-        "selection.aggregate=weighted",
         "selection.weights={near: 2, far: 0}",
     )
     benches = [set_up(one) for one in (alone, both)]
@@ -178,8 +127,3 @@ def test_tune_judges_by_the_weighted_loss(two: Path) -> None:
     assert values[0] == pytest.approx(values[1], rel=1e-4)
     even = set_up(job(BOTH, "tune.budget=0.5")).fly(1e-2, lambda: None)[0]
     assert even != pytest.approx(everything[0], rel=1e-2)
-
-
-def test_tune_refuses_min(two: Path) -> None:
-    with pytest.raises(UserError, match=r"selection\.aggregate: min makes no one loss of several"):
-        set_up(job(BOTH, "selection.aggregate=min"))

@@ -40,13 +40,12 @@ from curate.trajectory import Gradient, Step, Task, forward_step, gradient, repl
 
 @dataclass(frozen=True)
 class Probing:
-    """How many removals to follow, drawn among the candidates of a window's first `steps` steps.
+    """How many removals to follow, drawn among the candidates of a window.
 
     Drawn independently, in proportion to `size_of` their influence.
     """
 
     count: int
-    steps: int
     seed: int
 
 
@@ -143,7 +142,7 @@ class Draw:
     ) -> None:  # fmt: skip
         """The candidates of step k: their influences as scored and to first order, (Q, n)."""
         count = self._probing.count
-        if k >= self._probing.steps or not count:
+        if not count:
             return
         sizes = size_of(over_targets(self._targets, influences)).cpu().numpy()
         own = float(sizes.sum())

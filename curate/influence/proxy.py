@@ -24,7 +24,7 @@ class WindowError:
     """What the scores of one window are worth. Means over its candidates, in loss units.
 
     first_step, steps: where it is in the run, and K. candidates: scored in it, over
-    the steps that are decided. probes: removals followed in it.
+    all steps. probes: removals followed in it.
     signal: |influence|, which is the mean of `size_of`, too. error: expected
     absolute error of an influence. jump, propagation: its two terms, see `Probe`; of
     the exact jump's influences, the jump is what they do without. derivative: what
@@ -85,34 +85,33 @@ class ErrorProxy:
         self._windows: list[_Window] = []
         self._summed, self._weight, self._found = 0, 0.0, 0.0  # see `latest`
 
-    def plan(self, steps: Sequence[Step], decided: int, target_rows: int) -> Probing:
-        """How many removals of a window's first `decided` steps to follow.
+    def plan(self, steps: Sequence[Step], target_rows: int) -> Probing:
+        """How many removals of a window to follow.
 
         As many as the share pays for, on average over the windows. They are drawn where
         influences are large, which is early more often than late: a third into the window.
         """
         scoring = len(steps) * (JUMP if self._exact else LINEAR) + _targets(steps, target_rows)
         self._left += self._share * self._rounds * scoring
-        number = int(self._left / self._cost(steps, (decided - 1) / 3, target_rows))
+        number = int(self._left / self._cost(steps, (len(steps) - 1) / 3, target_rows))
         if self._share > 0 and not self._windows:
             number = max(number, 1)  # a run of one window has to know something
-        return Probing(max(number, 0), decided, int(self._random.integers(2**62)))
+        return Probing(max(number, 0), int(self._random.integers(2**62)))
 
     def enter(
-        self, first_step: int, steps: Sequence[Step], probing: Probing, scores: WindowScores,
-        target_rows: int,
-    ) -> None:  # fmt: skip
+        self, first_step: int, steps: Sequence[Step], scores: WindowScores, target_rows: int
+    ) -> None:
         """Take in a window that was scored with the probing planned for it."""
         self._left -= sum(self._cost(steps, probe.step, target_rows) for probe in scores.probes)
-        influences = scores.overall[: probing.steps]
+        influences = scores.overall
         self._windows.append(
             _Window(
                 first_step=first_step,
-                rows=np.concatenate([step.rows.numpy() for step in steps[: probing.steps]]),
+                rows=np.concatenate([step.rows.numpy() for step in steps]),
                 sizes=np.concatenate([size_of(own).numpy() for own in influences]),
                 steps=len(steps),
                 signal=float(torch.cat(influences).abs().mean()),
-                derivative=scores.drift(probing.steps),
+                derivative=scores.drift,
                 target_loss=scores.overall_loss,
                 probes=scores.probes,
             )
@@ -227,19 +226,18 @@ def expected_error(windows: Sequence[WindowError]) -> dict[str, float]:
 
 
 def probing_passes(
-    share: float, lengths: Sequence[int], decided: int, target_share: float, *,
-    exact: bool, rounds: int,
+    share: float, lengths: Sequence[int], target_share: float, *, exact: bool, rounds: int
 ) -> float:  # fmt: skip
     """What the probes of a whole run cost, about: how many there are depends on where they fall.
 
     Args:
-        lengths: steps of every window; the first `decided` of each have probes.
+        lengths: steps of every window.
         target_share: what a gradient of the targets costs, in gradients of a step's batch.
     """
     if share == 0:
         return 0.0
     scoring = sum(lengths) * (JUMP if exact else LINEAR) + len(lengths) * target_share
-    one = START + lengths[0] - (decided - 1) / 3 + target_share / 3
+    one = START + lengths[0] - (lengths[0] - 1) / 3 + target_share / 3
     return max(share * rounds * scoring, one)
 
 

@@ -46,9 +46,10 @@ class WindowScores:
         """Influences on the mean loss of the targets, per step, shape (n,)."""
         return [over_targets(self.targets, own) for own in self.influences]
 
-    def drift(self, steps: int) -> float:
-        """What differences may have put influences of the first steps off by, on average."""
-        off = [d * own.abs() for d, own in zip(self.drifts, self.overall[:steps], strict=False)]
+    @property
+    def drift(self) -> float:
+        """What differences may have put influences off by, on average."""
+        off = [d * own.abs() for d, own in zip(self.drifts, self.overall, strict=True)]
         return float(torch.cat(off).mean())
 
     @property
@@ -86,7 +87,7 @@ def score_window(
     Raises:
         NonFiniteError: a target loss or an influence is NaN or infinite.
     """
-    draw = Draw(probing or Probing(0, 0, 0), targets)
+    draw = Draw(probing or Probing(0, 0), targets)
     assert not (probing and scoring.mistaken_rule)
     losses, gradients = target_gradients(
         task.model, task.objective, targets, recording.final.theta, ranks=task.ranks

@@ -13,7 +13,7 @@ from curate.datasets import BatchExamples, batch_length, take
 from curate.errors import DataError
 from curate.influence import Differences, Scoring, Target, reweighting, target_losses
 from curate.integrations.decisions import Decision, WindowReport
-from curate.integrations.options import AUTO, WEIGHTS, Options
+from curate.integrations.options import WEIGHTS, Options
 from curate.integrations.training import Training
 from curate.log import AuditLog
 from curate.models import Objective, probe
@@ -40,9 +40,6 @@ class WindowChooser:
         """`accumulate` batches make a step; of one of n, the loop's gradient is scale(n) means."""
         self.training, self.options, self.accumulate = training, options, accumulate
         self._scale = scale
-        self.horizon = (
-            options.adaptive.start() if isinstance(options.horizon, str) else options.horizon
-        )
         self.reports: list[WindowReport] = []
         self._objective, self._targets = objective, targets
         self._policy, self._differences = LookAhead(options.rounds), Differences()
@@ -67,7 +64,7 @@ class WindowChooser:
         source, ahead = iter(batches), list[Any]()
         while True:
             self.settle()
-            length = self.horizon * self.accumulate
+            length = self.options.horizon * self.accumulate
             ahead += islice(source, length - len(ahead))
             if not ahead:
                 return
@@ -84,7 +81,7 @@ class WindowChooser:
                     raise
 
     def choose(self, window: Sequence[Any]) -> list[Decision]:
-        """Decide on the first `stride` steps of a window, given as its batches in order."""
+        """Decide on a window, given as its batches in order."""
         begin = time.monotonic()
         members = [
             window[first : first + self.accumulate]
@@ -93,15 +90,14 @@ class WindowChooser:
         with self.training.simulated():
             judged = self._judge(window, members)
         assert judged.scores is not None
-        stride = self.options.stride or len(members)
         decisions, predicted = [], 0.0
-        for k, batches in enumerate(members[:stride]):
+        for k, batches in enumerate(members):
             own = self._decide(judged, k, batches)
             decisions.append(own)
             predicted += self._predict(judged, k, own)
         flat = list(chain.from_iterable(decisions))
         report = WindowReport(
-            horizon=self.horizon,
+            horizon=self.options.horizon,
             steps=len(decisions),
             offered=sum(len(decision.weights) for decision in flat),
             kept=sum(int(decision.kept.sum()) for decision in flat),
@@ -116,17 +112,14 @@ class WindowChooser:
         return flat
 
     def settle(self) -> None:
-        """Measure what the last window, now trained on, did; move an adaptive horizon."""
+        """Measure what the last window, now trained on, did."""
         report = self._untold
         if report is None:
             return
-        if self.options.stride is None:
-            with self.training.simulated():
-                model, _ = self.training.read()
-                losses = target_losses(model, self._objective, self._targets, model.read())
-            report.realised = float(losses.mean()) - report.target_loss
-            if self.options.horizon == AUTO:
-                self.horizon = self.options.adaptive.after(report.horizon, report.ratio)
+        with self.training.simulated():
+            model, _ = self.training.read()
+            losses = target_losses(model, self._objective, self._targets, model.read())
+        report.realised = float(losses.mean()) - report.target_loss
         self._tell(report)
 
     def _judge(self, window: Sequence[Any], members: Sequence[Sequence[Any]]) -> Judged:

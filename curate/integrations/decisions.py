@@ -12,12 +12,11 @@ class WindowReport:
     """What one window came to.
 
     horizon: K asked for. steps: how many were decided; fewer at the end of an
-    epoch, or where stride < K. offered, kept: candidates.
+    epoch. offered, kept: candidates.
     target_loss: mean over the targets where the window would end with everything kept.
     predicted: change of it that is expected of the decision, to first order in
     the steps' gradients. realised: what it was, measured when the loop has
-    trained on the window and asks for the next; None until then, and where
-    stride < K. seconds: spent choosing.
+    trained on the window and asks for the next; None until then. seconds: spent choosing.
     """
 
     horizon: int

@@ -15,7 +15,6 @@ from curate.integrations.decisions import Decision, WindowReport
 from curate.integrations.options import Options
 from curate.integrations.training import Training
 from curate.models import Objective, as_objective
-from curate.policies import AdaptiveHorizon
 from curate.rules import unwrap
 from curate.trackers import Tracker
 
@@ -38,7 +37,7 @@ class LookAheadLoader:
     simulated or scored, and training is bit for bit what it was.
 
     Cost of choosing, per step that the loop takes, in gradients of one step's
-    batch: R (1 + 1.3) K / stride for R rounds, and one more where a step's
+    batch: R (1 + 1.3) for R rounds, and one more where a step's
     gradient was not kept. On top, per
     window, R gradients of the targets and one forward pass over them. The
     simulated steps are not the loop's own, so training itself comes on top, on
@@ -53,14 +52,11 @@ class LookAheadLoader:
             an `Objective`; the loop is taken to train on their mean over the step.
         targets: what to be good at: a batch, a list or loader of batches, or
             several by name. They are kept in memory.
-        horizon: K, optimizer steps to look ahead. "auto" moves it window by
-            window within the bounds of `adaptive`.
+        horizon: K, optimizer steps to look ahead.
         keep: share of every batch that is kept. "weights" keeps all of it and
             yields pairs (batch, weights), weights of shape (n,) and mean 1, for
             a loop that trains on `(weights * losses).mean()`.
         rounds: see `LookAhead`.
-        stride: steps decided per window, K if None; fewer look further ahead
-            and cost K / stride times as much.
         group_by: batch -> a label per example, shape (n,); each gets the same share.
         scheduler: stepped once per optimizer step by the loop; read, never stepped.
         clip_norm: the norm that the loop clips gradients to.
@@ -95,10 +91,9 @@ class LookAheadLoader:
         objective: Objective | Callable[[Any, Any], Tensor],
         targets: Any,
         *,
-        horizon: int | str = 1,
+        horizon: int = 1,
         keep: float | str = 0.5,
         rounds: int = 4,
-        stride: int | None = None,
         group_by: Callable[[Any], Any] | None = None,
         scheduler: Any | None = None,
         clip_norm: float | None = None,
@@ -112,13 +107,11 @@ class LookAheadLoader:
         micro_batch: int | None = None,
         snapshots: int = 64,
         seed: int = 0,
-        adaptive: AdaptiveHorizon | None = None,
     ) -> None:
         options = Options(
-            horizon=horizon, keep=keep, rounds=rounds, stride=stride, group_by=group_by,
-            log=log, row=row, tracker=tracker, removal=removal, micro_batch=micro_batch,
-            snapshots=snapshots, seed=seed,
-            adaptive=adaptive or AdaptiveHorizon(),
+            horizon=horizon, keep=keep, rounds=rounds, group_by=group_by, log=log, row=row,
+            tracker=tracker, removal=removal, micro_batch=micro_batch, snapshots=snapshots,
+            seed=seed,
         )  # fmt: skip
         if accumulate < 1:
             raise OptionError(f"accumulate must be at least 1 but got {accumulate}.")

@@ -1,17 +1,15 @@
 """What can be chosen about look-ahead in a loop, whoever's loop it is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 from curate.errors import OptionError
 from curate.influence import REMOVALS
-from curate.policies import AdaptiveHorizon
 from curate.trackers import Tracker
 
 WEIGHTS = "weights"
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -22,10 +20,9 @@ class Options:
         OptionError: a value is out of range, or two of them do not go together.
     """
 
-    horizon: int | str = 1
+    horizon: int = 1
     keep: float | str = 0.5
     rounds: int = 4
-    stride: int | None = None
     group_by: Callable[[Any], Any] | None = None
     row: str | Callable[[Any], Any] | None = None
     log: str | PathLike[str] | None = None
@@ -34,7 +31,6 @@ class Options:
     micro_batch: int | None = None
     snapshots: int = 64
     seed: int = 0
-    adaptive: AdaptiveHorizon = field(default_factory=AdaptiveHorizon)
 
     def __post_init__(self) -> None:
         for wrong, message in self._problems():
@@ -42,12 +38,11 @@ class Options:
                 raise OptionError(message)
 
     def _problems(self) -> list[tuple[bool, str]]:
-        auto, weights = self.horizon == AUTO, self.keep == WEIGHTS
-        longest = 1 if isinstance(self.horizon, str) else self.horizon
+        weights = self.keep == WEIGHTS
         return [
             (
-                not auto and (not isinstance(self.horizon, int) or self.horizon < 1),
-                f'horizon must be at least 1, or "auto", but got {self.horizon!r}.',
+                not isinstance(self.horizon, int) or self.horizon < 1,
+                f"horizon must be a number of steps, at least 1, but got {self.horizon!r}.",
             ),
             (
                 not weights and not (isinstance(self.keep, int | float) and 0 < self.keep <= 1),
@@ -69,14 +64,6 @@ class Options:
             (
                 weights and self.group_by is not None,
                 'group_by shares out a budget, and keep="weights" has none; leave it out.',
-            ),
-            (
-                auto and self.stride is not None,
-                'horizon="auto" measures whole windows; leave stride out.',
-            ),
-            (
-                self.stride is not None and not 1 <= self.stride <= longest,
-                f"stride must be between 1 and the horizon, {self.horizon}, but got {self.stride}.",
             ),
             (self.snapshots < 1, f"snapshots must be at least 1 but got {self.snapshots}."),
             (

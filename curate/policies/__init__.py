@@ -1,7 +1,5 @@
 """What to keep: how candidates are valued, and under which budget."""
 
-from curate.policies.adaptive_horizon import AdaptiveHorizon
-from curate.policies.aggregates import AGGREGATES, Aggregate
 from curate.policies.base import Array, Evidence, Offer, Policy
 from curate.policies.budgets import Budget, Choice, share_out
 from curate.policies.knn_shapley import KNNShapley, shapley_values
@@ -11,9 +9,6 @@ from curate.policies.standardise import standardise
 from curate.policies.uniform import Random
 
 __all__ = [
-    "AGGREGATES",
-    "AdaptiveHorizon",
-    "Aggregate",
     "Array",
     "Budget",
     "Choice",

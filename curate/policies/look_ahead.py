@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curate.policies.aggregates import Aggregate, mean
 from curate.policies.base import Array, Evidence, Offer
 
 STEP = 0.5
@@ -28,11 +27,11 @@ class LookAhead:
     and the value is the last weight (DESIGN 3.7). The influence is taken per
     unit of weight: a candidate is not judged by how little of it is left.
 
-    aggregate: makes one worth of the influences on several targets.
+    Of several targets it is what the candidate does to the mean of their losses, by their
+    weights; those with losses on a larger scale count for more.
     """
 
     rounds: int = 1
-    aggregate: Aggregate = mean
 
     needs = Evidence.INFLUENCE
 
@@ -43,10 +42,16 @@ class LookAhead:
     def values(self, offer: Offer) -> Array:
         assert offer.influences is not None
         if self.rounds == 1:
-            return self.aggregate(offer.influences, offer)
-        rank = centred_ranks(self.aggregate(offer.influences / offer.weights, offer))
+            return _mean(offer.influences, offer)
+        rank = centred_ranks(_mean(offer.influences / offer.weights, offer))
         moved: Array = np.clip(offer.weights + STEP * rank, SMALLEST, LARGEST)
         return moved + TIE * (1 + rank)  # where the clamp made them equal, the last rank decides
+
+
+def _mean(influences: Array, offer: Offer) -> Array:
+    """sum_q v_q I_q / sum_q v_q, in loss units, shape (n,)."""
+    found: Array = np.average(influences, axis=0, weights=offer.target_weights)
+    return found
 
 
 def centred_ranks(values: Array) -> Array:

@@ -17,6 +17,15 @@ from curate.recipe.schema import Recipe
 from curate.recipe.section import Section
 from curate.recipe.yaml import dump, parse
 
+_GONE = {
+    "selection.aggregate": "is gone: several targets are averaged, by selection.weights if given",
+    "selection.curvature": "is gone: it is always that of the loss itself",
+    "selection.stride": "is gone: every window is decided whole",
+    "training.autocast": "is gone: write training.precision: bf16",
+    "trajectory.tapes": "is gone: nothing of a step is kept but its state and gradient",
+}
+"""Keys that there were, and why a recipe does without them."""
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe: defaults < file < overrides (`a.b=value`, the value is YAML).
@@ -110,6 +119,8 @@ def _message(error: Any) -> str:
         return "is required"
     if kind == "extra_forbidden":
         key = str(error["loc"][-1])
+        if gone := _GONE.get(".".join(str(part) for part in error["loc"])):
+            return gone if "write" in gone else f"{gone}; remove it"
         if key in UNMODELLED:
             return "is not modelled; remove it"
         if key in _all_keys():

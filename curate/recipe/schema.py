@@ -168,9 +168,9 @@ class Recipe(Section):
         names = sorted(validation) if isinstance(validation, dict) else ["validation"]
         return [
             (
-                selection.aggregate != "mean" and len(names) < 2,
-                f"selection.aggregate: {selection.aggregate} is for several targets; name them "
-                "in data.validation, {one: PATH, other: PATH}, or use mean",
+                selection.weights is not None and len(names) < 2,
+                "selection.weights: are for several targets; name them in data.validation, "
+                "{one: PATH, other: PATH}, or leave them out",
             ),
             (
                 selection.weights is not None and sorted(selection.weights) != names,
@@ -178,9 +178,9 @@ class Recipe(Section):
                 f"got {', '.join(sorted(selection.weights or {})) or 'none'}",
             ),
             (
-                selection.aggregate != "mean" and selection.policy == "knn_shapley",
-                f"selection.aggregate: {selection.aggregate} is for influences; knn_shapley pools "
-                "the rows of all targets, so use mean",
+                selection.weights is not None and selection.policy == "knn_shapley",
+                "selection.weights: are for influences; knn_shapley pools the rows of all targets, "
+                "so leave them out",
             ),
         ]
 

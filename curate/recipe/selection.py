@@ -47,7 +47,7 @@ class Selection(Section):
 
     per: whether the losses and influences that scores are made of are those of the row, or of
     the row by its tokens; token by default where `keep` counts tokens, else example.
-    aggregate: what scores make of several targets, see `policies.aggregates`; weights: of each.
+    weights: of several targets in the mean of their losses; all the same if not given.
     """
 
     policy: PolicyName = "look_ahead"
@@ -55,10 +55,8 @@ class Selection(Section):
         Count | Literal["full"],
         in_words("must be at least 1 but got {got}; use `full` for the whole run"),
     ] = "full"
-    stride: Count | None = None
     keep: Keep = Keep(fraction=0.5)
     per: Literal["example", "token"] = "example"
-    aggregate: Literal["mean", "min", "weighted"] = "mean"
     weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
     group_by: str | None = None
     rounds: Count = 4
@@ -77,20 +75,9 @@ class Selection(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.stride is not None and self.horizon != "full" and self.stride > self.horizon:
-            raise ValueError(
-                f"stride must be at most the horizon, {self.horizon}, but got {self.stride}"
-            )
         if self.group_by is not None and self.keep.threshold is not None:
             raise ValueError(
                 "group_by shares out a fraction, a count or tokens; it has no use for a threshold"
-            )
-        weighted = self.aggregate == "weighted"
-        if weighted != (self.weights is not None):
-            raise ValueError(
-                "aggregate weighted needs weights, one for every target"
-                if weighted
-                else f"weights are for aggregate weighted, but it is {self.aggregate}"
             )
         if self.weights and not any(self.weights.values()):
             raise ValueError("weights must not all be 0")

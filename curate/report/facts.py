@@ -161,7 +161,7 @@ def _targets(recipe: Recipe) -> str:
         f"{name}: {source}" + (f" (weight {weights[name]:g})" if name in weights else "")
         for name, source in given.items()
     )
-    return f"{recipe.selection.aggregate} of {', '.join(each)}"
+    return f"mean of {', '.join(each)}"
 
 
 def _settings(section: BaseModel) -> str:

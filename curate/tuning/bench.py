@@ -110,11 +110,6 @@ def set_up(job: Job) -> Bench:
             f"selection.policy: {job.recipe.selection.policy} has no horizon to tune; "
             "tune needs look_ahead."
         )
-    if job.recipe.selection.aggregate == "min":
-        raise UserError(
-            "selection.aggregate: min makes no one loss of several to compare pairs by; "
-            "tune with mean or weighted."
-        )
     tune = job.recipe.tune or Tune()
     data, judging = divide(job.data, tune.validation, job.recipe.data.seed)
     task, _, state = job.start(job.recipe.training.seed)
@@ -152,8 +147,7 @@ def divide(
 def with_pair(recipe: Recipe, pair: Pair, steps: int) -> Recipe:
     """The recipe with a horizon and a learning rate for its own, and nothing left to tune.
 
-    The learning rates of param groups keep their ratio to the base group's. A
-    stride that the horizon is no longer than goes.
+    The learning rates of param groups keep their ratio to the base group's.
     """
     optimizer, selection = recipe.training.optimizer, recipe.selection
     factor = pair.learning_rate / optimizer.lr
@@ -163,13 +157,10 @@ def with_pair(recipe: Recipe, pair: Pair, steps: int) -> Recipe:
     ]
     optimizer = optimizer.model_copy(update={"lr": pair.learning_rate, "groups": groups})
     horizon = "full" if pair.horizon == steps else pair.horizon
-    stride = selection.stride
-    if stride is not None and horizon != "full" and stride >= pair.horizon:
-        stride = None
     return recipe.model_copy(
         update={
             "training": recipe.training.model_copy(update={"optimizer": optimizer}),
-            "selection": selection.model_copy(update={"horizon": horizon, "stride": stride}),
+            "selection": selection.model_copy(update={"horizon": horizon}),
             "tune": None,
         }
     )

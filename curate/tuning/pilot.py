@@ -73,14 +73,14 @@ def fly(
             if (at := windows[k].get(first)) is None or k in failures:
                 continue
             window = steps[at.start : at.stop]
-            probing = proxies[k].plan(window, len(window), judge.target_rows)
+            probing = proxies[k].plan(window, judge.target_rows)
             try:
                 judged = judge.judge(state, window, probing=probing, first_step=first)
             except NonFiniteError as error:
                 failures[k] = str(error)
                 continue
             assert judged.scores is not None
-            proxies[k].enter(first, window, probing, judged.scores, judge.target_rows)
+            proxies[k].enter(first, window, judged.scores, judge.target_rows)
         state, _ = forward_step(judge.task, judge.rule, state, step)
         on_step()
     return state, [_view(k, proxies[k], failures.get(k)) for k in horizons]

@@ -37,8 +37,8 @@ class Pair(NamedTuple):
 class Plan:
     """The grid and its prices, for a run of `steps` steps.
 
-    target_share: a pass over the targets, in passes. exact: whether the jump is. rounds, stride:
-    of the recipe's selection.
+    target_share: a pass over the targets, in passes. exact: whether the jump is. rounds: of the
+    recipe's selection.
     """
 
     horizons: tuple[int, ...]
@@ -47,7 +47,6 @@ class Plan:
     target_share: float
     exact: bool
     rounds: int
-    stride: int | None
     tune: Tune
 
     @property
@@ -57,8 +56,7 @@ class Plan:
 
     def run_passes(self, horizon: int) -> float:
         """Of a selection run and its retrainings."""
-        stride = min(self.stride or horizon, horizon)
-        firsts = range(0, self.steps, stride)
+        firsts = range(0, self.steps, horizon)
         scored = sum(min(horizon, self.steps - first) for first in firsts)
         commits = firsts[-1]  # the last window's steps lead nowhere
         retrained = len(self.tune.seeds) * self.steps
@@ -188,7 +186,6 @@ def make_plan(recipe: Recipe, steps: int, target_share: float) -> Plan:
         target_share=target_share,
         exact=recipe.selection.jump == "exact",
         rounds=recipe.selection.rounds,
-        stride=recipe.selection.stride,
         tune=tune,
     )
     least = max(plan.run_passes(k) for k in plan.horizons)

@@ -61,11 +61,11 @@ def measure(
         window, found = steps[first : first + horizon], {}
         for jump, memory in JUMPS.items():
             made = record(task, AdamW(), state, window, snapshots=horizon, gradients=horizon)
-            probing = proxies[jump].plan(window, len(window), rows)
+            probing = proxies[jump].plan(window, rows)
             found[jump] = score_window(
                 task, AdamW(), made, [TARGET], scoring=Scoring(jump_bytes=memory), probing=probing
             )
-            proxies[jump].enter(first, window, probing, found[jump], rows)
+            proxies[jump].enter(first, window, found[jump], rows)
         for place, k in zip(places, at - first, strict=True):
             if not 0 <= k < len(window):
                 continue

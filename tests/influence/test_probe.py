@@ -19,7 +19,6 @@ from curate.influence import (
     Target,
     WindowScores,
     follow,
-    leave_out,
     score_window,
     size_of,
     target_gradients,
@@ -31,7 +30,7 @@ from curate.rules import Rule, State
 from curate.trajectory import Step, Task, record, replay
 from tests import tiny
 
-MANY = Probing(count=12, steps=6, seed=3)
+MANY = Probing(count=12, seed=3)
 
 
 def scored(
@@ -168,7 +167,7 @@ def test_draws_are_in_proportion_to_size() -> None:
         torch.tensor([[0.5, 8.0], [0.5, -4.0]]),
         torch.tensor([[-0.1, 0.0, 0.2, 0.1], [-0.1, 0.0, 0.2, 0.1]]),
     ]
-    draw = Draw(Probing(count=4000, steps=3, seed=1), tiny.targets())
+    draw = Draw(Probing(count=4000, seed=1), tiny.targets())
     offer(draw, influences)
     sizes = np.concatenate([size_of(own.mean(dim=0)).numpy() for own in influences])
     starts = [0, 3, 5]
@@ -185,7 +184,7 @@ def test_places_are_drawn_independently() -> None:
     influences = [torch.ones(1, 2), torch.ones(1, 2)]
     same = 0
     for seed in range(1000):
-        draw = Draw(Probing(count=2, steps=2, seed=seed), tiny.targets()[:1])
+        draw = Draw(Probing(count=2, seed=seed), tiny.targets()[:1])
         offer(draw, influences)
         one, other = draw.drawn
         same += (one.step, one.position) == (other.step, other.position)
@@ -203,7 +202,7 @@ def offer(draw: Draw, influences: list[Tensor]) -> None:
 
 
 def test_influences_of_0_can_be_drawn_all_the_same() -> None:
-    draw = Draw(Probing(count=5, steps=2, seed=0), tiny.targets()[:1])
+    draw = Draw(Probing(count=5, seed=0), tiny.targets()[:1])
     offer(draw, [torch.zeros(1, 3), torch.zeros(1, 3)])
     assert len(draw.drawn) == 5
     assert all(removal.size == 0 for removal in draw.drawn)
@@ -239,21 +238,6 @@ def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
     first, same = (scored(task, rule, steps).probes for _ in range(2))
     assert first == same
     assert scored(task, rule, steps, replace(MANY, seed=4)).probes != first
-
-
-@pytest.mark.parametrize("decided", [1, 2, 4])
-def test_only_the_first_steps_are_probed_and_to_the_windows_end(decided: int) -> None:
-    task = tiny.task()
-    rule, lrs = tiny.rule_for("adamw")
-    steps = tiny.steps(6, lrs)
-    found = scored(task, rule, steps, Probing(count=20, steps=decided, seed=0)).probes
-    assert {probe.step for probe in found} == set(range(decided))
-    base = mean_target_loss(task, replay(task, rule, tiny.start(task, rule), steps))
-    probe, ones = found[0], torch.ones(6)
-    again = [*steps]
-    again[probe.step] = leave_out(again[probe.step], probe.position, ones, "renormalised")
-    final = replay(task, rule, tiny.start(task, rule), again)
-    assert probe.actual == pytest.approx(mean_target_loss(task, final) - base, rel=1e-8)
 
 
 def test_following_is_a_replay_with_another_first_step() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from curate.influence import ErrorProxy, Probe, Probing, WindowScores
+from curate.influence import ErrorProxy, Probe, WindowScores
 from curate.influence.proxy import BORROWED, JUMP, LINEAR, START
 from curate.trajectory import Step
 from tests import tiny
@@ -39,9 +39,9 @@ PROBES = [probe(1.5, 1.0, 1.3, 1.6), probe(2.0, 2.0, 2.0, 1.0)]
 def two_windows(*, exact: bool) -> ErrorProxy:
     proxy = ErrorProxy(0.25, exact=exact)
     steps = [step([0, 1]), step([2, 3])]
-    proxy.enter(0, steps, Probing(2, 2, 0), window_scores(FIRST, PROBES), 10)
+    proxy.enter(0, steps, window_scores(FIRST, PROBES), 10)
     last = [step([3, 4])]
-    proxy.enter(2, last, Probing(1, 1, 0), window_scores(SECOND, [probe(3.0, 4.0, 4.0, 1.0)]), 10)
+    proxy.enter(2, last, window_scores(SECOND, [probe(3.0, 4.0, 4.0, 1.0)]), 10)
     return proxy
 
 
@@ -81,32 +81,17 @@ def test_jump_and_propagation_have_ratios_of_their_own() -> None:
 
 def test_a_window_without_probes_borrows_the_runs_error() -> None:
     proxy = ErrorProxy(0.25, exact=False)
-    proxy.enter(
-        0, [step([0, 1])], Probing(1, 1, 0), window_scores([[2, 2]], [probe(2, 2, 2, 1)]), 4
-    )
-    proxy.enter(1, [step([2, 3])], Probing(0, 1, 0), window_scores([[6, 6]], []), 4)
+    proxy.enter(0, [step([0, 1])], window_scores([[2, 2]], [probe(2, 2, 2, 1)]), 4)
+    proxy.enter(1, [step([2, 3])], window_scores([[6, 6]], []), 4)
     one, two = proxy.windows()
     assert one.error == pytest.approx(2 * 0.5)
     assert two.error == pytest.approx(6 * 0.5)
 
 
-def test_only_decided_steps_count() -> None:
-    """Of a window with a stride, the later steps are scored again in the next one."""
-    proxy = ErrorProxy(0.25, exact=False)
-    steps = [step([0, 1]), step([2, 3])]
-    scores = window_scores([[1, 1], [50, 50]], [probe(1, 1, 1, 0.5)])
-    proxy.enter(0, steps, Probing(1, 1, 0), scores, 10)
-    (window,) = proxy.windows()
-    assert window.signal == pytest.approx(1)
-    rows = proxy.rows(4)
-    np.testing.assert_allclose(rows[:2], 0.5)
-    assert np.isnan(rows[2:]).all()
-
-
 def test_probes_of_size_0_and_windows_of_no_influence_divide_by_nothing() -> None:
     proxy = ErrorProxy(0.25, exact=False)
     scores = window_scores([[0, 0]], [probe(0, 0, 0, 0)])
-    proxy.enter(0, [step([0, 1])], Probing(1, 1, 0), scores, 4)
+    proxy.enter(0, [step([0, 1])], scores, 4)
     (window,) = proxy.windows()
     assert (window.signal, window.error) == (0, 0)
     assert proxy.rows(2).tolist() == [0, 0]
@@ -135,7 +120,7 @@ def test_the_mean_error_is_estimated_without_bias_whether_or_not_errors_go_with_
             for i in drawn
         ]  # fmt: skip
         proxy = ErrorProxy(0.25, exact=False)
-        proxy.enter(0, steps, Probing(3, 3, 0), window_scores(influences.tolist(), probes), 10)
+        proxy.enter(0, steps, window_scores(influences.tolist(), probes), 10)
         estimates.append(proxy.windows()[0].error)
         assert proxy.rows(24).mean() == pytest.approx(estimates[-1])
     uncertainty = np.std(estimates) / np.sqrt(600)
@@ -144,10 +129,9 @@ def test_the_mean_error_is_estimated_without_bias_whether_or_not_errors_go_with_
 
 
 @pytest.mark.parametrize(("exact", "rounds"), [(False, 1), (False, 4), (True, 1)])
-@pytest.mark.parametrize("decided", [1, 4])
 @pytest.mark.parametrize("share", [0.02, 0.25, 1.0])
 def test_probes_cost_their_share_of_scoring_over_many_windows(
-    share: float, decided: int, exact: bool, rounds: int
+    share: float, exact: bool, rounds: int
 ) -> None:
     """In training steps: K - k of a probe, its start, and a third of the targets' gradient."""
     proxy = ErrorProxy(share, exact=exact, rounds=rounds)
@@ -155,9 +139,8 @@ def test_probes_cost_their_share_of_scoring_over_many_windows(
     spent, scoring, drawn = 0.0, 0.0, 0
     dearest = START + 4 + 20 / 5 / 3
     for window in range(300):
-        probing = proxy.plan(steps, decided, 20)
-        assert probing.steps == decided
-        places = [int(k) for k in random.integers(decided, size=probing.count)]
+        probing = proxy.plan(steps, 20)
+        places = [int(k) for k in random.integers(4, size=probing.count)]
         probes = [probe(1, 1, 1, 1, k) for k in places]
         proxy.enter(window, steps, probing, window_scores([[1] * 5] * 4, probes), 20)
         scoring += rounds * (4 * (JUMP if exact else LINEAR) + 20 / 5)
@@ -172,14 +155,14 @@ def test_probes_cost_their_share_of_scoring_over_many_windows(
 
 def test_a_run_of_one_window_has_one_probe_at_least_and_none_for_nothing() -> None:
     steps = [step(range(5))] * 4
-    assert ErrorProxy(1e-9, exact=False).plan(steps, 4, 20).count == 1
-    assert ErrorProxy(0.0, exact=False).plan(steps, 4, 20).count == 0
+    assert ErrorProxy(1e-9, exact=False).plan(steps, 20).count == 1
+    assert ErrorProxy(0.0, exact=False).plan(steps, 20).count == 0
 
 
 def test_windows_are_probed_with_seeds_of_their_own_and_the_same_each_time() -> None:
     seeds = []
     for _ in range(2):
         proxy = ErrorProxy(0.25, exact=False, seed=7)
-        seeds.append([proxy.plan([step(range(5))] * 4, 4, 20).seed for _ in range(5)])
+        seeds.append([proxy.plan([step(range(5))] * 4, 20).seed for _ in range(5)])
     assert seeds[0] == seeds[1]
     assert len(set(seeds[0])) == 5

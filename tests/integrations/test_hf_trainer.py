@@ -190,7 +190,7 @@ def test_an_objective_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("look_ahead", "message"),
     [
-        ({"depth": 3}, "look_ahead has no 'depth'; it knows adaptive, group_by, horizon"),
+        ({"depth": 3}, "look_ahead has no 'depth'; it knows group_by, horizon"),
         ({"keep": "weights"}, "no place for weights"),
         ({"horizon": 0}, "horizon must be at least 1"),
     ],

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from curate import LookAheadLoader
 from curate.errors import ModelError, OptimizerError, OptionError, UserError
 from curate.integrations.future import future_learning_rates
-from curate.policies import AdaptiveHorizon
 from tests.integrations.loop import cosine, data, loader, losses, net, target, train
 from tests.integrations.prophecy import foretell
 
@@ -190,11 +189,9 @@ def test_reports_compare_what_was_predicted_with_what_came_of_it() -> None:
 CUTS: dict[str, dict[str, Any]] = {
     "one step": {"horizon": 1},
     "many steps": {"horizon": 4, "keep": 0.3},
-    "decided in part": {"horizon": 4, "stride": 2},
     "two batches a step": {"horizon": 2, "accumulate": 2},
     "by label": {"horizon": 2, "group_by": lambda batch: batch[1]},
     "weights": {"horizon": 3, "keep": "weights"},
-    "moving horizon": {"horizon": "auto"},
 }
 
 
@@ -232,45 +229,6 @@ def test_batches_weighed_rather_than_cut() -> None:
     wrong = torch.cat([batch[2] for batch, _ in pairs])
     weights = torch.cat([weights for _, weights in pairs])
     assert weights[wrong].mean() < 0.7 * weights[~wrong].mean()
-
-
-def test_a_stride_looks_past_what_it_decides() -> None:
-    model = net()
-    optimizer = OPTIMIZERS["adamw"](model.parameters())
-    wrapped = LookAheadLoader(
-        loader(), model, optimizer, losses, target(), horizon=4, stride=1, rounds=1
-    )
-    assert len(list(wrapped)) == 6
-    assert [(r.horizon, r.steps) for r in wrapped.reports] == [(4, 1)] * 6
-    assert all(report.realised is None and report.ratio is None for report in wrapped.reports)
-
-
-def test_an_adaptive_horizon_follows_the_ratio() -> None:
-    rule = AdaptiveHorizon(lowest=2, highest=16)
-    assert rule.start() == 4
-    assert [rule.after(8, ratio) for ratio in (1.0, 0.6, 1.5)] == [16, 16, 16]
-    assert [rule.after(8, ratio) for ratio in (0.5, 1.8, None)] == [8, 8, 8]
-    assert [rule.after(8, ratio) for ratio in (0.1, -3.0, 2.5)] == [4, 4, 4]
-    assert rule.after(16, 1.0) == 16
-    assert rule.after(2, -1.0) == 2
-    with pytest.raises(ValueError, match="1 <= lowest <= highest but got 5 and 4"):
-        AdaptiveHorizon(5, 4)
-
-
-def test_an_adaptive_horizon_shrinks_in_the_loop_where_predictions_fail() -> None:
-    """At an absurd learning rate nothing comes true; at a tiny one everything does."""
-    lengths = {}
-    for lr in (3.0, 1e-3):
-        model = net(dropout=0.0)
-        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-        wrapped = LookAheadLoader(
-            DataLoader(data(640), batch_size=16), model, optimizer, losses, target(),
-            horizon="auto", rounds=1, clip_norm=1.0, adaptive=AdaptiveHorizon(1, 8),
-        )  # fmt: skip
-        train(wrapped, model, optimizer)
-        lengths[lr] = [report.horizon for report in wrapped.reports]
-    assert lengths[1e-3][:2] == [4, 8]
-    assert min(lengths[3.0]) < 4
 
 
 def test_a_loop_left_early_is_not_measured() -> None:
@@ -373,15 +331,13 @@ def test_frozen_batch_norm_is_welcome() -> None:
     ("options", "message"),
     [
         ({"horizon": 0}, "horizon must be at least 1"),
-        ({"horizon": "long"}, """horizon must be at least 1, or "auto", but got 'long'"""),
+        ({"horizon": "long"}, "horizon must be a number of steps, at least 1, but got 'long'"),
         ({"keep": 0.0}, "keep must be above 0"),
         ({"keep": "half"}, """or "weights", but got 'half'"""),
         ({"keep": "weights", "rounds": 1}, "needs at least 2 rounds"),
         ({"keep": "weights", "group_by": len}, "leave it out"),
         ({"keep": 1.0, "log": "somewhere"}, "there is nothing to log"),
         ({"rounds": 0}, "rounds must be at least 1"),
-        ({"horizon": 2, "stride": 3}, "stride must be between 1 and the horizon, 2, but got 3"),
-        ({"horizon": "auto", "stride": 1}, "leave stride out"),
         ({"snapshots": 0}, "snapshots must be at least 1"),
         ({"removal": "gone"}, "removal must be one of renormalised, fixed but got 'gone'"),
         ({"accumulate": 0}, "accumulate must be at least 1 but got 0"),

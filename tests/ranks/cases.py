@@ -40,7 +40,7 @@ def rule(
         gradients=gradients,
     )  # fmt: skip
     found = score_window(
-        task, own, made, tiny.targets(dtype), scoring=Scoring(**scoring), probing=Probing(2, T, 0)
+        task, own, made, tiny.targets(dtype), scoring=Scoring(**scoring), probing=Probing(2, 0)
     )
     return {
         "influences": torch.cat(found.influences, dim=1),

@@ -14,7 +14,7 @@ from curate.tuning import Pair, Plan, Tuned
 from curate.tuning.board import Entry, Unit
 from curate.tuning.table import table_of
 
-PLAN = Plan((1, 4, 16), (1e-3, 1e-2), 16, 1.0, False, 4, None, Tune(budget=0.5))
+PLAN = Plan((1, 4, 16), (1e-3, 1e-2), 16, 1.0, False, 4, Tune(budget=0.5))
 RECIPE = check_recipe(
     {
         "data": {
@@ -31,7 +31,7 @@ def finished(number: int, value: float | None, **notes: object) -> Entry:
 
 def tuned(metric: str = "loss", values: tuple[float, float] = (0.5, 0.25)) -> Tuned:
     plan = Plan(*PLAN.__dict__.values()) if metric == "loss" else None
-    plan = plan or Plan((1, 4, 16), (1e-3, 1e-2), 16, 1.0, False, 4, None, Tune(metric=metric))
+    plan = plan or Plan((1, 4, 16), (1e-3, 1e-2), 16, 1.0, False, 4, Tune(metric=metric))
     views = [
         {"horizon": k, "signal": 2.0, "error": e, "jump": 0.0, "propagation": 0.0, "probes": 3}
         for k, e in ((1, 0.2), (4, 0.5), (16, 3.0))

@@ -18,7 +18,7 @@ from curate.tuning.board import Board, Unit, difference
 from curate.tuning.plan import Pair, Plan
 from curate.tuning.storage import JOURNAL, open_storage
 
-PLAN = Plan((1, 4), (1e-3, 1e-2), 8, 1.0, False, 4, None, Tune())
+PLAN = Plan((1, 4), (1e-3, 1e-2), 8, 1.0, False, 4, Tune())
 UNITS = [Unit(1e-3), Unit(1e-2)]
 RUNS = [Unit(1e-3, 4), Unit(1e-2, 1)]
 

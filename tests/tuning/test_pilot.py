@@ -34,7 +34,7 @@ def test_a_pilot_trains_on_everything_and_looks_ahead_from_where_it_is() -> None
         for window in looked_at(T, horizon, 0.4):
             state = replay(judge.task, AdamW(), start, steps[: window.start])
             own = steps[window.start : window.stop]
-            probing = proxy.plan(own, len(own), 20)
+            probing = proxy.plan(own, 20)
             recording = record(judge.task, AdamW(), state, own, snapshots=T)
             scores = score_window(judge.task, AdamW(), recording, judge.targets, probing=probing)
             proxy.enter(window.start, own, probing, scores, 20)

@@ -132,7 +132,7 @@ def test_the_price_of_a_run_is_that_of_the_steps_it_takes(here: Path) -> None:
     for horizon in plan.horizons:
         own = replace(job, recipe=with_pair(job.recipe, Pair(horizon, 1e-2), plan.steps))
         selector, _, steps = selector_for(own, "look_ahead")
-        windows = range(0, len(steps), selector.stride or selector.horizon)
+        windows = range(0, len(steps), selector.horizon)
         both = selector.ticks(len(steps)) - windows[-1]  # a tick per step recorded, one per scored
         targets = 4 * len(windows) * plan.target_share
         expected = both / 2 * 4 + windows[-1] + targets + 2 * plan.steps
@@ -238,7 +238,7 @@ def test_a_metric_that_is_better_when_higher(here: Path) -> None:
     assert "accuracy" in describe_tuning(tuned, here / "out")
 
 
-def test_groups_keep_their_ratio_and_a_stride_no_longer_than_the_horizon_goes() -> None:
+def test_groups_keep_their_ratio() -> None:
     given = check_recipe(
         {
             "data": {
@@ -252,16 +252,14 @@ def test_groups_keep_their_ratio_and_a_stride_no_longer_than_the_horizon_goes() 
                                {"match": ["c"], "kind": "sgd", "lr": 0.1}],
                 }
             },
-            "selection": {"horizon": 16, "stride": 4},
+            "selection": {"horizon": 16},
         }
     )  # fmt: skip
     changed = with_pair(given, Pair(8, 2e-2), 100)
     rates = [group.lr for group in changed.training.optimizer.groups]
     assert rates == [pytest.approx(2e-3), None, pytest.approx(0.2)]
-    assert (changed.selection.horizon, changed.selection.stride) == (8, 4)
-    assert with_pair(given, Pair(4, 1e-2), 100).selection.stride is None
-    full = with_pair(given, Pair(100, 1e-2), 100).selection
-    assert (full.horizon, full.stride) == ("full", 4)
+    assert changed.selection.horizon == 8
+    assert with_pair(given, Pair(100, 1e-2), 100).selection.horizon == "full"
 
 
 def start(*arguments: str, into: Path) -> subprocess.Popen[bytes]:

@@ -38,7 +38,7 @@ EPOCHS = {"mnist-mlp": 4, "mnist-cnn": 4, "trec": 8, "subj": 8}
 METHODS = [
     "plain", "random", "loss", "knn",
     *(f"K={horizon} R={rounds}" for rounds in (1, 4) for horizon in (1, 2, 4, 8, 16)),
-    "K=auto R=4", "K=4 R=4 weights",
+    "K=4 R=4 weights",
 ]  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def selected(
     horizon, rounds = (part.split("=")[1] for part in method.split()[:2])
     wrapped = LookAheadLoader(
         batches, module, optimizer, losses, list(data.validation),
-        horizon=int(horizon) if horizon.isdigit() else horizon, rounds=int(rounds),
+        horizon=int(horizon), rounds=int(rounds),
         keep="weights" if method.endswith("weights") else 0.5,
     )  # fmt: skip
     return lambda: wrapped
