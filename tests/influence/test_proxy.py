@@ -142,7 +142,7 @@ def test_probes_cost_their_share_of_scoring_over_many_windows(
         probing = proxy.plan(steps, 20)
         places = [int(k) for k in random.integers(4, size=probing.count)]
         probes = [probe(1, 1, 1, 1, k) for k in places]
-        proxy.enter(window, steps, probing, window_scores([[1] * 5] * 4, probes), 20)
+        proxy.enter(window, steps, window_scores([[1] * 5] * 4, probes), 20)
         scoring += rounds * (4 * (JUMP if exact else LINEAR) + 20 / 5)
         spent += sum(START + 4 - k + 20 / 5 / 3 for k in places)
         drawn += len(places)
