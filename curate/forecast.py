@@ -16,6 +16,9 @@ where the step's gradient was not kept."""
 FIRST = 1.0
 """Passes of a window's first step, from which no adjoint goes on, beside `SLOPES` per target."""
 SLOPES = 0.3
+PIECES = 0.35
+"""Passes per step of the way back through a model with kinks: a forward pass, see `Near`. What
+is kept of it is a quarter of a graph, about."""
 AT_HAND = 5
 """Gradients and the like that a difference holds: the module's own, two summed, a shifted theta,
 a direction; and one more per target."""
@@ -37,7 +40,7 @@ class Run:
     memory, disk: states kept at once, in memory and in files.
     gradients: recorded gradients that are kept at once.
     targets: Q. target_share: a pass over all of them, in passes.
-    central, exact_jump: how influences are computed. probing: share spent on their error.
+    central, kinked, exact_jump: how influences are computed. probing: share spent on their error.
     """
 
     kept: Sequence[float]
@@ -50,6 +53,7 @@ class Run:
     targets: int = 1
     target_share: float = 0.0
     central: bool = False
+    kinked: bool = False
     exact_jump: bool = False
     probing: float = 0.0
 
@@ -159,6 +163,7 @@ def passes(run: Run) -> Passes:
     firsts = own.target_passes  # one in every window, every round
     each = CENTRAL if run.central else BACK
     through = run.targets * (each * (own.scored - firsts) + SLOPES * firsts) + FIRST * firsts
+    through += PIECES * (own.scored - firsts) if run.kinked else 0
     jumps = JUMP * own.scored if run.exact_jump else 0
     lengths = [len(window) for window in run.windows]
     return Passes(
@@ -192,7 +197,7 @@ def memory(
         parameters=parameters,
         snapshots=min(run.memory, run.longest) * kept + at_hand * state,
         recorded=(min(run.gradients, run.longest) + AT_HAND + run.targets) * gradient,
-        graph=max(graph, targets),
+        graph=max(graph + (graph // 4 if run.kinked else 0), targets),
         adjoints=2 * run.targets * state,
         gradients=gradients if run.exact_jump else 0,
     )

@@ -38,8 +38,6 @@ def describe(summary: dict[str, Any]) -> str:
         )
         lines.append(f"influences: {verdict(error['error'], error['signal'], error['probes'])}")
     lines.append(f"wrote {summary['out']}; to look at: {summary['out']}/report.html")
-    if "pushed" in summary:
-        lines.append(f"pushed to {summary['pushed']}")
     lines.append(", ".join(f"{name} {value:.1f} s" for name, value in summary["seconds"].items()))
     return "\n".join(lines)
 

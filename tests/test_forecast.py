@@ -33,11 +33,11 @@ def test_steps_redone_are_those_of_dynamic_programming(snapshots: int) -> None:
 
 
 def test_a_long_run_is_measured_now_and_then() -> None:
-    assert list(measured(13, 4, 4)) == [0, 4, 8]  # the last is not committed
-    assert list(measured(12, 4, 4)) == [0, 4]
-    assert list(measured(13, 4, 2)) == list(measured(13, 13, 13)) == []
+    assert list(measured(13, 4)) == [0, 4, 8]  # the last is not committed
+    assert list(measured(12, 4)) == [0, 4]
+    assert list(measured(13, 13)) == []
     for total in (64, 65, 1000, 12_345):
-        firsts = measured(total, 1, 1)
+        firsts = measured(total, 1)
         assert 32 <= len(firsts) <= 65
         assert total - firsts.step <= firsts[-1] + firsts.step
 
@@ -181,6 +181,8 @@ def test_passes_are_those_of_the_published_cost_model() -> None:
     assert passes(run_of(20, gradients=20, central=True, kept=[1.0] * 20)).total == pytest.approx(
         20 + 19 * 2.6 + 1.3
     )
+    kinked = run_of(20, gradients=20, kinked=True, kept=[1.0] * 20)
+    assert passes(kinked).total == pytest.approx(20 * 2.3 + 19 * 0.35)
 
 
 def test_each_setting_costs_what_it_should() -> None:

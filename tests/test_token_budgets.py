@@ -48,7 +48,6 @@ RUNS = [
     ["selection.keep={tokens: 300}", "selection.policy=loss"],
     ["selection.keep={tokens: 300}", "selection.policy=random"],
     ["selection.keep={tokens: 0.4}"],
-    ["selection.keep={tokens: 0.4}", "selection.stride=2"],
 ]
 
 

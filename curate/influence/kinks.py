@@ -44,6 +44,9 @@ _PIECEWISE = frozenset(
     }
 )  # fmt: skip
 
+_RELUS = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
+"""Of which a bit of every number is enough."""
+
 
 def _hardswish(x: Tensor, inplace: bool = False) -> Tensor:
     if inplace:
@@ -65,7 +68,7 @@ _MADE_OF: MappingProxyType[Any, Callable[..., Tensor]] = MappingProxyType(
 class Seen(NamedTuple):
     """A call. Of a piecewise function: what went in, and of what came out all but the numbers.
 
-    Of one that decides (a comparison, an order): no input, and what it put out.
+    Of a ReLU, only where it was above 0; of what decides (a comparison, an order), what it put out.
     """
 
     func: Any
@@ -95,6 +98,8 @@ class Pieces(TorchFunctionMode):
         inputs = [x for x in call.tensors() if _is_number(x)]
         if not any(x.requires_grad for x in inputs):
             return func(*args, **kwargs)
+        if func in _RELUS:
+            return self._relu(func, args, kwargs, inputs[0])
         if self._keep is not None:
             there = self._find(func, inputs)
             return func(*args, **kwargs) if there is None else _go_on(there, call, inputs)
@@ -103,6 +108,17 @@ class Pieces(TorchFunctionMode):
         numberless = mapped(output, lambda y: None if _is_number(y) else y)
         self.seen.append(Seen(func, before, numberless, in_place=output is args[0]))
         return output
+
+    def _relu(self, func: Any, args: tuple[Any, ...], kwargs: Any, x: Tensor) -> Any:
+        on = x.detach() > 0
+        if self._keep is None:
+            output = func(*args, **kwargs)
+            self.seen.append(Seen(func, [on], None, in_place=output is x))
+            return output
+        there = self._find(func, [on])
+        if there is None:
+            return func(*args, **kwargs)
+        return x.mul_(there.inputs[0]) if there.in_place else x * there.inputs[0]
 
     def _decide(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """Of other functions, what follows from numbers that depend on parameters and is none."""

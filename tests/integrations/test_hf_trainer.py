@@ -192,7 +192,7 @@ def test_an_objective_of_ones_own(tmp_path: Path) -> None:
     [
         ({"depth": 3}, "look_ahead has no 'depth'; it knows group_by, horizon"),
         ({"keep": "weights"}, "no place for weights"),
-        ({"horizon": 0}, "horizon must be at least 1"),
+        ({"horizon": 0}, "horizon must be a number of steps, at least 1"),
     ],
 )
 def test_options_are_refused_before_anything_is_trained(

@@ -126,5 +126,5 @@ def test_loaders_and_options_are_checked_at_once() -> None:
     endless: Any = (batch for batch in loader())
     with pytest.raises(OptionError, match="loader of unknown length"):
         LightningLookAhead(endless, module, losses, target())
-    with pytest.raises(OptionError, match="horizon must be at least 1"):
+    with pytest.raises(OptionError, match="horizon must be a number of steps, at least 1"):
         LightningLookAhead(loader(), module, losses, target(), horizon=0)

@@ -330,7 +330,7 @@ def test_frozen_batch_norm_is_welcome() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"horizon": 0}, "horizon must be at least 1"),
+        ({"horizon": 0}, "horizon must be a number of steps, at least 1"),
         ({"horizon": "long"}, "horizon must be a number of steps, at least 1, but got 'long'"),
         ({"keep": 0.0}, "keep must be above 0"),
         ({"keep": "half"}, """or "weights", but got 'half'"""),

@@ -127,7 +127,7 @@ def test_it_ends_with_a_recipe_a_table_a_picture_and_a_test_of_the_best_alone(
 
 def test_the_price_of_a_run_is_that_of_the_steps_it_takes(here: Path) -> None:
     """One gradient to record a step and three to score it, one to commit it or to retrain."""
-    job = prepare(recipe("selection.stride=2", "selection.horizon=8"), torch.device("cpu"))
+    job = prepare(recipe("selection.horizon=8"), torch.device("cpu"))
     plan = set_up(job).plan
     for horizon in plan.horizons:
         own = replace(job, recipe=with_pair(job.recipe, Pair(horizon, 1e-2), plan.steps))
