@@ -89,15 +89,13 @@ def tune_job(
     asked = {"recipe": resolved(job.recipe), "data": job.data.sources}
     key = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     board = Board(out, storage, bench.plan, key, asked)
+    say(bench.plan.describe())
+    worker = _Worker(bench, board, phases, say, trackers)
     try:
-        say(bench.plan.describe())
-        worker = _Worker(bench, board, phases, say, trackers)
         worker.work()
         return worker.result()
     except optuna.exceptions.StorageInternalError as error:
         raise RunError(f"the study's database failed: {error}; run it again to go on.") from error
-    finally:
-        board.close()
 
 
 @dataclass
