@@ -241,8 +241,9 @@ def _over_steps(
         axes.set(xlabel="optimizer step", ylabel=ylabel)
         axes.set_xlim(left=0)
         if log:
-            axes.set_yscale("log")
-            axes.tick_params("y", which="minor", labelsize=7)
+            axes.set_yscale("log", subs=[2, 5])
+            axes.yaxis.set_major_formatter(lambda value, _: plain(value))
+            axes.yaxis.set_minor_formatter(lambda value, _: plain(value))
 
     each = (f"{words}: {plain(own[0, 1])} at first, {plain(own[-1, 1])} at last"
             for words, own, _ in drawn)  # fmt: skip
