@@ -51,7 +51,7 @@ class Board:
     """The units of one tuning and what came of them.
 
     Two studies of one storage: `NAME` has a trial per pair, run or dropped, `NAME pilots` one
-    per learning rate.
+    per learning rate. lock: keeps other processes from deciding anything meanwhile.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Board:
         self._claimed: dict[Unit, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(folder / ".lock")
-            with self.lock():
+            self.lock = FileLock(folder / ".lock")
+            with self.lock:
                 self._refuse_another(asked)
                 self._storage = open_storage(folder, url)
                 self.study = self._study(self.name)
@@ -83,14 +83,9 @@ class Board:
             if url is not None:
                 raise OptionError(f"--storage {url}: cannot be opened: {reason}") from error
             raise OutputError(
-                f"{folder / STUDY}: is damaged, or no study ({reason}); delete it to start anew."
+                f"{folder / STUDY}: cannot be opened as a study: {reason}; "
+                "if it is damaged, delete it to start anew."
             ) from error
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes from deciding anything meanwhile."""
-        with self._lock:
-            yield
 
     def entries(self) -> dict[Unit, Entry]:
         """Every unit that there is, by its first trial that did not fail."""
@@ -103,7 +98,7 @@ class Board:
 
     def claim(self, units: Sequence[Unit]) -> Unit | None:
         """Take the first of `units` that nobody has; None if all are taken."""
-        with self.lock():
+        with self.lock:
             for study in (self._pilots, self.study):
                 fail_the_dead(study)
             for unit in units:

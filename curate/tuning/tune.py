@@ -129,7 +129,7 @@ class _Worker:
         if not np.isfinite(min(values.values(), default=np.inf)):
             raise RunError(f"no pair is of use: {_reasons(entries)}. Try lower learning rates.")
         pair = min(values, key=lambda pair: (values[pair], pair))
-        with self.board.lock():
+        with self.board.lock:
             test = self.board.recall("test")
             if test is None and self.bench.job.data.test is not None:
                 test = self._test(pair)
@@ -188,7 +188,7 @@ class _Worker:
         if everything is None:
             diverged = "training on everything diverges"
             reasons = {k: reason or diverged for k, reason in reasons.items()}
-        with self.board.lock():
+        with self.board.lock:
             for horizon, reason in reasons.items():
                 if reason is not None:
                     pair = Pair(horizon, unit.learning_rate)

@@ -190,7 +190,7 @@ def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("content", [b"notes\nmore\n", b"\xa5\n", b'{"a": 1}\n', b"\n\n"])
 def test_a_file_that_is_no_study_is_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / STUDY).write_bytes(content)
-    with pytest.raises(OutputError, match=r"study\.db: is damaged, or no study \(file is not a"):
+    with pytest.raises(OutputError, match=r"study\.db: cannot be opened as a study: file is not a"):
         board(tmp_path)
     assert (tmp_path / STUDY).read_bytes() == content
 
@@ -199,7 +199,7 @@ def test_a_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / STUDY)) as database:
         database.execute("CREATE TABLE notes (text)")
     before = (tmp_path / STUDY).read_bytes()
-    with pytest.raises(OutputError, match=r"is damaged, or no study \(it has other tables\)"):
+    with pytest.raises(OutputError, match=r"cannot be opened as a study: it has other tables"):
         board(tmp_path)
     assert (tmp_path / STUDY).read_bytes() == before
 
@@ -218,7 +218,7 @@ def test_a_damaged_study_is_refused_in_a_line(tmp_path: Path, damage: str) -> No
         path.write_bytes(whole[:8192] + b"\x07" * (len(whole) - 8192))
     else:
         path.write_bytes(whole.replace(b"[1.0, ", b"[1.0; "))
-    with pytest.raises(OutputError, match=r"study\.db: is damaged, or no study \(") as found:
+    with pytest.raises(OutputError, match=r"study\.db: cannot be opened as a study: ") as found:
         board(tmp_path)
     assert "\n" not in str(found.value)
 
