@@ -171,7 +171,7 @@ def test_closing_lines(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "test loss",
         "everything",
         "score (look_ahead)",
-        "write 0.",
+        "write ",
     ):
         assert part in text
 

@@ -1,21 +1,69 @@
-"""The figures of a run, as marks on a canvas that the template draws."""
+"""The figures of a run, drawn by matplotlib as pictures of the page.
 
+matplotlib is loaded when the first is drawn: `curate inspect` reads words from here.
+"""
+
+import base64
+import io
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
-from curate.report.canvas import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Figure, Mark
 from curate.report.record import Retrained
 from curate.report.run import Run
 from curate.report.verdict import ADDS_UP, FAILS
-from curate.report.words import cells, count, plain
+from curate.report.words import count, fit, plain, visible
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PAPER, LINE, QUIET, KEPT, DROPPED = "#fdfdfc", "#dededa", "#63635e", "#0a6783", "#a3a29b"
+"""Colours of the page, as style.css has them; on a dark page it inverts the figures."""
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "curate", "svg.fonttype": "none", "font.size": 9, "lines.markersize": 5,
+    "figure.facecolor": PAPER, "axes.facecolor": PAPER, "lines.markeredgecolor": PAPER,
+    "axes.edgecolor": LINE, "xtick.color": LINE, "ytick.color": LINE, "grid.color": LINE,
+    "xtick.labelcolor": QUIET, "ytick.labelcolor": QUIET, "legend.frameon": False,
+    "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
+Draw = Callable[["Axes"], None]
 BINS = 40
-DENSE = 60
-"""Points of a line above which they have no dots."""
+DOTS = 60
+"""Points of a line that have dots."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its words.
+
+    alt: what it shows, for those who do not see it. caption: how to read it. draw: on axes.
+    """
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    draw: Draw
+    height: float = 2.7
+
+    @property
+    def picture(self) -> str:
+        """An SVG as a `data:` address: the same whenever it is drawn."""
+        import matplotlib
+        from matplotlib.figure import Figure as Canvas
+
+        with matplotlib.rc_context(STYLE):
+            canvas = Canvas(figsize=(4.6, self.height), layout="constrained")
+            axes = canvas.subplots()
+            self.draw(axes)
+            if axes.get_legend_handles_labels()[0]:
+                canvas.legend(loc="outside lower left", ncols=2)
+            svg = io.BytesIO()
+            canvas.savefig(svg, format="svg", metadata={"Date": None})
+        return f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
 
 
 def figures(run: Run) -> list[Figure]:
@@ -32,38 +80,30 @@ def figures(run: Run) -> list[Figure]:
 
 def scores(table: pl.DataFrame) -> Figure | None:
     """Histogram of the scores, kept upon dropped."""
-    values, kept = table["score"].to_numpy(), table["kept"].to_numpy()
-    if not np.isfinite(values).all() or values.min() == values.max():
+    kept, dropped = (table.filter(side)["score"].to_numpy() for side in ("kept", ~pl.col("kept")))
+    every = table["score"]
+    if not every.is_finite().all() or every.n_unique() == 1:
         return None
-    edges = np.linspace(values.min(), values.max(), BINS + 1)
-    each = {name: np.histogram(values[mask], edges)[0]
-            for name, mask in (("dropped", ~kept), ("kept", kept))}  # fmt: skip
-    x = Axis(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT, "score")
-    y = _vertical(0, float((each["dropped"] + each["kept"]).max()), "rows")
-    marks, below = [], np.zeros(BINS)
-    for look, counts in each.items():
-        for k, own in enumerate(counts):
-            if own:
-                left, right = x.at(edges[k]), x.at(edges[k + 1])
-                top, bottom = y.at(below[k] + own), y.at(below[k])
-                title = (
-                    f"{plain(edges[k])} to {plain(edges[k + 1])}: {count(int(own), 'row')} {look}"
-                )
-                marks.append(_bar(look, left + 0.5, top, right - left - 1, bottom - top, title))
-        below += counts
-    lowest, highest = values[kept].min(), values[~kept].max(initial=-math.inf)
-    one_cut = lowest >= highest
-    if one_cut and not kept.all():
-        marks.append(_rule("cut", x.at(lowest), TOP, x.at(lowest), HEIGHT - BOTTOM))
+    lowest, one_cut = float(kept.min()), not len(dropped) or kept.min() >= dropped.max()
+
+    def draw(axes: "Axes") -> None:
+        axes.hist([dropped, kept], BINS, stacked=True, rwidth=0.9,
+                  color=[DROPPED, KEPT], label=["dropped", "kept"])  # fmt: skip
+        if one_cut and len(dropped):
+            axes.axvline(lowest, color="black", linestyle="--")
+        axes.set(xlabel="score", ylabel="rows")
+
     cut = (
-        f"The cut is at {plain(float(lowest))}."
+        f"The cut is at {plain(lowest)}."
         if one_cut
         else "There is no single cut: the budget is shared out among groups."
     )
     return Figure(
         "scores", "Scores, and where the cut is",
+        f"Histogram of scores {_span(every)}: {count(len(kept), 'row')} kept, "
+        f"{count(len(dropped), 'row')} dropped. {cut}",
         f"A score is in standard deviations of a step; the budget ranks it. {cut}",
-        x, y, marks, [("kept", "kept"), ("dropped", "dropped")],
+        draw,
     )  # fmt: skip
 
 
@@ -71,64 +111,41 @@ def course(windows: pl.DataFrame) -> Figure | None:
     """Target loss at the end of every window: trained on everything, and on what was kept."""
     if len(windows) < 2 or "realised" not in windows.columns:
         return None
-    ends = (windows["first_step"] + windows["steps"]).to_list()
-    offered = windows["target_loss"].to_list()
-    kept = [
-        (end, loss + change)
-        for end, loss, change in zip(ends, offered, windows["realised"], strict=True)
-        if change is not None
-    ]
-    values = offered + [loss for _, loss in kept]
-    if not np.isfinite(values).all():
+    end = pl.col("first_step") + pl.col("steps")
+    offered = windows.select(end, "target_loss")
+    kept = windows.select(end, pl.col("target_loss") + pl.col("realised")).drop_nulls()
+    losses = [*offered["target_loss"], *kept["target_loss"]]
+    if not all(map(math.isfinite, losses)):
         return None
-    log = min(values) > 0 and max(values) / min(values) > 30
-    x = Axis(0, max(ends), LEFT, WIDTH - RIGHT, "optimizer step")
-    y = _vertical(min(values) if log else min(0.0, *values), max(values), "target loss", log=log)
-    marks = [
-        *_line("dropped", x, y, list(zip(ends, offered, strict=True)), "with everything"),
-        *_line("kept", x, y, kept, "with what was kept"),
-    ]
     words = (
         "Each window starts from what the ones before it kept, and is trained twice: on everything "
         "it was offered, to score it, and on what it keeps."
     )
-    legend = [("dropped line", "at its end, on everything")]
-    if kept:
-        legend.append(("kept line", "on what was kept"))
-        better = sum(change < 0 for change in windows["realised"].drop_nulls())
+    if len(kept):
+        better = windows.filter(pl.col("realised") < 0).height
         words += f" What was kept did better in {better} of {len(kept)} windows measured."
     else:
         words += " What it came to on what was kept is not measured where windows overlap."
-    return Figure("course", "Target loss over the run", words, x, y, marks, legend)
+    lines = {"on what was kept": kept, "on everything": offered}
+    log = 0 < 30 * min(losses) < max(losses)
+    return _over_steps("course", "Target loss over the run", words, "target loss", lines, log=log)
 
 
 def over_training(windows: pl.DataFrame) -> Figure | None:
     """Mean size of influences, and their expected error, over the run."""
     if len(windows) < 2 or "signal" not in windows.columns:
         return None
-    middles = (windows["first_step"] + windows["steps"] / 2).to_list()
-    lines = {"kept": windows["signal"].to_list()}
-    if "error" in windows.columns:
-        lines["dropped"] = windows["error"].to_list()
-    values = [v for line in lines.values() for v in line if v is not None and v > 0]
-    if not values:
-        return None
-    ends = windows["first_step"] + windows["steps"]
-    x = Axis(0, float(ends.max()), LEFT, WIDTH - RIGHT, "optimizer step")  # type: ignore[arg-type]
-    y = _vertical(min(values) / 1.3, max(values) * 1.3, "loss", log=True)
-    marks = []
-    for look, line in reversed(lines.items()):
-        points = [(k, v) for k, v in zip(middles, line, strict=True) if v is not None and v > 0]
-        marks += _line(look, x, y, points, "influence" if look == "kept" else "expected error")
-    legend = [("kept line", "mean size of an influence")]
-    if "dropped" in lines:
-        legend.append(("dropped line", "what it is expected to be off by"))
-    return Figure(
+    middle = pl.col("first_step") + pl.col("steps") / 2
+    words = {"signal": "mean size of an influence", "error": "its expected error"}
+    return _over_steps(
         "influence", "Influence over training",
         "How much leaving one row out of a step changes the target's loss at the end of its "
         "window, whatever the sign; on a log scale. The further apart the lines, the truer "
         "the influences.",
-        x, y, marks, legend,
+        "loss",
+        {words[name]: windows.select(middle, name).filter(pl.col(name) > 0)
+         for name in words if name in windows.columns},
+        log=True,
     )  # fmt: skip
 
 
@@ -136,37 +153,24 @@ def promises(windows: pl.DataFrame) -> Figure | None:
     """Realised against predicted change of the target loss, a dot per window."""
     if not {"realised", "predicted"} <= set(windows.columns):
         return None
-    known = windows.filter(
-        pl.col("realised").is_not_null()
-        & pl.col("predicted").is_not_null()
-        & (pl.col("predicted") != 0)
-    )
+    known = windows.drop_nulls(["realised", "predicted"]).filter(pl.col("predicted") != 0)
     if known.is_empty():
         return None
-    points = list(zip(known["predicted"], known["realised"], strict=True))
-    ends = [v for point in points for v in point]
-    low, high = min(0.0, *ends), max(0.0, *ends)
-    margin = 0.05 * (high - low)
-    x = Axis(low - margin, high + margin, LEFT, WIDTH - RIGHT, "predicted change of target loss")
-    y = _vertical(low - margin, high + margin, "realised")
-    marks = [
-        _rule("grid", x.at(low), y.at(0), x.at(high), y.at(0)),
-        _rule("grid", x.at(0), y.at(low), x.at(0), y.at(high)),
-        _rule("guide", x.at(low), y.at(low), x.at(high), y.at(high)),
-    ]
-    for first, (predicted, realised) in zip(known["first_step"], points, strict=True):
-        title = (
-            f"window from step {first:,}: predicted {plain(predicted)}, came to {plain(realised)}, "
-            f"ratio {realised / predicted:.2f}"
-        )
-        marks.append(Mark("dot", "kept", (x.at(predicted), y.at(realised)), title))
+
+    def draw(axes: "Axes") -> None:
+        axes.plot(known["predicted"], known["realised"], "o", color=KEPT, label="a window")
+        axes.axline((0, 0), slope=1, color=QUIET, linestyle="--", label="as predicted")
+        axes.set(xlabel="predicted change of target loss", ylabel="realised")
+
     ratio = trust_ratio(windows)
     return Figure(
         "promises", "Did predictions come true?",
+        f"{count(len(known), 'window')}: changes predicted {_span(known['predicted'])}, "
+        f"and realised {_span(known['realised'])}.",
         "A dot per window: what dropping its rows was predicted to change, and what it did. "
         "Negative is better; on the line predictions come true."
         + ("" if ratio is None else f" {ratio_in_words(ratio)}"),
-        x, y, marks, [("kept dot", "a window"), ("guide line", "as predicted")],
+        draw,
     )  # fmt: skip
 
 
@@ -198,52 +202,54 @@ def retrained(rows: Sequence[Retrained]) -> Figure | None:
                      key=lambda row: row.metrics["loss"].mean)  # fmt: skip
     if not ordered:
         return None
+    names = [fit(visible(row.trained_on), 20).rstrip() for row in ordered]
     losses = [row.metrics["loss"] for row in ordered]
     seeds = len(losses[0].values)
-    left = min(150, 16 + 7 * max(cells(row.trained_on) for row in ordered))
-    height = TOP + BOTTOM + 26 * len(ordered)
-    x = Axis(0, max(own.mean + own.std for own in losses), left, WIDTH - RIGHT, "test loss")
-    y = Axis(0, len(ordered), TOP, height - BOTTOM, "")
-    marks, names = [], []
-    for k, (row, own) in enumerate(zip(ordered, losses, strict=True)):
-        look, middle = "kept" if row is rows[0] else "dropped", y.at(k + 0.5)
-        spread = f" ± {own.std:.3f}" if seeds > 1 else ""
-        title = f"{row.trained_on}: {own.mean:.3f}{spread}"
-        low = max(0.0, own.mean - own.std)
-        if own.std:
-            marks.append(_rule(f"{look} line", x.at(low), middle, x.at(own.mean + own.std), middle))
-        marks.append(Mark("dot", look, (x.at(own.mean), middle), title))
-        names.append((middle, row.trained_on))
+
+    def draw(axes: "Axes") -> None:
+        for place, (row, own) in enumerate(zip(ordered, losses, strict=True)):
+            colour = KEPT if row is rows[0] else DROPPED
+            axes.errorbar(own.mean, place, xerr=own.std or None, fmt="o", color=colour)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
+        axes.set(xlabel="test loss", ylim=(len(names) - 0.5, -0.5))
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", visible=False)
+
+    each = (f"{name} {own.mean:.3f}" for name, own in zip(names, losses, strict=True))
     spread = f" Bars: one standard deviation over {seeds} seeds." if seeds > 1 else ""
     return Figure(
-        "retrained", "Retrained from scratch",
+        "retrained", "Retrained from scratch", f"Test loss by choice: {', '.join(each)}.",
         "Loss on the test set of a new model trained on each choice for as many steps; lower is "
         f"better.{spread}",
-        x, y, marks, height=height, names=names,
+        draw, height=0.6 + 0.3 * len(names),
     )  # fmt: skip
 
 
-def _line(
-    look: str, x: Axis, y: Axis, points: Sequence[tuple[float, float]], name: str
-) -> list[Mark]:
-    places = [(x.at(own), y.at(value)) for own, value in points]
-    marks = [Mark("line", look, points=" ".join(f"{a},{b}" for a, b in places))]
-    if len(points) <= DENSE:
-        marks += [
-            Mark("dot", look, place, f"step {own:,.0f}, {name}: {plain(value)}")
-            for place, (own, value) in zip(places, points, strict=True)
-        ]
-    return marks
+def _over_steps(
+    name: str, title: str, caption: str, ylabel: str, lines: dict[str, pl.DataFrame], *, log: bool
+) -> Figure | None:
+    """Two lines from tables of steps and values; None if both are empty."""
+    drawn = [(*line, colour) for line, colour in zip(lines.items(), (KEPT, DROPPED), strict=False)
+             if len(line[1])]  # fmt: skip
+    if not drawn:
+        return None
+
+    def draw(axes: "Axes") -> None:
+        for words, table, colour in drawn:
+            every = -(-len(table) // DOTS)
+            axes.plot(*table, "o-", markevery=every, color=colour, label=words)
+        axes.set(xlabel="optimizer step", ylabel=ylabel)
+        axes.set_xlim(left=0)
+        if log:
+            axes.set_yscale("log", subs=[2, 5])
+            axes.yaxis.set_major_formatter(lambda value, _: plain(value))
+            axes.yaxis.set_minor_formatter(lambda value, _: plain(value))
+
+    each = (f"{words}: {plain(own[0, 1])} at first, {plain(own[-1, 1])} at last"
+            for words, own, _ in drawn)  # fmt: skip
+    alt = f"{ylabel.capitalize()} over the run, {'; '.join(each)}."
+    return Figure(name, title, alt, caption, draw)
 
 
-def _bar(look: str, *numbers: Any) -> Mark:
-    *box, title = numbers
-    return Mark("bar", look, tuple(round(float(v), 1) for v in box), title)
-
-
-def _rule(look: str, *numbers: float) -> Mark:
-    return Mark("rule", look, numbers)
-
-
-def _vertical(low: float, high: float, label: str, *, log: bool = False) -> Axis:
-    return Axis(low, high, HEIGHT - BOTTOM, TOP, label, log)
+def _span(values: pl.Series) -> str:
+    return f"from {plain(min(values))} to {plain(max(values))}"

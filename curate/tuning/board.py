@@ -1,14 +1,13 @@
 """Who does what: units of work as trials of an Optuna study, shared by any number of processes.
 
 A unit is a trial: WAITING until a process claims it, then RUNNING, then COMPLETE, or PRUNED if
-it came to no value. One whose process died is FAIL, and its unit is up for work again. Claims
-are made under a lock in the directory; processes on other machines, which share only a
-database, are kept apart by its transactions, and by the rule that of two trials of one unit
-the earlier counts.
+it came to no value. One whose process gives no sign of life is FAIL, and its unit is up for
+work again. Claims are made under a lock in the directory; processes on other machines, which
+share only a database, are kept apart by its transactions, and by the rule that of two trials of
+one unit the earlier counts.
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,19 +17,13 @@ from typing import Any, Literal, NamedTuple
 import optuna
 from filelock import FileLock
 from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 
-from curate.errors import CurateError, OutputError
+from curate.errors import CurateError, OptionError, OutputError
 from curate.files import write_whole_text
 from curate.tuning.plan import Pair, Plan
-from curate.tuning.storage import (
-    JOURNAL,
-    Presence,
-    fail_the_dead,
-    heartbeat,
-    open_storage,
-    sign_of_life,
-)
+from curate.tuning.storage import STUDY, fail_the_dead, open_storage
 
 
 class Unit(NamedTuple):
@@ -58,7 +51,7 @@ class Board:
     """The units of one tuning and what came of them.
 
     Two studies of one storage: `NAME` has a trial per pair, run or dropped, `NAME pilots` one
-    per learning rate.
+    per learning rate. lock: keeps other processes from deciding anything meanwhile.
     """
 
     def __init__(
@@ -67,30 +60,32 @@ class Board:
         """`key` names what is tuned; `asked` says it in full, for when it is not the same.
 
         Raises:
-            OutputError: the folder cannot be written, or holds another tuning.
+            OutputError: the folder cannot be written, or holds another tuning or a damaged one.
             OptionError: the storage cannot be opened.
         """
         self.folder, self._plan, self.name = folder, plan, f"curate {key}"
+        self._claimed: dict[Unit, int] = {}
         try:
-            self._presence = Presence(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.lock = FileLock(folder / ".lock")
+            with self.lock:
+                self._refuse_another(asked)
+                self._storage = open_storage(folder, url)
+                self.study = self._study(self.name)
+                self._pilots = self._study(f"{self.name} pilots")
+                self.entries()
+        except CurateError:
+            raise
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written: {error.strerror}.") from error
-        try:
-            self._lock = FileLock(folder / ".lock")
-            self._open(url, asked)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Say that this process is at work no more."""
-        self._presence.leave()
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes from deciding anything meanwhile."""
-        with self._lock:
-            yield
+        except Exception as error:  # what drivers and Optuna make of what is no study
+            reason = next(iter(str(error).splitlines()), "")
+            if url is not None:
+                raise OptionError(f"--storage {url}: cannot be opened: {reason}") from error
+            raise OutputError(
+                f"{folder / STUDY}: cannot be opened as a study: {reason}; "
+                "if it is damaged, delete it to start anew."
+            ) from error
 
     def entries(self) -> dict[Unit, Entry]:
         """Every unit that there is, by its first trial that did not fail."""
@@ -103,9 +98,9 @@ class Board:
 
     def claim(self, units: Sequence[Unit]) -> Unit | None:
         """Take the first of `units` that nobody has; None if all are taken."""
-        with self.lock():
+        with self.lock:
             for study in (self._pilots, self.study):
-                fail_the_dead(study, self._storage, self._presence)
+                fail_the_dead(study)
             for unit in units:
                 if unit not in self.entries():
                     self._add(unit, TrialState.WAITING, {})
@@ -117,9 +112,9 @@ class Board:
     @contextmanager
     def at_work(self, unit: Unit) -> Iterator[None]:
         """Hold on to a claimed unit; it is given back if the work on it breaks off."""
-        trial_id = self._trial_id(unit)
+        trial_id = self._claimed[unit]
         try:
-            with heartbeat(self._storage, trial_id):
+            with get_heartbeat_thread(trial_id, self._storage):
                 yield
         except BaseException:
             with suppress(optuna.exceptions.UpdateFinishedTrialError):  # it is finished already
@@ -127,15 +122,17 @@ class Board:
             raise
 
     def finish(self, unit: Unit, value: float | None, notes: dict[str, Any]) -> None:
-        """Enter what came of a claimed unit; None if nothing did, and `notes` say why."""
-        trial_id = self._trial_id(unit)
-        for name, note in notes.items():
-            self._storage.set_trial_user_attr(trial_id, name, note)
-        self._storage.set_trial_state_values(
-            trial_id,
-            TrialState.PRUNED if value is None else TrialState.COMPLETE,
-            None if value is None else [value],
-        )
+        """Enter what came of a claimed unit; None if nothing did, and `notes` say why.
+
+        Where this process was taken for dead meanwhile, another one enters the same.
+        """
+        trial_id = self._claimed[unit]
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        values = None if value is None else [value]
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            for name, note in notes.items():
+                self._storage.set_trial_user_attr(trial_id, name, note)
+            self._storage.set_trial_state_values(trial_id, state, values)
 
     def drop(self, pair: Pair, notes: dict[str, Any]) -> None:
         """Enter a pair that is not going to be run."""
@@ -150,22 +147,6 @@ class Board:
     def recall(self, name: str) -> Any:
         """What was noted, None if nothing was."""
         return self.study.user_attrs.get(name)
-
-    def _open(self, url: str | None, asked: dict[str, Any]) -> None:
-        try:
-            with self.lock():
-                self._refuse_another(asked)
-                self._storage = open_storage(self.folder, url)
-                self.study = self._study(self.name)
-                self._pilots = self._study(f"{self.name} pilots")
-        except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be written: {error.strerror}.") from error
-        except (LookupError, TypeError, ValueError) as error:  # what Optuna makes of other files
-            if url is not None or isinstance(error, CurateError):
-                raise
-            raise OutputError(
-                f"{self.folder / JOURNAL}: is damaged, or no study; delete it to start anew."
-            ) from error
 
     def _study(self, name: str) -> optuna.Study:
         return optuna.create_study(
@@ -191,25 +172,14 @@ class Board:
     def _study_of(self, unit: Unit) -> optuna.Study:
         return self._pilots if unit.horizon is None else self.study
 
-    def _trial_id(self, unit: Unit, number: int | None = None) -> int:
-        study_id = self._storage.get_study_id_from_name(self._study_of(unit).study_name)
-        return self._storage.get_trial_id_from_study_id_trial_number(
-            study_id, self.entries()[unit].number if number is None else number
-        )
-
     def _take(self, unit: Unit, number: int) -> bool:
-        trial_id = self._trial_id(unit, number)
-        sign_of_life(
-            self._storage, trial_id
-        )  # first: without any, it would count as alive for ever
-        try:
-            if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                return False
-        except optuna.exceptions.UpdateFinishedTrialError:
-            return False
-        self._storage.set_trial_user_attr(trial_id, "owner", self._presence.token)
-        self._storage.set_trial_user_attr(trial_id, "process", os.getpid())
-        return True
+        study_id = self._storage.get_study_id_from_name(self._study_of(unit).study_name)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        self._storage.record_heartbeat(trial_id)  # first: without, it would count as alive for ever
+        self._claimed[unit] = trial_id
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            return self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        return False
 
     def _add(self, unit: Unit, state: TrialState, notes: dict[str, Any]) -> None:
         rates = self._plan.learning_rates

@@ -89,15 +89,13 @@ def tune_job(
     asked = {"recipe": resolved(job.recipe), "data": job.data.sources}
     key = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     board = Board(out, storage, bench.plan, key, asked)
+    say(bench.plan.describe())
+    worker = _Worker(bench, board, phases, say, trackers)
     try:
-        say(bench.plan.describe())
-        worker = _Worker(bench, board, phases, say, trackers)
         worker.work()
         return worker.result()
     except optuna.exceptions.StorageInternalError as error:
         raise RunError(f"the study's database failed: {error}; run it again to go on.") from error
-    finally:
-        board.close()
 
 
 @dataclass
@@ -131,7 +129,7 @@ class _Worker:
         if not np.isfinite(min(values.values(), default=np.inf)):
             raise RunError(f"no pair is of use: {_reasons(entries)}. Try lower learning rates.")
         pair = min(values, key=lambda pair: (values[pair], pair))
-        with self.board.lock():
+        with self.board.lock:
             test = self.board.recall("test")
             if test is None and self.bench.job.data.test is not None:
                 test = self._test(pair)
@@ -190,7 +188,7 @@ class _Worker:
         if everything is None:
             diverged = "training on everything diverges"
             reasons = {k: reason or diverged for k, reason in reasons.items()}
-        with self.board.lock():
+        with self.board.lock:
             for horizon, reason in reasons.items():
                 if reason is not None:
                     pair = Pair(horizon, unit.learning_rate)

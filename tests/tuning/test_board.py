@@ -3,20 +3,20 @@
 import multiprocessing
 import os
 import signal
-import threading
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import optuna
 import pytest
-from filelock import FileLock
 from optuna.trial import TrialState
 
 from curate.errors import OptionError, OutputError
 from curate.recipe import Tune
 from curate.tuning.board import Board, Unit, difference
 from curate.tuning.plan import Pair, Plan
-from curate.tuning.storage import JOURNAL, open_storage
+from curate.tuning.storage import STUDY
 
 PLAN = Plan((1, 4), (1e-3, 1e-2), 8, 1.0, False, 4, Tune())
 UNITS = [Unit(1e-3), Unit(1e-2)]
@@ -27,9 +27,16 @@ def board(folder: Path, url: str | None = None, asked: dict | None = None) -> Bo
     return Board(folder, url, PLAN, "key", asked or {"recipe": {"a": 1}})
 
 
-@pytest.fixture(params=["journal", "sqlite"])
+@pytest.fixture(params=["file", "url"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
-    return None if request.param == "journal" else f"sqlite:///{tmp_path}/study.db"
+    return None if request.param == "file" else f"sqlite:///{tmp_path}/shared.db"
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grace of two seconds, which the database counts whole."""
+    monkeypatch.setattr("curate.tuning.storage.HEARTBEAT", 1)
+    monkeypatch.setattr("curate.tuning.storage.GRACE", 2)
 
 
 def test_a_unit_is_claimed_once_and_its_result_is_there_for_all(
@@ -44,8 +51,6 @@ def test_a_unit_is_claimed_once_and_its_result_is_there_for_all(
     entry = other.entries()[UNITS[0]]
     assert (entry.state, entry.value, entry.notes["views"]) == ("finished", 0.5, [1, 2])
     assert other.claim(UNITS[:1]) is None
-    for each in (one, other):
-        each.close()
 
 
 def test_what_breaks_off_after_the_end_of_the_work_leaves_the_result(
@@ -57,7 +62,6 @@ def test_what_breaks_off_after_the_end_of_the_work_leaves_the_result(
     with pytest.raises(KeyboardInterrupt), own.at_work(UNITS[0]):
         raise KeyboardInterrupt
     assert own.entries()[UNITS[0]].value == 0.5
-    own.close()
 
 
 def test_trials_are_complete_or_pruned_and_the_best_is_optunas_too(
@@ -77,7 +81,6 @@ def test_trials_are_complete_or_pruned_and_the_best_is_optunas_too(
     assert states == [pruned, complete, complete, pruned]
     assert own.study.best_trial.params == {"horizon": 1, "learning_rate": 1e-2}
     assert own.study.trials_dataframe()["params_horizon"].tolist() == [4, 4, 1, 1]
-    own.close()
 
 
 def test_the_study_can_be_opened_by_its_name(tmp_path: Path) -> None:
@@ -85,7 +88,6 @@ def test_the_study_can_be_opened_by_its_name(tmp_path: Path) -> None:
     own = board(tmp_path, url)
     assert own.claim(RUNS) == RUNS[0]
     own.finish(RUNS[0], 1.0, {})
-    own.close()
     assert optuna.load_study(study_name="curate key", storage=url).best_value == 1.0
 
 
@@ -96,6 +98,7 @@ def _claim_and_wait(folder: Path, ready: Path) -> None:
         time.sleep(60)
 
 
+@pytest.mark.usefixtures("short")
 def test_a_killed_process_gives_its_unit_back_and_a_living_one_does_not(tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(
         target=_claim_and_wait, args=(tmp_path, tmp_path / "ready")
@@ -104,15 +107,40 @@ def test_a_killed_process_gives_its_unit_back_and_a_living_one_does_not(tmp_path
     while not (tmp_path / "ready").exists():
         time.sleep(0.01)
     own = board(tmp_path)
+    time.sleep(4)
     assert own.claim(UNITS[:1]) is None
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
+    time.sleep(4)
     assert own.claim(UNITS[:1]) == UNITS[0]
     own.finish(UNITS[0], 1.0, {})
     states = [trial.state for trial in own._pilots.trials]
     assert states == [TrialState.FAIL, TrialState.COMPLETE]
-    own.close()
+
+
+def _claim_all(folder: Path, units: list[Unit], taken: Path) -> None:
+    own = board(folder)
+    while (unit := own.claim(units)) is not None:
+        with taken.open("a") as file, own.at_work(unit):
+            file.write(f"{unit.horizon}\n")
+            own.finish(unit, 1.0, {})
+
+
+def test_processes_that_start_at_once_do_every_unit_once(tmp_path: Path) -> None:
+    units = [Unit(1e-3, k) for k in range(1, 9)]
+    several = multiprocessing.get_context("fork")
+    processes = [
+        several.Process(target=_claim_all, args=(tmp_path / "out", units, tmp_path / f"{k}.txt"))
+        for k in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    taken = [line for file in tmp_path.glob("*.txt") for line in file.read_text().split()]
+    assert sorted(map(int, taken)) == [*range(1, 9)]
 
 
 def test_work_that_breaks_off_is_up_again(tmp_path: Path, url: str | None) -> None:
@@ -122,22 +150,22 @@ def test_work_that_breaks_off_is_up_again(tmp_path: Path, url: str | None) -> No
     with pytest.raises(KeyboardInterrupt), own.at_work(unit):
         raise KeyboardInterrupt
     assert own.claim(UNITS[:1]) == unit
-    own.close()
 
 
-def test_a_process_dead_to_a_database_is_told_by_its_heartbeat(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("short")
+def test_who_was_taken_for_dead_leaves_the_result_to_the_other(
+    tmp_path: Path, url: str | None
 ) -> None:
-    monkeypatch.setattr("curate.tuning.storage.GRACE", 1)
-    url = f"sqlite:///{tmp_path}/study.db"
-    dead, own = board(tmp_path / "there", url), board(tmp_path / "here", url)
+    dead, own = board(tmp_path, url), board(tmp_path, url)
     unit = dead.claim(UNITS)
     assert unit is not None
     assert own.claim([unit]) is None
-    time.sleep(2.1)
+    time.sleep(4)
     assert own.claim([unit]) == unit
-    for each in (dead, own):
-        each.close()
+    dead.finish(unit, 2.0, {})
+    assert own.entries()[unit].state == "running"
+    own.finish(unit, 1.0, {})
+    assert dead.entries()[unit].value == 1.0
 
 
 def test_of_two_trials_of_a_unit_the_earlier_counts(tmp_path: Path) -> None:
@@ -150,50 +178,62 @@ def test_of_two_trials_of_a_unit_the_earlier_counts(tmp_path: Path) -> None:
     assert own.claim(RUNS[:1]) is None
     own.finish(RUNS[0], 1.0, {})
     assert own.claim(RUNS[:1]) is None
-    own.close()
 
 
-def test_a_last_line_that_its_writer_died_in_is_cut_off(tmp_path: Path) -> None:
-    own = board(tmp_path)
+@pytest.mark.parametrize("name", ["a?b", "{x}", "100%", "a%20b", "a b#c", "é"])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    own = board(tmp_path / name)
     assert own.claim(UNITS) == UNITS[0]
-    own.finish(UNITS[0], 1.0, {})
-    own.close()
-    with (tmp_path / JOURNAL).open("ab") as file:
-        file.write(b'{"op_code": 5, "wor')
-    again = board(tmp_path)
-    assert again.entries()[UNITS[0]].value == 1.0
-    assert again.claim(UNITS) == UNITS[1]
-    again.close()
+    assert (tmp_path / name / STUDY).stat().st_size > 0
 
 
-def test_a_line_that_another_process_is_writing_is_not_cut_off(tmp_path: Path) -> None:
-    board(tmp_path).close()
-    journal = tmp_path / JOURNAL
-    whole = journal.read_bytes()
-    with FileLock(str(journal) + ".flock"):
-        journal.write_bytes(whole + b'{"op_code": 5, "wor')
-        late = threading.Thread(target=open_storage, args=(tmp_path, None))
-        late.start()
-        time.sleep(0.3)
-        assert journal.read_bytes() != whole
-    late.join()
-    assert journal.read_bytes() == whole
-
-
-@pytest.mark.parametrize("content", [b"notes\nmore\n", b"\xa5\n", b'{"a": 1}\n', b"[]\n", b"\n\n"])
+@pytest.mark.parametrize("content", [b"notes\nmore\n", b"\xa5\n", b'{"a": 1}\n', b"\n\n"])
 def test_a_file_that_is_no_study_is_left_alone(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / JOURNAL).write_bytes(content)
-    with pytest.raises(OutputError, match=r"study\.journal: is damaged, or no study"):
+    (tmp_path / STUDY).write_bytes(content)
+    with pytest.raises(OutputError, match=r"study\.db: cannot be opened as a study: file is not a"):
         board(tmp_path)
-    assert (tmp_path / JOURNAL).read_bytes() == content
-    assert not any((tmp_path / ".alive").iterdir())
+    assert (tmp_path / STUDY).read_bytes() == content
+
+
+def test_a_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / STUDY)) as database:
+        database.execute("CREATE TABLE notes (text)")
+    before = (tmp_path / STUDY).read_bytes()
+    with pytest.raises(OutputError, match=r"cannot be opened as a study: it has other tables"):
+        board(tmp_path)
+    assert (tmp_path / STUDY).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "scribbled", "text"])
+def test_a_damaged_study_is_refused_in_a_line(tmp_path: Path, damage: str) -> None:
+    own = board(tmp_path)
+    for unit in RUNS:
+        assert own.claim([unit]) == unit
+        own.finish(unit, 1.0, {"values": [1.0] * 500})
+    path = tmp_path / STUDY
+    whole = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "scribbled":
+        path.write_bytes(whole[:8192] + b"\x07" * (len(whole) - 8192))
+    else:
+        path.write_bytes(whole.replace(b"[1.0, ", b"[1.0; "))
+    with pytest.raises(OutputError, match=r"study\.db: cannot be opened as a study: ") as found:
+        board(tmp_path)
+    assert "\n" not in str(found.value)
+
+
+def test_a_study_of_an_older_curate_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study.journal").write_text("{}\n")
+    with pytest.raises(OutputError, match=r"study\.journal: was written by an older curate"):
+        board(tmp_path)
+    assert not (tmp_path / STUDY).exists()
 
 
 def test_another_tuning_in_the_same_place_is_refused_by_what_differs(tmp_path: Path) -> None:
-    board(tmp_path, asked={"recipe": {"a": 1, "b": {"c": 2}}}).close()
+    board(tmp_path, asked={"recipe": {"a": 1, "b": {"c": 2}}})
     with pytest.raises(OutputError, match=r"recipe\.b\.c was 2 and is 3\. Give another --out"):
         Board(tmp_path, None, PLAN, "other", {"recipe": {"a": 1, "b": {"c": 3}}})
-    assert not any((tmp_path / ".alive").iterdir())
 
 
 def test_differences_are_found_where_they_are() -> None:

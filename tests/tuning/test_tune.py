@@ -156,10 +156,8 @@ def test_nothing_is_tested_where_the_recipe_names_no_test_set(here: Path) -> Non
 def test_the_study_opens_in_optuna_and_has_a_trial_per_pair_that_was_run_or_dropped(
     here: Path, tuned: Tuned
 ) -> None:
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(here / "out/study.journal"))
-    )
-    study = optuna.load_study(study_name=tuned.study.study_name, storage=storage)
+    url = f"sqlite:///{here}/out/study.db"
+    study = optuna.load_study(study_name=tuned.study.study_name, storage=url)
     assert study.best_value == pytest.approx(tuned.value)
     assert study.best_params["horizon"] == tuned.pair.horizon
     complete = study.get_trials(states=(TrialState.COMPLETE,))
@@ -302,9 +300,6 @@ def test_two_processes_share_the_work_and_end_the_same(here: Path, tuned: Tuned)
     assert len(said) == len(set(said)) == 3 + len(finished(tuned.table))
     shared = pl.read_parquet(here / "shared/tune.parquet").drop("seconds", "trial")
     assert shared.equals(tuned.table.drop("seconds", "trial"))
-    journal = (here / "shared/study.journal").read_text()
-    assert json.dumps("owner") in journal
-    assert not any((here / "shared/.alive").iterdir())
 
 
 def test_a_database_carries_the_study_and_scores_that_are_elsewhere_are_found_again(
@@ -373,7 +368,7 @@ def test_a_recipe_that_is_not_its_own_is_not_replaced(
     assert tune("--out", ".") == 2
     assert ".: has a recipe.yaml that tune did not write" in capsys.readouterr().err
     assert (here / "recipe.yaml").read_bytes() == before
-    assert not (here / "study.journal").exists()
+    assert not (here / "study.db").exists()
 
 
 def test_another_recipe_is_not_mixed_in(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
