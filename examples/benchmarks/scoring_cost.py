@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from curate.datasets import TensorExamples
-from curate.influence import Target, score_window
+from curate.influence import Differences, Target, score_window
 from curate.models import BUILTIN_MODELS, Classification, FlatModel
 from curate.rules import AdamW, initial_state
 from curate.trajectory import Step, Task, record, replay
@@ -54,6 +54,7 @@ def runs(
         for t in range(count)
     ]
     targets = [Target(str(q), examples(batch, shape)) for q in range(targets_per_pass)]
+    differences = Differences()  # of a whole run, as `curate select` and loops have it
 
     def plain() -> None:
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
@@ -68,7 +69,7 @@ def runs(
 
     def scored(gradients: int) -> None:
         recording = record(task, rule, start, steps, snapshots=count, gradients=gradients)
-        score_window(task, rule, recording, targets)
+        score_window(task, rule, recording, targets, differences=differences)
 
     return {
         "plain": plain, "forward": ours, "record + score": lambda: scored(0),

@@ -8,7 +8,8 @@ is the loss on 16 other sequences. Each way is a process of its own:
     replay      the same run by curate
     linear      curate: recorded and every sequence scored at K = T; 8 states and as many
                 gradients in memory, the other states on disk
-    in halves   the same in micro-batches of 8 sequences
+    all kept    the same with all states and gradients in memory
+    in halves   the same as linear in micro-batches of 8 sequences
     jump        the same with the exact jump
     bergson     its trainer; then its MAGIC with sqrt(T) checkpoints, its default, and with all
 
@@ -69,6 +70,7 @@ def commands(folder: Path, bergson: str | None) -> dict[str, tuple[str, ...]]:
         "plain": (own, "plain.py", "train", here),
         "replay": (own, "scored.py", "replay", here),
         "linear": (own, "scored.py", "linear", here),
+        "all kept": (own, "scored.py", "linear", here, "--in-memory", "32"),
         "in halves": (own, "scored.py", "linear", here, "--micro-batch", "8"),
     }
     if bergson is not None:

@@ -3,6 +3,7 @@
     python scored.py replay FOLDER
     python scored.py linear FOLDER [--dtype float64]
     python scored.py linear FOLDER --micro-batch 8
+    python scored.py linear FOLDER --in-memory 32
     python scored.py jump FOLDER
 
 Model, objective and examples are those that `curate select` makes of a directory. Influences
@@ -29,7 +30,7 @@ from curate.rules import AdamW, initial_state
 from curate.trajectory import Disk, Step, Task, record, replay
 
 IN_MEMORY = 8
-"""States, and gradients; all other states are on disk, so that none is computed again."""
+"""States, and gradients, unless given; all other states are on disk, and none is computed again."""
 JUMP_BYTES = 2**28
 
 
@@ -47,7 +48,9 @@ def plan(setting: Setting, micro_batch: int) -> list[Step]:
     ]
 
 
-def run(what: str, folder: Path, dtype: torch.dtype, micro_batch: int = 0) -> dict[str, Any]:
+def run(
+    what: str, folder: Path, dtype: torch.dtype, micro_batch: int, in_memory: int
+) -> dict[str, Any]:
     meter = Meter()
     setting, train, held = read(folder)
     module = build_pretrained(str(folder), "causal_lm", outputs=0, pad=0, vectorised=what == "jump")
@@ -68,7 +71,7 @@ def run(what: str, folder: Path, dtype: torch.dtype, micro_batch: int = 0) -> di
         meter.begin("record")
         disk = Disk(len(steps), Path(place))
         recording = record(
-            task, rule, start, steps, snapshots=IN_MEMORY, disk=disk, gradients=IN_MEMORY
+            task, rule, start, steps, snapshots=in_memory, disk=disk, gradients=in_memory
         )
         meter.begin("score")
         scoring = Scoring(jump_bytes=JUMP_BYTES if what == "jump" else None)
@@ -90,12 +93,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--micro-batch", type=int, default=0)
+    parser.add_argument("--in-memory", type=int, default=IN_MEMORY)
     arguments = parser.parse_args()
     keep_freed_memory()  # as the command does
     torch.set_num_threads(1)
     warm_up()
     dtype = getattr(torch, arguments.dtype)
-    print(json.dumps(run(arguments.what, arguments.folder, dtype, arguments.micro_batch)))
+    found = run(
+        arguments.what, arguments.folder, dtype, arguments.micro_batch, arguments.in_memory
+    )  # fmt: skip
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
