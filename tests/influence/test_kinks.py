@@ -160,6 +160,22 @@ def test_a_unit_goes_on_as_it_was_however_far(function: Callable[[Tensor], Tenso
     assert (gradient_by(losses) - right).norm() > 1e-2 * right.norm()
 
 
+def test_both_ways_of_checkpointing() -> None:
+    """The one of which the graph is only made on the way back has no second derivative itself."""
+    found = []
+    for reentrant in (False, True):
+
+        def again(x: Tensor, own: bool = reentrant) -> Tensor:
+            y: Tensor = checkpoint(lambda z: F.relu(F.relu(z) - 0.1), x, use_reentrant=own)
+            return y
+
+        task, step = task_of(lambda again=again: through(again))
+        theta, a = task.model.read(), torch.arange(float(task.model.size)).double()
+        grad = gradient(task, theta, step)
+        found.append(Differences().products(task, theta, step, grad, [a])[0].bent)
+    assert (found[0] - found[1]).norm() <= 1e-9 * found[0].norm()
+
+
 def test_where_there_are_no_kinks_nothing_is_seen() -> None:
     task, step = task_of(lambda: through(F.gelu))
     assert not pieces_at(task, task.model.read(), step, slice(0, ROWS))
