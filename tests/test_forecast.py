@@ -144,7 +144,7 @@ def test_work_of_a_policy_that_looks_at_losses(
     done: Counter[str], horizon: int, keep: float
 ) -> None:
     steps = tiny.steps(T, size=6)
-    chosen = selector(horizon, None, Budget(fraction=keep), SmallLoss())
+    chosen = selector(horizon, Budget(fraction=keep), SmallLoss())
     expected = work(estimate._run(chosen, steps))
     chosen.run(tiny.start(chosen.judge.task, chosen.judge.rule), steps)
     assert done["recorded"] == expected.recorded == T
@@ -198,7 +198,7 @@ def test_each_setting_costs_what_it_should() -> None:
 def test_probes_cost_about_what_is_forecast(done: Counter[str], horizon: int) -> None:
     """How many there are depends on where they fall; START stands for what they cost besides."""
     steps = tiny.steps(48, size=6)
-    chosen = replace(selector(horizon, None, Budget(fraction=1.0), LookAhead(1)), probing=1.0)
+    chosen = replace(selector(horizon, Budget(fraction=1.0), LookAhead(1)), probing=1.0)
     expected = passes(estimate._run(chosen, steps)).probes
     probes: list[int] = []
 

@@ -279,7 +279,7 @@ def test_what_weighs_nothing_changes_nothing_when_it_is_left_out(
     weightless = [step.reweight(step.weights.float()) for step in tiny.steps(4, lrs)]
     for step in weightless:
         step.weights[1:5] = 0
-    found = scored(task, rule, weightless, replace(MANY, steps=4, count=24), float32, gradients)
+    found = scored(task, rule, weightless, replace(MANY, count=24), float32, gradients)
     nothing = [probe for probe in found.probes if probe.position in range(1, 5)]
     assert nothing
     assert [probe.actual for probe in nothing] == [0.0] * len(nothing)

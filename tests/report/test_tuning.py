@@ -100,7 +100,7 @@ def test_the_picture_shows_values_trust_and_the_best(tmp_path: Path, metric: str
 
 
 def test_a_picture_of_one_pair(tmp_path: Path) -> None:
-    plan = Plan((1,), (1e-3,), 1, 1.0, False, 1, None, Tune())
+    plan = Plan((1,), (1e-3,), 1, 1.0, False, 1, Tune())
     view = {
         "horizon": 1, "signal": 0.0, "error": 0.0, "jump": 0.0, "propagation": 0.0, "probes": 1
     }  # fmt: skip

@@ -37,7 +37,7 @@ def test_a_pilot_trains_on_everything_and_looks_ahead_from_where_it_is() -> None
             probing = proxy.plan(own, 20)
             recording = record(judge.task, AdamW(), state, own, snapshots=T)
             scores = score_window(judge.task, AdamW(), recording, judge.targets, probing=probing)
-            proxy.enter(window.start, own, probing, scores, 20)
+            proxy.enter(window.start, own, scores, 20)
         expected = expected_error(proxy.windows())
         assert view.horizon == horizon
         assert view.probes == expected["probes"] > 0

@@ -49,7 +49,11 @@ def plan(setting: Setting, micro_batch: int) -> list[Step]:
 
 
 def run(
-    what: str, folder: Path, dtype: torch.dtype, micro_batch: int, in_memory: int
+    what: str,
+    folder: Path,
+    dtype: torch.dtype,
+    micro_batch: int = 0,
+    in_memory: int = IN_MEMORY,
 ) -> dict[str, Any]:
     meter = Meter()
     setting, train, held = read(folder)
