@@ -82,8 +82,7 @@ class Pieces(TorchFunctionMode):
 
     def __init__(self, seen: Sequence[Seen] | None = None) -> None:
         super().__init__()
-        self._keep = seen
-        self._met: list[Tensor] = []
+        self._keep, self._next = seen, 0
         self.seen: list[Seen] = []
 
     def __torch_function__(
@@ -97,12 +96,12 @@ class Pieces(TorchFunctionMode):
             return self._decide(func, args, kwargs)
         call = Call.of(func, args, kwargs)
         inputs = [x for x in call.tensors() if _is_number(x)]
-        if not _may_depend(inputs):
+        if not any(x.requires_grad for x in inputs):
             return func(*args, **kwargs)
         if func in _RELUS:
             return self._relu(func, args, kwargs, inputs[0])
         if self._keep is not None:
-            there = self._find(func, inputs, inputs)
+            there = self._find(func, inputs)
             return func(*args, **kwargs) if there is None else _go_on(there, call, inputs)
         before = [x.detach().clone() for x in inputs]
         output = func(*args, **kwargs)
@@ -116,7 +115,7 @@ class Pieces(TorchFunctionMode):
             output = func(*args, **kwargs)
             self.seen.append(Seen(func, [on], None, in_place=output is x))
             return output
-        there = self._find(func, [on], [x])
+        there = self._find(func, [on])
         if there is None:
             return func(*args, **kwargs)
         return x.mul_(there.inputs[0]) if there.in_place else x * there.inputs[0]
@@ -127,30 +126,26 @@ class Pieces(TorchFunctionMode):
         decided = tensors_in(output)
         if not decided or any(_is_number(y) for y in decided):
             return output
-        if not _may_depend(tensors_in((args, kwargs))):
+        if not any(x.requires_grad for x in tensors_in((args, kwargs))):
             return output
         if self._keep is None:
             self.seen.append(Seen(func, [y.clone() for y in decided], output))
             return output
-        there = self._find(func, decided, decided)
+        there = self._find(func, decided)
         return output if there is None else there.output
 
-    def _find(self, func: Any, shaped: Sequence[Tensor], now: Sequence[Tensor]) -> Seen | None:
+    def _find(self, func: Any, now: Sequence[Tensor]) -> Seen | None:
         """The same call of the pass that is kept to.
 
-        They come in the same order, but for layers that are computed again on the way back: these
-        are known by what they are given, which is what they were given on the way there.
+        They come in the same order, but for layers that are computed again on the way back:
+        then it is the one that was most alike.
         """
         assert self._keep is not None
-        sums = [x.detach().sum(dtype=torch.float64) for x in now]
-        mark, place = torch.stack(sums).sum(), len(self._met)
-        if place < len(self._keep) and _fits(self._keep[place], func, shaped):
-            self._met.append(mark)
-            return self._keep[place]
-        known = zip(self._keep, self._met, strict=False)
-        alike = [(abs(float(mark - met)), k) for k, (_, met) in enumerate(known)]
-        alike = [each for each in alike if _fits(self._keep[each[1]], func, shaped)]
-        return self._keep[min(alike)[1]] if alike else None
+        if self._next < len(self._keep) and _fits(self._keep[self._next], func, now):
+            self._next += 1
+            return self._keep[self._next - 1]
+        alike = [seen for seen in self._keep if _fits(seen, func, now)]
+        return min(alike, key=lambda seen: _distance(seen.inputs, now), default=None)
 
 
 class Near:
@@ -183,13 +178,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
-def _may_depend(inputs: Sequence[Tensor]) -> bool:
-    """Whether they may depend on parameters; where there is no graph yet, that does not show."""
-    return any(x.requires_grad for x in inputs) or not torch.is_grad_enabled()
-
-
 def _fits(seen: Seen, func: Any, now: Sequence[Tensor]) -> bool:
     return seen.func is func and [x.shape for x in seen.inputs] == [x.shape for x in now]
+
+
+def _distance(inputs: Sequence[Tensor], now: Sequence[Tensor]) -> float:
+    return sum(float((a != b).sum()) for a, b in zip(inputs, now, strict=True))
 
 
 def _go_on(there: Seen, call: Call, inputs: Sequence[Tensor]) -> Any:

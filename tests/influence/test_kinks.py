@@ -131,7 +131,7 @@ def test_products_are_those_on_the_pieces(name: str, micro: int) -> None:
         assert (found.bent - right).norm() <= 1e-6 * right.norm()
 
 
-@pytest.mark.parametrize("function", [F.relu, in_place, checkpointed])
+@pytest.mark.parametrize("function", [F.relu, in_place])
 def test_a_unit_goes_on_as_it_was_however_far(function: Callable[[Tensor], Tensor]) -> None:
     task, step = task_of(lambda: through(function))
     theta = task.model.read()
@@ -149,8 +149,6 @@ def test_a_unit_goes_on_as_it_was_however_far(function: Callable[[Tensor], Tenso
         here = task.model.unpack(theta)
         x = F.linear(batch["x"], here["first.weight"], here["first.bias"])
         y, on = model.first(batch["x"]), x > 0
-        if function is checkpointed:
-            y, on = on * y - 0.1, on & (F.relu(x) > 0.1)
         found: Tensor = model.second(on * y).square().sum(dim=1)
         return found
 
@@ -158,22 +156,6 @@ def test_a_unit_goes_on_as_it_was_however_far(function: Callable[[Tensor], Tenso
     right = gradient_by(masked)
     assert (gradient_by(losses, Pieces(seen)) - right).norm() <= 1e-12 * right.norm()
     assert (gradient_by(losses) - right).norm() > 1e-2 * right.norm()
-
-
-def test_both_ways_of_checkpointing() -> None:
-    """The one of which the graph is only made on the way back has no second derivative itself."""
-    found = []
-    for reentrant in (False, True):
-
-        def again(x: Tensor, own: bool = reentrant) -> Tensor:
-            y: Tensor = checkpoint(lambda z: F.relu(F.relu(z) - 0.1), x, use_reentrant=own)
-            return y
-
-        task, step = task_of(lambda again=again: through(again))
-        theta, a = task.model.read(), torch.arange(float(task.model.size)).double()
-        grad = gradient(task, theta, step)
-        found.append(Differences().products(task, theta, step, grad, [a])[0].bent)
-    assert (found[0] - found[1]).norm() <= 1e-9 * found[0].norm()
 
 
 def test_where_there_are_no_kinks_nothing_is_seen() -> None:
