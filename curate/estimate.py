@@ -10,7 +10,7 @@ import torch
 
 from curate.choose import selector_for
 from curate.forecast import Run, disk, memory, passes, work
-from curate.influence import Differences, pieces_at, target_gradients, target_graph
+from curate.influence import Differences, Near, target_gradients, target_graph
 from curate.policies import Evidence, LookAhead
 from curate.prepare import Job, memory_bytes
 from curate.progress import duration
@@ -153,8 +153,7 @@ def forecast(job: Job) -> Forecast:
     graph = int(agreed(task.ranks, graph_size(task, state.theta, steps[0])))
     run = _run(selector, steps)
     if run.goes_back and run.longest > 1:
-        whole = task.chunks(steps[0])[:1]
-        run = replace(run, kinked=any(pieces_at(task, state.theta, steps[0], c) for c in whole))
+        run = replace(run, kinked=bool(Near(task, state.theta, steps[0]).kinked))
     return Forecast(
         job, selector, state, steps, run, baselines, ways * len(steps), graph,
         target_graph(task.model, task.objective, judge.targets, state.theta, task.ranks),

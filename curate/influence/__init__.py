@@ -3,7 +3,7 @@
 from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
 from curate.influence.differences import Differences
 from curate.influence.jump import Following, exact_jump
-from curate.influence.kinks import pieces_at
+from curate.influence.kinks import Near
 from curate.influence.probe import Probe, Probing, as_probes, follow, size_of
 from curate.influence.proxy import ErrorProxy, WindowError, expected_error, probing_passes
 from curate.influence.removal import REMOVALS, influence, leave_out, reweighting
@@ -25,6 +25,7 @@ __all__ = [
     "Differences",
     "ErrorProxy",
     "Following",
+    "Near",
     "Probe",
     "Probing",
     "Scoring",
@@ -42,7 +43,6 @@ __all__ = [
     "leave_out",
     "mean_metrics",
     "over_targets",
-    "pieces_at",
     "probing_passes",
     "reweighting",
     "score_window",

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from curate.errors import ModelError
-from curate.influence.kinks import Near, pieces_at
+from curate.influence.kinks import Near
 from curate.influence.slopes import Slopes, kept
 from curate.trajectory import Gradient, Step, Task, Watch, gradient
 
@@ -108,12 +108,14 @@ class Differences:
                 "through a step: they move by less than their own rounding; keep them in float32 "
                 "and train under autocast, or use horizon 1."
             )
-        if self._kinked is None and (chunks := task.chunks(step)):
-            self._kinked = bool(pieces_at(task, theta, step, chunks[0]))
-        near = Near(task, theta, step) if self._kinked else None
+        near = Near(task, theta, step)
+        if self._kinked is None:
+            self._kinked = near.kinked
+        kept_to = near if self._kinked else None
+        courses = [self._courses.setdefault(q, _Course()) for q in range(len(directions))]
         return [
-            self._product(task, theta, step, grad, a, self._courses.setdefault(q, _Course()), near)
-            for q, a in enumerate(directions)
+            self._product(task, theta, step, grad, a, course, kept_to)
+            for a, course in zip(directions, courses, strict=True)
         ]
 
     def _product(

@@ -158,12 +158,23 @@ class Near:
         self._task, self._theta, self._step = task, theta, step
         self._seen: list[Seen] | None = None
 
+    @property
+    def kinked(self) -> bool | None:
+        """Whether there are any, by the first of this rank's chunks; None if it has none."""
+        chunks = self._task.chunks(self._step)
+        return bool(self._find(chunks[0])) if chunks else None
+
     def pieces(self, chunk: slice) -> Pieces:
         """What to run the chunk's forward and backward pass in."""
-        seen = self._seen or pieces_at(self._task, self._theta, self._step, chunk)
+        return Pieces(self._find(chunk))
+
+    def _find(self, chunk: slice) -> list[Seen]:
+        if self._seen is not None:
+            return self._seen
+        seen = pieces_at(self._task, self._theta, self._step, chunk)
         if len(self._task.chunks(self._step)) == 1:
             self._seen = seen
-        return Pieces(seen)
+        return seen
 
 
 def pieces_at(task: Task, theta: Tensor, step: Step, chunk: slice) -> list[Seen]:

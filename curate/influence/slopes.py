@@ -157,7 +157,8 @@ def _off(
     factor = terms(step, grad.sizes) / step.scale
     right, lengths = torch.stack([products, lengths]).double() * factor
     most = by_slopes * shares.abs().sum(dim=1) + by_lengths * lengths.abs()
-    return float(((shares.sum(dim=1) - right).abs() / most.clamp_min(1e-300)).max())
+    off = (shares.sum(dim=1) - right).abs() / most.clamp_min(1e-300)
+    return float(off.nan_to_num(nan=0.0, posinf=math.inf).max())
 
 
 def go_back(total: Tensor) -> None:
