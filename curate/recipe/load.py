@@ -18,11 +18,12 @@ from curate.recipe.section import Section
 from curate.recipe.yaml import dump, parse
 
 _GONE = {
-    "selection.aggregate": "is gone: several targets are averaged, by selection.weights if given",
-    "selection.curvature": "is gone: it is always that of the loss itself",
-    "selection.stride": "is gone: every window is decided whole",
+    "selection.aggregate": "is gone: several targets are averaged, by selection.weights if "
+    "given; remove it",
+    "selection.curvature": "is gone: it is always that of the loss itself; remove it",
+    "selection.stride": "is gone: every window is decided whole; remove it",
     "training.autocast": "is gone: write training.precision: bf16",
-    "trajectory.tapes": "is gone: nothing of a step is kept but its state and gradient",
+    "trajectory.tapes": "is gone: nothing of a step is kept but its state and gradient; remove it",
 }
 """Keys that there were, and why a recipe does without them."""
 
@@ -120,7 +121,7 @@ def _message(error: Any) -> str:
     if kind == "extra_forbidden":
         key = str(error["loc"][-1])
         if gone := _GONE.get(".".join(str(part) for part in error["loc"])):
-            return gone if "write" in gone else f"{gone}; remove it"
+            return gone
         if key in UNMODELLED:
             return "is not modelled; remove it"
         if key in _all_keys():
