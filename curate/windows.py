@@ -219,7 +219,6 @@ class Judge:
             losses=losses.double().cpu().numpy() / per,
             influences=None if influences is None else influences.numpy() / per,
             target_weights=self.target_weights,
-            strata=None if self.strata is None else self.strata[rows],
         )
 
 

@@ -26,7 +26,6 @@ class Offer:
     losses: training losses before the step, shape (n,); None without evidence.
     influences: on every target, shape (Q, n), positive helps; None without evidence.
     target_weights: in the mean over the targets, shape (Q,); None for equal ones.
-    strata: the label of each row, shape (n,), to standardise within; None without.
 
     Losses and influences are those of the whole row, or per token where that is asked for.
     """
@@ -36,7 +35,6 @@ class Offer:
     losses: Array | None = None
     influences: Array | None = None
     target_weights: Array | None = None
-    strata: Array | None = None
 
 
 class Policy(Protocol):

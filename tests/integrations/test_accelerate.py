@@ -3,18 +3,13 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from curate import LookAheadLoader
 from curate.errors import OptionError
 from tests.integrations.loop import loader, losses, net, target
 from tests.integrations.prophecy import foretell
 
-
-@pytest.fixture(autouse=True)
-def fresh_state() -> None:
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def test_what_is_simulated_is_what_happens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,12 @@
 """Loops under autocast: what they compute in is recognised, and simulated."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from curate import LookAheadLoader
 from curate.models import FlatModel
@@ -16,15 +15,8 @@ from tests.integrations import test_lightning as pl
 from tests.integrations.loop import loader, losses, net, target
 from tests.integrations.prophecy import foretell
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 SAME, OTHER = 1e-5, 1e-4  # of a window's way: in the same precision, and at least in another
-
-
-@pytest.fixture(autouse=True)
-def fresh_state() -> Iterator[None]:
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
-    yield
-    AcceleratorState._reset_state()
 
 
 def loop(
