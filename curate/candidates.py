@@ -1,8 +1,8 @@
 """The data section of a recipe made concrete: candidates, targets, held-out rows."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from curate.influence import Target
 from curate.models import describe_files
 from curate.reading import find_reader
 from curate.recipe import Pretrained, Recipe, Source, Split
+
+HALVING = 2
+"""Seed by which validation sets are halved; of the draw that `tune` divides them by, another."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,29 @@ class Candidates:
             for name, examples in self.validation.items()
         )
 
+    def halves(self) -> tuple["Candidates", "Candidates"]:
+        """The same candidates, with one half of every validation set and with the other.
+
+        Raises:
+            DataError: a validation set has fewer than two rows.
+        """
+        one, other = divide(self.validation, 0.5, HALVING)
+        return replace(self, validation=one), replace(self, validation=other)
+
+    @property
+    def half_targets(self) -> tuple[Target, ...]:
+        """The targets of both halves, those of one before those of the other.
+
+        Their weights are such that the mean over all of them is that over the whole `targets`.
+        """
+        return tuple(
+            Target(name, half, self.target_weights[name] * _terms(half) / _terms(whole))
+            for one in self.halves()
+            for (name, half), whole in zip(
+                one.validation.items(), self.validation.values(), strict=True
+            )
+        )
+
     @property
     def tokens(self) -> np.ndarray[Any, Any] | None:
         """Tokens of every candidate that its loss is a sum over, shape (N,).
@@ -59,7 +85,7 @@ class Candidates:
         Padding, prompts and a text's first token are not among them. None where every
         example counts once.
         """
-        if not isinstance(self.examples, TokenExamples) or self.examples.labels is not None:
+        if not _counts_tokens(self.examples):
             return None
         terms: np.ndarray[Any, Any] = self.examples.terms().numpy()
         return terms
@@ -162,6 +188,38 @@ def read_candidates(recipe: Recipe) -> Candidates:
         if section.min_length is None
         else {where: sources[where]["rows"] - count for where, count in used.items()},
     )
+
+
+def divide(
+    validation: Mapping[str, SourceExamples], fraction: float, seed: int
+) -> tuple[dict[str, SourceExamples], dict[str, SourceExamples]]:
+    """Every validation set in two at random: all but a `fraction` of it, and that fraction.
+
+    Raises:
+        DataError: one has too few rows.
+    """
+    rest, taken = {}, {}
+    for name, examples in validation.items():
+        count = round(fraction * len(examples))
+        if not 0 < count < len(examples):
+            raise DataError(
+                f"data.validation: {name} has {len(examples)} rows, too few to divide by "
+                f"{fraction:g} into those that scores see and those that judge."
+            )
+        order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+        taken[name] = examples.take(order[:count].sort().values)
+        rest[name] = examples.take(order[count:].sort().values)
+    return rest, taken
+
+
+def _counts_tokens(examples: SourceExamples) -> TypeGuard[TokenExamples]:
+    """Whether losses are sums over tokens."""
+    return isinstance(examples, TokenExamples) and examples.labels is None
+
+
+def _terms(examples: SourceExamples) -> float:
+    """Terms in the mean loss of all examples."""
+    return float(examples.terms().sum()) if _counts_tokens(examples) else float(len(examples))
 
 
 def _target_weights(recipe: Recipe, names: Iterable[str]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Score and choose: a job and a policy's name in, a kept set with reasons out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,39 +12,62 @@ from curate.policies import (
     Array,
     Budget,
     Choice,
+    Evidence,
     KNNShapley,
     LookAhead,
     Policy,
     Random,
+    Repeatability,
     SmallLoss,
     shapley_values,
+    shrink,
 )
 from curate.prepare import Job, memory_bytes, room_for_states
 from curate.progress import Phases
+from curate.retraining import Plain, Retraining
 from curate.rules import State
 from curate.savepoints import Savepoints
 from curate.select import Selector
 from curate.trajectory import Step
+from curate.unfinished import Unfinished
 from curate.windows import Judge
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a policy thought of every candidate, and what the budget made of it."""
+    """What a policy thought of every candidate, and what the budget made of it.
+
+    by_half: what scores are if only one half of the target has a say, or only the other, shape
+    (2, N); None without a target. repeats: how far they repeat from one to the other. plain:
+    the training on everything whose losses are evidence.
+    """
 
     scores: Scores
     choice: Choice
+    by_half: Array | None = None
+    repeats: Repeatability | None = None
+    plain: Plain | None = None
 
 
 def budget_of(job: Job) -> Budget:
-    """The recipe's budget.
+    """The recipe's budget; everything, where it is still to be found.
 
     Raises:
         UserError: it asks for more than there is.
     """
-    budget = Budget(**job.recipe.selection.keep.model_dump())
+    keep = job.recipe.selection.keep
+    if keep.auto:
+        return Budget(fraction=1.0)
+    budget = Budget(**keep.model_dump(exclude={"auto"}))
     budget.refuse_excess(len(job.data.examples), job.data.tokens)
     return budget
+
+
+def cut(job: Job, values: Array, budget: Budget | None = None) -> Choice:
+    """What a budget, or the recipe's, makes of the values of all candidates, shape (N,)."""
+    group_by = job.recipe.selection.group_by
+    groups = None if group_by is None else job.data.groups(group_by)
+    return (budget or budget_of(job)).choose(values, groups, job.data.tokens)
 
 
 def nothing_kept(job: Job, chosen: Chosen) -> str | None:
@@ -65,33 +88,62 @@ def nothing_kept(job: Job, chosen: Chosen) -> str | None:
 
 
 def choose(
-    job: Job, policy: str, phases: Phases, savepoints: Savepoints | None = None,
+    job: Job, policy: str, phases: Phases, unfinished: Unfinished | None = None,
     on_outcome: Callable[[Outcome, float | None], None] | None = None,
 ) -> Chosen:  # fmt: skip
     """Value all candidates of a job by the named policy and apply the recipe's budget.
 
-    `savepoints`: to go on from, and to leave behind. `on_outcome`: see `Selector.run`.
+    Influences are taken on two halves of the target. Where one round is scored, a row's score is
+    what these, and its losses in training on everything, say of its influence on target rows not
+    seen (`shrink`).
+    `unfinished`: what there is to go on from, and what is left behind. `on_outcome`: see
+    `Selector.run`.
     """
-    selector, state, steps = selector_for(job, policy)
+    selector, state, steps = selector_for(job, policy, halved=True)
+
+    def savepoints(name: str) -> Savepoints | None:
+        return None if unfinished is None else unfinished.savepoints(name)
+
     with phases.phase(f"score ({policy})", selector.ticks(len(steps))) as tick:
-        scores = selector.run(state, steps, tick, savepoints=savepoints, on_outcome=on_outcome)
-    return Chosen(scores, selector.choose(scores))
+        scores = selector.run(
+            state, steps, tick, savepoints=savepoints(policy), on_outcome=on_outcome
+        )
+    if scores.halves is None:
+        return Chosen(scores, cut(job, scores.score), _by_half(job, policy, scores.score))
+    rows, plain = sum(len(own) for own in job.data.validation.values()), None
+    once = selector.judge.policy.rounds == 1
+    if once:
+        with phases.phase("train on everything", job.total_steps()) as tick:
+            plain = Retraining(job, tick).plain(savepoints("everything"))
+    evidence = np.zeros((0, len(scores.score))) if plain is None else plain.evidence()
+    shrunk = shrink(scores.halves, evidence, rows)
+    if once:
+        scores = replace(scores, score=shrunk.values)
+    by_half = shrunk.by_half if once else scores.halves
+    return Chosen(scores, cut(job, scores.score), by_half, shrunk.repeats, plain)
 
 
-def selector_for(job: Job, policy: str) -> tuple[Selector, State, list[Step]]:
-    """What goes through the recipe's run by the named policy, the run's start and its steps."""
+def selector_for(
+    job: Job, policy: str, *, halved: bool = False
+) -> tuple[Selector, State, list[Step]]:
+    """What goes through the recipe's run by the named policy, the run's start and its steps.
+
+    `halved`: whether influences are on both halves of every target apart.
+    """
     selection = job.recipe.selection
     task, rule, state = job.start(job.recipe.training.seed)
     tokens = job.data.tokens
-    steps = job.steps(job.recipe.training.seed)
+    steps = job.steps(job.recipe.training.seed)[: job.scored_steps()]
     horizon = len(steps) if selection.horizon == "full" else min(selection.horizon, len(steps))
     room = room_for_states(job, state, horizon)
+    valued = POLICIES[policy](job)
+    halved = halved and valued.needs is Evidence.INFLUENCE
     selector = Selector(
         judge=Judge(
             task=task,
             rule=rule,
-            policy=POLICIES[policy](job),
-            targets=job.data.targets,
+            policy=valued,
+            targets=job.data.half_targets if halved else job.data.targets,
             scoring=Scoring(
                 removal=selection.removal,
                 jump_bytes=memory_bytes(job.recipe.trajectory.gradients)
@@ -109,12 +161,23 @@ def selector_for(job: Job, policy: str) -> tuple[Selector, State, list[Step]]:
         horizon=horizon,
         groups=None if selection.group_by is None else job.data.groups(selection.group_by),
         tokens=tokens,
+        halved=halved,
         probing=selection.probing,
     )
     return selector, state, steps
 
 
-def _knn_shapley(job: Job) -> Policy:
+def _by_half(job: Job, policy: str, score: Array) -> Array | None:
+    """Scores that each half of the target would give, shape (2, N); None without a target."""
+    if not job.data.validation:
+        return None
+    if policy != "knn_shapley":
+        return np.stack([score, score])
+    halves = [_knn_shapley(replace(job, data=half)) for half in job.data.halves()]
+    return np.stack([half.shapley for half in halves])
+
+
+def _knn_shapley(job: Job) -> KNNShapley:
     points = job.data.validation.values()
     return KNNShapley(
         shapley_values(

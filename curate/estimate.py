@@ -28,6 +28,7 @@ from curate.trajectory import (
     shard_bytes,
 )
 from curate.windows import Judge
+from curate.worth import trainings
 
 FEW = 8
 """Steps that are timed together: two where one takes longer than `SLOW` seconds."""
@@ -58,8 +59,10 @@ class Forecast:
     """What a selection run will take; `summary` has it in plain values.
 
     run: the scored run; baselines: runs of other policies that it is compared with.
-    retrained: steps of training from scratch. graph, target_graph: bytes of the graph of a
-    step, of as much of the targets as is gone through at a time.
+    judged: steps of training on everything, and of retrainings that say what choosing is worth,
+    about. retrained: steps of training from scratch after that. graph,
+    target_graph: bytes of the graph of a step, of as much of the targets as is gone through at
+    a time.
     """
 
     job: Job
@@ -68,6 +71,7 @@ class Forecast:
     steps: Sequence[Step]
     run: Run
     baselines: Sequence[Run]
+    judged: int
     retrained: int
     graph: int
     target_graph: int
@@ -76,7 +80,8 @@ class Forecast:
         """Gradients of one batch, part by part and in total."""
         parts = asdict(passes(self.run))
         others = sum(passes(run).total for run in self.baselines)
-        parts |= {"baselines": others, "retrain": float(self.retrained)}
+        parts |= {"baselines": others, "judge": float(self.judged)}
+        parts["retrain"] = float(self.retrained)
         return parts | {"total": sum(parts.values())}
 
     def seconds(self, clock: Clock) -> dict[str, float]:
@@ -94,8 +99,10 @@ class Forecast:
             work(run).recorded * clock.forward + work(run).committed * clock.kept
             for run in self.baselines
         )
+        judging = self.judged * clock.forward
         after = others + self.retrained * clock.forward
-        return {"score": scoring, "evaluate": after, "total": scoring + after}
+        total = scoring + judging + after
+        return {"score": scoring, "judge": judging, "evaluate": after, "total": total}
 
     def summary(self, clock: Clock) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -141,7 +148,7 @@ class Forecast:
 def forecast(job: Job) -> Forecast:
     """What `curate select` of a job will do."""
     selection, evaluation = job.recipe.selection, job.recipe.evaluation
-    selector, state, steps = selector_for(job, selection.policy)
+    selector, state, steps = selector_for(job, selection.policy, halved=True)
     against = set(evaluation.against) if evaluation else set()
     ways = len(against | {selection.policy}) * len(evaluation.seeds) if evaluation else 0
     baselines = []
@@ -154,10 +161,21 @@ def forecast(job: Job) -> Forecast:
     run = _run(selector, steps)
     if run.goes_back and run.longest > 1:
         run = replace(run, kinked=bool(Near(task, state.theta, steps[0]).kinked))
+    judged, total = 0.0, job.total_steps()
+    if selection.judge and job.data.validation:
+        judged = trainings(bool(selection.keep.auto), judge.target_rows) * total
+    elif selector.halved and selection.rounds == 1:
+        judged = total
     return Forecast(
-        job, selector, state, steps, run, baselines, ways * len(steps), graph,
+        job, selector, state, steps, run, baselines, round(judged), ways * total, graph,
         target_graph(task.model, task.objective, judge.targets, state.theta, task.ranks),
     )  # fmt: skip
+
+
+def selection_passes(job: Job) -> float:
+    """Gradients of one batch that scoring a job's candidates takes."""
+    selector, _, steps = selector_for(job, job.recipe.selection.policy, halved=True)
+    return passes(_run(selector, steps)).total
 
 
 def time_steps(plan: Forecast) -> Clock:
@@ -198,7 +216,8 @@ def estimate_line(plan: Forecast, clock: Clock) -> str:
     return (
         f"this will take about {duration(seconds['total'])}: scoring "
         f"{duration(seconds['score'])} ({len(plan.steps):,} steps, horizon {run.longest:,}, "
-        f"rounds {run.rounds}), evaluation {duration(seconds['evaluate'])}"
+        f"rounds {run.rounds}), judging {duration(seconds['judge'])}, evaluation "
+        f"{duration(seconds['evaluate'])}"
     )
 
 

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import torch
 
-from curate.choose import Chosen, choose, nothing_kept
+from curate.choose import Chosen, choose, cut, nothing_kept
 from curate.datasets import Examples
 from curate.errors import NonFiniteError, UserError
 from curate.influence import mean_metrics
@@ -77,9 +77,10 @@ def evaluate(
         elif name == "random":
             kept[name] = [_random_subset(job, chosen.choice.kept, seed) for seed in section.seeds]
         elif name != job.recipe.selection.policy:
-            other = choose(
-                job, name, phases, None if unfinished is None else unfinished.savepoints(name)
-            )
+            other = choose(job, name, phases, unfinished)
+            if job.recipe.selection.keep.auto:
+                same = Budget(count=int(chosen.choice.kept.sum()))
+                other = replace(other, choice=cut(job, other.scores.score, same))
             if (why_nothing := nothing_kept(job, other)) is not None:
                 raise UserError(f"evaluation.against: {name}: {why_nothing}.")
             kept[name] = [other.choice.kept] * len(section.seeds)

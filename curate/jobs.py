@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from curate.choose import Chosen, choose, nothing_kept
+from curate.choose import Chosen, choose, cut, nothing_kept
 from curate.errors import OutputError, UserError
-from curate.estimate import announce, forecast, time_steps
+from curate.estimate import announce, forecast, selection_passes, time_steps
 from curate.evaluate import auroc, evaluate
 from curate.files import write_whole, write_whole_text
 from curate.influence import expected_error
@@ -22,6 +23,7 @@ from curate.output import (
     score_table,
     write_selection,
 )
+from curate.policies import Budget
 from curate.prepare import Job, choose_device, prepare
 from curate.progress import Phases
 from curate.ranks import ALONE, Ranks, everywhere
@@ -30,12 +32,14 @@ from curate.report.composition import composition
 from curate.report.page import leave_report
 from curate.report.tuning import plot_tuning, why
 from curate.report.verification import plot_verification
+from curate.retraining import Retraining
 from curate.threads import suitable_threads
 from curate.tracked import TrackedWindows, tell_summary
 from curate.trackers import Tracker, careful
 from curate.tuning import Tuned, tune_job
 from curate.unfinished import Unfinished
 from curate.verify import JOURNAL, Plan, Verified, reproduces, verify
+from curate.worth import Judge, Worth, trainings
 
 
 def run_select(
@@ -133,7 +137,13 @@ def _score_and_evaluate(
 ) -> tuple[Chosen, dict[str, Any]]:
     recipe, policy = job.recipe, job.recipe.selection.policy
     told = TrackedWindows(trackers) if trackers else None
-    chosen = choose(job, policy, phases, unfinished.savepoints(policy), told)
+    chosen = choose(job, policy, phases, unfinished, told)
+    worth = None
+    if recipe.selection.judge and chosen.by_half is not None:
+        worth = _weigh(job, chosen, phases, unfinished)
+        if worth.share is not None:
+            found = cut(job, chosen.scores.score, Budget(fraction=worth.share))
+            chosen = replace(chosen, choice=found)
     if (why_nothing := nothing_kept(job, chosen)) is not None:
         raise UserError(f"{why_nothing}.")
     summary: dict[str, Any] = {
@@ -151,6 +161,12 @@ def _score_and_evaluate(
         }
     counted = {"left_out": job.data.left_out, "truncated": job.data.truncated()}
     summary |= {name: found for name, found in counted.items() if found}
+    if worth is not None:
+        summary["worth"] = worth.row()
+        passes = selection_passes(job) + worth.steps
+        summary["cost"] = passes / job.total_steps()
+    if chosen.repeats is not None:
+        summary["repeats"] = chosen.repeats.row()
     if chosen.scores.windows:
         summary["error"] = expected_error(chosen.scores.windows)
     if job.data.noisy is not None:
@@ -163,6 +179,23 @@ def _score_and_evaluate(
     if recipe.evaluation is not None:
         summary["evaluation"] = [row.summary() for row in evaluate(job, chosen, phases, unfinished)]
     return chosen, summary
+
+
+def _weigh(job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished) -> Worth:
+    """What choosing is worth, and how much to keep where that is to be found."""
+    assert chosen.by_half is not None
+    rows = sum(len(own) for own in job.data.validation.values())
+    total = round(trainings(bool(job.recipe.selection.keep.auto), rows) * job.total_steps())
+    with phases.phase("judge", total) as tick:
+        retraining = Retraining(job, tick, unfinished.journal())
+        plain = chosen.plain or retraining.plain(unfinished.savepoints("everything"))
+        if chosen.plain is not None:
+            retraining.steps += plain.measured[0].steps
+        judge = Judge(
+            retraining, chosen.by_half, lambda values, budget: cut(job, values, budget).kept,
+            plain.measured,
+        )  # fmt: skip
+        return judge.weigh(plain.unlike())
 
 
 def run_verify(

@@ -36,6 +36,8 @@ class Scores:
     """One row per candidate.
 
     score: what the budget ranks, shape (N,). seen: steps it was offered in, (N,).
+    halves: influences on one half of the target and on the other, standardised step by step as
+    the score is, (2, N); None if the target was not halved.
     influence: mean over occurrences, on the mean loss of the targets, loss units, (N,);
     influences: the same on each target, (Q, N); None if the policy does not look at influences.
     errors: expected absolute error of the mean influence, (N,); windows: what each
@@ -47,6 +49,7 @@ class Scores:
     seen: Array
     influence: Array | None = None
     influences: Array | None = None
+    halves: Array | None = None
     errors: Array | None = None
     windows: Sequence[WindowError] = ()
     outcomes: Sequence[Outcome] = ()
@@ -60,15 +63,26 @@ class Scores:
 class Ledger:
     """Adds up values and influences, step by step. Memory: O(N Q)."""
 
-    def __init__(self, candidates: int, target_weights: Array, strata: Array | None) -> None:
-        """target_weights: in the mean over the targets, shape (Q,). strata: (N,), or None."""
+    def __init__(
+        self, candidates: int, target_weights: Array, strata: Array | None, *, halved: bool = False
+    ) -> None:
+        """target_weights: in the mean over the targets, shape (Q,). strata: (N,), or None.
+
+        halved: the first Q / 2 targets are one half of the target, the others the other half.
+        """
         self._weights, self._strata = target_weights, strata
+        self._halves = np.zeros((2 if halved else 0, candidates))
         self._score = np.zeros(candidates)
         self._seen = np.zeros(candidates, dtype=np.int64)
         self._influences = np.zeros((len(target_weights), candidates))
 
-    def add(self, rows: Array, values: Array, influences: Array | None) -> Array:
-        """Enter one step; returns the standardised values, shape (n,)."""
+    def add(
+        self, rows: Array, values: Array, influences: Array | None, per: Array | int = 1
+    ) -> Array:
+        """Enter one step; returns the standardised values, shape (n,).
+
+        per: what influences on halves of the target are divided by first, such as tokens, (n,).
+        """
         strata = None if self._strata is None else self._strata[rows]
         scores = standardise(values, strata)
         np.add.at(self._score, rows, scores)
@@ -76,16 +90,25 @@ class Ledger:
         if influences is not None:
             for total, found in zip(self._influences, influences, strict=True):
                 np.add.at(total, rows, found)
+            for k, total in enumerate(self._halves):
+                own = slice(k * len(influences) // 2, (k + 1) * len(influences) // 2)
+                half = np.average(influences[own], axis=0, weights=self._weights[own])
+                np.add.at(total, rows, standardise(half / per, strata))
         return scores
 
     def saved(self) -> dict[str, Array]:
         """The sums so far, as they are until the next step is entered."""
-        return {"score": self._score, "seen": self._seen, "influences": self._influences}
+        return {
+            "score": self._score,
+            "seen": self._seen,
+            "influences": self._influences,
+            "halves": self._halves,
+        }
 
     def restore(self, saved: dict[str, Array]) -> None:
         """Go on from sums that were `saved`."""
         self._score, self._seen = saved["score"], saved["seen"]
-        self._influences = saved["influences"]
+        self._influences, self._halves = saved["influences"], saved["halves"]
 
     def scores(self, *, with_influences: bool) -> Scores:
         """Means over occurrences; a candidate never offered scores 0."""
@@ -95,4 +118,10 @@ class Ledger:
             return scores
         influences = self._influences / times
         influence = np.average(influences, axis=0, weights=self._weights)
-        return replace(scores, influence=influence, influences=influences)
+        halves = None
+        if len(self._halves):
+            halves = self._halves / times
+            parts = self._weights.reshape(2, -1, 1)
+            shares = parts / np.where(parts.sum(axis=0) > 0, parts.sum(axis=0), 1.0)
+            influences = (shares * influences.reshape(2, len(influences) // 2, -1)).sum(axis=0)
+        return replace(scores, influence=influence, influences=influences, halves=halves)

@@ -91,16 +91,25 @@ class Job:
         training = self.recipe.training
         return training.epochs * -(-len(self.data.examples) // training.batch_size)
 
-    def steps(self, seed: int, rows: Tensor | None = None) -> list[Step]:
+    def scored_steps(self) -> int:
+        """How many of the run's first steps are scored."""
+        selection, training = self.recipe.selection, self.recipe.training
+        if selection.horizon == "full":
+            return self.total_steps()
+        return self.total_steps() * min(selection.epochs, training.epochs) // training.epochs
+
+    def steps(self, seed: int, rows: Tensor | None = None, total: int | None = None) -> list[Step]:
         """The T steps of a run over `rows` (all candidates if None), shuffled every epoch.
 
         A smaller set of rows is gone through more often: T, and with it the
-        compute and the schedule, stays the same.
+        compute and the schedule, stays the same. `total`: another T, with the schedule to it.
         """
-        return list(self._plan(seed, rows))
+        return list(self._plan(seed, rows, total))
 
-    def _plan(self, seed: int, rows: Tensor | None = None) -> Iterator[Step]:
-        training, total = self.recipe.training, self.total_steps()
+    def _plan(
+        self, seed: int, rows: Tensor | None = None, total: int | None = None
+    ) -> Iterator[Step]:
+        training, total = self.recipe.training, total or self.total_steps()
         schedule = rules.Schedule(**training.schedule.model_dump())
         base = base_learning_rates(self.recipe)
         generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from curate.files import Tree
 from curate.forecast import measured
 from curate.influence import Differences, ErrorProxy, over_targets, reweighting, target_losses
 from curate.ledger import Ledger, Outcome, Scores
-from curate.policies import Array, Budget, Choice, Evidence, Offer
+from curate.policies import Array, Budget, Evidence, Offer
 from curate.rules import State
 from curate.savepoints import Savepoints, pack_state, unpack_state
 from curate.trajectory import Step, ignore_step, replay
@@ -37,6 +37,7 @@ class Selector:
     judge: values the candidates of a window. budget: how much is kept.
     groups: for quotas, shape (N,), or None. tokens: of every candidate, shape (N,), for a
     budget in tokens.
+    halved: whether the judge's targets are those of one half of the target, then of the other.
     probing: share of the cost of scoring that goes into estimating its error, see
     `ErrorProxy`.
     """
@@ -46,6 +47,7 @@ class Selector:
     horizon: int
     groups: Array | None = None
     tokens: Array | None = None
+    halved: bool = False
     probing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -73,7 +75,7 @@ class Selector:
         if judge.policy.needs is Evidence.NOTHING:
             values = judge.policy.values(Offer(np.arange(count), np.ones(count)))
             return Scores(values, np.zeros(count, dtype=np.int64))
-        ledger = Ledger(count, judge.target_weights, judge.strata)
+        ledger = Ledger(count, judge.target_weights, judge.strata, halved=self.halved)
         looks = measured(len(steps), self.horizon)
         so_far = _SoFar(0, state, ledger, self._proxy(), judge.differences)
         if savepoints is not None and (saved := savepoints.newest()) is not None:
@@ -109,10 +111,6 @@ class Selector:
         if self.judge.policy.needs is Evidence.NOTHING:
             return 0
         return self._ticks_before(total, total)
-
-    def choose(self, scores: Scores) -> Choice:
-        """What the budget makes of the scores of all candidates."""
-        return self.budget.choose(scores.score, self.groups, self.tokens)
 
     @property
     def step_budget(self) -> Budget:
@@ -165,7 +163,8 @@ class Selector:
         for k, step in enumerate(judged.steps):
             rows = step.rows.numpy()
             influences = None if judged.scores is None else judged.scores.influences[k].numpy()
-            scores = ledger.add(rows, judged.values[k], influences)
+            per = 1 if self.judge.tokens is None else self.judge.tokens[rows]
+            scores = ledger.add(rows, judged.values[k], influences, per)
             groups, tokens = (
                 None if whole is None else whole[rows] for whole in (self.groups, self.tokens)
             )

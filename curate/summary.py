@@ -3,15 +3,17 @@
 from typing import Any
 
 from curate.progress import duration
-from curate.report.tables import evaluation_table
-from curate.report.verdict import verdict
+from curate.report.tables import columns, evaluation_table, worth_cells
+from curate.report.verdict import protocol_line, repeats_line, verdict, worth_line
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def describe(summary: dict[str, Any]) -> str:
     """What `curate select` says when it is done."""
-    lines = []
+    lines = [_worth(summary), ""]
+    if "worth" in summary:
+        lines += [*columns(worth_cells(summary["worth"])), protocol_line(summary["worth"]), ""]
     if "evaluation" in summary:
         lines += [*evaluation_table(summary["evaluation"]), ""]
     tokens = summary.get("tokens")
@@ -28,6 +30,8 @@ def describe(summary: dict[str, Any]) -> str:
         )
     lines += _counts("left out, shorter than data.min_length", summary.get("left_out", {}))
     lines += _counts("truncated to data.max_length", summary.get("truncated", {}))
+    if "repeats" in summary:
+        lines.append(repeats_line(summary["repeats"]))
     if "error" in summary:
         error = summary["error"]
         lines.append(
@@ -40,6 +44,13 @@ def describe(summary: dict[str, Any]) -> str:
     lines.append(f"wrote {summary['out']}; to look at: {summary['out']}/report.html")
     lines.append(", ".join(f"{name} {value:.1f} s" for name, value in summary["seconds"].items()))
     return "\n".join(lines)
+
+
+def _worth(summary: dict[str, Any]) -> str:
+    """Whether choosing pays: the first line."""
+    if "worth" not in summary:
+        return "what choosing is worth was not measured (selection.judge, data.validation)"
+    return f"{worth_line(summary['worth'])}; all this took {summary['cost']:.1f} plain trainings"
 
 
 def _counts(what: str, found: dict[str, int]) -> list[str]:
@@ -66,7 +77,7 @@ def describe_plan(plan: dict[str, Any]) -> str:
             f"memory{each}: {_size(held)} = {_sizes(memory)}",
             *([f"disk{each}: {_size(in_files)} = {_sizes(disk)}"] if in_files else []),
             f"time: about {duration(seconds['total'])}: scoring {duration(seconds['score'])}, "
-            f"evaluation {duration(seconds['evaluate'])}",
+            f"judging {duration(seconds['judge'])}, evaluation {duration(seconds['evaluate'])}",
         ]
     )
 

@@ -43,6 +43,10 @@ class SourceExamples(Examples, Protocol):
         """The examples at `positions`, shape (n,), as examples of their own."""
         ...
 
+    def joined(self, other: Self) -> Self:
+        """These examples and then those of `other`, of the same kind."""
+        ...
+
     def contents(self) -> Iterator[bytes]:
         """What each example is made of, its label aside: equal for equal ones."""
         ...
@@ -124,6 +128,19 @@ class TensorExamples:
             features=self.features[positions],
             labels=None if self.labels is None else self.labels[positions],
             rows=self.rows[positions],
+        )
+
+    def joined(self, other: Self) -> "TensorExamples":
+        """These examples and then those of `other`, of the same kind."""
+        if self.labels is None or other.labels is None:
+            labels = None
+        else:
+            labels = torch.cat([self.labels, other.labels])
+        return replace(
+            self,
+            features=torch.cat([self.features, other.features]),
+            labels=labels,
+            rows=torch.cat([self.rows, other.rows]),
         )
 
     def with_labels(self, labels: Tensor) -> "TensorExamples":

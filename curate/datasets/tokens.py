@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -130,6 +130,22 @@ class TokenExamples:
             labels=None if self.labels is None else self.labels[positions],
             rows=self.rows[positions],
             cut=self.cut[positions],
+        )
+
+    def joined(self, other: Self) -> "TokenExamples":
+        """These texts and then those of `other`, of the same tokenizer."""
+        if self.labels is None or other.labels is None:
+            labels = None
+        else:
+            labels = torch.cat([self.labels, other.labels])
+        return replace(
+            self,
+            tokens=torch.cat([self.tokens, other.tokens]),
+            learned=torch.cat([self.learned, other.learned]),
+            starts=torch.cat([self.starts, self.starts[-1] + other.starts[1:]]),
+            labels=labels,
+            rows=torch.cat([self.rows, other.rows]),
+            cut=torch.cat([self.cut, other.cut]),
         )
 
     def with_labels(self, labels: Tensor) -> "TokenExamples":

@@ -103,17 +103,37 @@ def target_losses(
     return torch.tensor(found, dtype=torch.float64)
 
 
+def row_metrics(
+    model: FlatModel, objective: Objective, examples: Examples, theta: Tensor, chunk: int = 4096
+) -> dict[str, Tensor]:
+    """Of every example at theta, in eval mode: its loss, its size, the objective's own metrics.
+
+    Returns:
+        name -> shape (n,), float64, on the CPU: `loss` is the example's summed loss and `size`
+        how many terms that has; a mean loss is the one's sum over the other's.
+    """
+    found: dict[str, Tensor] = {}
+    with model.at(theta, training=False) as module, torch.no_grad():
+        for rows in examples.chunks(chunk):
+            batch = examples.batch(rows, model.device)
+            parts = {
+                "loss": objective.losses(module, batch),
+                "size": objective.sizes(batch),
+                **objective.metrics(module, batch),
+            }
+            for name, values in parts.items():
+                whole = found.setdefault(name, torch.zeros(len(examples), dtype=torch.float64))
+                whole[rows] = values.double().cpu()
+    return found
+
+
 def mean_metrics(
     model: FlatModel, objective: Objective, examples: Examples, theta: Tensor, chunk: int = 4096
 ) -> dict[str, float]:
     """Mean loss, and the objective's own metrics, at theta over all examples, in eval mode."""
-    sums, parts = dict[str, float](), []
-    with model.at(theta, training=False) as module, torch.no_grad():
-        for batch in _batches(model, examples, chunk):
-            parts.append((objective.losses(module, batch), objective.sizes(batch)))
-            for name, values in objective.metrics(module, batch).items():
-                sums[name] = sums.get(name, 0.0) + float(values.sum())
-    return {"loss": _mean(parts)} | {name: total / len(examples) for name, total in sums.items()}
+    found = row_metrics(model, objective, examples, theta, chunk)
+    loss = float(found.pop("loss").sum()) / float(found.pop("size").sum())
+    return {"loss": loss} | {name: float(each.mean()) for name, each in found.items()}
 
 
 def _batches(

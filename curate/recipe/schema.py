@@ -121,6 +121,10 @@ class Recipe(Section):
                 f"{'look_ahead' if 'look_ahead' in policies else 'knn_shapley'} scores by it",
             ),
             (
+                self.data.validation is None and bool(self.selection.keep.auto),
+                "data.validation: is required by selection.keep auto, which is judged on it",
+            ),
+            (
                 self.evaluation is not None and self.data.test is None,
                 "data.test: is required by evaluation; give a source or {fraction: 0.2}",
             ),

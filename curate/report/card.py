@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from curate.files import write_whole_text
 from curate.recipe import write_recipe
-from curate.report.facts import asked, came_out, trust
+from curate.report.facts import asked, came_out, trust, worth
 from curate.report.run import Run
 from curate.report.tables import evaluation_cells
 from curate.report.words import one_line, visible
@@ -58,6 +58,7 @@ def card(run: Run) -> str:
         asked=asked(run),
         came_out=came_out(run),
         trust=trust(run),
+        worth=worth(run),
         evaluation=evaluation_cells(evaluation) if evaluation else [],
         files=FILES.items(),
         there={path.name for path in run.folder.iterdir()},

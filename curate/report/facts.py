@@ -8,7 +8,13 @@ from curate.recipe import Recipe
 from curate.recipe.data import Source, Split
 from curate.report.figures import ratio_in_words, trust_ratio
 from curate.report.run import Run
-from curate.report.verdict import share_in_words, verdict
+from curate.report.verdict import (
+    protocol_line,
+    repeats_line,
+    share_in_words,
+    verdict,
+    worth_line,
+)
 from curate.report.words import count, plain, visible
 
 Facts = list[tuple[str, str]]
@@ -56,6 +62,9 @@ def selection_in_words(recipe: Recipe) -> str:
     if own.policy == "look_ahead":
         ahead = "the whole run" if own.horizon == "full" else count(own.horizon, "step")
         parts.append(f"horizon {ahead}, {count(own.rounds, 'round')}")
+    group = f" of each {own.group_by}" if own.group_by else ""
+    if own.keep.auto:
+        return f"{', '.join(parts)}; how much is kept{group} was found by retraining"
     ((name, value),) = own.keep.model_dump(exclude_none=True).items()
     if name == "fraction" or (name == "tokens" and isinstance(value, float)):
         kept = f"keep {_percent(value)}" + (" of the tokens" if name == "tokens" else "")
@@ -63,7 +72,6 @@ def selection_in_words(recipe: Recipe) -> str:
         kept = f"keep scores from {value:g}"
     else:
         kept = f"keep {value:,} {'tokens' if name == 'tokens' else 'rows'}"
-    group = f" of each {own.group_by}" if own.group_by else ""
     return f"{', '.join(parts)}; {kept}{group}"
 
 
@@ -102,6 +110,24 @@ def came_out(run: Run) -> Facts:
     if versions:
         facts.append(("made with", ", ".join(versions)))
     return [(name, visible(text)) for name, text in facts]
+
+
+def worth(run: Run) -> Facts:
+    """Whether choosing pays, and how that was found."""
+    own = run.provenance
+    if own.worth is None:
+        why = "a training loop made the choice" if run.recipe is None else "selection.judge is off"
+        facts = [("choosing", f"Not measured: {why}, or there is no target.")]
+    else:
+        plain_worth = own.worth.model_dump()
+        line = worth_line(plain_worth)
+        facts = [("choosing", f"{line[0].upper()}{line[1:]}.")]
+        facts.append(("judged", f"{protocol_line(plain_worth)}."))
+        if own.cost is not None:
+            facts.append(("cost", f"{own.cost:.1f} plain trainings, scoring and judging together"))
+    if own.repeats is not None:
+        facts.append(("scores", f"{repeats_line(own.repeats.model_dump())}."))
+    return facts
 
 
 def trust(run: Run) -> Facts:

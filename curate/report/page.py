@@ -16,9 +16,10 @@ from curate.errors import OutputError
 from curate.files import write_whole_text
 from curate.report.card import write_card
 from curate.report.content import Shown
-from curate.report.facts import asked, came_out, trust, why
+from curate.report.facts import asked, came_out, trust, why, worth
 from curate.report.figures import figures
 from curate.report.run import Run, lines_of, listed, read_run, store_dropped
+from curate.report.tables import worth_cells
 from curate.report.words import Unit, mean_and_spread, one_line, shorten, signed, visible
 
 REPORT = "report.html"
@@ -93,6 +94,8 @@ def render(run: Run) -> str:
         asked=asked(run),
         came_out=came_out(run),
         trust=trust(run),
+        worth=worth(run),
+        ways=[] if run.provenance.worth is None else worth_cells(run.provenance.worth.model_dump()),
         figures=figures(run),
         evaluation=run.provenance.evaluation,
         composition=run.provenance.composition,

@@ -1,6 +1,6 @@
 """What of a run's records is shown, checked as it is read."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -41,6 +41,48 @@ class ExpectedError(BaseModel):
     derivative: float = 0.0
 
 
+class Way(BaseModel):
+    """One way to train, beside training on everything, see `Compared`."""
+
+    name: str
+    rows: int
+    share: float | None
+    loss: float
+    last: float
+    metrics: dict[str, float]
+    gain: float
+    error: float
+    judging: int
+    low: float
+    high: float
+
+
+class WorthOf(BaseModel):
+    """What choosing is worth, see `Worth`."""
+
+    answer: Literal["pays", "does not pay", "cannot tell"]
+    share: float | None
+    chosen: Way
+    tried: list[Way]
+    against: list[Way]
+    judging: int
+    target_rows: int
+    steps: int
+    limit: int
+
+
+class Repeats(BaseModel):
+    """How far scores repeat on other target rows, see `Repeatability`."""
+
+    correlation: float
+    low: float
+    high: float
+    reliability: float
+    foretold: float
+    target_rows: int
+    rows_needed: int | None
+
+
 class Noise(BaseModel):
     """Labels that were made wrong on purpose."""
 
@@ -78,6 +120,9 @@ class Provenance(BaseModel):
     left_out: dict[str, int] = {}
     tokens: Tokens | None = None
     error: ExpectedError | None = None
+    worth: WorthOf | None = None
+    cost: float | None = None
+    repeats: Repeats | None = None
     noise: Noise | None = None
     evaluation: list[Retrained] = []
     composition: dict[str, list[Part]] = {}

@@ -22,6 +22,32 @@ def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
     return columns(evaluation_cells(rows))
 
 
+def worth_cells(worth: dict[str, Any]) -> list[list[str]]:
+    """What is kept and what else was trained on, judged by target rows; the first line is the head.
+
+    From `Worth.row`. Gains are over everything, in loss, with their 95 % intervals.
+    """
+    metrics = [*worth["chosen"]["metrics"]]
+    ways = [worth["chosen"], *worth["against"]]
+    ways += [own for own in worth["tried"] if own["share"] != worth["chosen"]["share"]]
+    head = ["trained on", "rows", "loss", *metrics, "gain", "interval", "without stopping"]
+    return [
+        head,
+        *(
+            [
+                own["name"] if own["share"] is None else f"{own['name']}, {own['share']:.0%}",
+                f"{own['rows']:,}",
+                f"{own['loss']:.3f}",
+                *(f"{own['metrics'][name]:.3f}" for name in metrics),
+                "" if own["name"] == "everything" else f"{own['gain']:+.3f}",
+                "" if own["name"] == "everything" else f"{own['low']:+.3f} to {own['high']:+.3f}",
+                f"{own['last']:.3f}",
+            ]
+            for own in sorted(ways, key=lambda own: own["loss"])
+        ),
+    ]
+
+
 def evaluation_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
     """Test metrics of every alternative, mean and spread over the seeds, best loss first.
 

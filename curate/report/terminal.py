@@ -8,9 +8,9 @@ import numpy as np
 
 from curate.errors import OptionError
 from curate.report.content import Shown
-from curate.report.facts import Facts, asked, came_out, trust, why
+from curate.report.facts import Facts, asked, came_out, trust, why, worth
 from curate.report.run import Run, lines_of, read_run
-from curate.report.tables import columns, evaluation_table
+from curate.report.tables import columns, evaluation_table, worth_cells
 from curate.report.words import (
     Unit,
     cells,
@@ -57,9 +57,16 @@ def inspect_run(
 
 def _summary(run: Run, width: int) -> list[str]:
     lines = [visible(run.source), ""]
-    for title, facts in (("asked for", asked(run)), ("came out", came_out(run)),
-                         ("can the influences be trusted?", trust(run))):  # fmt: skip
+    sections = {
+        "does choosing pay?": worth(run),
+        "asked for": asked(run),
+        "came out": came_out(run),
+        "can the influences be trusted?": trust(run),
+    }
+    for title, facts in sections.items():
         lines += [title, *_facts(facts, width), ""]
+    if (own := run.provenance.worth) is not None:
+        lines += [*(f"  {line}" for line in columns(worth_cells(own.model_dump()))), ""]
     if run.provenance.evaluation:
         rows = [own.model_dump(exclude_unset=True) for own in run.provenance.evaluation]
         lines += [*(f"  {visible(line)}" for line in evaluation_table(rows)), ""]

@@ -1,9 +1,17 @@
-"""Whether influences are to be believed: the same words when a run ends and in its report."""
+"""Whether choosing pays, and whether influences are to be believed: the same words everywhere.
+
+Two statements, and neither stands for the other: influences may be right and choosing by them
+do harm (DESIGN 3.11).
+"""
+
+from typing import Any
 
 FIRM, LOOSE = 0.3, 0.6
 """Expected error over the size of an influence, up to which size and order, and order, hold."""
 FEW = 5
 """Removals followed below which their error says little."""
+RELIABLE = 0.5
+"""Reliability of scores on the whole target below which they are mostly chance."""
 ADDS_UP, FAILS = 0.7, 0.3
 """Realised over predicted change of a window, from which influences add up, or below do not."""
 
@@ -29,6 +37,56 @@ def verdict(error: float, signal: float, probes: int, ratio: float | None = None
     if share > FIRM:
         return "to be trusted for signs and order more than for sizes"
     return "to be trusted: size and order are right on average"
+
+
+def worth_line(worth: dict[str, Any]) -> str:
+    """What choosing is worth, in one sentence, from `Worth.row`."""
+    chosen, answer = worth["chosen"], worth["answer"]
+    size = f"{abs(chosen['gain']):.3g} {'lower' if chosen['gain'] >= 0 else 'higher'}"
+    interval = f"95 % interval of the gain {chosen['low']:.3g} to {chosen['high']:.3g}"
+    if worth["share"] == 1:
+        best = f"{chosen['rows']:,} rows, the best of {len(worth['tried'])} budgets tried"
+        return f"{_ANSWERS[answer]}; all rows are kept. With {best}, loss is {size} ({interval})"
+    return f"{_ANSWERS[answer]}: loss is {size} than on everything ({interval})"
+
+
+_ANSWERS = {
+    "pays": "choosing pays",
+    "does not pay": "choosing does not pay",
+    "cannot tell": "cannot tell whether choosing pays",
+}
+
+
+def protocol_line(worth: dict[str, Any]) -> str:
+    """How that was found."""
+    part = (
+        "both halves of the target in turn"
+        if worth["judging"] == worth["target_rows"]
+        else ("the half of the target that did not choose")
+    )
+    return (
+        f"each trained from scratch, {worth['limit']:,} steps at most, stopped where its loss on "
+        f"the judging rows is lowest; judged by {worth['judging']:,} rows, {part}"
+    )
+
+
+def repeats_line(repeats: dict[str, Any]) -> str:
+    """Whether scores say anything about target rows that they have not seen."""
+    found = (
+        f"scores on one half of the target and on the other correlate "
+        f"{repeats['correlation']:.2f} ({repeats['low']:.2f} to {repeats['high']:.2f}); shrunk to "
+        f"what repeats, and with losses in training, they foretell the other half's with "
+        f"{repeats['foretold']:.2f}"
+    )
+    if repeats["low"] <= 0:
+        return f"{found}. By themselves they do not repeat: more target rows are needed"
+    if repeats["reliability"] < RELIABLE:
+        return (
+            f"{found}. By themselves they are mostly chance: about "
+            f"{repeats['rows_needed']:,} target rows would do, instead of "
+            f"{repeats['target_rows']:,}"
+        )
+    return found
 
 
 def share_in_words(error: float, signal: float) -> str:

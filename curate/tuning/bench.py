@@ -2,22 +2,26 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 
 import numpy as np
-import torch
 
-from curate.candidates import Candidates
-from curate.choose import Chosen, budget_of, choose, nothing_kept, selector_for
+from curate.candidates import divide
+from curate.choose import Chosen, budget_of, choose, cut, nothing_kept, selector_for
 from curate.datasets import SourceExamples
-from curate.errors import DataError, NothingKeptError, RecipeError, UserError
+from curate.errors import NothingKeptError, RecipeError, UserError
 from curate.evaluate import retrain
 from curate.influence import mean_metrics
-from curate.policies import Array
+from curate.policies import Array, Budget
 from curate.prepare import Job
 from curate.progress import Phases
 from curate.recipe import Recipe, Tune
 from curate.tuning.pilot import View, fly
 from curate.tuning.plan import Pair, Plan, make_plan
+from curate.worth import FIRST, MORE
+
+BUDGETS = 2
+"""How many are tried for each pair where the recipe leaves the budget open."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,9 @@ class Bench:
             the metric of training on everything (None if it diverged), and a view per horizon.
         """
         plan = self.plan
-        selector, state, steps = selector_for(
-            self._at(Pair(plan.horizons[-1], learning_rate)), "look_ahead"
-        )
-        judge = selector.judge
+        job = self._at(Pair(plan.horizons[-1], learning_rate))
+        selector, state, _ = selector_for(job, "look_ahead")
+        judge, steps = selector.judge, job.steps(job.recipe.training.seed)
         end, views = fly(judge, state, steps, plan.horizons, plan.tune.coverage, tick)
         found = [
             mean_metrics(judge.task.model, judge.task.objective, examples, end.theta)
@@ -65,14 +68,31 @@ class Bench:
             NonFiniteError: it diverged. NothingKeptError: nothing is kept.
         """
         job, plan = self._at(pair), self.plan
-        chosen, values = choose(job, "look_ahead", phases), []
-        if (why_nothing := nothing_kept(job, chosen)) is not None:
-            raise NothingKeptError(f"{pair}: {why_nothing}")
-        with phases.phase("retrain", len(plan.tune.seeds) * plan.steps) as tick:
-            for seed in plan.tune.seeds:
-                found = retrain(job, chosen.choice.kept, seed, self.judging, tick)
-                values.append(self._over_targets([found[name] for name in self.judging]))
-        return chosen, values
+        chosen = choose(job, "look_ahead", phases)
+        best: tuple[Chosen, list[float]] | None = None
+        for own in self._budgets(job, chosen):
+            if (why_nothing := nothing_kept(job, own)) is not None:
+                raise NothingKeptError(f"{pair}: {why_nothing}")
+            values = []
+            with phases.phase("retrain", len(plan.tune.seeds) * plan.steps) as tick:
+                for seed in plan.tune.seeds:
+                    found = retrain(job, own.choice.kept, seed, self.judging, tick)
+                    values.append(self._over_targets([found[name] for name in self.judging]))
+            if best is None or self.sign * mean(values) < self.sign * mean(best[1]):
+                best = own, values
+        assert best is not None
+        return best
+
+    def _budgets(self, job: Job, chosen: Chosen) -> list[Chosen]:
+        """The choice under every budget that is tried: the recipe's, if it has one."""
+        if not job.recipe.selection.keep.auto:
+            return [chosen]
+        drop = max(FIRST, 0.0 if chosen.plain is None else chosen.plain.unlike())
+        shares = [1 - drop * MORE**k for k in range(BUDGETS)]
+        return [
+            replace(chosen, choice=cut(job, chosen.scores.score, Budget(fraction=share)))
+            for share in shares
+        ]
 
     def test(self, pair: Pair, kept: Array, tick: Callable[[], None]) -> list[dict[str, float]]:
         """Metrics on the test set after training on what was kept, one per seed."""
@@ -111,7 +131,8 @@ def set_up(job: Job) -> Bench:
             "tune needs look_ahead."
         )
     tune = job.recipe.tune or Tune()
-    data, judging = divide(job.data, tune.validation, job.recipe.data.seed)
+    seen, judging = divide(job.data.validation, tune.validation, job.recipe.data.seed + 1)
+    data = replace(job.data, validation=seen)
     task, _, state = job.start(job.recipe.training.seed)
     first = next(iter(judging.values()))
     known = mean_metrics(task.model, task.objective, first, state.theta)
@@ -121,27 +142,14 @@ def set_up(job: Job) -> Bench:
         )
     budget_of(job)
     rows = sum(len(target.examples) for target in data.targets)
-    plan = make_plan(job.recipe, job.total_steps(), rows / job.recipe.training.batch_size)
+    selection = job.recipe.selection
+    plan = make_plan(
+        job.recipe, job.total_steps(), rows / job.recipe.training.batch_size,
+        scored=job.scored_steps(),
+        plain=job.total_steps() if selection.rounds == 1 else 0,
+        budgets=BUDGETS if selection.keep.auto else 1,
+    )  # fmt: skip
     return Bench(replace(job, data=data), judging, plan)
-
-
-def divide(
-    data: Candidates, fraction: float, seed: int
-) -> tuple[Candidates, dict[str, SourceExamples]]:
-    """Every validation set in two at random: what scores see, and `fraction` that judges."""
-    seen, judging = {}, {}
-    for name, examples in data.validation.items():
-        count = round(fraction * len(examples))
-        if not 0 < count < len(examples):
-            raise DataError(
-                f"data.validation: {name} has {len(examples)} rows, too few to divide for "
-                f"tuning with tune.validation {fraction:g}."
-            )
-        generator = torch.Generator().manual_seed(seed + 1)
-        order = torch.randperm(len(examples), generator=generator)
-        judging[name] = examples.take(order[:count].sort().values)
-        seen[name] = examples.take(order[count:].sort().values)
-    return replace(data, validation=seen), judging
 
 
 def with_pair(recipe: Recipe, pair: Pair, steps: int) -> Recipe:

@@ -38,7 +38,9 @@ class Plan:
     """The grid and its prices, for a run of `steps` steps.
 
     target_share: a pass over the targets, in passes. exact: whether the jump is. rounds: of the
-    recipe's selection.
+    recipe's selection. scored: steps that are, unless the horizon is the whole run. plain: steps
+    of training on everything beside. budgets: how many are retrained on; with more than one,
+    nothing is dropped while it scores.
     """
 
     horizons: tuple[int, ...]
@@ -48,6 +50,9 @@ class Plan:
     exact: bool
     rounds: int
     tune: Tune
+    scored: int
+    plain: int
+    budgets: int
 
     @property
     def pairs(self) -> list[Pair]:
@@ -56,11 +61,12 @@ class Plan:
 
     def run_passes(self, horizon: int) -> float:
         """Of a selection run and its retrainings."""
-        firsts = range(0, self.steps, horizon)
-        scored = sum(min(horizon, self.steps - first) for first in firsts)
-        commits = firsts[-1]  # the last window's steps lead nowhere
-        retrained = len(self.tune.seeds) * self.steps
-        return self.rounds * self._scoring(scored, len(firsts)) + commits + retrained
+        scored = self.steps if horizon == self.steps else self.scored
+        firsts = range(0, scored, horizon)
+        commits = firsts[-1] if self.budgets == 1 else 0  # the last window's lead nowhere
+        retrained = self.budgets * len(self.tune.seeds) * self.steps
+        scoring = self.rounds * self._scoring(scored, len(firsts)) + self.plain
+        return scoring + commits + retrained
 
     def pilot_passes(self) -> float:
         """Of one pilot: its training, and every horizon's windows scored and probed."""
@@ -172,8 +178,11 @@ class Plan:
         return steps * (EXACT if self.exact else SCORED) + windows * self.target_share
 
 
-def make_plan(recipe: Recipe, steps: int, target_share: float) -> Plan:
-    """The plan of a recipe; a grid it does not name is derived from it.
+def make_plan(
+    recipe: Recipe, steps: int, target_share: float, scored: int | None = None, plain: int = 0,
+    budgets: int = 1,
+) -> Plan:  # fmt: skip
+    """The plan of a recipe; a grid it does not name is derived from it. Arguments: see `Plan`.
 
     Raises:
         RecipeError: a horizon is longer than the run, or the budget pays for nothing.
@@ -187,6 +196,9 @@ def make_plan(recipe: Recipe, steps: int, target_share: float) -> Plan:
         exact=recipe.selection.jump == "exact",
         rounds=recipe.selection.rounds,
         tune=tune,
+        scored=scored or steps,
+        plain=plain,
+        budgets=budgets,
     )
     least = max(plan.run_passes(k) for k in plan.horizons)
     if plan.left() < least:

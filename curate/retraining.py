@@ -1,0 +1,250 @@
+"""Training from scratch on some rows, judged by halves of the target and stopped where it is best.
+
+Every run starts as the recipe's does and takes its number of steps at most. It is measured on the
+judging rows now and then, and ends when they have not got better for a while, as a user would
+stop it.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from curate.datasets import SourceExamples
+from curate.errors import NonFiniteError
+from curate.influence import row_metrics
+from curate.journal import Journal
+from curate.policies import Array, normal_scores
+from curate.prepare import Job
+from curate.ranks import everywhere
+from curate.savepoints import Savepoints
+from curate.trajectory import Task, forward_step, replay
+
+LOOKS, PATIENCE = 20, 5
+"""How often a run is measured; after so many times without a better one it ends."""
+SMALL = 1000
+"""Target rows below which both halves may judge, in turn."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A retrained model on one half of the target, where its loss there was lowest.
+
+    losses: of every row, per term, shape (m,). shares: of every row in the mean over the
+    targets, shape (m,), sum 1. metrics: the objective's own, means. last: the loss where the run
+    ended. steps: that it took, for all that it was measured on.
+    """
+
+    losses: Array
+    shares: Array
+    metrics: dict[str, float]
+    last: float
+    steps: int
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return float(self.shares @ self.losses)
+
+    def saved(self) -> dict[str, Any]:
+        """Plain values."""
+        arrays = {"losses": self.losses.tolist(), "shares": self.shares.tolist()}
+        return asdict(self) | arrays
+
+    @classmethod
+    def restored(cls, plain: Mapping[str, Any]) -> "Measured":
+        """What was `saved`."""
+        arrays = {name: np.array(plain[name]) for name in ("losses", "shares")}
+        return cls(**{**plain, **arrays})
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Training on everything, to the end.
+
+    measured: on each of the judging halves. losses: of every candidate in the steps that have it,
+    before their update, mean, per term, shape (N,); early: the same of the run's first half.
+    target: losses of the target's rows in that half, mean over its length, shape (M,).
+    """
+
+    measured: list[Measured]
+    losses: Array
+    early: Array
+    target: Array
+
+    def evidence(self) -> Array:
+        """What of it foretells influences, shape (2, N), higher for better: loss and its rank."""
+        return np.stack([-self.losses, normal_scores(-self.losses)])
+
+    def unlike(self) -> float:
+        """About which share of the candidates is not of the target's kind.
+
+        If a share p has higher losses than the target's rows have and the others are like
+        those, F_candidates(t) >= (1 - p) F_target(t) at every loss t, with F the distribution
+        functions: so p is at least 1 - F_candidates / F_target, here at the best of a few
+        quantiles, less a standard error. Candidates are trained on and the target is not, which
+        makes it less. 0 where candidates differ in other ways than by loss.
+        """
+        quantiles = np.linspace(0.4, 0.9, 11)
+        shares = np.array([np.mean(self.early <= t) for t in np.quantile(self.target, quantiles)])
+        noise = np.sqrt((1 - quantiles) / quantiles / len(self.target))
+        return float(np.clip(np.max(1 - shares / quantiles - noise), 0.0, 0.5))
+
+
+@dataclass
+class Retraining:
+    """Trains from scratch; what it did is in its journal and not done again.
+
+    tick: called after every step. steps: taken so far, those of before included.
+    """
+
+    job: Job
+    tick: Callable[[], None]
+    journal: Journal | None = None
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        self.halves = self.job.data.halves()
+
+    def on(self, examples: SourceExamples, rows: Array, juries: Sequence[int]) -> list[Measured]:
+        """Train on some rows of some examples; what it comes to on each of the judging halves.
+
+        Raises:
+            NonFiniteError: it ends in a loss that is no number.
+        """
+        name = hashlib.blake2b(rows.astype(np.int64).tobytes(), digest_size=16)
+        name.update(f"{len(examples)} {[*juries]}".encode())
+        key = ("worth", name.hexdigest())
+        known = None if self.journal is None else self.journal.find(*key)
+        if everywhere(self.job.ranks, known is not None):
+            assert known is not None
+            found = [Measured.restored(plain) for plain in known]
+        else:
+            found = self._run(examples, rows, juries)
+            if self.journal is not None:
+                self.journal.enter(*key, value=[own.saved() for own in found])
+        self.steps += found[0].steps
+        return found
+
+    def plain(self, savepoints: Savepoints | None = None) -> Plain:
+        """Train on everything, for all steps, and take down the candidates' losses on the way.
+
+        Raises:
+            NonFiniteError: it ends in a loss that is no number.
+        """
+        if savepoints is not None and (saved := savepoints.newest()) is not None:
+            restored = [Measured.restored(own) for own in saved.pop("measured")]
+            found = Plain(restored, **saved)
+        else:
+            found = self._plain()
+            if savepoints is not None:
+                plain = [own.saved() for own in found.measured]
+                savepoints.offer(lambda: {**vars(found), "measured": plain}, due=True)
+        self.steps += found.measured[0].steps
+        return found
+
+    def _run(self, examples: SourceExamples, rows: Array, juries: Sequence[int]) -> list[Measured]:
+        job, seed = self.job, self.job.recipe.training.seed
+        task, rule, state = job.start(seed)
+        task = Task(task.model, task.objective, examples, task.ranks)
+        steps = job.steps(seed, torch.from_numpy(rows))
+        best = _Best(juries)
+        for part in np.array_split(np.arange(len(steps)), min(LOOKS, len(steps))):
+            state = replay(task, rule, state, [steps[t] for t in part], self.tick)
+            best.see({j: self._measure(task, j, state.theta, len(rows)) for j in juries}, len(part))
+            if best.stale >= PATIENCE:
+                break
+        return best.found()
+
+    def _plain(self) -> Plain:
+        job, seed = self.job, self.job.recipe.training.seed
+        task, rule, state = job.start(seed)
+        count, steps, best = len(job.data.examples), job.steps(seed), _Best(juries(job))
+        sums, seen = np.zeros((2, count)), np.zeros((2, count))
+        target: list[Array] = []
+        before = self._target_losses(task, state.theta)
+        for part in np.array_split(np.arange(len(steps)), min(LOOKS, len(steps))):
+            for t in part:
+                state, losses = forward_step(task, rule, state, steps[t])
+                rows, early = steps[t].rows.numpy(), t < len(steps) / 2
+                own = losses.double().cpu().numpy()
+                for k in (0, 1) if early else (0,):
+                    np.add.at(sums[k], rows, own)
+                    np.add.at(seen[k], rows, 1)
+                self.tick()
+            best.see({jury: self._measure(task, jury, state.theta, count) for jury in best.juries},
+                     len(part))  # fmt: skip
+            if part[-1] < len(steps) / 2 or not target:
+                after = self._target_losses(task, state.theta)
+                target.append((before + after) / 2)
+                before = after
+        sizes = np.ones(count) if job.data.tokens is None else job.data.tokens
+        means = sums / np.maximum(seen, 1) / sizes
+        means[1] = np.where(seen[1] > 0, means[1], means[0])
+        return Plain(best.found(), means[0], means[1], np.mean(target, axis=0))
+
+    def _target_losses(self, task: Task, theta: torch.Tensor) -> Array:
+        """Of every row of the target, per term, shape (M,)."""
+        both = [self._measure(task, half, theta, len(task.examples)) for half in (0, 1)]
+        return np.concatenate([own.losses for own in both])
+
+    def _measure(self, task: Task, half: int, theta: torch.Tensor, rows: int) -> Measured:
+        """A model at theta on a half of the target."""
+        data, ranks = self.halves[half], self.job.ranks
+        weights = np.array([target.weight for target in data.targets])
+        losses, shares, metrics = [], [], dict[str, float]()
+        for target, weight in zip(data.targets, weights / weights.sum(), strict=True):
+            found = row_metrics(task.model, task.objective, target.examples, theta)
+            found = {name: ranks.same(own) for name, own in found.items()}
+            sizes = found.pop("size")
+            losses.append((found.pop("loss") / sizes).numpy())
+            shares.append(weight * (sizes / sizes.sum()).numpy())
+            for name, own in found.items():
+                metrics[name] = metrics.get(name, 0.0) + weight * float(own.mean())
+        measured = Measured(np.concatenate(losses), np.concatenate(shares), metrics, 0.0, 0)
+        if not np.isfinite(measured.loss):
+            raise NonFiniteError(
+                f"retraining on {rows} rows ends in a loss of {measured.loss} on the target; "
+                "lower the learning rate."
+            )
+        return measured
+
+
+class _Best:
+    """Of what is measured on each jury, the best."""
+
+    def __init__(self, juries: Sequence[int]) -> None:
+        self.juries = juries
+        self._best: dict[int, Measured] = {}
+        self._stale = dict.fromkeys(juries, 0)
+        self._now: Mapping[int, Measured] = {}
+        self._steps = 0
+
+    def see(self, now: Mapping[int, Measured], steps: int) -> None:
+        """After so many more steps."""
+        self._now, self._steps = now, self._steps + steps
+        for jury, found in now.items():
+            better = jury not in self._best or found.loss < self._best[jury].loss
+            self._best[jury] = found if better else self._best[jury]
+            self._stale[jury] = 0 if better else self._stale[jury] + 1
+
+    @property
+    def stale(self) -> int:
+        """How many looks ago any of them was last the best."""
+        return min(self._stale.values())
+
+    def found(self) -> list[Measured]:
+        """By jury."""
+        return [
+            Measured(own.losses, own.shares, own.metrics, self._now[jury].loss, self._steps)
+            for jury, own in ((jury, self._best[jury]) for jury in self.juries)
+        ]
+
+
+def juries(job: Job) -> list[int]:
+    """The halves of the target that may judge what is chosen by the other: both of a small one."""
+    rows = sum(len(own) for own in job.data.validation.values())
+    return [1, 0] if rows < SMALL else [1]
