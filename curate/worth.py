@@ -3,7 +3,8 @@
 The target is halved. What is chosen by one half is retrained on and judged by the other, against
 training on everything: the same start, the same number of steps at most, each stopped where the
 judging rows' loss is lowest, as a user would. Where the target is small and one half leaves it
-open, both take their turn (cross-fitting). Losses are compared row by row, so that what all models find hard cancels.
+open, both take their turn (cross-fitting). Losses are compared row by row, so that what all
+models find hard cancels.
 """
 
 from collections.abc import Callable, Sequence

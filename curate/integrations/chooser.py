@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, chain, islice
 from typing import Any
 
@@ -13,14 +14,16 @@ from curate.datasets import BatchExamples, batch_length, take
 from curate.errors import DataError
 from curate.influence import Differences, Scoring, Target, reweighting, target_losses
 from curate.integrations.decisions import Decision, WindowReport
-from curate.integrations.options import WEIGHTS, Options
+from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options
+from curate.integrations.paying import Paying, halved
 from curate.integrations.training import Training
 from curate.log import AuditLog
 from curate.models import Objective, probe
 from curate.policies import Array, Budget, LookAhead
+from curate.rules import State
 from curate.tracked import tell
 from curate.trackers import careful
-from curate.trajectory import Step, Task
+from curate.trajectory import Step, Task, replay
 from curate.windows import Judge, Judged
 
 
@@ -42,13 +45,18 @@ class WindowChooser:
         self._scale = scale
         self.reports: list[WindowReport] = []
         self._objective, self._targets = objective, targets
+        self._paying = Paying() if options.keep == AUTO else None
+        self._halves = halved(targets, options.seed) if self._paying else ()
+        self._everything = 0.0  # loss of the judging half at the end of the window handed out last
         self._policy, self._differences = LookAhead(options.rounds), Differences()
-        self._budget = None if isinstance(options.keep, str) else Budget(float(options.keep))
+        share = SHARE if self._paying else options.keep
+        self._budget = None if isinstance(share, str) else Budget(float(share))
         self._seeds = torch.Generator().manual_seed(options.seed)
         self._log: AuditLog | None = None
         self._trackers = careful([] if options.tracker is None else [options.tracker])
         self._untold: WindowReport | None = None
         self._steps_decided = 0
+        self._told_sides: tuple[Sequence[Target], Sequence[Target]] = (targets, ())
         training.learning_rates(training.read()[1], 1)
         with training.simulated():
             probe(training.read()[0], objective, targets[0].examples)
@@ -81,21 +89,34 @@ class WindowChooser:
                     raise
 
     def choose(self, window: Sequence[Any]) -> list[Decision]:
-        """Decide on a window, given as its batches in order."""
+        """Decide on a window, given as its batches in order.
+
+        With `keep="auto"` it may be that nothing is dropped, and that nothing was scored: there is
+        no report of such a window then.
+        """
+        if self._paying and not self._paying.due():
+            self._steps_decided += -(-len(window) // self.accumulate)
+            return [_everything(batch, len(self._targets)) for batch in window]
         begin = time.monotonic()
         members = [
             window[first : first + self.accumulate]
             for first in range(0, len(window), self.accumulate)
         ]
+        choosing, _ = self._sides()
         with self.training.simulated():
-            judged = self._judge(window, members)
+            judge, state, steps = self._steps(window, members, choosing)
+            judged = judge.judge(state, steps, first_step=self._steps_decided)
+            decisions, predicted = [], 0.0
+            for k, batches in enumerate(members):
+                own = self._decide(judged, k, batches)
+                decisions.append(own)
+                predicted += self._predict(judged, k, own)
+            gain = self._try(judge, state, judged, decisions)
         assert judged.scores is not None
-        decisions, predicted = [], 0.0
-        for k, batches in enumerate(members):
-            own = self._decide(judged, k, batches)
-            decisions.append(own)
-            predicted += self._predict(judged, k, own)
         flat = list(chain.from_iterable(decisions))
+        if self._paying and not self._paying.pays:
+            flat = [replace(own, weights=np.ones(len(own.weights))) for own in flat]
+            predicted = 0.0
         report = WindowReport(
             horizon=self.options.horizon,
             steps=len(decisions),
@@ -104,8 +125,10 @@ class WindowChooser:
             target_loss=float(judged.scores.target_losses.mean()),
             predicted=predicted,
             seconds=time.monotonic() - begin,
+            gain=gain,
         )
-        self._enter(members, decisions)
+        cut = iter(flat)
+        self._enter(members, [list(islice(cut, len(batches))) for batches in members])
         self.reports.append(report)
         self._untold = report
         self._steps_decided += len(decisions)
@@ -116,17 +139,61 @@ class WindowChooser:
         report = self._untold
         if report is None:
             return
+        choosing, judging = self._told_sides
         with self.training.simulated():
             model, _ = self.training.read()
-            losses = target_losses(model, self._objective, self._targets, model.read())
+            losses = target_losses(model, self._objective, choosing, model.read())
+            if self._paying and report.gain is None:
+                after = target_losses(model, self._objective, judging, model.read())
+                report.gain = self._everything - float(after.mean())
+                self._paying.enter(report.gain)
         report.realised = float(losses.mean()) - report.target_loss
         self._tell(report)
 
-    def _judge(self, window: Sequence[Any], members: Sequence[Sequence[Any]]) -> Judged:
+    def _sides(self) -> tuple[Sequence[Target], Sequence[Target]]:
+        """The targets that choose in the next window, and those that judge it: halves in turn."""
+        sides = (
+            (self._targets, ())
+            if not self._halves
+            else (self._halves if len(self.reports) % 2 else self._halves[::-1])
+        )
+        self._told_sides = sides
+        return sides
+
+    def _try(
+        self, judge: Judge, state: State, judged: Judged, decisions: Sequence[Sequence[Decision]]
+    ) -> float | None:
+        """What training on what is kept would gain on the judging half, if it is not done anyway.
+
+        Where it is, only the loss after training on everything is taken down, for `settle`.
+        """
+        if self._paying is None:
+            return None
+        task, (_, judging) = judge.task, self._told_sides
+        model = task.model
+        self._everything = float(
+            target_losses(model, self._objective, judging, judged.final.theta).mean()
+        )
+        if self._paying.pays:
+            return None
+        kept = [
+            step.keep(torch.from_numpy(np.flatnonzero(np.concatenate([d.kept for d in own]))))
+            for step, own in zip(judged.steps, decisions, strict=True)
+        ]
+        final = replay(task, judge.rule, state, kept)
+        after = target_losses(model, self._objective, judging, final.theta)
+        gain = self._everything - float(after.mean())
+        self._paying.enter(gain)
+        return gain
+
+    def _steps(
+        self, window: Sequence[Any], members: Sequence[Sequence[Any]], targets: Sequence[Target]
+    ) -> tuple[Judge, State, list[Step]]:
+        """What judges a window, from which state, and its steps."""
         options, examples = self.options, BatchExamples(window)
         model, live = self.training.read()
         judge = Judge(
-            Task(model, self._objective, examples), live.rule, self._policy, self._targets,
+            Task(model, self._objective, examples), live.rule, self._policy, targets,
             Scoring(removal=options.removal), options.snapshots, options.snapshots,
             differences=self._differences,
         )  # fmt: skip
@@ -145,7 +212,7 @@ class WindowChooser:
             )
             for own_rows, own, lrs in zip(rows, lengths, rates, strict=True)
         ]
-        return judge.judge(live.state(), steps, first_step=self._steps_decided)
+        return judge, live.state(), steps
 
     def _decide(self, judged: Judged, k: int, batches: Sequence[Any]) -> list[Decision]:
         """The decision on each batch of step k."""
@@ -235,6 +302,13 @@ class WindowChooser:
                 realised=report.realised, seconds=report.seconds,
             )  # fmt: skip
         self._untold = None
+
+
+def _everything(batch: Any, targets: int) -> Decision:
+    """Nothing dropped of a batch that was not scored."""
+    count = batch_length(batch)
+    unknown = torch.full((targets, count), torch.nan, dtype=torch.float64)
+    return Decision(unknown, np.full(count, np.nan), np.ones(count))
 
 
 def _as_array(values: Any, batch: Any, name: str) -> Array:

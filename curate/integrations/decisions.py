@@ -17,6 +17,8 @@ class WindowReport:
     predicted: change of it that is expected of the decision, to first order in
     the steps' gradients. realised: what it was, measured when the loop has
     trained on the window and asks for the next; None until then. seconds: spent choosing.
+    gain: with `keep="auto"`, the loss on target rows that did not choose after training on
+    everything, less that after training on what was or would have been kept; None until known.
     """
 
     horizon: int
@@ -27,6 +29,7 @@ class WindowReport:
     predicted: float
     seconds: float
     realised: float | None = None
+    gain: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -41,6 +44,7 @@ class WindowReport:
             "target_loss": self.target_loss,
             "predicted": self.predicted,
             "realised": self.realised,
+            "gain": self.gain,
             "kept": self.kept / self.offered,
             "horizon": self.horizon,
             "seconds": self.seconds,

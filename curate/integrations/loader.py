@@ -12,7 +12,7 @@ from curate.errors import OptionError
 from curate.influence import Target
 from curate.integrations.chooser import WindowChooser, one_mean
 from curate.integrations.decisions import Decision, WindowReport
-from curate.integrations.options import Options
+from curate.integrations.options import AUTO, Options
 from curate.integrations.training import Training
 from curate.models import Objective, as_objective
 from curate.rules import unwrap
@@ -53,7 +53,9 @@ class LookAheadLoader:
         targets: what to be good at: a batch, a list or loader of batches, or
             several by name. They are kept in memory.
         horizon: K, optimizer steps to look ahead.
-        keep: share of every batch that is kept. "weights" keeps all of it and
+        keep: share of every batch that is kept. "auto", the default: while choosing pays, by
+            target rows that did not choose, four fifths, and otherwise everything (`Paying`).
+            "weights" keeps all of it and
             yields pairs (batch, weights), weights of shape (n,) and mean 1, for
             a loop that trains on `(weights * losses).mean()`.
         rounds: see `LookAhead`.
@@ -92,8 +94,8 @@ class LookAheadLoader:
         targets: Any,
         *,
         horizon: int = 1,
-        keep: float | str = 0.5,
-        rounds: int = 4,
+        keep: float | str = AUTO,
+        rounds: int = 1,
         group_by: Callable[[Any], Any] | None = None,
         scheduler: Any | None = None,
         clip_norm: float | None = None,

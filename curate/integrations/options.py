@@ -9,7 +9,9 @@ from curate.errors import OptionError
 from curate.influence import REMOVALS
 from curate.trackers import Tracker
 
-WEIGHTS = "weights"
+WEIGHTS, AUTO = "weights", "auto"
+SHARE = 0.8
+"""Of every batch, what `keep="auto"` keeps while choosing pays."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class Options:
     """
 
     horizon: int = 1
-    keep: float | str = 0.5
-    rounds: int = 4
+    keep: float | str = AUTO
+    rounds: int = 1
     group_by: Callable[[Any], Any] | None = None
     row: str | Callable[[Any], Any] | None = None
     log: str | PathLike[str] | None = None
@@ -38,15 +40,15 @@ class Options:
                 raise OptionError(message)
 
     def _problems(self) -> list[tuple[bool, str]]:
-        weights = self.keep == WEIGHTS
+        weights, named = self.keep == WEIGHTS, self.keep in (WEIGHTS, AUTO)
         return [
             (
                 not isinstance(self.horizon, int) or self.horizon < 1,
                 f"horizon must be a number of steps, at least 1, but got {self.horizon!r}.",
             ),
             (
-                not weights and not (isinstance(self.keep, int | float) and 0 < self.keep <= 1),
-                f'keep must be above 0 and at most 1, or "weights", but got {self.keep!r}.',
+                not named and not (isinstance(self.keep, int | float) and 0 < self.keep <= 1),
+                f'keep must be above 0 and at most 1, "auto" or "weights", but got {self.keep!r}.',
             ),
             (
                 self.keep == 1 and self.log is not None,

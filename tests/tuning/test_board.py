@@ -18,7 +18,7 @@ from curate.tuning.board import Board, Unit, difference
 from curate.tuning.plan import Pair, Plan
 from curate.tuning.storage import STUDY
 
-PLAN = Plan((1, 4), (1e-3, 1e-2), 8, 1.0, False, 4, Tune())
+PLAN = Plan((1, 4), (1e-3, 1e-2), 8, 1.0, False, 4, Tune(), 8, 0, 1)
 UNITS = [Unit(1e-3), Unit(1e-2)]
 RUNS = [Unit(1e-3, 4), Unit(1e-2, 1)]
 

@@ -14,7 +14,7 @@ HORIZONS, RATES = (1, 4, 16, 64), (1e-4, 1e-3, 1e-2)
 
 
 def plan(budget: float = 1.0, **changes: object) -> Plan:
-    made = Plan(HORIZONS, RATES, 64, 2.0, False, 4, Tune(budget=budget, seeds=[0, 1]))
+    made = Plan(HORIZONS, RATES, 64, 2.0, False, 4, Tune(budget=budget, seeds=[0, 1]), 64, 0, 1)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
