@@ -21,7 +21,7 @@ from curate.policies import Array, normal_scores
 from curate.prepare import Job
 from curate.ranks import everywhere
 from curate.savepoints import Savepoints
-from curate.trajectory import Task, forward_step, replay
+from curate.trajectory import Step, Task, forward_step, replay, seeded_rng
 
 LOOKS, PATIENCE = 20, 5
 """How often a run is measured; after so many times without a better one it ends."""
@@ -67,7 +67,8 @@ class Plain:
 
     measured: on each of the judging halves. losses: of every candidate in the steps that have it,
     before their update, mean, per term, shape (N,); early: the same of the run's first half.
-    target: losses of the target's rows in that half, mean over its length, shape (M,).
+    target: losses of the target's rows in that half, offered as candidates are but not trained on,
+    means, shape (M,) or shorter.
     """
 
     measured: list[Measured]
@@ -164,32 +165,24 @@ class Retraining:
         task, rule, state = job.start(seed)
         count, steps, best = len(job.data.examples), job.steps(seed), _Best(juries(job))
         sums, seen = np.zeros((2, count)), np.zeros((2, count))
-        target: list[Array] = []
-        before = self._target_losses(task, state.theta)
+        offers = _Offers(job, len(steps))
         for part in np.array_split(np.arange(len(steps)), min(LOOKS, len(steps))):
             for t in part:
+                early = t == 0 or t < len(steps) / 2
+                if early:
+                    offers.see(task, state.theta, steps[t])
                 state, losses = forward_step(task, rule, state, steps[t])
-                rows, early = steps[t].rows.numpy(), t < len(steps) / 2
-                own = losses.double().cpu().numpy()
+                rows, own = steps[t].rows.numpy(), losses.double().cpu().numpy()
                 for k in (0, 1) if early else (0,):
                     np.add.at(sums[k], rows, own)
                     np.add.at(seen[k], rows, 1)
                 self.tick()
-            best.see({jury: self._measure(task, jury, state.theta, count) for jury in best.juries},
-                     len(part))  # fmt: skip
-            if part[-1] < len(steps) / 2 or not target:
-                after = self._target_losses(task, state.theta)
-                target.append((before + after) / 2)
-                before = after
+            now = {jury: self._measure(task, jury, state.theta, count) for jury in best.juries}
+            best.see(now, len(part))
         sizes = np.ones(count) if job.data.tokens is None else job.data.tokens
         means = sums / np.maximum(seen, 1) / sizes
         means[1] = np.where(seen[1] > 0, means[1], means[0])
-        return Plain(best.found(), means[0], means[1], np.mean(target, axis=0))
-
-    def _target_losses(self, task: Task, theta: torch.Tensor) -> Array:
-        """Of every row of the target, per term, shape (M,)."""
-        both = [self._measure(task, half, theta, len(task.examples)) for half in (0, 1)]
-        return np.concatenate([own.losses for own in both])
+        return Plain(best.found(), means[0], means[1], offers.means())
 
     def _measure(self, task: Task, half: int, theta: torch.Tensor, rows: int) -> Measured:
         """A model at theta on a half of the target."""
@@ -242,6 +235,49 @@ class _Best:
             Measured(own.losses, own.shares, own.metrics, self._now[jury].loss, self._steps)
             for jury, own in ((jury, self._best[jury]) for jury in self.juries)
         ]
+
+
+class _Offers:
+    """Target rows offered to a run as candidates are, once an epoch in random order, untrained.
+
+    So these can be compared with the candidates': losses fall within an epoch, too.
+    """
+
+    def __init__(self, job: Job, steps: int) -> None:
+        self._sets = [*job.data.validation.values()]
+        self._places = [
+            (k, row) for k, examples in enumerate(self._sets) for row in range(len(examples))
+        ]
+        self._epoch = max(1, steps // job.recipe.training.epochs)
+        self._random = np.random.default_rng(job.recipe.data.seed)
+        self._ahead: list[Array] = []
+        self._sums, self._seen = np.zeros((2, len(self._places)))
+
+    def see(self, task: Task, theta: torch.Tensor, step: Step) -> None:
+        """Take down the losses of the rows whose turn it is, at theta, in training mode."""
+        if not self._ahead:
+            order = self._random.permutation(len(self._places))
+            self._ahead = np.array_split(order, self._epoch)
+        places = np.sort(self._ahead.pop(0))
+        with (
+            task.model.at(theta, training=True) as module,
+            torch.no_grad(),
+            seeded_rng(step.seed, task.model.device),
+        ):
+            for k, examples in enumerate(self._sets):
+                own = [place for place in places if self._places[place][0] == k]
+                if own:
+                    rows = torch.tensor([self._places[place][1] for place in own])
+                    batch = examples.batch(rows, task.model.device)
+                    losses = task.objective.losses(module, batch) / task.objective.sizes(batch)
+                    self._sums[own] += losses.double().cpu().numpy()
+                    self._seen[own] += 1
+
+    def means(self) -> Array:
+        """The mean loss of every row that had its turn, shape (M,) or shorter."""
+        turned = self._seen > 0
+        means: Array = self._sums[turned] / self._seen[turned]
+        return means
 
 
 def juries(job: Job) -> list[int]:

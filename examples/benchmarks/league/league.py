@@ -9,7 +9,7 @@ in ten where none is wrong), which is more than the product is told. Every model
 scratch for the same number of steps at most, and stopped where the validation loss is lowest; the
 test set is used for nothing but the figures.
 
-    python examples/benchmarks/league/run.py --data DIR --out DIR2 [--splits 10] [SETTING ...]
+    python examples/benchmarks/league/league.py --data DIR --out DIR2 [--splits 10] [SETTING ...]
 
 DIR holds mnist_train.parquet (image: 784 bytes, label), trec.parquet (text, coarse) and
 subj.parquet (text, label); the digits come with scikit-learn. A split is done in about a minute
@@ -29,7 +29,7 @@ import datasets
 import numpy as np
 import polars as pl
 import torch
-from settings import SETTINGS, Setting
+from fields import SETTINGS, Setting
 
 from curate.choose import cut
 from curate.evaluate import auroc
@@ -81,14 +81,14 @@ def ways(job: Job, share: float, split: int) -> dict[str, tuple[Array, Array]]:
     random = np.random.default_rng([split, 5])
     drawn = random.random(count)
     found = {"random": (cut(job, drawn, size).kept, drawn)}
-    x, y = (job.data.examples.all_features().numpy(), job.data.examples.labels.numpy())
     (target,) = job.data.validation.values()
+    (x, y), (target_x, target_y) = _arrays(job.data.examples), _arrays(target)
     stratified = size.choose(drawn, y).kept
     found["random, same labels"] = (stratified, drawn)
     likely = cross_val_predict(
         LogisticRegression(max_iter=3000, C=0.1), x, y, cv=5, method="predict_proba"
     )[np.arange(count), y]
-    shapley = shapley_values(x, y, target.all_features().numpy(), target.labels.numpy(), 5)
+    shapley = shapley_values(x, y, target_x, target_y, 5)
     seed = job.recipe.training.seed
     task, rule, state = job.start(seed)
     losses, seen = np.zeros(count), np.zeros(count)
@@ -101,6 +101,11 @@ def ways(job: Job, share: float, split: int) -> dict[str, tuple[Array, Array]]:
     ):  # fmt: skip
         found[name] = (size.choose(score).kept, score)
     return found
+
+
+def _arrays(examples: Any) -> tuple[Array, Array]:
+    """Features and labels."""
+    return examples.all_features().numpy(), examples.labels.numpy()
 
 
 def one_split(setting: Setting, split: int) -> dict[str, Any]:

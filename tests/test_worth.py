@@ -1,0 +1,220 @@
+"""What choosing is worth: judged by rows that did not choose, against plain torch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from datasets import Dataset
+from torch.nn import functional as F
+
+from curate.jobs import run_select
+from curate.journal import Journal
+from curate.models import BUILTIN_MODELS
+from curate.prepare import Job, prepare
+from curate.recipe import check_recipe
+from curate.report.verdict import repeats_line, worth_line
+from curate.retraining import Retraining, juries
+from curate.summary import describe
+from curate.worth import Compared, Judge, _answer
+
+CPU = torch.device("cpu")
+
+
+def recipe(folder: Path, wrong: float, **selection: object) -> dict[str, object]:
+    """Two classes that a line divides, 480 candidates, some labels wrong; the target is clean."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 480), ("validation", 240), ("test", 400)):
+        x = random.normal(size=(count, 6))
+        label = (x[:, 0] + x[:, 1] + 0.3 * random.normal(size=count) > 0).astype(int)
+        if part == "train":
+            label ^= random.random(count) < wrong
+        Dataset.from_dict({"x": x.tolist(), "label": label.tolist()}).to_parquet(
+            str(folder / f"{part}.parquet")
+        )
+    return {
+        "data": {
+            "columns": {"features": ["x"], "label": "label"},
+            **{part: str(folder / f"{part}.parquet") for part in ("train", "validation", "test")},
+        },
+        "model": {"kind": "mlp", "hidden": [32], "activation": "gelu"},
+        "training": {"epochs": 12, "batch_size": 32, "optimizer": {"kind": "adamw", "lr": 1e-2}},
+        "selection": selection,
+    }
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    folder = tmp_path_factory.mktemp("noisy")
+    return run_select(check_recipe(recipe(folder, 0.3)), folder / "out"), folder / "out"
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    folder = tmp_path_factory.mktemp("clean")
+    return run_select(check_recipe(recipe(folder, 0.0)), folder / "out"), folder / "out"
+
+
+def test_where_labels_are_wrong_choosing_pays_and_a_budget_is_found(
+    noisy: tuple[dict, Path],
+) -> None:
+    summary, out = noisy
+    worth = summary["worth"]
+    assert worth["answer"] == "pays"
+    assert 0.5 <= worth["share"] < 0.95
+    assert summary["kept"] == round(worth["share"] * 480)
+    assert worth["chosen"]["low"] > 0
+    assert {own["name"] for own in worth["against"]} == {
+        "everything", "random", "target alone", "everything and target",
+    }  # fmt: skip
+    assert describe(summary).startswith("choosing pays: loss is ")
+    assert json.loads((out / "provenance.json").read_text())["worth"] == worth
+    assert "Choosing pays" in (out / "report.html").read_text()
+
+
+def test_where_nothing_is_wrong_everything_is_kept_and_that_is_said(
+    clean: tuple[dict, Path],
+) -> None:
+    summary, out = clean
+    assert summary["worth"]["answer"] != "pays"
+    assert summary["worth"]["share"] == 1
+    assert summary["kept"] == 480
+    assert pl.read_parquet(out / "scores.parquet")["kept"].all()
+    assert "all rows are kept" in describe(summary).splitlines()[0]
+
+
+def test_a_budget_that_is_named_is_obeyed_and_judged_all_the_same(tmp_path: Path) -> None:
+    made = recipe(tmp_path, 0.0, keep={"fraction": 0.3})
+    summary = run_select(check_recipe(made), tmp_path / "out")
+    assert summary["kept"] == 144
+    assert summary["worth"]["share"] is None
+    assert summary["worth"]["answer"] == "does not pay"
+    assert describe(summary).startswith("choosing does not pay: loss is ")
+
+
+def test_without_judging_that_is_said(tmp_path: Path) -> None:
+    made = recipe(tmp_path, 0.0, keep={"fraction": 0.5}, judge=False)
+    summary = run_select(check_recipe(made), tmp_path / "out")
+    assert "worth" not in summary
+    assert describe(summary).startswith("what choosing is worth was not measured")
+
+
+def test_several_rounds_and_other_policies_are_judged_too(tmp_path: Path) -> None:
+    for number, selection in enumerate(
+        [{"rounds": 2, "epochs": 1}, {"policy": "loss"}, {"policy": "knn_shapley"}]
+    ):
+        made = recipe(tmp_path, 0.3, **selection)
+        summary = run_select(check_recipe(made), tmp_path / f"out{number}")
+        assert summary["worth"]["answer"] in ("pays", "cannot tell"), selection
+
+
+def plain_torch(job: Job) -> tuple[list[float], np.ndarray]:
+    """Validation loss of the second half of the target after each of 20 parts, by torch.optim.
+
+    And the mean loss of every candidate before its updates.
+    """
+    _, _, state = job.start(job.recipe.training.seed)
+    module = BUILTIN_MODELS["mlp"]((6,), 2, hidden=(32,), activation="gelu")
+    torch.nn.utils.vector_to_parameters(state.theta, module.parameters())
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=_decay(job))
+    examples, (half,) = job.data.examples, job.data.halves()[1].validation.values()
+    x, y = examples.all_features(), examples.labels
+    curve, sums = [], np.zeros(len(y))
+    steps = job.steps(job.recipe.training.seed)
+    for part in np.array_split(np.arange(len(steps)), 20):
+        for t in part:
+            rows = steps[t].rows
+            losses = F.cross_entropy(module(x[rows]), y[rows], reduction="none")
+            sums[rows.numpy()] += losses.detach().numpy()
+            optimizer.zero_grad()
+            losses.mean().backward()
+            optimizer.step()
+        with torch.no_grad():
+            curve.append(float(F.cross_entropy(module(half.all_features()), half.labels)))
+    return curve, sums / job.recipe.training.epochs
+
+
+def _decay(job: Job) -> float:
+    return job.recipe.training.optimizer.weight_decay
+
+
+def test_training_on_everything_is_what_torch_does_stopped_where_it_is_best(
+    tmp_path: Path,
+) -> None:
+    job = prepare(check_recipe(recipe(tmp_path, 0.3)), CPU)
+    found = Retraining(job, lambda: None).plain()
+    curve, losses = plain_torch(job)
+    second = found.measured[juries(job).index(1)]
+    assert second.loss == pytest.approx(min(curve), rel=1e-4)
+    assert second.last == pytest.approx(curve[-1], rel=1e-4)
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-3, atol=1e-4)
+
+
+def test_a_guess_at_the_share_to_drop_goes_with_what_was_made_wrong(tmp_path: Path) -> None:
+    guesses = []
+    for wrong in (0.0, 0.2, 0.4):
+        job = prepare(check_recipe(recipe(tmp_path, wrong)), CPU)
+        guesses.append(Retraining(job, lambda: None).plain().unlike())
+    assert 0 <= guesses[0] < 0.1 < guesses[1] < guesses[2] < 0.5
+
+
+def test_gain_and_its_error_are_those_of_paired_losses(tmp_path: Path) -> None:
+    job = prepare(check_recipe(recipe(tmp_path, 0.3)), CPU)
+    retraining = Retraining(job, lambda: None)
+    everything = retraining.plain().measured
+    scores = np.tile(np.arange(480.0), (2, 1))
+    judge = Judge(retraining, scores, lambda v, _: v >= 240, everything)
+    found = judge.kept(0.5)
+    (alone,) = retraining.on(job.data.examples, np.arange(240, 480), [1])
+    differences = everything[0].losses - alone.losses
+    if found.judging == len(differences):  # clear by one half
+        assert found.gain == pytest.approx(differences.mean())
+        error = differences.std(ddof=1) / len(differences) ** 0.5
+        assert found.error == pytest.approx(error)
+    else:
+        assert found.judging == 240
+
+
+def test_a_retraining_is_not_done_again(tmp_path: Path) -> None:
+    job = prepare(check_recipe(recipe(tmp_path, 0.3)), CPU)
+    ticks: list[int] = []
+    rows = np.arange(100)
+    for expected in (True, False):
+        journal = Journal.within(tmp_path, "journal", "a run")
+        before = len(ticks)
+        retraining = Retraining(job, lambda: ticks.append(1), journal)
+        (found,) = retraining.on(job.data.examples, rows, [1])
+        assert (len(ticks) > before) is expected
+        assert retraining.steps == found.steps > 0
+
+
+def compared(gain: float, error: float, name: str = "kept") -> Compared:
+    return Compared(name, 10, 0.5, 1.0, 1.0, {}, gain, error, 100)
+
+
+@pytest.mark.parametrize(
+    ("gain", "random", "kept", "answer"),
+    [
+        (0.3, 0.0, True, "pays"),
+        (0.1, 0.0, True, "cannot tell"),  # 1.96 errors include 0
+        (0.3, 0.4, True, "cannot tell"),  # any rows would do
+        (-0.3, 0.0, True, "does not pay"),
+        (-0.01, 0.0, False, "does not pay"),
+        (0.05, 0.0, False, "cannot tell"),
+    ],
+)
+def test_answers(gain: float, random: float, kept: bool, answer: str) -> None:
+    against = [compared(0, 0, "everything"), compared(random, 0.1, "random")]
+    assert _answer(compared(gain, 0.1), against, kept=kept) == answer
+
+
+def test_words_for_scores_that_are_mostly_chance(clean: tuple[dict, Path]) -> None:
+    repeats = {
+        "correlation": 0.1, "low": 0.05, "high": 0.15, "reliability": 0.18, "foretold": 0.2,
+        "target_rows": 100, "rows_needed": 1800,
+    }  # fmt: skip
+    assert "about 1,800 target rows would do, instead of 100" in repeats_line(repeats)
+    assert "more target rows are needed" in repeats_line(repeats | {"low": -0.1})
+    assert "best of" in worth_line(clean[0]["worth"])
