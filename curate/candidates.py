@@ -64,6 +64,13 @@ class Candidates:
         one, other = divide(self.validation, 0.5, HALVING)
         return replace(self, validation=one), replace(self, validation=other)
 
+    def half_shares(self) -> np.ndarray[Any, Any]:
+        """What the halves of every validation set have of its terms, shape (2, V), sums 1."""
+        whole = [_terms(examples) for examples in self.validation.values()]
+        parts = [[_terms(own) for own in half.validation.values()] for half in self.halves()]
+        shares: np.ndarray[Any, Any] = np.array(parts) / whole
+        return shares
+
     @property
     def half_targets(self) -> tuple[Target, ...]:
         """The targets of both halves, those of one before those of the other.
@@ -71,11 +78,9 @@ class Candidates:
         Their weights are such that the mean over all of them is that over the whole `targets`.
         """
         return tuple(
-            Target(name, half, self.target_weights[name] * _terms(half) / _terms(whole))
-            for one in self.halves()
-            for (name, half), whole in zip(
-                one.validation.items(), self.validation.values(), strict=True
-            )
+            replace(target, weight=target.weight * float(share))
+            for half, shares in zip(self.halves(), self.half_shares(), strict=True)
+            for target, share in zip(half.targets, shares, strict=True)
         )
 
     @property

@@ -161,7 +161,7 @@ def selector_for(
         horizon=horizon,
         groups=None if selection.group_by is None else job.data.groups(selection.group_by),
         tokens=tokens,
-        halved=halved,
+        halves=job.data.half_shares() if halved else None,
         probing=selection.probing,
     )
     return selector, state, steps

@@ -164,7 +164,7 @@ def forecast(job: Job) -> Forecast:
     judged, total = 0.0, job.total_steps()
     if selection.judge and job.data.validation:
         judged = trainings(bool(selection.keep.auto), judge.target_rows) * total
-    elif selector.halved and selection.rounds == 1:
+    elif selector.halves is not None and selection.rounds == 1:
         judged = total
     return Forecast(
         job, selector, state, steps, run, baselines, round(judged), ways * total, graph,

@@ -64,14 +64,17 @@ class Ledger:
     """Adds up values and influences, step by step. Memory: O(N Q)."""
 
     def __init__(
-        self, candidates: int, target_weights: Array, strata: Array | None, *, halved: bool = False
-    ) -> None:
+        self, candidates: int, target_weights: Array, strata: Array | None,
+        halves: Array | None = None,
+    ) -> None:  # fmt: skip
         """target_weights: in the mean over the targets, shape (Q,). strata: (N,), or None.
 
-        halved: the first Q / 2 targets are one half of the target, the others the other half.
+        halves: if the first Q / 2 targets are one half of them and the others the other half,
+        the share of each of the whole, shape (2, Q / 2).
         """
         self._weights, self._strata = target_weights, strata
-        self._halves = np.zeros((2 if halved else 0, candidates))
+        self._shares = halves
+        self._halves = np.zeros((0 if halves is None else 2, candidates))
         self._score = np.zeros(candidates)
         self._seen = np.zeros(candidates, dtype=np.int64)
         self._influences = np.zeros((len(target_weights), candidates))
@@ -119,9 +122,8 @@ class Ledger:
         influences = self._influences / times
         influence = np.average(influences, axis=0, weights=self._weights)
         halves = None
-        if len(self._halves):
+        if self._shares is not None:
             halves = self._halves / times
-            parts = self._weights.reshape(2, -1, 1)
-            shares = parts / np.where(parts.sum(axis=0) > 0, parts.sum(axis=0), 1.0)
-            influences = (shares * influences.reshape(2, len(influences) // 2, -1)).sum(axis=0)
+            each = influences.reshape(2, len(influences) // 2, -1)
+            influences = (self._shares[..., None] * each).sum(axis=0)
         return replace(scores, influence=influence, influences=influences, halves=halves)

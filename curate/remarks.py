@@ -20,7 +20,8 @@ def remarks(recipe: Recipe, data: Candidates) -> list[str]:
 def horizon_remark(recipe: Recipe, steps: int) -> str | None:
     """The same of a horizon that a run of so many steps does not reach."""
     horizon = recipe.selection.horizon
-    if horizon == "full" or horizon <= steps:
+    given = "horizon" in recipe.selection.model_fields_set
+    if not given or horizon == "full" or horizon <= steps:
         return None
     return (
         f"selection.horizon {horizon:,} is longer than the run, {steps:,} steps: each look ahead "

@@ -37,7 +37,8 @@ class Selector:
     judge: values the candidates of a window. budget: how much is kept.
     groups: for quotas, shape (N,), or None. tokens: of every candidate, shape (N,), for a
     budget in tokens.
-    halved: whether the judge's targets are those of one half of the target, then of the other.
+    halves: if the judge's targets are halves, those of one before those of the other, the share
+    that each is of its target, shape (2, Q / 2).
     probing: share of the cost of scoring that goes into estimating its error, see
     `ErrorProxy`.
     """
@@ -47,7 +48,7 @@ class Selector:
     horizon: int
     groups: Array | None = None
     tokens: Array | None = None
-    halved: bool = False
+    halves: Array | None = None
     probing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -75,7 +76,7 @@ class Selector:
         if judge.policy.needs is Evidence.NOTHING:
             values = judge.policy.values(Offer(np.arange(count), np.ones(count)))
             return Scores(values, np.zeros(count, dtype=np.int64))
-        ledger = Ledger(count, judge.target_weights, judge.strata, halved=self.halved)
+        ledger = Ledger(count, judge.target_weights, judge.strata, self.halves)
         looks = measured(len(steps), self.horizon)
         so_far = _SoFar(0, state, ledger, self._proxy(), judge.differences)
         if savepoints is not None and (saved := savepoints.newest()) is not None:

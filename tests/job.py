@@ -14,7 +14,7 @@ data:
   label_noise: {fraction: 0.2}
 model: {kind: mlp, hidden: [8]}
 training: {epochs: 2, batch_size: 16, optimizer: {kind: adamw, lr: 1e-2}}
-selection: {horizon: 4, keep: {fraction: 0.5}}
+selection: {horizon: 4, keep: {fraction: 0.5}, rounds: 4, judge: false}
 """
 
 

@@ -20,7 +20,6 @@ from curate.integrations.training import Training
 from curate.log import AuditLog
 from curate.models import Objective, probe
 from curate.policies import Array, Budget, LookAhead
-from curate.rules import State
 from curate.tracked import tell
 from curate.trackers import careful
 from curate.trajectory import Step, Task, replay
@@ -48,7 +47,7 @@ class WindowChooser:
         self._paying = Paying() if options.keep == AUTO else None
         self._halves = halved(targets, options.seed) if self._paying else ()
         self._everything = 0.0  # loss of the judging half at the end of the window handed out last
-        self._policy, self._differences = LookAhead(options.rounds), Differences()
+        self._policy, self._differences = LookAhead(options.scored_rounds), Differences()
         share = SHARE if self._paying else options.keep
         self._budget = None if isinstance(share, str) else Budget(float(share))
         self._seeds = torch.Generator().manual_seed(options.seed)
@@ -102,16 +101,14 @@ class WindowChooser:
             window[first : first + self.accumulate]
             for first in range(0, len(window), self.accumulate)
         ]
-        choosing, _ = self._sides()
         with self.training.simulated():
-            judge, state, steps = self._steps(window, members, choosing)
-            judged = judge.judge(state, steps, first_step=self._steps_decided)
+            judged = self._judge(window, members)
             decisions, predicted = [], 0.0
             for k, batches in enumerate(members):
                 own = self._decide(judged, k, batches)
                 decisions.append(own)
                 predicted += self._predict(judged, k, own)
-            gain = self._try(judge, state, judged, decisions)
+            gain = self._try(window, judged, decisions)
         assert judged.scores is not None
         flat = list(chain.from_iterable(decisions))
         if self._paying and not self._paying.pays:
@@ -161,7 +158,7 @@ class WindowChooser:
         return sides
 
     def _try(
-        self, judge: Judge, state: State, judged: Judged, decisions: Sequence[Sequence[Decision]]
+        self, window: Sequence[Any], judged: Judged, decisions: Sequence[Sequence[Decision]]
     ) -> float | None:
         """What training on what is kept would gain on the judging half, if it is not done anyway.
 
@@ -169,8 +166,7 @@ class WindowChooser:
         """
         if self._paying is None:
             return None
-        task, (_, judging) = judge.task, self._told_sides
-        model = task.model
+        (model, live), (_, judging) = self.training.read(), self._told_sides
         self._everything = float(
             target_losses(model, self._objective, judging, judged.final.theta).mean()
         )
@@ -180,16 +176,16 @@ class WindowChooser:
             step.keep(torch.from_numpy(np.flatnonzero(np.concatenate([d.kept for d in own]))))
             for step, own in zip(judged.steps, decisions, strict=True)
         ]
-        final = replay(task, judge.rule, state, kept)
+        task = Task(model, self._objective, BatchExamples(window))
+        final = replay(task, live.rule, live.state(), kept)
         after = target_losses(model, self._objective, judging, final.theta)
         gain = self._everything - float(after.mean())
         self._paying.enter(gain)
         return gain
 
-    def _steps(
-        self, window: Sequence[Any], members: Sequence[Sequence[Any]], targets: Sequence[Target]
-    ) -> tuple[Judge, State, list[Step]]:
-        """What judges a window, from which state, and its steps."""
+    def _judge(self, window: Sequence[Any], members: Sequence[Sequence[Any]]) -> Judged:
+        """A window's steps, trained on everything and scored by the targets whose turn it is."""
+        targets, _ = self._sides()
         options, examples = self.options, BatchExamples(window)
         model, live = self.training.read()
         judge = Judge(
@@ -212,7 +208,7 @@ class WindowChooser:
             )
             for own_rows, own, lrs in zip(rows, lengths, rates, strict=True)
         ]
-        return judge, live.state(), steps
+        return judge.judge(live.state(), steps, first_step=self._steps_decided)
 
     def _decide(self, judged: Judged, k: int, batches: Sequence[Any]) -> list[Decision]:
         """The decision on each batch of step k."""

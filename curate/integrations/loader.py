@@ -58,7 +58,7 @@ class LookAheadLoader:
             "weights" keeps all of it and
             yields pairs (batch, weights), weights of shape (n,) and mean 1, for
             a loop that trains on `(weights * losses).mean()`.
-        rounds: see `LookAhead`.
+        rounds: see `LookAhead`; 1 if None, or 4 for weights.
         group_by: batch -> a label per example, shape (n,); each gets the same share.
         scheduler: stepped once per optimizer step by the loop; read, never stepped.
         clip_norm: the norm that the loop clips gradients to.
@@ -95,7 +95,7 @@ class LookAheadLoader:
         *,
         horizon: int = 1,
         keep: float | str = AUTO,
-        rounds: int = 1,
+        rounds: int | None = None,
         group_by: Callable[[Any], Any] | None = None,
         scheduler: Any | None = None,
         clip_norm: float | None = None,

@@ -10,6 +10,8 @@ from curate.influence import REMOVALS
 from curate.trackers import Tracker
 
 WEIGHTS, AUTO = "weights", "auto"
+WEIGHING = 4
+"""Rounds in which weights are found, unless others are asked for."""
 SHARE = 0.8
 """Of every batch, what `keep="auto"` keeps while choosing pays."""
 
@@ -24,7 +26,7 @@ class Options:
 
     horizon: int = 1
     keep: float | str = AUTO
-    rounds: int = 1
+    rounds: int | None = None
     group_by: Callable[[Any], Any] | None = None
     row: str | Callable[[Any], Any] | None = None
     log: str | PathLike[str] | None = None
@@ -38,6 +40,11 @@ class Options:
         for wrong, message in self._problems():
             if wrong:
                 raise OptionError(message)
+
+    @property
+    def scored_rounds(self) -> int:
+        """The rounds asked for, or as many as suit what is kept."""
+        return self.rounds or (WEIGHING if self.keep == WEIGHTS else 1)
 
     def _problems(self) -> list[tuple[bool, str]]:
         weights, named = self.keep == WEIGHTS, self.keep in (WEIGHTS, AUTO)
@@ -58,9 +65,12 @@ class Options:
                 self.keep == 1 and self.tracker is not None,
                 "keep=1.0 decides nothing, so there is nothing to track; leave tracker out.",
             ),
-            (self.rounds < 1, f"rounds must be at least 1 but got {self.rounds}."),
             (
-                weights and self.rounds < 2,
+                self.rounds is not None and self.rounds < 1,
+                f"rounds must be at least 1 but got {self.rounds}.",
+            ),
+            (
+                weights and self.scored_rounds < 2,
                 'keep="weights" needs at least 2 rounds: one has influences but no weights yet.',
             ),
             (

@@ -201,13 +201,8 @@ def make_plan(
         budgets=budgets,
     )
     least = max(plan.run_passes(k) for k in plan.horizons)
-    if plan.left() < least:
-        share = tune.budget + (least - plan.left()) / plan.grid_passes()
-        if share > 1:
-            raise RecipeError(
-                f"tune: a grid of {len(plan.pairs)} pairs is too small: pilots and one run cost "
-                "more than runs of them all; give more horizons."
-            )
+    share = tune.budget + (least - plan.left()) / plan.grid_passes()
+    if tune.budget < share <= 1:
         raise RecipeError(
             f"tune.budget: {tune.budget:g} of the grid of {len(plan.pairs)} pairs does not pay for "
             f"the pilots and one run, which take {share:.2f}; raise it, or lower tune.coverage."

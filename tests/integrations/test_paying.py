@@ -81,6 +81,7 @@ def trained(wrong: float, seed: int = 0, **options: Any) -> tuple[float, LookAhe
     wrapped = None
     if options.get("keep") != 1.0:
         losses = lambda m, b: F.cross_entropy(m(b[0]), b[1], reduction="none")  # noqa: E731
+        options = {"keep": "auto", "rounds": None} | options
         loader = wrapped = LookAheadLoader(loader, model, optimizer, losses, target, **options)
     for _ in range(10):
         for batch in loader:

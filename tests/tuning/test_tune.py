@@ -58,14 +58,15 @@ def test_the_best_pair_is_the_one_whose_selection_retrains_best_on_rows_no_score
     runs = finished(tuned.table)
     assert len(runs) >= 2
     job = prepare(recipe(), torch.device("cpu"))
-    data, judging = divide(job.data, 0.5, job.recipe.data.seed)
-    seen = set(data.validation["validation"].rows.tolist())
+    scoring, judging = divide(job.data.validation, 0.5, job.recipe.data.seed + 1)
+    half = replace(job.data, validation=scoring)
+    seen = set(scoring["validation"].rows.tolist())
     judges = set(judging["validation"].rows.tolist())
     assert not seen & judges
     assert seen | judges == set(job.data.validation["validation"].rows.tolist())
     for line in runs:
         pair = Pair(line["horizon"], line["learning_rate"])
-        own = replace(job, recipe=with_pair(job.recipe, pair, job.total_steps()), data=data)
+        own = replace(job, recipe=with_pair(job.recipe, pair, job.total_steps()), data=half)
         table = pl.read_parquet(here / f"out/runs/K{pair.horizon}-lr{pair.learning_rate:g}.parquet")
         kept = table["kept"].to_numpy()
         values = [
@@ -85,7 +86,8 @@ def test_what_a_run_keeps_is_what_select_keeps_with_that_part_of_the_validation_
 
     def with_half(recipe: Any, *others: Any) -> Any:
         job = real(recipe, *others)
-        return replace(job, data=divide(job.data, 0.5, recipe.data.seed)[0])
+        half, _ = divide(job.data.validation, 0.5, recipe.data.seed + 1)
+        return replace(job, data=replace(job.data, validation=half))
 
     monkeypatch.setattr("curate.jobs.prepare", with_half)
     run_select(tuned.recipe, here / "selected")
