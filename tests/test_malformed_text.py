@@ -45,7 +45,7 @@ BAD_RECIPES: list[tuple[list[str], str]] = [
       for wrong in ("1", "1.0", "0", "-5", "0.0", "-0.5", "2.5", "1e+30", "1e+16", "'5'", "[5]")),
     (["selection.keep={tokens: true}"], f"selection.keep.tokens: {TOKENS}True."),
     (["selection.keep={tokens: null}"], "selection.keep: give exactly one of auto, fraction, coun"),
-    (["selection.keep={tokens: 50, count: 5}"], "give exactly one of auto, fraction, count, tokens an"),
+    (["selection.keep={tokens: 50, count: 5}"], "give exactly one of auto, fraction, count"),
     (["selection.keep={tokens: 99999}"], "selection.keep.tokens: is 99999, but the candidates hav"),
     (["selection.keep={tokens: 2}"], "selection.keep.tokens: is 2, but the shortest candidate has"),
     (["selection.keep={tokens: 0.5}", CLASSES],
