@@ -133,10 +133,12 @@ def selector_for(
     selection = job.recipe.selection
     task, rule, state = job.start(job.recipe.training.seed)
     tokens = job.data.tokens
-    steps = job.steps(job.recipe.training.seed)[: job.scored_steps()]
+    valued = POLICIES[policy](job)
+    steps = job.steps(job.recipe.training.seed)
+    if valued.needs is Evidence.INFLUENCE:
+        steps = steps[: job.scored_steps()]
     horizon = len(steps) if selection.horizon == "full" else min(selection.horizon, len(steps))
     room = room_for_states(job, state, horizon)
-    valued = POLICIES[policy](job)
     halved = halved and valued.needs is Evidence.INFLUENCE
     selector = Selector(
         judge=Judge(

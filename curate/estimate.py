@@ -153,8 +153,8 @@ def forecast(job: Job) -> Forecast:
     ways = len(against | {selection.policy}) * len(evaluation.seeds) if evaluation else 0
     baselines = []
     if "loss" in against - {selection.policy}:
-        other, _, _ = selector_for(job, "loss")
-        baselines.append(_run(other, steps))
+        other, _, whole = selector_for(job, "loss")
+        baselines.append(_run(other, whole))
     judge = selector.judge
     task = judge.task
     graph = int(agreed(task.ranks, graph_size(task, state.theta, steps[0])))

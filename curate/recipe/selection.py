@@ -62,7 +62,7 @@ class Keep(Section):
 class Selection(Section):
     """How candidates are valued and how many are kept.
 
-    epochs: of the run that are scored, from its beginning; of a `full` horizon, all.
+    epochs: of the run whose influences are taken, from its beginning; of a `full` horizon, all.
     judge: whether what is kept is retrained on and judged by target rows that did not choose it.
     per: whether the losses and influences that scores are made of are those of the row, or of
     the row by its tokens; token by default where `keep` counts tokens, else example.
