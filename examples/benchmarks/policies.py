@@ -42,6 +42,10 @@ def main() -> None:
     common = [
         f"data.label_noise.fraction={arguments.noise}",
         "evaluation.against=[]",
+        "selection.keep={fraction: 0.7}",
+        "selection.rounds=4",
+        "selection.epochs=8",
+        "selection.judge=false",
         *arguments.overrides,
     ]
     cases: list[tuple[str, list[str]]] = [

@@ -20,6 +20,10 @@ from curate.progress import Phases
 from curate.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "digits.yaml"
+FIXED = [  # a budget that is named, over the whole run, with rows dropped on the way
+    "selection.keep={fraction: 0.7}", "selection.horizon=17", "selection.rounds=4",
+    "selection.epochs=8", "selection.judge=false",
+]  # fmt: skip
 SEEDS = ("data.seed", "data.label_noise.seed", "training.seed")
 
 
@@ -31,7 +35,7 @@ def main() -> None:
     torch.set_num_threads(1)
     losses: dict[str, list[float]] = {}
     for split in range(arguments.splits):
-        overrides = [*arguments.overrides, *(f"{key}={split}" for key in SEEDS)]
+        overrides = [*FIXED, *arguments.overrides, *(f"{key}={split}" for key in SEEDS)]
         recipe = load_recipe(RECIPE, overrides)
         job, phases = prepare(recipe, torch.device("cpu")), Phases()
         chosen = choose(job, recipe.selection.policy, phases)
