@@ -133,8 +133,8 @@ def test_recipes_run_end_to_end(path: Path, there: Path) -> None:
     assert scores["influence"].is_finite().all()
     assert scores["score"].is_finite().all()
     assert scores["influence"].n_unique() > scores.height // 2
-    fraction = load_recipe(path, overrides).selection.keep.fraction
-    assert fraction is not None
+    keep = load_recipe(path, overrides).selection.keep
+    fraction = made["worth"]["share"] if keep.auto else keep.fraction
     assert scores["kept"].sum() == round(fraction * scores.height)
     opens_everywhere(there / "out")
     CANDIDATES[path.stem](scores, made)

@@ -142,7 +142,7 @@ def test_the_dataset_is_that_of_one_process(
     )
     assert expected["kept"].equals(found["kept"])
     scale = expected["influence"].abs().max()
-    assert (expected["influence"] - found["influence"]).abs().max() <= 1e-5 * scale  # type: ignore[operator]
+    assert (expected["influence"] - found["influence"]).abs().max() <= 3e-5 * scale  # type: ignore[operator]
     # of all the runs, only the one that could not write has something to go on from
     assert [path.name for path in left.folder.glob(".*")] == [".writing.unfinished"]
 
