@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -55,6 +56,12 @@ class Candidates:
             for name, examples in self.validation.items()
         )
 
+    @property
+    def target_rows(self) -> int:
+        """Rows of all validation sets together."""
+        return sum(len(examples) for examples in self.validation.values())
+
+    @cached_property
     def halves(self) -> tuple["Candidates", "Candidates"]:
         """The same candidates, with one half of every validation set and with the other.
 
@@ -67,7 +74,7 @@ class Candidates:
     def half_shares(self) -> np.ndarray[Any, Any]:
         """What the halves of every validation set have of its terms, shape (2, V), sums 1."""
         whole = [_terms(examples) for examples in self.validation.values()]
-        parts = [[_terms(own) for own in half.validation.values()] for half in self.halves()]
+        parts = [[_terms(own) for own in half.validation.values()] for half in self.halves]
         shares: np.ndarray[Any, Any] = np.array(parts) / whole
         return shares
 
@@ -79,7 +86,7 @@ class Candidates:
         """
         return tuple(
             replace(target, weight=target.weight * float(share))
-            for half, shares in zip(self.halves(), self.half_shares(), strict=True)
+            for half, shares in zip(self.halves, self.half_shares(), strict=True)
             for target, share in zip(half.targets, shares, strict=True)
         )
 
@@ -115,7 +122,7 @@ class Candidates:
     def groups(self, column: str) -> np.ndarray[Any, Any]:
         """The values of a column, for quotas, shape (N,)."""
         rooms.require_columns(self.table, [column], "selection.group_by")
-        values = self.table.with_format("numpy")[:][column]
+        values = self.table.select_columns([column]).with_format("numpy")[:][column]
         if values.ndim != 1 or values.dtype.kind not in "biuUOS":
             raise DataError(
                 f"selection.group_by: column {column} holds {self.table.features[column]}; "

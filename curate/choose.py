@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from curate.datasets import SourceExamples, TensorExamples
+from curate.forecast import passes
 from curate.influence import Scoring
 from curate.ledger import Outcome, Scores
 from curate.policies import (
@@ -37,13 +38,15 @@ from curate.windows import Judge
 class Chosen:
     """What a policy thought of every candidate, and what the budget made of it.
 
-    by_half: what scores are if only one half of the target has a say, or only the other, shape
-    (2, N); None without a target. repeats: how far they repeat from one to the other. plain:
-    the training on everything whose losses are evidence.
+    passes: gradients of one batch that scoring takes. by_half: what scores are if only one half
+    of the target has a say, or only the other, shape (2, N); None without a target. repeats: how
+    far they repeat from one to the other. plain: the training on everything whose losses are
+    evidence.
     """
 
     scores: Scores
     choice: Choice
+    passes: float
     by_half: Array | None = None
     repeats: Repeatability | None = None
     plain: Plain | None = None
@@ -108,19 +111,21 @@ def choose(
         scores = selector.run(
             state, steps, tick, savepoints=savepoints(policy), on_outcome=on_outcome
         )
+    spent = passes(selector.shape(steps)).total
     if scores.halves is None:
-        return Chosen(scores, cut(job, scores.score), _by_half(job, policy, scores.score))
-    rows, plain = sum(len(own) for own in job.data.validation.values()), None
+        by_half = _by_half(job, policy, scores.score)
+        return Chosen(scores, cut(job, scores.score), spent, by_half)
+    plain = None
     once = selector.judge.policy.rounds == 1
     if once:
         with phases.phase("train on everything", job.total_steps()) as tick:
             plain = Retraining(job, tick).plain(savepoints("everything"))
     evidence = np.zeros((0, len(scores.score))) if plain is None else plain.evidence()
-    shrunk = shrink(scores.halves, evidence, rows)
+    shrunk = shrink(scores.halves, evidence, job.data.target_rows)
     if once:
         scores = replace(scores, score=shrunk.values)
     by_half = shrunk.by_half if once else scores.halves
-    return Chosen(scores, cut(job, scores.score), by_half, shrunk.repeats, plain)
+    return Chosen(scores, cut(job, scores.score), spent, by_half, shrunk.repeats, plain)
 
 
 def selector_for(
@@ -175,7 +180,7 @@ def _by_half(job: Job, policy: str, score: Array) -> Array | None:
         return None
     if policy != "knn_shapley":
         return np.stack([score, score])
-    halves = [_knn_shapley(replace(job, data=half)) for half in job.data.halves()]
+    halves = [_knn_shapley(replace(job, data=half)) for half in job.data.halves]
     return np.stack([half.shapley for half in halves])
 
 

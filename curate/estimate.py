@@ -11,7 +11,7 @@ import torch
 from curate.choose import selector_for
 from curate.forecast import Run, disk, memory, passes, work
 from curate.influence import Differences, Near, target_gradients, target_graph
-from curate.policies import Evidence, LookAhead
+from curate.policies import LookAhead
 from curate.prepare import Job, memory_bytes
 from curate.progress import duration
 from curate.ranks import agreed
@@ -154,11 +154,11 @@ def forecast(job: Job) -> Forecast:
     baselines = []
     if "loss" in against - {selection.policy}:
         other, _, whole = selector_for(job, "loss")
-        baselines.append(_run(other, whole))
+        baselines.append(other.shape(whole))
     judge = selector.judge
     task = judge.task
     graph = int(agreed(task.ranks, graph_size(task, state.theta, steps[0])))
-    run = _run(selector, steps)
+    run = selector.shape(steps)
     if run.goes_back and run.longest > 1:
         run = replace(run, kinked=bool(Near(task, state.theta, steps[0]).kinked))
     judged, total = 0.0, job.total_steps()
@@ -170,12 +170,6 @@ def forecast(job: Job) -> Forecast:
         job, selector, state, steps, run, baselines, round(judged), ways * total, graph,
         target_graph(task.model, task.objective, judge.targets, state.theta, task.ranks),
     )  # fmt: skip
-
-
-def selection_passes(job: Job) -> float:
-    """Gradients of one batch that scoring a job's candidates takes."""
-    selector, _, steps = selector_for(job, job.recipe.selection.policy, halved=True)
-    return passes(_run(selector, steps)).total
 
 
 def time_steps(plan: Forecast) -> Clock:
@@ -218,27 +212,6 @@ def estimate_line(plan: Forecast, clock: Clock) -> str:
         f"{duration(seconds['score'])} ({len(plan.steps):,} steps, horizon {run.longest:,}, "
         f"rounds {run.rounds}), judging {duration(seconds['judge'])}, evaluation "
         f"{duration(seconds['evaluate'])}"
-    )
-
-
-def _run(selector: Selector, steps: Sequence[Step]) -> Run:
-    """The numbers of a run, if a threshold keeps half."""
-    judge, budget = selector.judge, selector.step_budget
-    kept = () if judge.policy.needs is Evidence.NOTHING else steps
-    model = judge.task.model
-    return Run(
-        kept=[budget.share(len(step.rows)) for step in kept],
-        horizon=selector.horizon,
-        rounds=judge.policy.rounds,
-        goes_back=judge.goes_back,
-        memory=judge.snapshots,
-        disk=judge.disk.states if judge.disk else 0,
-        gradients=judge.gradients,
-        targets=len(judge.targets),
-        target_share=judge.target_rows / len(steps[0].rows),
-        central=model.dtype == torch.float64 or model.autocast is not None,
-        exact_jump=judge.scoring.jump_bytes is not None,
-        probing=selector.probing if judge.goes_back else 0.0,
     )
 
 

@@ -14,7 +14,7 @@ from curate.datasets import Examples
 from curate.errors import NonFiniteError, UserError
 from curate.influence import mean_metrics
 from curate.journal import Journal
-from curate.policies import Array, Budget
+from curate.policies import Array, Budget, average_ranks
 from curate.prepare import Job
 from curate.progress import Phases
 from curate.ranks import everywhere
@@ -148,11 +148,10 @@ def auroc(scores: Array, positive: Array) -> float:
 
     scores: shape (N,). positive: bool, shape (N,), with both kinds in it.
     """
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    average_rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    ranks = average_ranks(scores) + 1
     ones = int(positive.sum())
     zeros = len(positive) - ones
-    return float((average_rank[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
 def spread(values: list[float]) -> float:

@@ -10,7 +10,7 @@ import polars as pl
 
 from curate.choose import Chosen, choose, cut, nothing_kept
 from curate.errors import OutputError, UserError
-from curate.estimate import announce, forecast, selection_passes, time_steps
+from curate.estimate import announce, forecast, time_steps
 from curate.evaluate import auroc, evaluate
 from curate.files import write_whole, write_whole_text
 from curate.influence import expected_error
@@ -163,8 +163,7 @@ def _score_and_evaluate(
     summary |= {name: found for name, found in counted.items() if found}
     if worth is not None:
         summary["worth"] = worth.row()
-        passes = selection_passes(job) + worth.steps
-        summary["cost"] = passes / job.total_steps()
+        summary["cost"] = (chosen.passes + worth.steps) / job.total_steps()
     if chosen.repeats is not None:
         summary["repeats"] = chosen.repeats.row()
     if chosen.scores.windows:
@@ -184,13 +183,11 @@ def _score_and_evaluate(
 def _weigh(job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished) -> Worth:
     """What choosing is worth, and how much to keep where that is to be found."""
     assert chosen.by_half is not None
-    rows = sum(len(own) for own in job.data.validation.values())
-    total = round(trainings(bool(job.recipe.selection.keep.auto), rows) * job.total_steps())
+    auto, rows = bool(job.recipe.selection.keep.auto), job.data.target_rows
+    total = round(trainings(auto, rows) * job.total_steps())
     with phases.phase("judge", total) as tick:
         retraining = Retraining(job, tick, unfinished.journal())
         plain = chosen.plain or retraining.plain(unfinished.savepoints("everything"))
-        if chosen.plain is not None:
-            retraining.steps += plain.measured[0].steps
         judge = Judge(
             retraining, chosen.by_half, lambda values, budget: cut(job, values, budget).kept,
             plain.measured,

@@ -21,7 +21,7 @@ from curate.policies import Array, normal_scores
 from curate.prepare import Job
 from curate.ranks import everywhere
 from curate.savepoints import Savepoints
-from curate.trajectory import Step, Task, forward_step, replay, seeded_rng
+from curate.trajectory import Step, Task, forward_step, seeded_rng
 
 LOOKS, PATIENCE = 20, 5
 """How often a run is measured; after so many times without a better one it ends."""
@@ -99,7 +99,7 @@ class Plain:
 class Retraining:
     """Trains from scratch; what it did is in its journal and not done again.
 
-    tick: called after every step. steps: taken so far, those of before included.
+    tick: called after every step. steps: taken so far by `on`, those of before included.
     """
 
     job: Job
@@ -108,7 +108,7 @@ class Retraining:
     steps: int = 0
 
     def __post_init__(self) -> None:
-        self.halves = self.job.data.halves()
+        self.halves = self.job.data.halves
 
     def on(self, examples: SourceExamples, rows: Array, juries: Sequence[int]) -> list[Measured]:
         """Train on some rows of some examples; what it comes to on each of the judging halves.
@@ -138,51 +138,35 @@ class Retraining:
         """
         if savepoints is not None and (saved := savepoints.newest()) is not None:
             restored = [Measured.restored(own) for own in saved.pop("measured")]
-            found = Plain(restored, **saved)
-        else:
-            found = self._plain()
-            if savepoints is not None:
-                plain = [own.saved() for own in found.measured]
-                savepoints.offer(lambda: {**vars(found), "measured": plain}, due=True)
-        self.steps += found.measured[0].steps
+            return Plain(restored, **saved)
+        examples, watch = self.job.data.examples, _Watch(self.job)
+        measured = self._run(examples, np.arange(len(examples)), juries(self.job), watch)
+        found = Plain(measured, *watch.means())
+        if savepoints is not None:
+            plain = [own.saved() for own in found.measured]
+            savepoints.offer(lambda: {**vars(found), "measured": plain}, due=True)
         return found
 
-    def _run(self, examples: SourceExamples, rows: Array, juries: Sequence[int]) -> list[Measured]:
+    def _run(
+        self, examples: SourceExamples, rows: Array, juries: Sequence[int],
+        watch: "_Watch | None" = None,
+    ) -> list[Measured]:  # fmt: skip
+        """One training; with a `watch`, which sees every step, it goes on to its end."""
         job, seed = self.job, self.job.recipe.training.seed
         task, rule, state = job.start(seed)
         task = Task(task.model, task.objective, examples, task.ranks)
-        steps = job.steps(seed, torch.from_numpy(rows))
-        best = _Best(juries)
-        for part in np.array_split(np.arange(len(steps)), min(LOOKS, len(steps))):
-            state = replay(task, rule, state, [steps[t] for t in part], self.tick)
-            best.see({j: self._measure(task, j, state.theta, len(rows)) for j in juries}, len(part))
-            if best.stale >= PATIENCE:
-                break
-        return best.found()
-
-    def _plain(self) -> Plain:
-        job, seed = self.job, self.job.recipe.training.seed
-        task, rule, state = job.start(seed)
-        count, steps, best = len(job.data.examples), job.steps(seed), _Best(juries(job))
-        sums, seen = np.zeros((2, count)), np.zeros((2, count))
-        offers = _Offers(job, len(steps))
+        steps, best = job.steps(seed, torch.from_numpy(rows)), _Best(juries)
         for part in np.array_split(np.arange(len(steps)), min(LOOKS, len(steps))):
             for t in part:
-                early = t == 0 or t < len(steps) / 2
-                if early:
-                    offers.see(task, state.theta, steps[t])
+                before = state.theta
                 state, losses = forward_step(task, rule, state, steps[t])
-                rows, own = steps[t].rows.numpy(), losses.double().cpu().numpy()
-                for k in (0, 1) if early else (0,):
-                    np.add.at(sums[k], rows, own)
-                    np.add.at(seen[k], rows, 1)
+                if watch is not None:
+                    watch.see(task, before, int(t), steps[t], losses)
                 self.tick()
-            now = {jury: self._measure(task, jury, state.theta, count) for jury in best.juries}
-            best.see(now, len(part))
-        sizes = np.ones(count) if job.data.tokens is None else job.data.tokens
-        means = sums / np.maximum(seen, 1) / sizes
-        means[1] = np.where(seen[1] > 0, means[1], means[0])
-        return Plain(best.found(), means[0], means[1], offers.means())
+            best.see({j: self._measure(task, j, state.theta, len(rows)) for j in juries}, len(part))
+            if watch is None and best.stale >= PATIENCE:
+                break
+        return best.found()
 
     def _measure(self, task: Task, half: int, theta: torch.Tensor, rows: int) -> Measured:
         """A model at theta on a half of the target."""
@@ -237,24 +221,50 @@ class _Best:
         ]
 
 
-class _Offers:
-    """Target rows offered to a run as candidates are, once an epoch in random order, untrained.
+class _Watch:
+    """Losses of candidates on the way, and those of target rows, which are not trained on.
 
-    So these can be compared with the candidates': losses fall within an epoch, too.
+    In the run's first half target rows are offered as candidates are, once an epoch in random
+    order, so that their losses can be compared: losses fall within an epoch, too.
     """
 
-    def __init__(self, job: Job, steps: int) -> None:
+    def __init__(self, job: Job) -> None:
+        count = len(job.data.examples)
+        self._half = max(1.0, job.total_steps() / 2)
+        self._sizes = np.ones(count) if job.data.tokens is None else job.data.tokens
+        self._sums, self._seen = np.zeros((2, count)), np.zeros((2, count))
         self._sets = [*job.data.validation.values()]
         self._places = [
             (k, row) for k, examples in enumerate(self._sets) for row in range(len(examples))
         ]
-        self._epoch = max(1, steps // job.recipe.training.epochs)
+        self._epoch = max(1, job.total_steps() // job.recipe.training.epochs)
         self._random = np.random.default_rng(job.recipe.data.seed)
         self._ahead: list[Array] = []
-        self._sums, self._seen = np.zeros((2, len(self._places)))
+        self._target_sums, self._target_seen = np.zeros((2, len(self._places)))
 
-    def see(self, task: Task, theta: torch.Tensor, step: Step) -> None:
-        """Take down the losses of the rows whose turn it is, at theta, in training mode."""
+    def see(
+        self, task: Task, theta: torch.Tensor, t: int, step: Step, losses: torch.Tensor
+    ) -> None:
+        """Take down step t, from theta on: its candidates' losses there, and some target rows'."""
+        rows, own, early = step.rows.numpy(), losses.double().cpu().numpy(), t < self._half
+        for k in (0, 1) if early else (0,):
+            np.add.at(self._sums[k], rows, own)
+            np.add.at(self._seen[k], rows, 1)
+        if early:
+            self._offer(task, theta, step)
+
+    def means(self) -> tuple[Array, Array, Array]:
+        """Of the candidates, shape (N,), over all steps and over the first half; of target rows.
+
+        Of these there are only those that had their turn.
+        """
+        means = self._sums / np.maximum(self._seen, 1) / self._sizes
+        early = np.where(self._seen[1] > 0, means[1], means[0])
+        turned = self._target_seen > 0
+        return means[0], early, self._target_sums[turned] / self._target_seen[turned]
+
+    def _offer(self, task: Task, theta: torch.Tensor, step: Step) -> None:
+        """The losses of the target rows whose turn it is, at theta, in training mode."""
         if not self._ahead:
             order = self._random.permutation(len(self._places))
             self._ahead = np.array_split(order, self._epoch)
@@ -270,17 +280,10 @@ class _Offers:
                     rows = torch.tensor([self._places[place][1] for place in own])
                     batch = examples.batch(rows, task.model.device)
                     losses = task.objective.losses(module, batch) / task.objective.sizes(batch)
-                    self._sums[own] += losses.double().cpu().numpy()
-                    self._seen[own] += 1
-
-    def means(self) -> Array:
-        """The mean loss of every row that had its turn, shape (M,) or shorter."""
-        turned = self._seen > 0
-        means: Array = self._sums[turned] / self._seen[turned]
-        return means
+                    self._target_sums[own] += losses.double().cpu().numpy()
+                    self._target_seen[own] += 1
 
 
 def juries(job: Job) -> list[int]:
     """The halves of the target that may judge what is chosen by the other: both of a small one."""
-    rows = sum(len(own) for own in job.data.validation.values())
-    return [1, 0] if rows < SMALL else [1]
+    return [1, 0] if job.data.target_rows < SMALL else [1]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from curate.files import Tree
-from curate.forecast import measured
+from curate.forecast import Run, measured
 from curate.influence import Differences, ErrorProxy, over_targets, reweighting, target_losses
 from curate.ledger import Ledger, Outcome, Scores
 from curate.policies import Array, Budget, Evidence, Offer
@@ -112,6 +112,26 @@ class Selector:
         if self.judge.policy.needs is Evidence.NOTHING:
             return 0
         return self._ticks_before(total, total)
+
+    def shape(self, steps: Sequence[Step]) -> Run:
+        """The numbers that decide what a run through `steps` takes, if a threshold keeps half."""
+        judge, budget = self.judge, self.step_budget
+        kept = () if judge.policy.needs is Evidence.NOTHING else steps
+        model = judge.task.model
+        return Run(
+            kept=[budget.share(len(step.rows)) for step in kept],
+            horizon=self.horizon,
+            rounds=judge.policy.rounds,
+            goes_back=judge.goes_back,
+            memory=judge.snapshots,
+            disk=judge.disk.states if judge.disk else 0,
+            gradients=judge.gradients,
+            targets=len(judge.targets),
+            target_share=judge.target_rows / len(steps[0].rows),
+            central=model.dtype == torch.float64 or model.autocast is not None,
+            exact_jump=judge.scoring.jump_bytes is not None,
+            probing=self.probing if judge.goes_back else 0.0,
+        )
 
     @property
     def step_budget(self) -> Budget:

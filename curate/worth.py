@@ -71,7 +71,7 @@ class Worth:
     the user said how much. chosen: the budget that the answer is about: what is kept, or, where
     that is everything, the best of those tried. tried: all of them. against: other ways to
     train, everything first. judging: rows that judged, of `target_rows`. steps: that all
-    retrainings took; limit: that one takes at most.
+    trainings took, that on everything included; limit: that one takes at most.
     """
 
     answer: Answer
@@ -134,8 +134,8 @@ class Judge:
             tried=tried,
             against=against,
             judging=chosen.judging,
-            target_rows=sum(len(own) for own in self.job.data.validation.values()),
-            steps=self.retraining.steps,
+            target_rows=self.job.data.target_rows,
+            steps=self.retraining.steps + self.everything[0].steps,
             limit=self.job.total_steps(),
         )
 

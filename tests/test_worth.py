@@ -119,7 +119,7 @@ def plain_torch(job: Job) -> tuple[list[float], np.ndarray]:
     module = BUILTIN_MODELS["mlp"]((6,), 2, hidden=(32,), activation="gelu")
     torch.nn.utils.vector_to_parameters(state.theta, module.parameters())
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=_decay(job))
-    examples, (half,) = job.data.examples, job.data.halves()[1].validation.values()
+    examples, (half,) = job.data.examples, job.data.halves[1].validation.values()
     x, y = examples.all_features(), examples.labels
     curve, sums = [], np.zeros(len(y))
     steps = job.steps(job.recipe.training.seed)

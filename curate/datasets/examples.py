@@ -56,6 +56,13 @@ class SourceExamples(Examples, Protocol):
         ...
 
 
+def joined_labels(one: SourceExamples, other: SourceExamples) -> Tensor | None:
+    """The labels of some examples and then of others; None where there are none."""
+    if one.labels is None or other.labels is None:
+        return None
+    return torch.cat([one.labels, other.labels])
+
+
 @dataclass(frozen=True)
 class Scaling:
     """features -> (features - shift) * factor, each broadcast over one example."""
@@ -132,14 +139,10 @@ class TensorExamples:
 
     def joined(self, other: Self) -> "TensorExamples":
         """These examples and then those of `other`, of the same kind."""
-        if self.labels is None or other.labels is None:
-            labels = None
-        else:
-            labels = torch.cat([self.labels, other.labels])
         return replace(
             self,
             features=torch.cat([self.features, other.features]),
-            labels=labels,
+            labels=joined_labels(self, other),
             rows=torch.cat([self.rows, other.rows]),
         )
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curate.datasets.examples import joined_labels
+
 IGNORED = -100
 CHUNK_TOKENS = 1024
 """Tokens, padding included, that go through a model together where all examples are gone
@@ -134,16 +136,12 @@ class TokenExamples:
 
     def joined(self, other: Self) -> "TokenExamples":
         """These texts and then those of `other`, of the same tokenizer."""
-        if self.labels is None or other.labels is None:
-            labels = None
-        else:
-            labels = torch.cat([self.labels, other.labels])
         return replace(
             self,
             tokens=torch.cat([self.tokens, other.tokens]),
             learned=torch.cat([self.learned, other.learned]),
             starts=torch.cat([self.starts, self.starts[-1] + other.starts[1:]]),
-            labels=labels,
+            labels=joined_labels(self, other),
             rows=torch.cat([self.rows, other.rows]),
             cut=torch.cat([self.cut, other.cut]),
         )

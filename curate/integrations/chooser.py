@@ -55,7 +55,6 @@ class WindowChooser:
         self._trackers = careful([] if options.tracker is None else [options.tracker])
         self._untold: WindowReport | None = None
         self._steps_decided = 0
-        self._told_sides: tuple[Sequence[Target], Sequence[Target]] = (targets, ())
         training.learning_rates(training.read()[1], 1)
         with training.simulated():
             probe(training.read()[0], objective, targets[0].examples)
@@ -95,7 +94,7 @@ class WindowChooser:
         """
         if self._paying and not self._paying.due():
             self._steps_decided += -(-len(window) // self.accumulate)
-            return [_everything(batch, len(self._targets)) for batch in window]
+            return [_whole(batch, len(self._targets)) for batch in window]
         begin = time.monotonic()
         members = [
             window[first : first + self.accumulate]
@@ -136,7 +135,7 @@ class WindowChooser:
         report = self._untold
         if report is None:
             return
-        choosing, judging = self._told_sides
+        choosing, judging = self._sides(len(self.reports) - 1)
         with self.training.simulated():
             model, _ = self.training.read()
             losses = target_losses(model, self._objective, choosing, model.read())
@@ -147,15 +146,14 @@ class WindowChooser:
         report.realised = float(losses.mean()) - report.target_loss
         self._tell(report)
 
-    def _sides(self) -> tuple[Sequence[Target], Sequence[Target]]:
-        """The targets that choose in the next window, and those that judge it: halves in turn."""
-        sides = (
-            (self._targets, ())
-            if not self._halves
-            else (self._halves if len(self.reports) % 2 else self._halves[::-1])
-        )
-        self._told_sides = sides
-        return sides
+    def _sides(self, number: int) -> tuple[Sequence[Target], Sequence[Target]]:
+        """The targets that choose in a window that is scored, and those that judge it.
+
+        Halves take turns by the window's number among the reports; without, all choose.
+        """
+        if not self._halves:
+            return self._targets, ()
+        return self._halves if number % 2 else self._halves[::-1]
 
     def _try(
         self, window: Sequence[Any], judged: Judged, decisions: Sequence[Sequence[Decision]]
@@ -166,7 +164,8 @@ class WindowChooser:
         """
         if self._paying is None:
             return None
-        (model, live), (_, judging) = self.training.read(), self._told_sides
+        model, live = self.training.read()
+        _, judging = self._sides(len(self.reports))
         self._everything = float(
             target_losses(model, self._objective, judging, judged.final.theta).mean()
         )
@@ -185,7 +184,7 @@ class WindowChooser:
 
     def _judge(self, window: Sequence[Any], members: Sequence[Sequence[Any]]) -> Judged:
         """A window's steps, trained on everything and scored by the targets whose turn it is."""
-        targets, _ = self._sides()
+        targets, _ = self._sides(len(self.reports))
         options, examples = self.options, BatchExamples(window)
         model, live = self.training.read()
         judge = Judge(
@@ -300,7 +299,7 @@ class WindowChooser:
         self._untold = None
 
 
-def _everything(batch: Any, targets: int) -> Decision:
+def _whole(batch: Any, targets: int) -> Decision:
     """Nothing dropped of a batch that was not scored."""
     count = batch_length(batch)
     unknown = torch.full((targets, count), torch.nan, dtype=torch.float64)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curate.policies.base import Array, Evidence, Offer
+from curate.policies.ranking import average_ranks
 
 STEP = 0.5
 SMALLEST, LARGEST = 0.02, 2.0
@@ -56,6 +57,4 @@ def _mean(influences: Array, offer: Offer) -> Array:
 
 def centred_ranks(values: Array) -> Array:
     """Ranks of the values, shape (n,), scaled to -1..1, equal values sharing theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    average = (np.cumsum(counts) - (counts + 1) / 2)[inverse]
-    return average * 2 / max(1, len(values) - 1) - 1 if len(values) > 1 else np.zeros(1)
+    return average_ranks(values) * 2 / (len(values) - 1) - 1 if len(values) > 1 else np.zeros(1)

@@ -7,7 +7,7 @@ the other's can be foretold:
 
     B_i  ~  b_0 A_i + b_1 f_i1 + b_2 f_i2 + ...                     (least squares over all rows i)
 
-with f whatever else is known of a row, such as its loss under a model that never trained on it.
+with f whatever else is known of a row, such as its losses in training on everything.
 The errors of A and B are independent, since no target row is in both, so that the fitted values
 are the best linear guess at influences on target rows *not seen*: scores that are mostly noise
 get little weight, and evidence gets as much as it is worth on this data, none if none.
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from curate.policies.base import Array
+from curate.policies.ranking import average_ranks
 
 ENOUGH = 0.8
 """Reliability of scores that `rows_needed` is about."""
@@ -51,11 +52,6 @@ class Repeatability:
     foretold: float
     target_rows: int
     rows_needed: int | None
-
-    @property
-    def nothing(self) -> bool:
-        """Whether the final scores say nothing about target rows that they have not seen."""
-        return self.foretold <= 0 and self.low <= 0
 
     def row(self) -> dict[str, Any]:
         """Plain values."""
@@ -92,6 +88,7 @@ def shrink(halves: Array, evidence: Array, target_rows: int) -> Shrunk:
     known = evidence - evidence.mean(axis=1, keepdims=True)
     spread = known.std(axis=1, keepdims=True)
     known = known / np.where(spread > 0, spread, 1.0)
+    alone = normal_scores(evidence[0]) if len(evidence) else np.zeros(halves.shape[1])
     for own, other in ((0, 1), (1, 0)):
         columns = np.vstack([centred[own], known]).T
         weights = np.linalg.lstsq(columns, centred[other], rcond=None)[0]
@@ -100,9 +97,8 @@ def shrink(halves: Array, evidence: Array, target_rows: int) -> Shrunk:
         fitted = columns @ weights
         foretold.append(_correlation(fitted, centred[other]))
         by_half[own] = normal_scores(fitted if fitted.any() else centred[own])
-        if len(evidence):
-            alone = normal_scores(evidence[0])
-            by_half[own] += max(0.0, _correlation(alone, normal_scores(centred[own]))) * alone
+        agreement = _correlation(alone, normal_scores(centred[own]))
+        by_half[own] += max(0.0, agreement) * alone
     correlation = _correlation(centred[0], centred[1])
     low, high = _interval(correlation, halves.shape[1])
     return Shrunk(
@@ -122,9 +118,8 @@ def shrink(halves: Array, evidence: Array, target_rows: int) -> Shrunk:
 
 def normal_scores(values: Array) -> Array:
     """Quantiles of the normal distribution in the order of the values, shape (n,), mean 0."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    average = (np.cumsum(counts) - counts / 2)[inverse]
-    found: Array = np.vectorize(NormalDist().inv_cdf, otypes=[float])(average / len(values))
+    places = (average_ranks(values) + 0.5) / len(values)
+    found: Array = np.vectorize(NormalDist().inv_cdf, otypes=[float])(places)
     return found
 
 

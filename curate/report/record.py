@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from curate.policies import Repeatability
+
 
 class Metric(BaseModel):
     """A metric of retrained models, one value per seed."""
@@ -71,18 +73,6 @@ class WorthOf(BaseModel):
     limit: int
 
 
-class Repeats(BaseModel):
-    """How far scores repeat on other target rows, see `Repeatability`."""
-
-    correlation: float
-    low: float
-    high: float
-    reliability: float
-    foretold: float
-    target_rows: int
-    rows_needed: int | None
-
-
 class Noise(BaseModel):
     """Labels that were made wrong on purpose."""
 
@@ -122,7 +112,7 @@ class Provenance(BaseModel):
     error: ExpectedError | None = None
     worth: WorthOf | None = None
     cost: float | None = None
-    repeats: Repeats | None = None
+    repeats: Repeatability | None = None
     noise: Noise | None = None
     evaluation: list[Retrained] = []
     composition: dict[str, list[Part]] = {}

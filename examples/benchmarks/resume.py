@@ -26,7 +26,7 @@ def outcome(out: Path) -> dict[str, str]:
     paths = [out / "scores.parquet", out / "windows.parquet", *sorted(out.glob("train/*.arrow"))]
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     made = json.loads((out / "provenance.json").read_text())
-    return hashes | {"evaluation": json.dumps(made.get("evaluation"))}
+    return hashes | {name: json.dumps(made.get(name)) for name in ("worth", "evaluation")}
 
 
 def run_for(seconds: float | None, recipe: str, out: Path, *flags: str) -> float | None:
