@@ -285,6 +285,7 @@ def tune(
         "why": why(tuned),
         "everything": {f"{lr:g}": value for lr, value in tuned.everything.items()},
         "test": tuned.test,
+        "worth": tuned.worth,
         "passes": tuned.passes,
         "grid_passes": tuned.plan.grid_passes(),
         "study": tuned.study.study_name,

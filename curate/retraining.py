@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from curate.candidates import Candidates
 from curate.datasets import SourceExamples
 from curate.errors import NonFiniteError
 from curate.influence import row_metrics
@@ -99,19 +100,23 @@ class Plain:
 class Retraining:
     """Trains from scratch; what it did is in its journal and not done again.
 
-    tick: called after every step. steps: taken so far by `on`, those of before included.
+    tick: called after every step. parts: two of the target, its halves if not given; juries: those
+    of them that judge. steps: taken so far by `on`, those of before included.
     """
 
     job: Job
     tick: Callable[[], None]
     journal: Journal | None = None
+    parts: Sequence[Candidates] = ()
+    juries: Sequence[int] = ()
     steps: int = 0
 
     def __post_init__(self) -> None:
-        self.halves = self.job.data.halves
+        self.parts = self.parts or self.job.data.halves
+        self.juries = self.juries or juries(self.job)
 
     def on(self, examples: SourceExamples, rows: Array, juries: Sequence[int]) -> list[Measured]:
-        """Train on some rows of some examples; what it comes to on each of the judging halves.
+        """Train on some rows of some examples; what it comes to for each of the juries.
 
         Raises:
             NonFiniteError: it ends in a loss that is no number.
@@ -140,7 +145,7 @@ class Retraining:
             restored = [Measured.restored(own) for own in saved.pop("measured")]
             return Plain(restored, **saved)
         examples, watch = self.job.data.examples, _Watch(self.job)
-        measured = self._run(examples, np.arange(len(examples)), juries(self.job), watch)
+        measured = self._run(examples, np.arange(len(examples)), self.juries, watch)
         found = Plain(measured, *watch.means())
         if savepoints is not None:
             plain = [own.saved() for own in found.measured]
@@ -168,9 +173,9 @@ class Retraining:
                 break
         return best.found()
 
-    def _measure(self, task: Task, half: int, theta: torch.Tensor, rows: int) -> Measured:
-        """A model at theta on a half of the target."""
-        data, ranks = self.halves[half], self.job.ranks
+    def _measure(self, task: Task, part: int, theta: torch.Tensor, rows: int) -> Measured:
+        """A model at theta on a part of the target."""
+        data, ranks = self.parts[part], self.job.ranks
         weights = np.array([target.weight for target in data.targets])
         losses, shares, metrics = [], [], dict[str, float]()
         for target, weight in zip(data.targets, weights / weights.sum(), strict=True):

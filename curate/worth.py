@@ -17,7 +17,7 @@ import numpy as np
 from curate.candidates import Candidates
 from curate.datasets import SourceExamples
 from curate.policies import Array, Budget
-from curate.retraining import SMALL, Measured, Retraining, juries
+from curate.retraining import SMALL, Measured, Retraining
 
 FIRST, LEAST, MORE, MOST = 0.1, 0.05, 1.7, 0.7
 """Share that the first budget drops where no guess is at hand; the smallest guess that is taken;
@@ -110,7 +110,7 @@ class Judge:
 
     def __post_init__(self) -> None:
         self.job = self.retraining.job
-        self.juries = juries(self.job)
+        self.juries = self.retraining.juries
 
     def weigh(self, unlike: float = 0.0) -> Worth:
         """Find a budget where the recipe leaves it open, and say what it is worth.
@@ -195,7 +195,7 @@ class Judge:
         kept = self.choose(self.by_half[1 - jury], budget)
         alike = np.flatnonzero(_random_like(kept, _strata(data), self.job.recipe.data.seed))
         random = self.retraining.on(data.examples, alike, self.juries)
-        joined = reduce(_join, self.retraining.halves[1 - jury].validation.values(), data.examples)
+        joined = reduce(_join, self.retraining.parts[1 - jury].validation.values(), data.examples)
         rows, count = np.arange(len(joined)), len(data.examples)
         alone = self.retraining.on(joined, rows[count:], [jury])
         both = self.retraining.on(joined, rows, [jury])

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from curate.report.tables import columns, worth_cells
+from curate.report.verdict import worth_line
 from curate.report.words import mean_and_spread
 from curate.tuning import Pair, Tuned
 
@@ -40,6 +42,18 @@ def describe_tuning(tuned: Tuned, out: Path) -> str:
             f"test {metric}, retrained: {each['kept']} on what it keeps, "
             f"{each.get('everything', 'diverged')} on everything at the same learning rate"
         )
+    if tuned.worth is not None:
+        lines += [
+            "",
+            *columns(worth_cells(tuned.worth)),
+            f"{worth_line(tuned.worth)}, everything at its best learning rate, "
+            f"{tuned.suits_everything:g}; judged by {tuned.worth['judging']:,} rows that no score "
+            "saw, but by which the pair was chosen, so a little in its favour",
+        ]
+        if tuned.worth["answer"] != "pays":
+            lines.append(f"so train on everything, at learning rate {tuned.suits_everything:g}")
+    else:
+        lines.append("what choosing is worth was not measured: a training for it diverges")
     lines.append(
         f"spent {tuned.passes / plan.grid_passes():.0%} of what runs of all {len(plan.pairs)} "
         "pairs would cost"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,11 @@ from curate.influence import mean_metrics
 from curate.policies import Array, Budget
 from curate.prepare import Job
 from curate.progress import Phases
-from curate.recipe import Recipe, Tune
+from curate.recipe import Keep, Recipe, Tune
+from curate.retraining import Retraining
 from curate.tuning.pilot import View, fly
 from curate.tuning.plan import Pair, Plan, make_plan
-from curate.worth import FIRST, MORE
+from curate.worth import FIRST, MORE, Judge, Worth
 
 BUDGETS = 2
 """How many are tried for each pair where the recipe leaves the budget open."""
@@ -103,6 +105,26 @@ class Bench:
             for seed in self.plan.tune.seeds
         ]
 
+    def worth(
+        self, pair: Pair, kept: Array, learning_rate: float, tick: Callable[[], None]
+    ) -> Worth:
+        """What a pair's choice is worth, by the rows that no score saw.
+
+        learning_rate: of the training on everything that it is compared with, the best of those.
+        All trainings start as the recipe says.
+
+        Raises:
+            NonFiniteError: one of them ends in a loss that is no number.
+        """
+        named = Keep(fraction=max(1, int(kept.sum())) / len(kept))
+        job = self._at(pair, keep=named)
+        parts = [replace(job.data, validation=self.judging), job.data]
+        everything = Retraining(
+            self._at(Pair(pair.horizon, learning_rate)), tick, parts=parts, juries=[0]
+        ).on(job.data.examples, np.arange(len(kept)), [0])
+        retraining = Retraining(job, tick, parts=parts, juries=[0])
+        return Judge(retraining, np.zeros((2, len(kept))), lambda *_: kept, everything).weigh()
+
     def _over_targets(self, found: Sequence[Mapping[str, float]]) -> float:
         """The mean metric of the judging sets, by the weights of their targets."""
         return float(
@@ -112,9 +134,9 @@ class Bench:
             )
         )
 
-    def _at(self, pair: Pair) -> Job:
+    def _at(self, pair: Pair, **selection_keys: Any) -> Job:
         recipe = with_pair(self.job.recipe, pair, self.plan.steps)
-        selection = recipe.selection.model_copy(update={"probing": 0.0})
+        selection = recipe.selection.model_copy(update={"probing": 0.0, **selection_keys})
         return replace(self.job, recipe=recipe.model_copy(update={"selection": selection}))
 
 

@@ -22,12 +22,14 @@ from curate.policies import Array
 from curate.prepare import Job
 from curate.progress import Phases
 from curate.recipe import Recipe, resolved
+from curate.retraining import SMALL
 from curate.tracked import tell
 from curate.trackers import Tracker
 from curate.tuning.bench import Bench, set_up, with_pair
 from curate.tuning.board import Board, Entry, Unit
 from curate.tuning.plan import Pair, Plan
 from curate.tuning.table import describe_pilot, describe_run, table_of
+from curate.worth import trainings
 
 POLL = 0.5
 """Seconds between looks at what other processes have finished."""
@@ -42,7 +44,8 @@ class Tuned:
     line per trial, see `table_of`. study: Optuna's. everything: of training on all rows,
     per learning rate, None where that diverged. test: metrics on the test set, one dict
     per seed, of training on what the best pair `kept` and on `everything`, unless that
-    diverged; None without a test set.
+    diverged; None without a test set. worth: of what the best pair kept, beside everything at
+    the learning rate that suits it best, see `Worth.row`; None if a training diverged.
     """
 
     recipe: Recipe
@@ -53,11 +56,17 @@ class Tuned:
     plan: Plan
     everything: dict[float, float | None]
     test: dict[str, list[dict[str, float]]] | None
+    worth: dict[str, Any] | None
 
     @property
     def passes(self) -> float:
         """Gradients of a batch that pilots and runs took, about."""
         return float(self.table["passes"].sum())
+
+    @property
+    def suits_everything(self) -> float | None:
+        """The learning rate at which training on everything comes out best, if any does."""
+        return _best_rate(self.everything, self.plan.tune.metric)
 
 
 def tune_job(
@@ -129,11 +138,16 @@ class _Worker:
         if not np.isfinite(min(values.values(), default=np.inf)):
             raise RunError(f"no pair is of use: {_reasons(entries)}. Try lower learning rates.")
         pair = min(values, key=lambda pair: (values[pair], pair))
+        everything = {lr: entries[Unit(lr)].value for lr in plan.learning_rates}
         with self.board.lock:
-            test = self.board.recall("test")
+            test, worth = self.board.recall("test"), self.board.recall("worth")
             if test is None and self.bench.job.data.test is not None:
                 test = self._test(pair)
                 self.board.remember("test", test)
+            rate = _best_rate(everything, plan.tune.metric)
+            if worth is None and rate is not None:
+                worth = self._worth(pair, rate)
+                self.board.remember("worth", worth)
         return Tuned(
             recipe=with_pair(self.bench.job.recipe, pair, plan.steps),
             pair=pair,
@@ -141,8 +155,9 @@ class _Worker:
             table=table_of(entries, plan, pair),
             study=self.board.study,
             plan=plan,
-            everything={lr: entries[Unit(lr)].value for lr in plan.learning_rates},
+            everything=everything,
             test=test,
+            worth=worth,
         )
 
     def _open(self) -> list[Unit]:
@@ -249,6 +264,12 @@ class _Worker:
                 found["everything"] = self.bench.test(pair, everything, tick)
         return found
 
+    def _worth(self, pair: Pair, learning_rate: float) -> dict[str, Any] | None:
+        total = round(trainings(False, SMALL) * self.bench.plan.steps)
+        with self.phases.phase("judge", total) as tick, suppress(NonFiniteError):
+            return self.bench.worth(pair, self._kept(pair), learning_rate, tick).row()
+        return None
+
     def _kept(self, pair: Pair) -> Array:
         """What the run of a pair kept, shape (N,); run again if its scores are elsewhere."""
         try:
@@ -257,6 +278,12 @@ class _Worker:
             return self.bench.run(pair, self.phases)[0].choice.kept
         kept: Array = table["kept"].to_numpy()
         return kept
+
+
+def _best_rate(everything: Mapping[float, float | None], metric: str) -> float | None:
+    found = {lr: value for lr, value in everything.items() if value is not None}
+    best = min if metric == "loss" else max
+    return best(found, key=lambda lr: found[lr]) if found else None
 
 
 def _finished(unit: Unit, entries: Mapping[Unit, Entry]) -> bool:

@@ -21,10 +21,13 @@ from curate.choose import selector_for
 from curate.cli import cli, run
 from curate.errors import RunError
 from curate.evaluate import retrain
+from curate.influence import mean_metrics
 from curate.jobs import run_select
 from curate.prepare import prepare
 from curate.recipe import Keep, check_recipe, load_recipe
 from curate.report.tuning import describe_tuning
+from curate.report.verdict import worth_line
+from curate.trajectory import forward_step
 from curate.tuning import Tuned
 from curate.tuning.bench import Bench, divide, set_up, with_pair
 from curate.tuning.plan import Pair
@@ -125,6 +128,43 @@ def test_it_ends_with_a_recipe_a_table_a_picture_and_a_test_of_the_best_alone(
         for seed, found in enumerate(tuned.test[name]):
             expected = retrain(job, rows, seed, {"test": job.data.test}, lambda: None)["test"]
             assert found == pytest.approx(expected)
+
+
+def test_it_ends_with_what_the_choice_is_worth_beside_everything_at_its_own_learning_rate(
+    here: Path, tuned: Tuned
+) -> None:
+    """The gain in the verdict is that of two trainings, each stopped by the rows that judge."""
+    worth = tuned.worth
+    assert worth is not None
+    losses = {lr: value for lr, value in tuned.everything.items() if value is not None}
+    assert tuned.suits_everything == min(losses, key=lambda lr: losses[lr])
+    job = prepare(recipe(), torch.device("cpu"))
+    _, judging = divide(job.data.validation, 0.5, job.recipe.data.seed + 1)
+    assert worth["judging"] == len(judging["validation"])
+    name = f"out/runs/K{tuned.pair.horizon}-lr{tuned.pair.learning_rate:g}.parquet"
+    kept = pl.read_parquet(here / name)["kept"].to_numpy()
+    rates = (tuned.pair.learning_rate, tuned.suits_everything)
+    best = []
+    for rows, lr in zip((np.flatnonzero(kept), np.arange(len(kept))), rates, strict=True):
+        at = replace(
+            job, recipe=with_pair(job.recipe, Pair(tuned.pair.horizon, lr), job.total_steps())
+        )
+        task, rule, state = at.start(job.recipe.training.seed)
+        looks = []
+        for step in at.steps(job.recipe.training.seed, torch.from_numpy(rows)):
+            state, _ = forward_step(task, rule, state, step)
+            found = mean_metrics(task.model, task.objective, judging["validation"], state.theta)
+            looks.append(found["loss"])
+        best.append(min(looks))  # ten steps: a look after each
+    assert worth["chosen"]["loss"] == pytest.approx(best[0], rel=1e-5)
+    assert worth["chosen"]["gain"] == pytest.approx(best[1] - best[0], rel=1e-4, abs=1e-6)
+    assert {own["name"] for own in worth["against"]} == {
+        "everything", "random", "target alone", "everything and target"
+    }  # fmt: skip
+    assert json.loads((here / "out/tune.json").read_text())["worth"] == worth
+    said = describe_tuning(tuned, here / "out")
+    assert worth_line(worth) in said
+    assert ("so train on everything" in said) == (worth["answer"] != "pays")
 
 
 def test_the_price_of_a_run_is_that_of_the_steps_it_takes(here: Path) -> None:

@@ -1,0 +1,186 @@
+"""Is looking ahead worth it? Horizons against each other at equal time, on the league's data.
+
+Every horizon scores for the same processor time, from the run's beginning: as long as the slowest
+of them takes for two epochs, so that cheaper ones see more of the run; and every horizon scores
+the whole run, whatever that takes. One round, nothing dropped on the way, the target in halves as
+in the product. What is kept, as many rows as are right (nine in ten where none is wrong), is
+retrained on from another start, stopped by the validation loss, at the same learning rate. Scores
+are the look-ahead's alone (`shrink` without further evidence), or with the losses of training on
+everything, as the product has them.
+
+    python examples/benchmarks/league/horizons.py --data DIR --out DIR2 [--splits 10] [SETTING ...]
+
+DIR as for `league.py`. What is in DIR2 already is not done again; the table is made of all of it.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from fields import SETTINGS, Setting
+from league import Array, curve, interval, stopped
+
+from curate.choose import cut, selector_for
+from curate.evaluate import auroc
+from curate.policies import Budget, shrink
+from curate.prepare import Job, prepare
+from curate.recipe import check_recipe
+from curate.retraining import Retraining
+
+HORIZONS = (1, 2, 4, 8, 16, "epoch", "full")
+RATES = (1 / 3, 1, 3)
+"""Learning rates, times the setting's own."""
+EPOCHS, TIMED = 2, 24
+"""What the slowest horizon scores; steps that a horizon's pace is measured on, at least."""
+
+
+def score(job: Job, steps: int) -> tuple[Array, float]:
+    """Influences of the first steps on both halves of the target, (2, N), and seconds taken."""
+    selector, state, planned = selector_for(job, "look_ahead", halved=True)
+    begin = time.process_time()
+    found = selector.run(state, planned[:steps])
+    assert found.halves is not None
+    return found.halves, time.process_time() - begin
+
+
+def one_rate(setting: Setting, split: int, factor: float) -> list[dict[str, Any]]:
+    """A line per horizon and way to score."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part, rows in setting.tables.items():
+            rows.write_parquet(Path(folder) / f"{part}.parquet")
+        data = {part: str(Path(folder) / f"{part}.parquet") for part in setting.tables}
+        training = setting.recipe["training"]
+        optimizer = training["optimizer"] | {"lr": training["optimizer"]["lr"] * factor}
+        recipe = setting.recipe | {
+            "data": setting.recipe["data"] | data,
+            "training": training | {"optimizer": optimizer, "seed": split},
+        }
+        jobs = {}
+        for k in HORIZONS:
+            total = -(-setting.tables["train"].height // training["batch_size"])
+            horizon = total if k == "epoch" else k
+            selection = {"horizon": horizon, "epochs": training["epochs"], "probing": 0}
+            checked = check_recipe(recipe | {"selection": selection})
+            jobs[k] = prepare(checked, torch.device("cpu"))
+        job = jobs[1]
+        broken = setting.tables["train"]["broken"].to_numpy()
+        total = job.total_steps()
+        epoch = total // training["epochs"]
+        task, _, _ = job.start(split + 1)
+        base = stopped(curve(job, task, np.arange(len(broken)), total))["test"]
+        plain = Retraining(job, lambda: None).plain()
+        keep = Budget(fraction=1 - broken.mean() if broken.any() else 0.9)
+        timed = {}
+        for k, own in jobs.items():
+            ran = max(TIMED, epoch) if k == "full" else max(TIMED, own.recipe.selection.horizon)
+            timed[k] = score(own, min(ran, total))[1] / min(ran, total)
+        budget = EPOCHS * epoch * max(timed.values())
+        lines = []
+        for k, own in jobs.items():
+            lengths = {"equal": min(total, round(budget / timed[k])), "whole": total}
+            for name, steps in lengths.items():
+                if name == "whole" and steps == lengths["equal"]:
+                    lines += [line | {"time": "whole"} for line in lines[-2:]]
+                    continue
+                halves, seconds = score(own, steps)
+                for way, evidence in (
+                    ("alone", np.zeros((0, len(broken)))), ("with losses", plain.evidence()),
+                ):  # fmt: skip
+                    values = shrink(halves, evidence, job.data.target_rows).values
+                    kept = np.flatnonzero(cut(job, values, keep).kept)
+                    test = stopped(curve(job, task, kept, total))["test"]
+                    lines.append({
+                        "horizon": k, "time": name, "way": way, "factor": factor,
+                        "steps": steps, "seconds": seconds, "test": test, "gain": base - test,
+                        "auroc": auroc(-values, broken) if broken.any() else None,
+                    })  # fmt: skip
+        return lines
+
+
+def table(name: str, lines: list[dict[str, Any]]) -> str:
+    """Gains over training on everything at the same learning rate, mean and 95 % interval."""
+    text = [f"### {name}", ""]
+    for time_given in ("equal", "whole"):
+        for way in ("alone", "with losses"):
+            text += [
+                f"{time_given} time, scores {way}: gain at a third of the learning rate, at it, "
+                "at three times it (AUROC); K's gain less that of K = 1, over all",
+                "",
+                "| K | steps | seconds | lr / 3 | lr | 3 lr | beside K = 1 |",
+                "|---|---|---|---|---|---|---|",
+            ]
+            own = [line for line in lines if line["time"] == time_given and line["way"] == way]
+            ones = _gains(own, 1)
+            for k in HORIZONS:
+                here = [line for line in own if line["horizon"] == k]
+                cells = []
+                for factor in RATES:
+                    at = [line for line in here if line["factor"] == factor]
+                    gain, reach = interval([line["gain"] for line in at])
+                    found = [line["auroc"] for line in at if line["auroc"] is not None]
+                    shown = f" ({mean(found):.3f})" if found else ""
+                    cells.append(f"{gain:+.3f} ± {reach:.3f}{shown}")
+                gains = _gains(own, k)
+                more, reach = interval([gains[s] - ones[s] for s in ones])
+                text.append(
+                    f"| {k} | {mean(line['steps'] for line in here):.0f} | "
+                    f"{mean(line['seconds'] for line in here):.1f} | {' | '.join(cells)} | "
+                    + ("|" if k == 1 else f"{more:+.3f} ± {reach:.3f} |")
+                )
+            text.append("")
+    return "\n".join(text)
+
+
+def _gains(lines: list[dict[str, Any]], horizon: Any) -> dict[int, float]:
+    """By split, the mean gain over learning rates."""
+    found: dict[int, list[float]] = {}
+    for line in lines:
+        if line["horizon"] == horizon:
+            found.setdefault(line["split"], []).append(line["gain"])
+    return {split: mean(own) for split, own in found.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Is looking ahead worth it?")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--splits", type=int, default=10)
+    parser.add_argument("names", nargs="*", help=f"of {'; '.join(SETTINGS)}")
+    asked = parser.parse_args()
+    names = asked.names or ["digits, 20 % wrong", "TREC, 20 % wrong"]
+    if unknown := [name for name in names if name not in SETTINGS]:
+        print(f"no setting is called {unknown[0]!r}; there are {'; '.join(SETTINGS)}",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    for split in range(asked.splits):
+        for name in names:
+            path = asked.out / f"{name.replace(' ', '_').replace('%', 'pc')}-{split}.json"
+            if path.exists():
+                continue
+            begin, setting = time.perf_counter(), SETTINGS[name](asked.data, split)
+            lines = [line | {"setting": name, "split": split}
+                     for factor in RATES for line in one_rate(setting, split, factor)]  # fmt: skip
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(lines))
+            part.rename(path)
+            print(f"{name}, split {split}: {time.perf_counter() - begin:.0f} s", flush=True)
+    there = [line for path in sorted(asked.out.glob("*.json"))
+             for line in json.loads(path.read_text())]  # fmt: skip
+    for name in names:
+        print(table(name, [line for line in there if line["setting"] == name]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
