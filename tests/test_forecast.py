@@ -112,7 +112,7 @@ def test_work_is_what_is_done(
     disk = options["disk"] = Disk(options["disk"], tmp_path) if "disk" in options else None
     chosen = replace(chosen, judge=replace(judge, **options))
 
-    run = estimate._run(chosen, steps)
+    run = chosen.shape(steps)
     assert run.gradients == chosen.judge.gradients
     expected, cost = work(run), passes(run)
     chosen.run(state, steps)
@@ -145,7 +145,7 @@ def test_work_of_a_policy_that_looks_at_losses(
 ) -> None:
     steps = tiny.steps(T, size=6)
     chosen = selector(horizon, Budget(fraction=keep), SmallLoss())
-    expected = work(estimate._run(chosen, steps))
+    expected = work(chosen.shape(steps))
     chosen.run(tiny.start(chosen.judge.task, chosen.judge.rule), steps)
     assert done["recorded"] == expected.recorded == T
     assert done["committed"] == expected.committed
@@ -157,7 +157,7 @@ def test_a_batch_that_is_kept_whole_is_not_trained_again(done: Counter[str]) -> 
     steps = tiny.steps(9, size=8)
     steps = [step.keep(torch.arange(2)) if k % 3 == 2 else step for k, step in enumerate(steps)]
     chosen = selector(1, Budget(fraction=0.75), SmallLoss())
-    expected = work(estimate._run(chosen, steps))
+    expected = work(chosen.shape(steps))
     chosen.run(tiny.start(chosen.judge.task, chosen.judge.rule), steps)
     assert done["committed"] == expected.committed == 6
 
@@ -199,7 +199,7 @@ def test_probes_cost_about_what_is_forecast(done: Counter[str], horizon: int) ->
     """How many there are depends on where they fall; START stands for what they cost besides."""
     steps = tiny.steps(48, size=6)
     chosen = replace(selector(horizon, Budget(fraction=1.0), LookAhead(1)), probing=1.0)
-    expected = passes(estimate._run(chosen, steps)).probes
+    expected = passes(chosen.shape(steps)).probes
     probes: list[int] = []
 
     def note(first: int, state: object, judged: Any) -> None:

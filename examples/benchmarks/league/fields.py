@@ -17,11 +17,14 @@ Array = np.ndarray[Any, Any]
 
 
 class Setting(NamedTuple):
-    """What one split of a setting is. classes: whether rows have labels that may be wrong."""
+    """What one split of a setting is.
+
+    model: writes what the recipe's `model.pretrained` is to name, for a language model.
+    """
 
     tables: dict[str, pl.DataFrame]
     recipe: dict[str, Any]
-    classes: bool = True
+    model: Callable[[Path], None] | None = None
 
 
 def digits(noise: float, data: Path, split: int) -> Setting:
@@ -71,6 +74,55 @@ def texts(name: str, label: str, noise: float, data: Path, split: int) -> Settin
     )  # fmt: skip
 
 
+def encoder(name: str, label: str, noise: float, data: Path, split: int) -> Setting:
+    """Short texts and a small BERT, both from scratch. The numbers of `texts` are for others."""
+    features, labels = _texts(data, name, label)
+    found = _labelled(
+        features, labels, (1500, 300, 1000), noise, split,
+        hidden=[], batch_size=32, epochs=5, lr=1e-3,
+        texts=pl.read_parquet(data / f"{name}.parquet")["text"],
+    )  # fmt: skip
+    recipe = found.recipe | {
+        "data": {"columns": {"text": "text", "label": "label"}, "max_length": 48},
+        "model": {"from_scratch": True},
+        "objective": "sequence_classification",
+    }
+    recipe["training"]["schedule"] = {"kind": "cosine", "warmup_steps": 20}
+    words = found.tables["train"]["text"].to_list()
+    classes = int(labels.max()) + 1
+    return Setting(found.tables, recipe, partial(_bert, words, classes))
+
+
+def polluted(share: float, data: Path, split: int) -> Setting:
+    """Paragraphs of WikiText-2 and a small GPT, the words of a share of them shuffled."""
+    random = np.random.default_rng(split)
+    lines = pl.read_parquet(data / "wikitext2_valid_test.parquet")["text"]
+    paragraphs = [words for text in lines if len(words := text.split()) >= 30]
+    order = random.permutation(len(paragraphs))
+    tables, first = {}, 0
+    for part, count in (("train", 800), ("validation", 200), ("test", 400)):
+        own = [paragraphs[k][:45] for k in order[first : first + count]]
+        broken = (random.random(count) < share) & (part == "train")
+        shown = [random.permutation(w) if bad else w for w, bad in zip(own, broken, strict=True)]
+        tables[part] = pl.DataFrame({"text": [" ".join(words) for words in shown]})
+        if part == "train":
+            tables[part] = tables[part].with_columns(broken=broken)
+        first += count
+    recipe = {
+        "data": {"columns": {"text": "text"}, "max_length": 64},
+        "model": {"from_scratch": True},
+        "objective": "causal_lm",
+        "training": {
+            "epochs": 5,
+            "batch_size": 16,
+            "clip_norm": 1.0,
+            "optimizer": {"kind": "adamw", "lr": 2e-3},
+            "schedule": {"kind": "cosine", "warmup_steps": 10},
+        },
+    }
+    return Setting(tables, recipe, partial(_gpt, tables["train"]["text"].to_list()))
+
+
 SETTINGS: dict[str, Callable[[Path, int], Setting]] = {
     "digits, 20 % wrong": partial(digits, 0.2),
     "digits, 40 % wrong": partial(digits, 0.4),
@@ -82,13 +134,17 @@ SETTINGS: dict[str, Callable[[Path, int], Setting]] = {
     "TREC, none wrong": partial(texts, "trec", "coarse", 0.0),
     "Subj, 20 % wrong": partial(texts, "subj", "label", 0.2),
     "Subj, none wrong": partial(texts, "subj", "label", 0.0),
+    "TREC, BERT, 20 % wrong": partial(encoder, "trec", "coarse", 0.2),
+    "Subj, BERT, 20 % wrong": partial(encoder, "subj", "label", 0.2),
+    "WikiText, GPT, 30 % shuffled": partial(polluted, 0.3),
+    "WikiText, GPT, none shuffled": partial(polluted, 0.0),
 }
 
 
 def _labelled(
     features: Array, labels: Array, sizes: tuple[int, int, int], noise: float, split: int, *,
     hidden: list[int], batch_size: int, epochs: int, lr: float, standardize: bool = False,
-    asymmetric: bool = False,
+    asymmetric: bool = False, texts: pl.Series | None = None,
 ) -> Setting:  # fmt: skip
     random = np.random.default_rng(split)
     order, classes = random.permutation(len(labels)), int(labels.max()) + 1
@@ -102,6 +158,8 @@ def _labelled(
             "x": pl.Series(features[rows].tolist(), dtype=pl.List(pl.Float32)),
             "label": np.where(wrong, (own + hops) % classes, own) if part == "train" else own,
         }
+        if texts is not None:
+            columns["text"] = texts[rows.tolist()]
         tables[part] = pl.DataFrame(columns | ({"broken": wrong} if part == "train" else {}))
     recipe = {
         "data": {
@@ -134,3 +192,41 @@ def _texts(data: Path, name: str, label: str) -> tuple[Array, Array]:
     words = TfidfVectorizer(sublinear_tf=True, min_df=2, ngram_range=(1, 2))
     found = TruncatedSVD(200, random_state=0).fit_transform(words.fit_transform(table["text"]))
     return found, np.unique(table[label].to_numpy(), return_inverse=True)[1]
+
+
+def _bert(texts: list[str], classes: int, out: Path) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    _tokenizer(texts, 2000).save_pretrained(out)
+    config = BertConfig(
+        vocab_size=2000, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=256, max_position_embeddings=64, num_labels=classes, pad_token_id=1,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(out)
+
+
+def _gpt(texts: list[str], out: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    _tokenizer(texts, 1024).save_pretrained(out)
+    config = GPT2Config(
+        vocab_size=1024, n_positions=128, n_embd=64, n_layer=2, n_head=4,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(out)
+
+
+def _tokenizer(texts: list[str], vocabulary: int) -> Any:
+    """Byte pairs, learnt from these texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=["<eos>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")

@@ -72,23 +72,30 @@ def stopped(found: list[dict[str, float]]) -> dict[str, float]:
     return min(found, key=lambda look: look["validation"])
 
 
-def ways(job: Job, share: float, split: int) -> dict[str, tuple[Array, Array]]:
-    """What others would keep of the candidates, bool, and by which scores, both of shape (N,)."""
+def ways(job: Job, setting: Setting, share: float, split: int) -> dict[str, tuple[Array, Array]]:
+    """What others would keep of the candidates, bool, and by which scores, both of shape (N,).
+
+    Of texts, KNN-Shapley and the logistic regression see the setting's numbers; a language model's
+    have neither those nor labels.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
 
     count, size = len(job.data.examples), Budget(fraction=share)
     random = np.random.default_rng([split, 5])
     drawn = random.random(count)
-    found = {"random": (cut(job, drawn, size).kept, drawn)}
-    (target,) = job.data.validation.values()
-    (x, y), (target_x, target_y) = _arrays(job.data.examples), _arrays(target)
-    stratified = size.choose(drawn, y).kept
-    found["random, same labels"] = (stratified, drawn)
-    likely = cross_val_predict(
-        LogisticRegression(max_iter=3000, C=0.1), x, y, cv=5, method="predict_proba"
-    )[np.arange(count), y]
-    shapley = shapley_values(x, y, target_x, target_y, 5)
+    found, scored = {"random": (cut(job, drawn, size).kept, drawn)}, dict[str, Array]()
+    if "label" in setting.tables["train"]:
+        (target,) = job.data.validation.values()
+        (x, y), (target_x, target_y) = (
+            _arrays(job, setting.tables["train"], job.data.examples),
+            _arrays(job, setting.tables["validation"], target),
+        )
+        found["random, same labels"] = (size.choose(drawn, y).kept, drawn)
+        scored["label quality"] = cross_val_predict(
+            LogisticRegression(max_iter=3000, C=0.1), x, y, cv=5, method="predict_proba"
+        )[np.arange(count), y]
+        scored["KNN-Shapley"] = shapley_values(x, y, target_x, target_y, 5)
     seed = job.recipe.training.seed
     task, rule, state = job.start(seed)
     losses, seen = np.zeros(count), np.zeros(count)
@@ -96,15 +103,16 @@ def ways(job: Job, share: float, split: int) -> dict[str, tuple[Array, Array]]:
         state, own = forward_step(task, rule, state, step)
         losses[step.rows.numpy()] -= own.double().numpy()
         seen[step.rows.numpy()] += 1
-    for name, score in (
-        ("small loss", losses / seen), ("KNN-Shapley", shapley), ("label quality", likely),
-    ):  # fmt: skip
+    scored["small loss"] = losses / seen / (1 if job.data.tokens is None else job.data.tokens)
+    for name, score in scored.items():
         found[name] = (size.choose(score).kept, score)
     return found
 
 
-def _arrays(examples: Any) -> tuple[Array, Array]:
+def _arrays(job: Job, rows: pl.DataFrame, examples: Any) -> tuple[Array, Array]:
     """Features and labels."""
+    if job.recipe.objective == "sequence_classification":
+        return np.array(rows["x"].to_list()), rows["label"].to_numpy()
     return examples.all_features().numpy(), examples.labels.numpy()
 
 
@@ -115,6 +123,10 @@ def one_split(setting: Setting, split: int) -> dict[str, Any]:
             table.write_parquet(Path(folder) / f"{part}.parquet")
         data = {part: str(Path(folder) / f"{part}.parquet") for part in setting.tables}
         recipe = setting.recipe | {"data": setting.recipe["data"] | data}
+        if setting.model is not None:
+            setting.model(Path(folder) / "model")
+            named = {"pretrained": str(Path(folder) / "model")}
+            recipe["model"] = setting.recipe["model"] | named
         checked = check_recipe(recipe)
         job = prepare(checked, torch.device("cpu"))
         broken = setting.tables["train"]["broken"].to_numpy()
@@ -131,7 +143,7 @@ def one_split(setting: Setting, split: int) -> dict[str, Any]:
         kept = {"curate": scores["kept"].to_numpy(), "oracle": ~broken}
         scored = {"curate": scores["score"].to_numpy()}
         share = 1 - broken.mean() if broken.any() else 0.9
-        for name, (mask, score) in ways(job, share, split).items():
+        for name, (mask, score) in ways(job, setting, share, split).items():
             kept[name], scored[name] = mask, score
         results = {"everything": stopped(plain)}
         for name, mask in kept.items():
