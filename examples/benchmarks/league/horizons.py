@@ -80,10 +80,11 @@ def one_rate(setting: Setting, split: int, factor: float) -> list[dict[str, Any]
         keep = Budget(fraction=1 - broken.mean() if broken.any() else 0.9)
         timed = {}
         for k, own in jobs.items():
-            ran = max(TIMED, epoch) if k == "full" else max(TIMED, own.recipe.selection.horizon)
-            timed[k] = score(own, min(ran, total))[1] / min(ran, total)
+            ahead = own.recipe.selection.horizon
+            ran = min(total, max(TIMED, epoch if ahead == "full" else ahead))
+            timed[k] = score(own, ran)[1] / ran
         budget = EPOCHS * epoch * max(timed.values())
-        lines = []
+        lines = list[dict[str, Any]]()
         for k, own in jobs.items():
             lengths = {"equal": min(total, round(budget / timed[k])), "whole": total}
             for name, steps in lengths.items():
