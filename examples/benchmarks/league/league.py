@@ -42,7 +42,8 @@ from curate.trajectory import Task, forward_step, replay
 
 Array = np.ndarray[Any, Any]
 LOOKS, LONGER = 24, 4
-"""How often a training is measured, on texts half as often; how many times as long the one is that shows the multiplier."""
+"""How often a training is measured, half as often on texts; how many times as long as others the
+one is that the compute multiplier is read from."""
 T_95 = {2: 12.7, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 """Two-sided 95 % points of Student's t, by number of splits."""
 
