@@ -92,7 +92,7 @@ def test_autocast(there: Path, scoring: Scoring) -> None:
 
     Without dropout, which falls otherwise in another precision. The linear score divides by
     gradients that are nearly 0 unless eps is well above them, and would be noise. How far off
-    depends on how the processor multiplies in bfloat16: 0.208 of the size on one, under 0.2 on another.
+    depends on how a processor multiplies in bfloat16: 0.208 on one, under 0.2 on another.
     """
     jump = "linear" if scoring.jump_bytes is None else "exact"
     settings = [LLAMA, "training.optimizer.eps=1e-4", f"selection.jump={jump}"]

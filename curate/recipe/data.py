@@ -11,8 +11,12 @@ class Source(Section):
     """Where rows come from; a bare string is its path."""
 
     path: Annotated[str, Field(min_length=1)]
+    """A file (CSV, JSON Lines, Parquet or Arrow) or a pattern of files, a directory that
+    `save_to_disk` wrote, `sklearn:digits`, or a name on the Hub."""
     split: str | None = None
+    """The split of a dataset that has several."""
     name: str | None = None
+    """The configuration of a Hub dataset that has several."""
 
     @model_validator(mode="before")
     @classmethod
@@ -28,6 +32,7 @@ class Split(Section):
     """A random part of the training source, taken out of the candidates."""
 
     fraction: Fraction
+    """The share of the training source, drawn at random by `data.seed`."""
 
 
 def _kind_of_split(value: Any) -> str:
@@ -60,21 +65,24 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class Columns(Section):
-    """Which columns are what: features, or text in one of three forms.
-
-    features: names or shell patterns. text: one text a row. prompt, completion: a text to go on
-    from, and how it goes on. messages: a conversation, a list of {role, content}.
-    label: not read by objective causal_lm.
-    """
+    """Which columns are what: features, or text in one of three forms."""
 
     features: Annotated[list[str], Field(min_length=1)] | None = None
+    """Columns that make up an example, numbers or images: names or shell patterns (`pixel_*`)."""
     text: Name | None = None
+    """The column with one text per row."""
     prompt: Name | None = None
+    """The column with the text that `completion` continues; the loss does not count it."""
     completion: Name | None = None
+    """The column with the continuation of `prompt`, which the loss is about."""
     messages: Name | None = None
+    """The column with a conversation, a list of {role, content}."""
     label: str | None = "label"
+    """The column with the class or the number to predict; `causal_lm` does not read it."""
     classes: Count | None = None
+    """The number of classes; counted in the training source if not given."""
     image_shape: Annotated[list[Count], Field(min_length=2, max_length=3)] | None = None
+    """The shape that features are reshaped to: [height, width] or [channels, height, width]."""
 
     @field_validator("features", mode="before")
     @classmethod
@@ -111,27 +119,35 @@ class LabelNoise(Section):
     """Wrong labels on purpose, among the candidates only."""
 
     fraction: Fraction
+    """The share of candidates that get a wrong label."""
     seed: Seed = 0
+    """The seed that decides which labels, and what they become."""
 
 
 class Data(Section):
-    """The candidates, the targets, and what is held out for evaluation.
-
-    max_length: tokens that a text is cut after; 1024 if None, or fewer where the model
-    takes fewer. min_length: tokens to learn that a text needs at least (for a classifier,
-    tokens), once cut; texts with fewer are left out of every part, and counted. If None, a
-    text with nothing to learn is refused.
-    """
+    """The candidates, the targets, and what is held out for evaluation."""
 
     train: Source
+    """Where the candidates come from."""
     columns: Columns
+    """Which columns are what."""
     validation: Targets | None = None
+    """The target: a source, a share of the training source ({fraction: 0.2}), or several sources by
+    name."""
     test: Held | None = None
+    """Rows held out for `evaluation`: a source, or a share of the training source."""
     seed: Seed = 0
+    """The seed of random splits, of label noise, and of the halves of the target."""
     standardize: bool = False
+    """Whether every feature is shifted and scaled to mean 0 and deviation 1 over the training
+    source."""
     label_noise: LabelNoise | None = None
+    """Wrong labels planted among the candidates, to see whether a policy finds them."""
     max_length: Annotated[int, Field(ge=2, le=10**9)] | None = None
+    """Tokens after which a text is cut; 1024 if not given, or fewer where the model takes fewer."""
     min_length: Count | None = None
+    """Tokens to learn from that a text needs once cut. Texts with fewer are left out of every part,
+    and counted; if not given, a text with nothing to learn is refused."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

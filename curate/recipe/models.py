@@ -14,52 +14,61 @@ class Mlp(Section):
     """The built-in perceptron."""
 
     kind: Literal["mlp"] = "mlp"
+    """The built-in multilayer perceptron, the default."""
     hidden: list[Count] = [64]
+    """The width of every hidden layer."""
     activation: Activation = "gelu"
+    """The function after every hidden layer."""
     dropout: Dropout = 0.0
+    """The probability of dropping a hidden unit."""
 
 
 class Cnn(Section):
     """The built-in convnet."""
 
     kind: Literal["cnn"] = "cnn"
+    """The built-in convolutional network, for features with an `image_shape`."""
     channels: Annotated[list[Count], Field(min_length=1)] = [16, 32]
+    """The channels of every convolution; each is followed by pooling."""
     activation: Activation = "gelu"
+    """The function after every convolution."""
     dropout: Dropout = 0.0
+    """The probability of dropping a unit."""
 
 
 class Factory(Section):
     """A model of the user's own: `package.module:function`, called with `arguments`."""
 
     factory: str
+    """`package.module:function`, which returns the module."""
     arguments: dict[str, Any] = {}
+    """Keyword arguments that the function gets."""
 
 
 class Lora(Section):
-    """Low-rank adapters: they are trained, and what they adapt is frozen.
-
-    alpha / rank is what an adapter's output is multiplied by. target_modules: names of the
-    layers to adapt; those that peft knows for the architecture if None.
-    """
+    """Low-rank adapters: they are trained, and what they adapt is frozen."""
 
     rank: Count = 8
+    """The rank of every adapter."""
     alpha: Annotated[float, Field(gt=0)] = 16.0
+    """An adapter's output is multiplied by alpha / rank."""
     target_modules: Annotated[list[str], Field(min_length=1)] | None = None
+    """The names of layers to adapt; those that peft knows for the architecture if not given."""
 
 
 class Pretrained(Section):
-    """A model of transformers' and its tokenizer: directories, or names on the Hub.
-
-    tokenizer: where it is if not with the model. from_scratch: only the architecture is
-    taken, and initialised from training.seed. lora: new adapters. adapter: trained ones, of
-    peft's, a directory or a name on the Hub.
-    """
+    """A model of transformers and its tokenizer: directories, or names on the Hub."""
 
     pretrained: Annotated[str, Field(min_length=1)]
+    """A model of transformers: a directory, or a name on the Hub."""
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
+    """Where its tokenizer is, if not with the model."""
     from_scratch: bool = False
+    """Whether only the architecture is taken, and initialised from `training.seed`."""
     lora: Lora | None = None
+    """New low-rank adapters to train, with the model frozen."""
     adapter: Annotated[str, Field(min_length=1)] | None = None
+    """Trained adapters of peft to train further: a directory, or a name on the Hub."""
 
     @model_validator(mode="after")
     def _adapter_of_its_own(self) -> Self:

@@ -28,8 +28,11 @@ class Optimizer(Section):
     """What every optimizer has."""
 
     kind: str
+    """Which optimizer of torch.optim."""
     lr: LearningRate
+    """The learning rate, before the schedule."""
     weight_decay: Decay
+    """The weight decay."""
 
     @model_validator(mode="before")
     @classmethod
@@ -44,11 +47,17 @@ class SGDSection(Optimizer):
     """`torch.optim.SGD`."""
 
     kind: Literal["sgd"]
+    """`torch.optim.SGD`."""
     lr: LearningRate
+    """The learning rate, before the schedule."""
     momentum: Beta = 0.0
+    """The share of the last step's direction that is kept."""
     dampening: Beta = 0.0
+    """The share of the gradient that does not enter the momentum."""
     nesterov: bool = False
+    """Whether the momentum looks ahead (Nesterov)."""
     weight_decay: Decay = 0.0
+    """L2 penalty, added to the gradient."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:
@@ -64,70 +73,109 @@ class AdamSection(Optimizer):
     """`torch.optim.Adam`: weight decay coupled to the gradient."""
 
     kind: Literal["adam"]
+    """`torch.optim.Adam`."""
     lr: LearningRate = 1e-3
+    """The learning rate, before the schedule."""
     betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """Decay rates of the averages of the gradient and of its square."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the denominator."""
     weight_decay: Decay = 0.0
+    """L2 penalty, added to the gradient."""
 
 
 class AdamWSection(Optimizer):
     """`torch.optim.AdamW`: weight decay decoupled from the gradient. The default."""
 
     kind: Literal["adamw"] = "adamw"
+    """`torch.optim.AdamW`, the default."""
     lr: LearningRate = 1e-3
+    """The learning rate, before the schedule."""
     betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """Decay rates of the averages of the gradient and of its square."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the denominator."""
     weight_decay: Decay = 0.01
+    """Decay of the weights, apart from the gradient."""
 
 
 class RMSpropSection(Optimizer):
     """`torch.optim.RMSprop`."""
 
     kind: Literal["rmsprop"]
+    """`torch.optim.RMSprop`."""
     lr: LearningRate = 1e-2
+    """The learning rate, before the schedule."""
     alpha: Beta = 0.99
+    """Decay rate of the average of the squared gradient."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the denominator."""
     weight_decay: Decay = 0.0
+    """L2 penalty, added to the gradient."""
     momentum: Beta = 0.0
+    """The share of the last step's direction that is kept."""
     centered: bool = False
+    """Whether the gradient's variance takes the place of its mean square."""
 
 
 class AdagradSection(Optimizer):
     """`torch.optim.Adagrad`."""
 
     kind: Literal["adagrad"]
+    """`torch.optim.Adagrad`."""
     lr: LearningRate = 1e-2
+    """The learning rate, before the schedule."""
     lr_decay: Annotated[float, Field(ge=0)] = 0.0
+    """How fast the learning rate falls: divided by 1 + step x lr_decay."""
     weight_decay: Decay = 0.0
+    """L2 penalty, added to the gradient."""
     initial_accumulator_value: Annotated[float, Field(ge=0)] = 0.0
+    """What the sums of squared gradients start at."""
     eps: Annotated[float, Field(gt=0)] = 1e-10
+    """Added to the denominator."""
 
 
 class MuonSection(Optimizer):
     """`torch.optim.Muon`, for parameters of two dimensions."""
 
     kind: Literal["muon"]
+    """`torch.optim.Muon`, for parameters of two dimensions."""
     lr: LearningRate = 1e-3
+    """The learning rate, before the schedule."""
     momentum: Beta = 0.95
+    """Decay rate of the average of the gradient."""
     nesterov: bool = True
+    """Whether the momentum looks ahead (Nesterov)."""
     weight_decay: Decay = 0.1
+    """Decay of the weights, apart from the gradient."""
     ns_coefficients: Annotated[list[float], Field(min_length=3, max_length=3)] = [
         3.4445, -4.7750, 2.0315,
     ]  # fmt: skip
+    """The three coefficients of the Newton-Schulz iteration."""
     ns_steps: Annotated[int, Field(ge=0, lt=100)] = 5
+    """Iterations of Newton-Schulz."""
     eps: Annotated[float, Field(gt=0)] = 1e-7
+    """Added to the norm that the gradient is divided by."""
     adjust_lr_fn: Literal["original", "match_rms_adamw"] = "original"
+    """How the learning rate is scaled by a matrix's shape."""
 
 
 class AdafactorSection(Optimizer):
-    """`torch.optim.Adafactor`; a first eps of null is that of `training.dtype`."""
+    """`torch.optim.Adafactor`."""
 
     kind: Literal["adafactor"]
+    """`torch.optim.Adafactor`."""
     lr: LearningRate = 1e-2
+    """The learning rate, before the schedule."""
     beta2_decay: Annotated[float, Field(le=0)] = -0.8
+    """The exponent by which the decay rate of squared gradients approaches 1."""
     eps: list[float | None] = [None, 1e-3]
+    """Added to squared gradients, and the least scale of a parameter; a first of null is that of
+    `training.dtype`."""
     d: Annotated[float, Field(ge=1)] = 1.0
+    """The root mean square above which an update is clipped."""
     weight_decay: Decay = 0.0
+    """Decay of the weights, apart from the gradient."""
 
     @field_validator("eps", mode="wrap")
     @classmethod
@@ -159,13 +207,16 @@ class Group(Section):
     """Some of the parameters, by names or shell patterns; the first group that matches counts."""
 
     match: Annotated[list[str], Field(min_length=1)]
+    """Names of parameters, or shell patterns; the first group that matches counts."""
 
 
 class SharedGroup(Group):
     """A group of the base optimizer's, with a learning rate or weight decay of its own."""
 
     lr: LearningRate | None = None
+    """The learning rate of these parameters; the base optimizer's if not given."""
     weight_decay: Decay | None = None
+    """The weight decay of these parameters; the base optimizer's if not given."""
 
     @model_validator(mode="before")
     @classmethod
@@ -187,7 +238,9 @@ class OwnGroup(Group, Optimizer):
 def _by_kind(extra: type[Section]) -> dict[str, Any]:
     """Every optimizer with the keys of `extra` beside its own, by its tag."""
     return {
-        f"~{name}": create_model(f"{kind.__name__}{extra.__name__}", __base__=(kind, extra))
+        f"~{name}": create_model(
+            f"{kind.__name__}{extra.__name__}", __base__=(kind, extra), __doc__=kind.__doc__
+        )
         for name, kind in KINDS.items()
     }
 
@@ -224,6 +277,7 @@ class BaseOptimizer(Optimizer):
     """The optimizer of every parameter that no group matches."""
 
     groups: list[AnyGroup] = []
+    """Parameters with settings, or an optimizer, of their own."""
 
 
 BASES = _by_kind(BaseOptimizer)
@@ -240,4 +294,6 @@ class Schedule(Section):
     """How the learning rate moves over the run."""
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes on after warm-up: constant, or falling to 0 by the end."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises to its value."""

@@ -23,67 +23,82 @@ LABELLED = (*CLASSES, "regression")
 
 
 class Training(Section):
-    """The run that candidates are scored along.
-
-    dtype: of parameters and optimizer state. precision: of passes. tf32: matrix products of
-    float32 keep 10 bits, on a GPU that can; bf16: under bfloat16 autocast, but for the way back,
-    which is then in TF32. checkpointing: a pretrained model's layers are computed again on the
-    way back instead of kept.
-    """
+    """The run that candidates are scored along."""
 
     epochs: Count = 1
+    """Passes over the candidates."""
     batch_size: Count = 32
+    """Candidates per step."""
     micro_batch: Count | None = None
+    """Rows of a step whose graph is held at once; all if not given. It changes memory, not results.
+    """
     optimizer: AnyOptimizer = Field(default_factory=default_optimizer)
+    """What moves the parameters."""
     schedule: Schedule = Schedule()
+    """How the learning rate moves over the run."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """The gradient norm above which a step's gradient is scaled down; no clipping if not given."""
     seed: Seed = 0
+    """The seed of the first weights, of the order of rows and of dropout."""
     dtype: Literal["float32", "float64"] = "float32"
+    """The type of parameters and optimizer state."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """How passes are computed: tf32 rounds matrix products of float32 to 10 bits on a GPU that can;
+    bf16 is bfloat16 autocast, except for the way back, which is then in TF32."""
     checkpointing: bool = False
+    """Whether layers of a pretrained model are computed again on the way back instead of kept."""
 
 
 Memory = Annotated[str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]+)?\s?(KiB|MiB|GiB)$")]
 
 
 class Trajectory(Section):
-    """What is kept of the run to go back through it.
-
-    snapshots: memory for states and gradients, or a number of states, each with its gradient.
-    disk: room for more states in files; null for none. What neither has room for is computed
-    again.
-    gradients: memory for gradients example by example, which jump: exact needs.
-    """
+    """What is kept of the run to go back through it."""
 
     snapshots: Annotated[
         Count | Memory,
         in_words("must be a number of states, at least 1, or memory such as 2GiB but got {got}"),
     ] = "1GiB"
+    """Memory for states and gradients of the run (`2GiB`), or a number of states, each with its
+    gradient."""
     disk: Memory | None = None
+    """Room for more states in files; none if null. What fits in neither is computed again."""
     gradients: Memory = "256MiB"
+    """Memory for gradients example by example, which `jump: exact` needs."""
 
 
 class Evaluation(Section):
     """Retrain from scratch on what was kept, and on what other ways would keep."""
 
     seeds: Annotated[list[Seed], Field(min_length=1), NO_REPEATS] = [0, 1, 2]
+    """A retraining for each seed."""
     against: Annotated[list[Literal["everything", "random", "loss", "knn_shapley"]], NO_REPEATS] = [
         "everything",
         "random",
     ]
+    """Other ways to choose as many rows, to compare with."""
 
 
 class Recipe(Section):
-    """All of it."""
+    """From data to a selection."""
 
     data: Data
+    """Where rows come from, and what they are."""
     model: Model = Field(default_factory=Mlp)
+    """What is trained."""
     objective: Annotated[str, Field(min_length=1)] = "classification"
+    """The loss: `classification`, `regression`, `causal_lm`, `sequence_classification`, or a
+    function of your own, `package.module:name`."""
     training: Training = Field(default_factory=Training)
+    """The run that candidates are scored along."""
     trajectory: Trajectory = Trajectory()
+    """What is kept of the run to go back through it."""
     selection: Selection = Selection()
+    """How candidates are valued and how many are kept."""
     evaluation: Evaluation | None = None
+    """Retraining on what was kept beside other choices, on the test rows; none if not given."""
     tune: Tune | None = None
+    """What `curate tune` may try."""
 
     @field_validator("objective")
     @classmethod

@@ -22,16 +22,17 @@ def _tokens(value: Any) -> Any:
 
 
 class Keep(Section):
-    """The budget: exactly one of the five.
+    """The budget: exactly one of the five. `auto` alone is short for {auto: true}.
 
-    auto: it is found, by retraining on several budgets and on everything, and judging them.
-    tokens: that the loss is about. A number is the most that is kept; a share of all of them,
-    between 0 and 1, is met to the nearest row. 1 could be either and is refused.
+    A number of tokens of 1 could be one token or all of them, and is refused.
     """
 
     auto: Literal[True] | None = None
+    """Find the budget: retrain on several, everything among them, and judge them (`keep: auto`)."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The share of candidates to keep."""
     count: Count | None = None
+    """The number of candidates to keep."""
     tokens: Annotated[
         Annotated[int, Field(ge=2, le=10**15)] | Annotated[float, Field(gt=0, lt=1)] | None,
         BeforeValidator(_tokens),
@@ -40,7 +41,10 @@ class Keep(Section):
             "but got {got}"
         ),
     ] = None
+    """Tokens to keep that the loss is about: a number is the most, a share between 0 and 1 of all
+    of them is met to the nearest row."""
     threshold: float | None = None
+    """The least score of a candidate that is kept."""
 
     @model_validator(mode="before")
     @classmethod
@@ -60,31 +64,43 @@ class Keep(Section):
 
 
 class Selection(Section):
-    """How candidates are valued and how many are kept.
-
-    epochs: of the run whose influences are taken, from its beginning; of a `full` horizon, all.
-    judge: whether what is kept is retrained on and judged by target rows that did not choose it.
-    per: whether the losses and influences that scores are made of are those of the row, or of
-    the row by its tokens; token by default where `keep` counts tokens, else example.
-    weights: of several targets in the mean of their losses; all the same if not given.
-    """
+    """How candidates are valued and how many are kept."""
 
     policy: PolicyName = "look_ahead"
+    """What values candidates: their influence on the target's loss, chance, their own loss, or what
+    KNN-Shapley makes of them."""
     horizon: Annotated[
         Count | Literal["full"],
         in_words("must be at least 1 but got {got}; use `full` for the whole run"),
     ] = 8
+    """The number of steps K that are looked ahead; `full` for the whole run."""
     keep: Keep = Keep(auto=True)
+    """The budget: auto, or exactly one of fraction, count, tokens and threshold."""
     epochs: Count = 2
+    """Epochs from the run's beginning whose influences are taken; a `full` horizon takes all."""
     judge: bool = True
+    """Whether what is kept is retrained on and judged by target rows that did not choose it."""
     per: Literal["example", "token"] = "example"
+    """Whether scores are of a row or of a row by its tokens; token by default where `keep` counts
+    tokens."""
     weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """The weight of every target in the mean of their losses, if there are several; all the same if
+    not given."""
     group_by: str | None = None
+    """The column whose values each keep their share of the budget."""
     rounds: Count = 1
+    """How often every window is valued, each time with weights that have moved towards the last
+    value."""
     removal: Literal["renormalised", "fixed"] = "renormalised"
+    """Whether a step without a row divides by the rows that are left (renormalised) or by all
+    (fixed)."""
     jump: Literal["linear", "exact"] = "linear"
+    """Whether a row's removal is followed to first order through the optimizer (linear) or put
+    through its rule (exact)."""
     probing: Annotated[float, Field(ge=0, le=100)] = 0.2
+    """The share of the cost of scoring that goes into estimating its error."""
     neighbors: Count = 5
+    """The number of neighbors of KNN-Shapley."""
 
     @model_validator(mode="before")
     @classmethod

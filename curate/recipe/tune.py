@@ -13,24 +13,25 @@ Rates = Annotated[list[LearningRate], Field(min_length=1)]
 
 
 class Tune(Section):
-    """Which pairs of horizon and learning rate are tried, and at what price.
-
-    horizons, learning_rates: the grid; derived from the recipe where not given. budget: at most
-    this share of what a selection run of every pair would cost. validation: the share of the
-    validation set that judges the pairs and that no score sees. metric: on it, `loss`, or one of
-    the objective's that is better when higher, such as accuracy. seeds: of the retrainings that
-    a value is the mean of. coverage: share of a pilot's steps that is looked at, per horizon.
-    trust: most that an influence may be expected to be off by, in units of the mean influence.
-    """
+    """Which pairs of horizon and learning rate are tried, and at what price."""
 
     horizons: Annotated[Horizons | None, in_words(A_LIST), NO_REPEATS] = None
+    """The horizons to try, in steps, or `full`; derived from the run's length if not given."""
     learning_rates: Rates | None = None
+    """The learning rates to try; around the recipe's if not given."""
     budget: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """The most that is spent, as a share of what a selection run of every pair would cost."""
     metric: Annotated[str, Field(min_length=1)] = "loss"
+    """What pairs are judged by: `loss`, or a metric of the objective that is better when higher,
+    such as accuracy."""
     validation: Fraction = 0.5
+    """The share of the validation set that judges the pairs and that no score sees."""
     seeds: Annotated[list[Seed], Field(min_length=1), NO_REPEATS] = [0, 1, 2]
+    """The seeds of the retrainings that a value is the mean of."""
     coverage: Fraction = 0.1
+    """The share of a pilot's steps that is looked at, per horizon."""
     trust: Annotated[float, Field(gt=0)] = 1.0
+    """The most that an influence may be expected to be off by, in units of the mean influence."""
 
     @field_validator("learning_rates")
     @classmethod
