@@ -57,6 +57,11 @@ def describe_tuning(tuned: Tuned, out: Path) -> str:
     lines.append(
         f"spent {tuned.passes / plan.grid_passes():.0%} of what runs of all {len(plan.pairs)} "
         "pairs would cost"
+        + (
+            f", and {tuned.worth['steps'] / plan.steps:.1f} trainings on what it is worth"
+            if tuned.worth
+            else ""
+        )
     )
     lines.append(f"wrote {out}/recipe.yaml (for curate select), tune.parquet, tune.png, tune.json")
     return "\n".join(lines)
