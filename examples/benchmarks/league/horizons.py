@@ -107,46 +107,43 @@ def one_rate(setting: Setting, split: int, factor: float) -> list[dict[str, Any]
 
 
 def table(name: str, lines: list[dict[str, Any]]) -> str:
-    """Gains over training on everything at the same learning rate, mean and 95 % interval."""
-    text = [f"### {name}", ""]
-    for time_given in ("equal", "whole"):
-        for way in ("alone", "with losses"):
-            text += [
-                f"{time_given} time, scores {way}: gain at a third of the learning rate, at it, "
-                "at three times it (AUROC); K's gain less that of K = 1, over all",
-                "",
-                "| K | steps | seconds | lr / 3 | lr | 3 lr | beside K = 1 |",
-                "|---|---|---|---|---|---|---|",
-            ]
-            own = [line for line in lines if line["time"] == time_given and line["way"] == way]
-            ones = _gains(own, 1)
-            for k in HORIZONS:
-                here = [line for line in own if line["horizon"] == k]
-                cells = []
+    """Gains over training on everything at the same learning rate, beside those of K = 1."""
+    splits = {line["split"] for line in lines}
+    text = [f"### {name}: {len(splits)} splits", ""]
+    for lengths in ("equal", "whole"):
+        own = [line for line in lines if line["time"] == lengths]
+        text += [
+            f"{lengths.capitalize()} time. The first line: K = 1's gain in test loss over "
+            "everything; the others: what K gains beside that, mean and 95 % interval over splits.",
+            "",
+            "| K | steps | seconds | alone, lr / 3 | alone, lr | alone, 3 lr "
+            "| with losses, lr / 3 | with losses, lr | with losses, 3 lr |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for k in HORIZONS:
+            here = [line for line in own if line["horizon"] == k]
+            cells = []
+            for way in ("alone", "with losses"):
                 for factor in RATES:
-                    at = [line for line in here if line["factor"] == factor]
-                    gain, reach = interval([line["gain"] for line in at])
-                    found = [line["auroc"] for line in at if line["auroc"] is not None]
-                    shown = f" ({mean(found):.3f})" if found else ""
-                    cells.append(f"{gain:+.3f} ± {reach:.3f}{shown}")
-                gains = _gains(own, k)
-                more, reach = interval([gains[s] - ones[s] for s in ones])
-                text.append(
-                    f"| {k} | {mean(line['steps'] for line in here):.0f} | "
-                    f"{mean(line['seconds'] for line in here):.1f} | {' | '.join(cells)} | "
-                    + ("|" if k == 1 else f"{more:+.3f} ± {reach:.3f} |")
-                )
-            text.append("")
+                    found, ones = (_gains(own, n, way, factor) for n in (k, 1))
+                    gains = [found[s] - (0 if k == 1 else ones[s]) for s in found]
+                    cells.append("{:+.3f} ± {:.3f}".format(*interval(gains)))
+            text.append(
+                f"| {k} | {mean(line['steps'] for line in here):.0f} | "
+                f"{mean(line['seconds'] for line in here):.1f} | {' | '.join(cells)} |"
+            )
+        text.append("")
     return "\n".join(text)
 
 
-def _gains(lines: list[dict[str, Any]], horizon: Any) -> dict[int, float]:
-    """By split, the mean gain over learning rates."""
-    found: dict[int, list[float]] = {}
-    for line in lines:
-        if line["horizon"] == horizon:
-            found.setdefault(line["split"], []).append(line["gain"])
-    return {split: mean(own) for split, own in found.items()}
+def _gains(lines: list[dict[str, Any]], horizon: Any, way: str, factor: float) -> dict[int, float]:
+    """By split."""
+    asked = (horizon, way, factor)
+    return {
+        line["split"]: line["gain"]
+        for line in lines
+        if (line["horizon"], line["way"], line["factor"]) == asked
+    }
 
 
 def main() -> int:
