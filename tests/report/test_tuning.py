@@ -49,6 +49,7 @@ def tuned(metric: str = "loss", values: tuple[float, float] = (0.5, 0.25)) -> Tu
         recipe=RECIPE, pair=best, value=values[1], table=table_of(entries, plan, best),
         study=optuna.create_study(), plan=plan, everything={1e-3: 0.75, 1e-2: None},
         test={"kept": [{metric: 0.3}, {metric: 0.5}], "everything": [{metric: 0.8}]},
+        worth=None,
     )  # fmt: skip
 
 
@@ -74,7 +75,8 @@ def test_words(tmp_path: Path) -> None:
     assert lines[3].split() == ["full", "(16)", "x", "."]
     assert lines[4].split() == ["all", "rows", "0.750", "-"]
     assert why(tuned()) in lines
-    assert "test loss, retrained: 0.400 ± 0.141 on what it keeps, 0.800 on everything" in lines[-3]
+    assert "test loss, retrained: 0.400 ± 0.141 on what it keeps, 0.800 on everything" in lines[-4]
+    assert lines[-3] == "what choosing is worth was not measured: a training for it diverges"
     share = 500.0 / PLAN.grid_passes()
     assert lines[-2] == f"spent {share:.0%} of what runs of all 6 pairs would cost"
 
@@ -111,7 +113,7 @@ def test_a_picture_of_one_pair(tmp_path: Path) -> None:
     }
     one = Tuned(
         RECIPE, pair, 0.0, table_of(entries, plan, pair), optuna.create_study(), plan,
-        {1e-3: 0.5}, None,
+        {1e-3: 0.5}, None, None,
     )  # fmt: skip
     plot_tuning(one, tmp_path / "one.png")
     assert isinstance(one.table, pl.DataFrame)
