@@ -121,7 +121,7 @@ def choose(
         with phases.phase("train on everything", job.total_steps()) as tick:
             plain = Retraining(job, tick).plain(savepoints("everything"))
     evidence = np.zeros((0, len(scores.score))) if plain is None else plain.evidence()
-    shrunk = shrink(scores.halves, evidence, job.data.target_rows, scores.visits)
+    shrunk = shrink(scores.halves, evidence, job.data.target_rows)
     if once:
         scores = replace(scores, score=shrunk.values)
     by_half = shrunk.by_half if once else scores.halves

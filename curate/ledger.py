@@ -37,9 +37,7 @@ class Scores:
 
     score: what the budget ranks, shape (N,). seen: steps it was offered in, (N,).
     halves: influences on one half of the target and on the other, standardised step by step as
-    the score is, (2, N); None if the target was not halved. visits: the same over the first,
-    third, ... steps that offered a candidate and over the others, (2, 2, N), visits before halves;
-    None, too, if some candidate was offered once only.
+    the score is, (2, N); None if the target was not halved.
     influence: mean over occurrences, on the mean loss of the targets, loss units, (N,);
     influences: the same on each target, (Q, N); None if the policy does not look at influences.
     errors: expected absolute error of the mean influence, (N,); windows: what each
@@ -52,7 +50,6 @@ class Scores:
     influence: Array | None = None
     influences: Array | None = None
     halves: Array | None = None
-    visits: Array | None = None
     errors: Array | None = None
     windows: Sequence[WindowError] = ()
     outcomes: Sequence[Outcome] = ()
@@ -77,7 +74,7 @@ class Ledger:
         """
         self._weights, self._strata = target_weights, strata
         self._shares = halves
-        self._visits = np.zeros((2, 0 if halves is None else 2, candidates))
+        self._halves = np.zeros((0 if halves is None else 2, candidates))
         self._score = np.zeros(candidates)
         self._seen = np.zeros(candidates, dtype=np.int64)
         self._influences = np.zeros((len(target_weights), candidates))
@@ -92,15 +89,14 @@ class Ledger:
         strata = None if self._strata is None else self._strata[rows]
         scores = standardise(values, strata)
         np.add.at(self._score, rows, scores)
-        turn = self._seen[rows] % 2
         np.add.at(self._seen, rows, 1)
         if influences is not None:
             for total, found in zip(self._influences, influences, strict=True):
                 np.add.at(total, rows, found)
-            for k in range(self._visits.shape[1]):
+            for k, total in enumerate(self._halves):
                 own = slice(k * len(influences) // 2, (k + 1) * len(influences) // 2)
                 half = np.average(influences[own], axis=0, weights=self._weights[own])
-                np.add.at(self._visits[:, k], (turn, rows), standardise(half / per, strata))
+                np.add.at(total, rows, standardise(half / per, strata))
         return scores
 
     def saved(self) -> dict[str, Array]:
@@ -109,13 +105,13 @@ class Ledger:
             "score": self._score,
             "seen": self._seen,
             "influences": self._influences,
-            "visits": self._visits,
+            "halves": self._halves,
         }
 
     def restore(self, saved: dict[str, Array]) -> None:
         """Go on from sums that were `saved`."""
         self._score, self._seen = saved["score"], saved["seen"]
-        self._influences, self._visits = saved["influences"], saved["visits"]
+        self._influences, self._halves = saved["influences"], saved["halves"]
 
     def scores(self, *, with_influences: bool) -> Scores:
         """Means over occurrences; a candidate never offered scores 0."""
@@ -125,13 +121,9 @@ class Ledger:
             return scores
         influences = self._influences / times
         influence = np.average(influences, axis=0, weights=self._weights)
-        halves = visits = None
+        halves = None
         if self._shares is not None:
-            halves = self._visits.sum(axis=0) / times
-            if self._seen.min() > 1:
-                visits = self._visits / np.stack([(self._seen + 1) // 2, self._seen // 2])[:, None]
+            halves = self._halves / times
             each = influences.reshape(2, len(influences) // 2, -1)
             influences = (self._shares[..., None] * each).sum(axis=0)
-        return replace(
-            scores, influence=influence, influences=influences, halves=halves, visits=visits
-        )
+        return replace(scores, influence=influence, influences=influences, halves=halves)

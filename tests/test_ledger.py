@@ -34,25 +34,3 @@ def test_means_over_occurrences() -> None:
     np.testing.assert_allclose(scores.influences, [[1, 4, 9, 0], [2, 3, 0, 0]])
     np.testing.assert_allclose(scores.influence, [1.75, 3.25, 2.25, 0])
     np.testing.assert_allclose(scores.score, [-1, 0, 1, 0])
-
-
-def test_odd_and_even_visits_apart_for_each_half_of_the_target() -> None:
-    """Against sums by hand; a candidate that was offered once has no second visit."""
-    shares = np.array([[0.5], [0.5]])
-    ledger = Ledger(2, target_weights=np.ones(2), strata=None, halves=shares)
-    both = np.array([0, 1])
-    steps = [np.array([[1.0, 3.0], [5.0, 2.0]]), np.array([[2.0, 0.0], [1.0, 8.0]])]
-    ledger.add(both, steps[0].mean(axis=0), steps[0])
-    assert ledger.scores(with_influences=True).visits is None
-    ledger.add(both, steps[1].mean(axis=0), steps[1])
-    ledger.add(both, steps[0].mean(axis=0), steps[0])
-    scores = ledger.scores(with_influences=True)
-    each = [[standardise(half) for half in step] for step in steps]
-    assert scores.visits is not None
-    assert scores.halves is not None
-    np.testing.assert_allclose(scores.visits, each)  # twice the first, then its mean
-    np.testing.assert_allclose(scores.halves, (2 * np.array(each[0]) + each[1]) / 3)
-    again = Ledger(2, target_weights=np.ones(2), strata=None, halves=shares)
-    again.restore(ledger.saved())
-    found = again.scores(with_influences=True)
-    np.testing.assert_array_equal(found.visits, scores.visits)

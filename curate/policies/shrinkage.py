@@ -13,11 +13,6 @@ are the best linear guess at influences on target rows *not seen*: scores that a
 get little weight, and evidence gets as much as it is worth on this data, none if none.
 This is the regression form of empirical Bayes (Fay and Herriot 1979), fitted by cross-halves.
 
-In one step, though, A and B share more than the row: both look back along the same updates, whose
-direction is partly chance, too. Of rows that were offered in several steps, A is therefore taken
-from the first, third, ... of these and B from the others, and the other way round. (A BERT trained
-from scratch on 1,500 questions: A and B of the same steps correlate .76, of different ones .05.)
-
 What repeats is not all worth choosing by: influences early in a run share what is common to large
 rows. So the evidence gets a say of its own, by as much as it agrees with the influences.
 """
@@ -44,8 +39,8 @@ class Repeatability:
 
     correlation: of the candidates' influences on the two halves, with its 95 % interval, `low`
         to `high`. reliability: of those on the whole target, by Spearman and Brown.
-    foretold: correlation of the fitted values, as made from one half, with influences on the
-        other, in other steps where rows were offered in several; mean over the ways to do that.
+    foretold: correlation of the final scores, as made from one half, with influences on the
+        other, mean of both ways.
     target_rows: rows of the target. rows_needed: about how many would make scores reliable to
         0.8; None where nothing repeats, so that no number can be given.
     """
@@ -76,7 +71,7 @@ class Shrunk:
     repeats: Repeatability
 
 
-def shrink(halves: Array, evidence: Array, target_rows: int, visits: Array | None = None) -> Shrunk:
+def shrink(halves: Array, evidence: Array, target_rows: int) -> Shrunk:
     """How every row compares in what its influence on unseen target rows is likely to be.
 
     That is the normal score of the fitted value, plus rho times that of the first evidence, rho
@@ -87,20 +82,23 @@ def shrink(halves: Array, evidence: Array, target_rows: int, visits: Array | Non
         evidence: what else is known of each row, shape (F, N), finite, higher for better; F may
             be 0.
         target_rows: of both halves together.
-        visits: of rows that were offered several times, the influences from the first, third, ...
-            of these and from the others, shape (2, 2, N), visits before halves.
     """
+    by_half, foretold = np.empty_like(halves), []
     centred = halves - halves.mean(axis=1, keepdims=True)
     known = evidence - evidence.mean(axis=1, keepdims=True)
     spread = known.std(axis=1, keepdims=True)
     known = known / np.where(spread > 0, spread, 1.0)
     alone = normal_scores(evidence[0]) if len(evidence) else np.zeros(halves.shape[1])
-    apart = [centred]
-    if visits is not None:
-        visits = visits - visits.mean(axis=2, keepdims=True)
-        apart = [visits[[0, 1], [0, 1]], visits[[1, 0], [0, 1]]]
-    found = [_by_half(pair, known, alone) for pair in apart]
-    by_half = np.mean([scores for scores, _ in found], axis=0)
+    for own, other in ((0, 1), (1, 0)):
+        columns = np.vstack([centred[own], known]).T
+        weights = np.linalg.lstsq(columns, centred[other], rcond=None)[0]
+        if weights[0] < 0:  # by chance: influences do not mean their opposite
+            weights = np.append(0.0, np.linalg.lstsq(known.T, centred[other], rcond=None)[0])
+        fitted = columns @ weights
+        foretold.append(_correlation(fitted, centred[other]))
+        by_half[own] = normal_scores(fitted if fitted.any() else centred[own])
+        agreement = _correlation(alone, normal_scores(centred[own]))
+        by_half[own] += max(0.0, agreement) * alone
     correlation = _correlation(centred[0], centred[1])
     low, high = _interval(correlation, halves.shape[1])
     return Shrunk(
@@ -111,27 +109,11 @@ def shrink(halves: Array, evidence: Array, target_rows: int, visits: Array | Non
             low=low,
             high=high,
             reliability=max(0.0, 2 * correlation / (1 + correlation)),
-            foretold=float(np.mean([foretold for _, foretold in found])),
+            foretold=float(np.mean(foretold)),
             target_rows=target_rows,
             rows_needed=_rows_needed(correlation, target_rows) if low > 0 else None,
         ),
     )
-
-
-def _by_half(pair: Array, known: Array, alone: Array) -> tuple[Array, float]:
-    """Scores from each of two centred influences, (2, N), and how well they foretell the other."""
-    scores, foretold = np.empty_like(pair), []
-    for own, other in ((0, 1), (1, 0)):
-        columns = np.vstack([pair[own], known]).T
-        weights = np.linalg.lstsq(columns, pair[other], rcond=None)[0]
-        if weights[0] < 0:  # by chance: influences do not mean their opposite
-            weights = np.append(0.0, np.linalg.lstsq(known.T, pair[other], rcond=None)[0])
-        fitted = columns @ weights
-        foretold.append(_correlation(fitted, pair[other]))
-        scores[own] = normal_scores(fitted if fitted.any() else pair[own])
-        agreement = _correlation(alone, normal_scores(pair[own]))
-        scores[own] += max(0.0, agreement) * alone
-    return scores, float(np.mean(foretold))
 
 
 def normal_scores(values: Array) -> Array:

@@ -29,30 +29,6 @@ def test_reliability_is_the_square_of_what_scores_have_to_do_with_the_truth(nois
     )
 
 
-def test_what_halves_share_in_one_step_only_is_noise_once_steps_are_crossed() -> None:
-    """Both halves look back along the same updates: what these add repeats, and means nothing."""
-    truth, _, evidence = made(1.0, 1.0)
-    random = np.random.default_rng(1)
-    chance = 4 * random.normal(size=(2, 1, len(truth)))  # of each visit, the same for both halves
-    visits = truth + chance + random.normal(size=(2, 2, len(truth)))
-    halves = visits.mean(axis=0)
-    taken_in, crossed = (shrink(halves, evidence, 200, own) for own in (None, visits))
-    assert taken_in.repeats.correlation > 0.8
-    assert correlation(taken_in.values, truth) < 0.5
-    assert correlation(crossed.values, truth) > 0.65  # of the evidence alone: .71
-    assert crossed.repeats.foretold < 0.3 < taken_in.repeats.foretold
-
-
-def test_visits_without_noise_of_their_own_change_next_to_nothing() -> None:
-    truth, halves, evidence = made(1.0, 1.0)
-    random = np.random.default_rng(1)
-    visits = truth + random.normal(size=(2, 2, len(truth)))
-    halves = visits.mean(axis=0)
-    one, other = (shrink(halves, evidence, 200, own).values for own in (None, visits))
-    assert correlation(one, other) > 0.95
-    assert correlation(other, truth) > correlation(one, truth) - 0.03
-
-
 def test_so_many_target_rows_make_scores_reliable() -> None:
     """Of noise 3 at 100 rows a half: with n rows in all its variance is 9 * 100 / n."""
     truth, halves, _ = made(3.0, 0.0, count=200_000)
