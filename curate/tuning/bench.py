@@ -116,8 +116,7 @@ class Bench:
         Raises:
             NonFiniteError: one of them ends in a loss that is no number.
         """
-        named = Keep(fraction=max(1, int(kept.sum())) / len(kept))
-        job = self._at(pair, keep=named)
+        job = self._at(pair, keep=Keep(count=int(kept.sum())))
         parts = [replace(job.data, validation=self.judging), job.data]
         everything = Retraining(
             self._at(Pair(pair.horizon, learning_rate)), tick, parts=parts, juries=[0]

@@ -26,6 +26,17 @@ class Setting(NamedTuple):
     recipe: dict[str, Any]
     model: Callable[[Path], None] | None = None
 
+    def written(self, folder: Path) -> dict[str, Any]:
+        """The recipe, with the names of what is written to a folder: the tables, and the model."""
+        for part, table in self.tables.items():
+            table.write_parquet(folder / f"{part}.parquet")
+        data = {part: str(folder / f"{part}.parquet") for part in self.tables}
+        recipe = self.recipe | {"data": self.recipe["data"] | data}
+        if self.model is not None:
+            self.model(folder / "model")
+            recipe["model"] = self.recipe["model"] | {"pretrained": str(folder / "model")}
+        return recipe
+
 
 def digits(noise: float, data: Path, split: int) -> Setting:
     """Handwritten digits of scikit-learn, 8 x 8, a share of labels wrong at random."""

@@ -13,20 +13,18 @@ everything, as the product has them.
 DIR as for `league.py`. What is in DIR2 already is not done again; the table is made of all of it.
 """
 
-import argparse
-import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
-from fields import SETTINGS, Setting
-from league import Array, curve, interval, stopped
+from fields import Setting
+from league import Array, command, curve, interval, stopped
 
 from curate.choose import cut, selector_for
 from curate.evaluate import auroc
@@ -54,23 +52,17 @@ def score(job: Job, steps: int) -> tuple[Array, float]:
 def one_rate(setting: Setting, split: int, factor: float) -> list[dict[str, Any]]:
     """A line per horizon and way to score."""
     with tempfile.TemporaryDirectory() as folder:
-        for part, rows in setting.tables.items():
-            rows.write_parquet(Path(folder) / f"{part}.parquet")
-        data = {part: str(Path(folder) / f"{part}.parquet") for part in setting.tables}
+        recipe = setting.written(Path(folder))
         training = setting.recipe["training"]
         optimizer = training["optimizer"] | {"lr": training["optimizer"]["lr"] * factor}
-        recipe = setting.recipe | {
-            "data": setting.recipe["data"] | data,
-            "training": training | {"optimizer": optimizer, "seed": split},
-        }
-        jobs = {}
+        recipe["training"] = training | {"optimizer": optimizer, "seed": split}
+        job, jobs = prepare(check_recipe(recipe), torch.device("cpu")), {}
         for k in HORIZONS:
             total = -(-setting.tables["train"].height // training["batch_size"])
             horizon = total if k == "epoch" else k
             selection = {"horizon": horizon, "epochs": training["epochs"], "probing": 0}
             checked = check_recipe(recipe | {"selection": selection})
-            jobs[k] = prepare(checked, torch.device("cpu"))
-        job = jobs[1]
+            jobs[k] = replace(job, recipe=checked)
         broken = setting.tables["train"]["broken"].to_numpy()
         total = job.total_steps()
         epoch = total // training["epochs"]
@@ -104,6 +96,22 @@ def one_rate(setting: Setting, split: int, factor: float) -> list[dict[str, Any]
                         "auroc": auroc(-values, broken) if broken.any() else None,
                     })  # fmt: skip
         return lines
+
+
+def one_split(setting: Setting, split: int) -> dict[str, Any]:
+    """Lines of all learning rates, and seconds taken."""
+    begin = time.perf_counter()
+    lines = [line | {"split": split} for rate in RATES for line in one_rate(setting, split, rate)]
+    return {"lines": lines, "seconds": time.perf_counter() - begin}
+
+
+def tables(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Every setting's figures, in Markdown."""
+    return "\n".join(
+        table(name, [line for own in splits for line in own["lines"]])
+        for name, splits in found.items()
+        if splits
+    )
 
 
 def table(name: str, lines: list[dict[str, Any]]) -> str:
@@ -146,39 +154,10 @@ def _gains(lines: list[dict[str, Any]], horizon: Any, way: str, factor: float) -
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Is looking ahead worth it?")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--splits", type=int, default=10)
-    parser.add_argument("names", nargs="*", help=f"of {'; '.join(SETTINGS)}")
-    asked = parser.parse_args()
-    names = asked.names or ["digits, 20 % wrong", "TREC, 20 % wrong"]
-    if unknown := [name for name in names if name not in SETTINGS]:
-        print(f"no setting is called {unknown[0]!r}; there are {'; '.join(SETTINGS)}",
-              file=sys.stderr)  # fmt: skip
-        return 2
-    torch.set_num_threads(1)
-    datasets.disable_progress_bars()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    for split in range(asked.splits):
-        for name in names:
-            path = asked.out / f"{name.replace(' ', '_').replace('%', 'pc')}-{split}.json"
-            if path.exists():
-                continue
-            begin, setting = time.perf_counter(), SETTINGS[name](asked.data, split)
-            lines = [line | {"setting": name, "split": split}
-                     for factor in RATES for line in one_rate(setting, split, factor)]  # fmt: skip
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(lines))
-            part.rename(path)
-            print(f"{name}, split {split}: {time.perf_counter() - begin:.0f} s", flush=True)
-    there = [line for path in sorted(asked.out.glob("*.json"))
-             for line in json.loads(path.read_text())]  # fmt: skip
-    for name in names:
-        print(table(name, [line for line in there if line["setting"] == name]))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        command(
+            "Is looking ahead worth it?", ["digits, 20 % wrong", "TREC, 20 % wrong"], one_split,
+            lambda found: f"{found['seconds']:.0f} s", tables,
+        )
+    )  # fmt: skip

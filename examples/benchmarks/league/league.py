@@ -21,6 +21,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -38,6 +39,7 @@ from curate.jobs import run_select
 from curate.policies import Budget, shapley_values
 from curate.prepare import Job, prepare
 from curate.recipe import check_recipe
+from curate.recipe.schema import ON_TEXT
 from curate.trajectory import Task, forward_step, replay
 
 Array = np.ndarray[Any, Any]
@@ -113,7 +115,7 @@ def ways(job: Job, setting: Setting, share: float, split: int) -> dict[str, tupl
 
 def _of_texts(job: Job) -> bool:
     """Whether rows are texts, which are dear to look at."""
-    return job.recipe.objective in ("sequence_classification", "causal_lm")
+    return job.recipe.objective in ON_TEXT
 
 
 def _arrays(job: Job, rows: pl.DataFrame, examples: Any) -> tuple[Array, Array]:
@@ -126,15 +128,7 @@ def _arrays(job: Job, rows: pl.DataFrame, examples: Any) -> tuple[Array, Array]:
 def one_split(setting: Setting, split: int) -> dict[str, Any]:
     """Everything that is measured on one split, in plain values."""
     with tempfile.TemporaryDirectory() as folder:
-        for part, table in setting.tables.items():
-            table.write_parquet(Path(folder) / f"{part}.parquet")
-        data = {part: str(Path(folder) / f"{part}.parquet") for part in setting.tables}
-        recipe = setting.recipe | {"data": setting.recipe["data"] | data}
-        if setting.model is not None:
-            setting.model(Path(folder) / "model")
-            named = {"pretrained": str(Path(folder) / "model")}
-            recipe["model"] = setting.recipe["model"] | named
-        checked = check_recipe(recipe)
+        checked = check_recipe(setting.written(Path(folder)))
         job = prepare(checked, torch.device("cpu"))
         broken = setting.tables["train"]["broken"].to_numpy()
         count, total = len(broken), job.total_steps()
@@ -239,15 +233,22 @@ def _multiplier(splits: list[dict[str, Any]]) -> str:
     return f"{text}{', ' if finite and never else ''}{most if never else ''}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="What choosing is worth.")
+def command(
+    about: str, default: Sequence[str],
+    measure: Callable[[Setting, int], dict[str, Any]], told: Callable[[dict[str, Any]], str],
+    table: Callable[[dict[str, list[dict[str, Any]]]], str],
+) -> int:  # fmt: skip
+    """Measure every split of some settings that is not there yet; a table of all that is."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="number of the first split")
-    parser.add_argument("names", nargs="*", help=f"of {'; '.join(SETTINGS)}; all if none")
+    parser.add_argument(
+        "names", nargs="*", help=f"of {'; '.join(SETTINGS)}; if none: {'; '.join(default)}"
+    )
     asked = parser.parse_args()
-    names = asked.names or [*SETTINGS]
+    names = asked.names or default
     if unknown := [name for name in names if name not in SETTINGS]:
         print(f"no setting is called {unknown[0]!r}; there are {'; '.join(SETTINGS)}",
               file=sys.stderr)  # fmt: skip
@@ -260,11 +261,11 @@ def main() -> int:
             path = asked.out / f"{name.replace(' ', '_').replace('%', 'pc')}-{split}.json"
             if path.exists():
                 continue
-            found = one_split(SETTINGS[name](asked.data, split), split)
+            found = measure(SETTINGS[name](asked.data, split), split)
             part = path.with_suffix(".part")
             part.write_text(json.dumps({"setting": name, "split": split} | found))
             part.rename(path)
-            print(f"{name}, split {split}: {found['answer']}, kept {found['kept']}", flush=True)
+            print(f"{name}, split {split}: {told(found)}", flush=True)
     there = [json.loads(path.read_text()) for path in sorted(asked.out.glob("*.json"))]
     text = table({name: [own for own in there if own["setting"] == name] for name in names})
     (asked.out / "table.md").write_text(text)
@@ -273,4 +274,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        command(
+            "What choosing is worth.", [*SETTINGS], one_split,
+            lambda found: f"{found['answer']}, kept {found['kept']}", table,
+        )
+    )  # fmt: skip
