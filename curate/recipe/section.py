@@ -12,10 +12,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class Section(BaseModel):
     """A part of a recipe: no unknown keys, no coercion, no NaN. A key's docstring describes it."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )  # fmt: skip
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def in_words(message: str) -> WrapValidator:

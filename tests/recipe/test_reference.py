@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from curate.errors import RecipeError
 from curate.recipe import check_recipe
-from curate.recipe.reference import page, schema
+from curate.recipe.reference import described, page, schema, sections
 from curate.recipe.schema import Recipe
 from curate.recipe.section import Section
 from curate.recipe.yaml import parse
@@ -19,13 +19,9 @@ ALL = sorted([*RECIPES.glob("*.yaml"), *RECIPES.parent.glob("examples/**/*.yaml"
 SHORTEST = {"data": {"train": "a.csv", "columns": {"features": "x"}, "validation": "b.csv"}}
 
 
-def sections(of: type[Section] = Section) -> list[type[Section]]:
-    return [of, *(section for known in of.__subclasses__() for section in sections(known))]
-
-
 @pytest.mark.parametrize("section", sections()[1:], ids=lambda section: section.__name__)
 def test_every_key_has_a_description(section: type[Section]) -> None:
-    missing = [name for name, field in section.model_fields.items() if not field.description]
+    missing = [name for name in section.model_fields if not described(section).get(name)]
     assert not missing
 
 
