@@ -24,13 +24,13 @@ from curate.policies import (
     shrink,
 )
 from curate.prepare import Job, memory_bytes, room_for_states
-from curate.progress import Phases
 from curate.retraining import Plain, Retraining
 from curate.rules import State
-from curate.savepoints import Savepoints
+from curate.runtime.progress import Phases
+from curate.runtime.resume import Unfinished
+from curate.runtime.savepoints import Savepoints
 from curate.select import Selector
 from curate.trajectory import Step
-from curate.unfinished import Unfinished
 from curate.windows import Judge
 
 

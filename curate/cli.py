@@ -21,7 +21,7 @@ from curate.process import (
 )
 
 if TYPE_CHECKING:
-    from curate.ranks import Group
+    from curate.runtime.ranks import Group
 
 OVERRIDES = click.option(
     "--set",
@@ -86,15 +86,15 @@ def select(
     `torchrun --nproc-per-node N -m curate select RECIPE` shares the work among N processes.
     """
     from curate.recipe import load_recipe, resolved
-    from curate.trackers import tracking
+    from curate.runtime.trackers import tracking
 
     checked = load_recipe(recipe, overrides)
     silence_libraries()
     from curate.jobs import plan_select, run_select
-    from curate.progress import Phases
-    from curate.ranks import ALONE
+    from curate.runtime.progress import Phases
+    from curate.runtime.ranks import ALONE
+    from curate.runtime.resume import folder_of, has_progress
     from curate.summary import describe, describe_plan
-    from curate.unfinished import folder_of, has_progress
 
     out, ranks = out or Path("out") / recipe.stem, group or ALONE
     if plan:
@@ -161,8 +161,8 @@ def verify(
     checked = load_recipe(run_or_recipe / "recipe.yaml" if is_run else run_or_recipe, changes)
     silence_libraries()
     from curate.jobs import run_verify
-    from curate.progress import Phases
     from curate.report.verification import describe_verification
+    from curate.runtime.progress import Phases
     from curate.verify import Plan
 
     if out is None and is_run:
@@ -218,13 +218,13 @@ def tune(
     twice with the same --out, and the two share the work.
     """
     from curate.recipe import load_recipe, resolved
-    from curate.trackers import tracking
+    from curate.runtime.trackers import tracking
 
     checked = load_recipe(recipe, overrides)
     silence_libraries()
     from curate.jobs import tune as run_tune
-    from curate.progress import Phases
     from curate.report.tuning import describe_tuning
+    from curate.runtime.progress import Phases
 
     out = out or Path("out") / f"{recipe.stem}.tune"
     try:

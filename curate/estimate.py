@@ -13,10 +13,10 @@ from curate.forecast import Run, disk, memory, passes, work
 from curate.influence import Differences, Near, target_gradients, target_graph
 from curate.policies import LookAhead
 from curate.prepare import Job, memory_bytes
-from curate.progress import duration
-from curate.ranks import agreed
 from curate.remarks import horizon_remark, remarks
 from curate.rules import State
+from curate.runtime.progress import duration
+from curate.runtime.ranks import agreed
 from curate.select import Selector
 from curate.trajectory import (
     Snapshots,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from curate.influence import probing_passes
-from curate.savepoints import KEPT
+from curate.runtime.savepoints import KEPT
 from curate.trajectory import HEADER, redone
 
 BACK, CENTRAL = 1.3, 2.6

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from curate.errors import UnfinishedError
-from curate.files import digest_of
 from curate.output import made_with
 from curate.prepare import Job
 from curate.recipe import resolved
+from curate.runtime.files import digest_of
 
 LOSSES = "first losses"
 

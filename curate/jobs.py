@@ -12,7 +12,6 @@ from curate.choose import Chosen, choose, cut, nothing_kept
 from curate.errors import OutputError, UserError
 from curate.estimate import announce, forecast, time_steps
 from curate.evaluate import auroc, evaluate
-from curate.files import write_whole, write_whole_text
 from curate.influence import expected_error
 from curate.output import (
     MARK,
@@ -25,19 +24,20 @@ from curate.output import (
 )
 from curate.policies import Budget
 from curate.prepare import Job, choose_device, prepare
-from curate.progress import Phases
-from curate.ranks import ALONE, Ranks, everywhere
 from curate.recipe import Recipe, fingerprint, write_recipe
 from curate.report.composition import composition
 from curate.report.page import leave_report
 from curate.report.tuning import plot_tuning, why
 from curate.report.verification import plot_verification
 from curate.retraining import Retraining
-from curate.threads import suitable_threads
+from curate.runtime.files import write_whole, write_whole_text
+from curate.runtime.progress import Phases
+from curate.runtime.ranks import ALONE, Ranks, everywhere
+from curate.runtime.resume import Unfinished
+from curate.runtime.threads import suitable_threads
+from curate.runtime.trackers import Tracker, careful
 from curate.tracked import TrackedWindows, tell_summary
-from curate.trackers import Tracker, careful
 from curate.tuning import Tuned, tune_job
-from curate.unfinished import Unfinished
 from curate.verify import JOURNAL, Plan, Verified, reproduces, verify
 from curate.worth import Judge, Worth, trainings
 

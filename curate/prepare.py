@@ -15,10 +15,10 @@ from curate.candidates import Candidates, read_candidates
 from curate.datasets import TokenExamples
 from curate.errors import ModelError, OptimizerError, RecipeError
 from curate.models import FlatModel, Objective
-from curate.ranks import ALONE, Ranks, require_same
 from curate.recipe import Factory, Optimizer, OwnGroup, Pretrained, Recipe, fingerprint
 from curate.rules import Rule, Shapes, State, initial_state
-from curate.threads import step_flops
+from curate.runtime.ranks import ALONE, Ranks, require_same
+from curate.runtime.threads import step_flops
 from curate.trajectory import HEADER, Disk, Step, Task, chunk_losses, seeded_rng, shard_bytes
 
 MOST_STEPS = 10_000_000

@@ -20,7 +20,7 @@ import click
 from curate.errors import CurateError
 
 if TYPE_CHECKING:
-    from curate.ranks import Group
+    from curate.runtime.ranks import Group
 
 OUT_OF_MEMORY = ("out of memory", "outofmemory", "memoryerror", "t allocate memory")
 LESS_MEMORY = (
@@ -71,7 +71,7 @@ def run_together(command: Callable[..., Any], arguments: list[str] | None = None
     keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt_once)
-    from curate.ranks import join_group
+    from curate.runtime.ranks import join_group
 
     joined: list[Group] = []
     code = _guarded(lambda: joined.append(join_group()))

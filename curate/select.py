@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import torch
 
-from curate.files import Tree
 from curate.forecast import Run, measured
 from curate.influence import Differences, ErrorProxy, over_targets, reweighting, target_losses
 from curate.ledger import Ledger, Outcome, Scores
 from curate.policies import Array, Budget, Evidence, Offer
 from curate.rules import State
-from curate.savepoints import Savepoints, pack_state, unpack_state
+from curate.runtime.files import Tree
+from curate.runtime.savepoints import Savepoints, pack_state, unpack_state
 from curate.trajectory import Step, ignore_step, replay
 from curate.windows import Judge, Judged, Rounds, keep_all
 

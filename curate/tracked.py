@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from curate.ledger import Outcome
-from curate.trackers import Tracker
+from curate.runtime.trackers import Tracker
 
 
 class TrackedWindows:

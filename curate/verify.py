@@ -21,13 +21,13 @@ from curate.influence import (
     size_of,
     target_losses,
 )
-from curate.journal import Journal
 from curate.ledger import Scores
 from curate.policies import Array, share_out
 from curate.prepare import Job
-from curate.progress import Phases, duration
 from curate.recipe import fingerprint
 from curate.rules import State, as_sgd
+from curate.runtime.journal import Journal
+from curate.runtime.progress import Phases, duration
 from curate.select import Selector
 from curate.trajectory import forward_step, record, replay
 from curate.windows import Judged

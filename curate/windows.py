@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curate.files import Tree
 from curate.influence import (
     Differences,
     Probing,
@@ -19,7 +18,8 @@ from curate.influence import (
 )
 from curate.policies import Array, Evidence, Offer, Policy
 from curate.rules import Rule, State
-from curate.savepoints import pack_state, unpack_state
+from curate.runtime.files import Tree
+from curate.runtime.savepoints import pack_state, unpack_state
 from curate.trajectory import Disk, Step, Task, ignore_step, record
 
 

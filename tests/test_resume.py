@@ -22,9 +22,9 @@ from filelock import FileLock
 
 from curate import files, jobs, progress, savepoints
 from curate.cli import cli, run
-from curate.files import digest_of
 from curate.process import Terminated
-from curate.unfinished import folder_of
+from curate.runtime.files import digest_of
+from curate.runtime.resume import folder_of
 from tests.job import RECIPE, curate, rows
 
 RECIPE_WITH_EVALUATION = RECIPE + "evaluation: {seeds: [0, 1], against: [everything, loss]}\n"

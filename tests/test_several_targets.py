@@ -13,9 +13,9 @@ from curate.choose import selector_for
 from curate.influence import Probing, Scoring, Target, score_window
 from curate.policies import standardise
 from curate.prepare import Job, prepare
-from curate.progress import Phases
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
+from curate.runtime.progress import Phases
 from curate.trajectory import record
 from curate.tuning.bench import set_up
 from curate.tuning.plan import Pair

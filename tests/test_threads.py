@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from curate.threads import TINY_STEP, step_flops, suitable_threads
+from curate.runtime.threads import TINY_STEP, step_flops, suitable_threads
 from tests import tiny
 
 

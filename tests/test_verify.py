@@ -20,9 +20,9 @@ import curate.verify
 from curate.choose import selector_for
 from curate.influence import Scoring, score_window, size_of
 from curate.prepare import Job, prepare
-from curate.progress import Phases
 from curate.recipe import load_recipe
 from curate.rules import State, as_sgd
+from curate.runtime.progress import Phases
 from curate.trajectory import Step, Task, record, replay
 from curate.verify import JOURNAL, Plan, Verified
 from curate.windows import Judged

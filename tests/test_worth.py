@@ -11,12 +11,12 @@ from datasets import Dataset
 from torch.nn import functional as F
 
 from curate.jobs import run_select
-from curate.journal import Journal
 from curate.models import BUILTIN_MODELS
 from curate.prepare import Job, prepare
 from curate.recipe import check_recipe
 from curate.report.verdict import repeats_line, worth_line
 from curate.retraining import Retraining, juries
+from curate.runtime.journal import Journal
 from curate.summary import describe
 from curate.worth import Compared, Judge, _answer
 

@@ -22,7 +22,7 @@ from curate.influence.kinks import Near
 from curate.influence.tangents import Watcher
 from curate.models import FlatModel
 from curate.policies import Array
-from curate.ranks import everywhere
+from curate.runtime.ranks import everywhere
 from curate.trajectory import Gradient, Step, Task, forward, gradient, terms
 
 EVERY = 32

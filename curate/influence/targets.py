@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curate.datasets import Examples
 from curate.models import Batch, FlatModel, Objective
-from curate.ranks import ALONE, Ranks, own_share
+from curate.runtime.ranks import ALONE, Ranks, own_share
 from curate.trajectory import counting
 
 CHUNK = 1024

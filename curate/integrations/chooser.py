@@ -20,8 +20,8 @@ from curate.integrations.training import Training
 from curate.log import AuditLog
 from curate.models import Objective, probe
 from curate.policies import Array, Budget, LookAhead
+from curate.runtime.trackers import careful
 from curate.tracked import tell
-from curate.trackers import careful
 from curate.trajectory import Step, Task, replay
 from curate.windows import Judge, Judged
 

@@ -16,7 +16,7 @@ from curate.integrations.options import AUTO, Options
 from curate.integrations.training import Training
 from curate.models import Objective, as_objective
 from curate.rules import unwrap
-from curate.trackers import Tracker
+from curate.runtime.trackers import Tracker
 
 
 class LookAheadLoader:

@@ -7,7 +7,7 @@ from typing import Any
 
 from curate.errors import OptionError
 from curate.influence import REMOVALS
-from curate.trackers import Tracker
+from curate.runtime.trackers import Tracker
 
 WEIGHTS, AUTO = "weights", "auto"
 WEIGHING = 4

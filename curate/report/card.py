@@ -10,12 +10,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from curate.files import write_whole_text
 from curate.recipe import write_recipe
 from curate.report.facts import asked, came_out, trust, worth
 from curate.report.run import Run
 from curate.report.tables import evaluation_cells
 from curate.report.words import one_line, visible
+from curate.runtime.files import write_whole_text
 
 CARD = "README.md"
 FILES = {

@@ -13,7 +13,6 @@ import PIL.Image
 from datasets import Dataset
 
 from curate.errors import OutputError
-from curate.files import write_whole_text
 from curate.report.card import write_card
 from curate.report.content import Shown
 from curate.report.facts import asked, came_out, trust, why, worth
@@ -21,6 +20,7 @@ from curate.report.figures import figures
 from curate.report.run import Run, lines_of, listed, read_run, store_dropped
 from curate.report.tables import worth_cells
 from curate.report.words import Unit, mean_and_spread, one_line, shorten, signed, visible
+from curate.runtime.files import write_whole_text
 
 REPORT = "report.html"
 CARDS = 8

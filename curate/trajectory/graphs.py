@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from curate.ranks import ALONE
+from curate.runtime.ranks import ALONE
 from curate.trajectory.step import Step, Task, gradient
 
 

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 
 from curate.errors import RunError
-from curate.files import checksum
-from curate.ranks import ALONE, Ranks, everywhere, own_share
 from curate.rules import State
+from curate.runtime.files import checksum
+from curate.runtime.ranks import ALONE, Ranks, everywhere, own_share
 
 HEADER = 4096
 """Bytes that a file takes beyond its state, about: names, and what disks round up to."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from curate.datasets import Examples
 from curate.models import FlatModel, Objective
-from curate.ranks import ALONE, Ranks, own_share
 from curate.rules import Rule, State
+from curate.runtime.ranks import ALONE, Ranks, own_share
 
 Watch = Callable[[slice], AbstractContextManager[Callable[[Tensor], None]]]
 

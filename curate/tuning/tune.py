@@ -16,15 +16,15 @@ import polars as pl
 
 from curate.choose import Chosen
 from curate.errors import NonFiniteError, NothingKeptError, RunError
-from curate.files import write_whole
 from curate.output import score_table
 from curate.policies import Array
 from curate.prepare import Job
-from curate.progress import Phases
 from curate.recipe import Recipe, resolved
 from curate.retraining import SMALL
+from curate.runtime.files import write_whole
+from curate.runtime.progress import Phases
+from curate.runtime.trackers import Tracker
 from curate.tracked import tell
-from curate.trackers import Tracker
 from curate.tuning.bench import Bench, set_up, with_pair
 from curate.tuning.board import Board, Entry, Unit
 from curate.tuning.plan import Pair, Plan

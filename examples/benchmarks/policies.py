@@ -18,8 +18,8 @@ import torch
 from curate.choose import choose
 from curate.evaluate import Row, auroc, evaluate, spread
 from curate.prepare import prepare
-from curate.progress import Phases
 from curate.recipe import load_recipe
+from curate.runtime.progress import Phases
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "digits.yaml"
 HORIZONS = ("1", "4", "17", "34", "68", "full")

@@ -28,8 +28,8 @@ import torch
 from curate.datasets import TensorExamples
 from curate.influence import Target, score_window
 from curate.models import BUILTIN_MODELS, Classification, FlatModel
-from curate.ranks import ALONE, Ranks, join_group
 from curate.rules import AdamW, initial_state
+from curate.runtime.ranks import ALONE, Ranks, join_group
 from curate.trajectory import Step, Task, record
 
 K = 16

@@ -16,8 +16,8 @@ import torch
 from curate.choose import choose
 from curate.evaluate import evaluate
 from curate.prepare import prepare
-from curate.progress import Phases
 from curate.recipe import load_recipe
+from curate.runtime.progress import Phases
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "digits.yaml"
 FIXED = [  # a budget that is named, over the whole run, with rows dropped on the way

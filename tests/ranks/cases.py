@@ -14,8 +14,8 @@ from curate.datasets.tokens import Encoded
 from curate.influence import Probing, Scoring, Target, score_window
 from curate.models import FlatModel, LabelsObjective, save_activations
 from curate.policies import Budget, LookAhead
-from curate.ranks import Ranks
 from curate.rules import SGD, AdamW, Rule
+from curate.runtime.ranks import Ranks
 from curate.select import Selector
 from curate.trajectory import Disk, Task, record
 from curate.windows import Judge

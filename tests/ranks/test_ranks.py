@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from curate.cli import main
-from curate.ranks import ALONE, require_same, share
 from curate.rules import State
+from curate.runtime.ranks import ALONE, require_same, share
 from curate.trajectory import shard_bytes
 from tests.job import RECIPE, curate, rows
 from tests.ranks.cases import ADAMW, CASES, T
@@ -241,7 +241,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import distributed as dist
-from curate.ranks import Group
+from curate.runtime.ranks import Group
 
 def threads():
     names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]

@@ -22,7 +22,7 @@ from curate import jobs
 from curate.cli import cli, run
 from curate.errors import DataError
 from curate.influence import window
-from curate.ranks import Group
+from curate.runtime.ranks import Group
 from curate.trajectory import recording, snapshots
 from tests.ranks.cases import ADAMW, CASES
 

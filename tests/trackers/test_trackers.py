@@ -16,8 +16,8 @@ from curate import check_recipe, load_recipe, run_select
 from curate.cli import cli, run
 from curate.errors import MissingExtraError, OptionError
 from curate.recipe import resolved
-from curate.trackers import Careful, open_tracker, tracking
-from curate.trackers.open import KINDS
+from curate.runtime.trackers import Careful, open_tracker, tracking
+from curate.runtime.trackers.open import KINDS
 from tests.integrations.loop import losses, net, target, train
 from tests.job import RECIPE, curate
 from tests.test_log import numbered
@@ -115,7 +115,7 @@ STUBS = {
 
 @pytest.fixture(autouse=True)
 def _no_tracker_is_loaded() -> Iterator[None]:
-    names = [f"curate.trackers.{kind}" for kind in KINDS]
+    names = [f"curate.runtime.trackers.{kind}" for kind in KINDS]
     for name in names:
         sys.modules.pop(name, None)
     yield

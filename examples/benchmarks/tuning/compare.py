@@ -26,7 +26,7 @@ import torch
 from grid import in_one_round
 from settings import SETTINGS, job
 
-from curate.progress import Phases
+from curate.runtime.progress import Phases
 from curate.tuning import Pair, Tuned, tune_job
 from curate.tuning.bench import Bench, set_up
 

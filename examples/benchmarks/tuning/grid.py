@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from settings import SETTINGS, job
 
-from curate.progress import Phases
+from curate.runtime.progress import Phases
 from curate.tuning.bench import Bench, set_up
 from curate.tuning.plan import Pair
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import OutputError, RunError
-from curate.files import digest_of, write_whole_text
+from curate.runtime.files import digest_of, write_whole_text
 
 
 class Journal:

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from curate.errors import MissingExtraError, OptionError
-from curate.trackers.base import Careful, Tracker
+from curate.runtime.trackers.base import Careful, Tracker
 
 KINDS = {
     "tensorboard": ("TensorBoard", "DIRECTORY"),
@@ -41,7 +41,7 @@ def open_tracker(text: str, config: Mapping[str, Any] | None = None) -> Opened:
         raise OptionError(f"--track {text}: must be one of {known}.")
     try:
         with redirect_stdout(sys.stderr):  # they greet, and ours may be JSON
-            made = getattr(import_module(f"curate.trackers.{kind}"), KINDS[kind][0])
+            made = getattr(import_module(f"curate.runtime.trackers.{kind}"), KINDS[kind][0])
             return cast(Opened, made(where, config or {}))
     except ImportError as error:
         raise MissingExtraError(kind, f"--track {text}") from error

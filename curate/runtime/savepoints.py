@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError
 
 from curate.errors import RunError
-from curate.files import DamagedError, Tree, read_sealed, write_sealed
-from curate.ranks import ALONE, Ranks, agreed, everywhere
 from curate.rules import State
+from curate.runtime.files import DamagedError, Tree, read_sealed, write_sealed
+from curate.runtime.ranks import ALONE, Ranks, agreed, everywhere
 
 SHARE = 0.02
 """Of a run's time, the most that goes into writing savepoints."""

@@ -3,7 +3,7 @@
 Not the audit log (`curate.log`), which says what became of every candidate.
 """
 
-from curate.trackers.base import Careful, Tracker, careful
-from curate.trackers.open import open_tracker, tracking
+from curate.runtime.trackers.base import Careful, Tracker, careful
+from curate.runtime.trackers.open import open_tracker, tracking
 
 __all__ = ["Careful", "Tracker", "careful", "open_tracker", "tracking"]

@@ -11,14 +11,14 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from curate.errors import NonFiniteError, OutputError, UnfinishedError, UserError
-from curate.files import digest_of, write_whole_text
 from curate.identity import identity, refuse_difference
-from curate.journal import Journal
 from curate.output import MARK, check_free, existing_parent, staged
 from curate.prepare import Job
-from curate.ranks import ALONE, Ranks, agreed, everywhere
 from curate.recipe import Recipe, fingerprint
-from curate.savepoints import Savepoints
+from curate.runtime.files import digest_of, write_whole_text
+from curate.runtime.journal import Journal
+from curate.runtime.ranks import ALONE, Ranks, agreed, everywhere
+from curate.runtime.savepoints import Savepoints
 
 FORMAT = 1
 LOCK, RUN, EVALUATION = "lock", "run.json", "evaluation.jsonl"

@@ -12,7 +12,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from curate.errors import RunError, UserError
-from curate.ranks.base import everywhere, share
+from curate.runtime.ranks.base import everywhere, share
 
 PATIENCE = timedelta(hours=1)
 """How long a rank waits for the others: one may read data or write results meanwhile."""

@@ -1,6 +1,6 @@
 """The processes that share one run."""
 
-from curate.ranks.base import (
+from curate.runtime.ranks.base import (
     ALONE,
     Alone,
     Ranks,
@@ -10,7 +10,7 @@ from curate.ranks.base import (
     require_same,
     share,
 )
-from curate.ranks.group import Group, join_group
+from curate.runtime.ranks.group import Group, join_group
 
 __all__ = [
     "ALONE",
