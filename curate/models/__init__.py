@@ -7,6 +7,7 @@ from types import MappingProxyType
 from torch import nn
 
 from curate.models.builtin import ACTIVATIONS, cnn, mlp
+from curate.models.check import probe
 from curate.models.flat import FlatModel
 from curate.models.from_path import (
     as_objective,
@@ -28,7 +29,6 @@ from curate.models.pretrained import (
     save_activations,
     vocabulary_size,
 )
-from curate.models.probe import probe
 
 BUILTIN_MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"mlp": mlp, "cnn": cnn})
 OBJECTIVES: Mapping[str, Callable[[], Objective]] = MappingProxyType(
