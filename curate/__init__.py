@@ -16,7 +16,7 @@ _HOME = {
     "check_recipe": "curate.recipe",
     "load_recipe": "curate.recipe",
     "open_tracker": "curate.runtime.trackers",
-    "read_log": "curate.log",
+    "read_log": "curate.output.audit_log",
     "run_select": "curate.jobs",
     "tune": "curate.jobs",
     "write_kept": "curate.from_log",

@@ -161,7 +161,7 @@ def verify(
     checked = load_recipe(run_or_recipe / "recipe.yaml" if is_run else run_or_recipe, changes)
     silence_libraries()
     from curate.jobs import run_verify
-    from curate.report.verification import describe_verification
+    from curate.output.verification import describe_verification
     from curate.runtime.progress import Phases
     from curate.verify import Plan
 
@@ -223,7 +223,7 @@ def tune(
     checked = load_recipe(recipe, overrides)
     silence_libraries()
     from curate.jobs import tune as run_tune
-    from curate.report.tuning import describe_tuning
+    from curate.output.tuning import describe_tuning
     from curate.runtime.progress import Phases
 
     out = out or Path("out") / f"{recipe.stem}.tune"

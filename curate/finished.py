@@ -12,7 +12,7 @@ from curate.process import silence_libraries
 def report(directory: Path) -> None:
     """Write report.html again from what a directory of curate select holds."""
     silence_libraries()
-    from curate.report.page import write_report
+    from curate.output.page import write_report
 
     click.echo(f"wrote {write_report(directory)}")
 
@@ -28,7 +28,7 @@ def inspect(
 ) -> None:
     """Look at what curate select wrote to DIR: a summary, one row, or a list of rows."""
     silence_libraries()
-    from curate.report.terminal import inspect_run
+    from curate.output.inspect import inspect_run
 
     found = inspect_run(directory, row=row, dropped=dropped, kept=kept, label=label)
     click.echo("\n".join(found))

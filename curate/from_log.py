@@ -11,11 +11,18 @@ from datasets import Dataset
 from curate.datasets import read
 from curate.errors import DataError, OptionError
 from curate.ledger import Ledger, Scores
-from curate.log import read_log
-from curate.output import Selection, check_free, made_with, score_table, staged, write_selection
+from curate.output.audit_log import read_log
+from curate.output.composition import composition
+from curate.output.directory import (
+    Selection,
+    check_free,
+    made_with,
+    score_table,
+    staged,
+    write_selection,
+)
+from curate.output.page import leave_report
 from curate.policies import Array, Budget, Choice
-from curate.report.composition import composition
-from curate.report.page import leave_report
 
 
 def write_kept(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from curate.errors import UnfinishedError
-from curate.output import made_with
+from curate.output.directory import made_with
 from curate.prepare import Job
 from curate.recipe import resolved
 from curate.runtime.files import digest_of

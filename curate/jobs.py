@@ -13,7 +13,8 @@ from curate.errors import OutputError, UserError
 from curate.estimate import announce, forecast, time_steps
 from curate.evaluate import auroc, evaluate
 from curate.influence import expected_error
-from curate.output import (
+from curate.output.composition import composition
+from curate.output.directory import (
     MARK,
     Selection,
     existing_parent,
@@ -22,13 +23,12 @@ from curate.output import (
     score_table,
     write_selection,
 )
+from curate.output.page import leave_report
+from curate.output.tuning import plot_tuning, why
+from curate.output.verification import plot_verification
 from curate.policies import Budget
 from curate.prepare import Job, choose_device, prepare
 from curate.recipe import Recipe, fingerprint, write_recipe
-from curate.report.composition import composition
-from curate.report.page import leave_report
-from curate.report.tuning import plot_tuning, why
-from curate.report.verification import plot_verification
 from curate.retraining import Retraining
 from curate.runtime.files import write_whole, write_whole_text
 from curate.runtime.progress import Phases

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from curate.report.tables import columns, evaluation_table, worth_cells
-from curate.report.verdict import protocol_line, repeats_line, verdict, worth_line
+from curate.output.tables import columns, evaluation_table, worth_cells
+from curate.output.verdict import protocol_line, repeats_line, verdict, worth_line
 from curate.runtime.progress import duration
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from curate.jobs import run_select
 from curate.models import BUILTIN_MODELS
+from curate.output.verdict import repeats_line, worth_line
 from curate.prepare import Job, prepare
 from curate.recipe import check_recipe
-from curate.report.verdict import repeats_line, worth_line
 from curate.retraining import Retraining, juries
 from curate.runtime.journal import Journal
 from curate.summary import describe

@@ -17,8 +17,8 @@ from curate.integrations.decisions import Decision, WindowReport
 from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options
 from curate.integrations.paying import Paying, halved
 from curate.integrations.training import Training
-from curate.log import AuditLog
 from curate.models import Objective, probe
+from curate.output.audit_log import AuditLog
 from curate.policies import Array, Budget, LookAhead
 from curate.runtime.trackers import careful
 from curate.tracked import tell

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from curate.errors import NonFiniteError, OutputError, UnfinishedError, UserError
 from curate.identity import identity, refuse_difference
-from curate.output import MARK, check_free, existing_parent, staged
+from curate.output.directory import MARK, check_free, existing_parent, staged
 from curate.prepare import Job
 from curate.recipe import Recipe, fingerprint
 from curate.runtime.files import digest_of, write_whole_text

@@ -16,7 +16,7 @@ import polars as pl
 
 from curate.choose import Chosen
 from curate.errors import NonFiniteError, NothingKeptError, RunError
-from curate.output import score_table
+from curate.output.directory import score_table
 from curate.policies import Array
 from curate.prepare import Job
 from curate.recipe import Recipe, resolved

@@ -33,8 +33,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from curate.evaluate import auroc
 from curate.jobs import run_select
+from curate.output.tables import evaluation_table
 from curate.recipe import check_recipe
-from curate.report.tables import evaluation_table
 
 VOCABULARY, LENGTH = 1024, 64
 COUNTS = {"train": 640, "validation": 96, "test": 256}

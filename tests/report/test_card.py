@@ -10,10 +10,10 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
+from curate.output.card import card, markdown, size_category
+from curate.output.saved_run import read_run
+from curate.output.words import one_line, visible
 from curate.recipe import load_recipe
-from curate.report.card import card, markdown, size_category
-from curate.report.run import read_run
-from curate.report.words import one_line, visible
 from tests.job import curate
 from tests.report.made import made, recipe
 from tests.report.test_page import HOSTILE, Page

@@ -9,9 +9,9 @@ import PIL.Image
 import pytest
 from datasets import Dataset
 
-from curate.report.composition import composition
-from curate.report.content import Looks, in_order
-from curate.report.words import Unit, cells, fit, plain, shorten, visible, wrap
+from curate.output.composition import composition
+from curate.output.rows import Looks, in_order
+from curate.output.words import Unit, cells, fit, plain, shorten, visible, wrap
 from tests.report.made import recipe
 
 

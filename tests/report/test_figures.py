@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from curate.report.figures import (
+from curate.output.figures import (
     DROPPED,
     KEPT,
     Figure,
@@ -21,7 +21,7 @@ from curate.report.figures import (
     scores,
     trust_ratio,
 )
-from curate.report.record import Metric, Retrained
+from curate.output.record import Metric, Retrained
 from tests.report.made import WINDOWS
 
 WINDOWS_TABLE = pl.DataFrame(WINDOWS)

@@ -15,10 +15,10 @@ import pytest
 from datasets import Dataset
 
 from curate.cli import cli, run
-from curate.report import figures
-from curate.report import run as runs
-from curate.report.page import render, write_report
-from curate.report.run import listed, read_run
+from curate.output import figures
+from curate.output import run as runs
+from curate.output.page import render, write_report
+from curate.output.saved_run import listed, read_run
 from tests.browser import CHROMIUM, Browser
 from tests.job import curate
 from tests.report.made import made, recipe

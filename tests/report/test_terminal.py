@@ -14,7 +14,7 @@ import pytest
 from datasets import Dataset, load_from_disk
 
 from curate.cli import cli, run
-from curate.report.words import cells, visible
+from curate.output.words import cells, visible
 from tests.job import curate
 from tests.report.made import made, recipe
 from tests.report.test_page import HOSTILE, ON_TEXT, texts

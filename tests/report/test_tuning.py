@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from curate.output.tuning import describe_tuning, plot_tuning, why
 from curate.recipe import Tune, check_recipe
-from curate.report.tuning import describe_tuning, plot_tuning, why
 from curate.tuning import Pair, Plan, Tuned
 from curate.tuning.board import Entry, Unit
 from curate.tuning.table import table_of

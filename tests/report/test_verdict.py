@@ -2,7 +2,7 @@
 
 import pytest
 
-from curate.report.verdict import share_in_words, verdict
+from curate.output.verdict import share_in_words, verdict
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from curate.agreement import agree
 from curate.ledger import Scores
-from curate.report.verification import describe_verification, plot_verification
+from curate.output.verification import describe_verification, plot_verification
 from curate.verify import Verified
 
 

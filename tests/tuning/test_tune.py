@@ -23,10 +23,10 @@ from curate.errors import RunError
 from curate.evaluate import retrain
 from curate.influence import mean_metrics
 from curate.jobs import run_select
+from curate.output.tuning import describe_tuning
+from curate.output.verdict import worth_line
 from curate.prepare import prepare
 from curate.recipe import Keep, check_recipe, load_recipe
-from curate.report.tuning import describe_tuning
-from curate.report.verdict import worth_line
 from curate.trajectory import forward_step
 from curate.tuning import Tuned
 from curate.tuning.bench import Bench, divide, set_up, with_pair

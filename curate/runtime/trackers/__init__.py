@@ -1,6 +1,6 @@
 """Where a run can be watched: experiment trackers, none of them a dependency.
 
-Not the audit log (`curate.log`), which says what became of every candidate.
+Not the audit log (`curate.output.audit_log`), which says what became of every candidate.
 """
 
 from curate.runtime.trackers.base import Careful, Tracker, careful

@@ -13,13 +13,13 @@ import PIL.Image
 from datasets import Dataset
 
 from curate.errors import OutputError
-from curate.report.card import write_card
-from curate.report.content import Shown
-from curate.report.facts import asked, came_out, trust, why, worth
-from curate.report.figures import figures
-from curate.report.run import Run, lines_of, listed, read_run, store_dropped
-from curate.report.tables import worth_cells
-from curate.report.words import Unit, mean_and_spread, one_line, shorten, signed, visible
+from curate.output.card import write_card
+from curate.output.facts import asked, came_out, trust, why, worth
+from curate.output.figures import figures
+from curate.output.rows import Shown
+from curate.output.saved_run import Run, lines_of, listed, read_run, store_dropped
+from curate.output.tables import worth_cells
+from curate.output.words import Unit, mean_and_spread, one_line, shorten, signed, visible
 from curate.runtime.files import write_whole_text
 
 REPORT = "report.html"
@@ -71,7 +71,7 @@ def write_report(folder: Path) -> Path:
 def render(run: Run) -> str:
     """The page, which depends on nothing but what the directory holds."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("curate.report"), autoescape=True, trim_blocks=True,
+        loader=jinja2.PackageLoader("curate.output"), autoescape=True, trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters |= {
@@ -193,7 +193,7 @@ def _scaled(value: float | None, unit: Unit) -> float | None:
 
 
 def _template(name: str) -> str:
-    return (files("curate.report") / "templates" / name).read_text(encoding="utf-8")
+    return (files("curate.output") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -18,9 +18,9 @@ from datasets.table import embed_table_storage
 from pydantic import ValidationError
 
 from curate.errors import OutputError
+from curate.output.record import Provenance, Verification
+from curate.output.rows import Looks
 from curate.recipe import Recipe, load_recipe
-from curate.report.content import Looks
-from curate.report.record import Provenance, Verification
 
 DROPPED = "dropped.parquet"
 LISTED = 1500

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from curate.report.tables import columns, worth_cells
-from curate.report.verdict import worth_line
-from curate.report.words import mean_and_spread
+from curate.output.tables import columns, worth_cells
+from curate.output.verdict import worth_line
+from curate.output.words import mean_and_spread
 from curate.tuning import Pair, Tuned
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from curate.output.facts import asked, came_out, trust, worth
+from curate.output.saved_run import Run
+from curate.output.tables import evaluation_cells
+from curate.output.words import one_line, visible
 from curate.recipe import write_recipe
-from curate.report.facts import asked, came_out, trust, worth
-from curate.report.run import Run
-from curate.report.tables import evaluation_cells
-from curate.report.words import one_line, visible
 from curate.runtime.files import write_whole_text
 
 CARD = "README.md"
@@ -43,7 +43,7 @@ def card(run: Run) -> str:
     Whatever comes from the data or the recipe is escaped: it is shown, and does nothing.
     """
     environment = jinja2.Environment(  # autoescape is HTML's; `finalize` is Markdown's
-        loader=jinja2.PackageLoader("curate.report"), trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.PackageLoader("curate.output"), trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, finalize=markdown, keep_trailing_newline=True,
     )  # fmt: skip
     provenance = run.provenance

@@ -4,18 +4,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from curate.recipe import Recipe
-from curate.recipe.data import Source, Split
-from curate.report.figures import ratio_in_words, trust_ratio
-from curate.report.run import Run
-from curate.report.verdict import (
+from curate.output.figures import ratio_in_words, trust_ratio
+from curate.output.saved_run import Run
+from curate.output.verdict import (
     protocol_line,
     repeats_line,
     share_in_words,
     verdict,
     worth_line,
 )
-from curate.report.words import count, plain, visible
+from curate.output.words import count, plain, visible
+from curate.recipe import Recipe
+from curate.recipe.data import Source, Split
 
 Facts = list[tuple[str, str]]
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from curate.errors import OptionError
-from curate.report.content import Shown
-from curate.report.facts import Facts, asked, came_out, trust, why, worth
-from curate.report.run import Run, lines_of, read_run
-from curate.report.tables import columns, evaluation_table, worth_cells
-from curate.report.words import (
+from curate.output.facts import Facts, asked, came_out, trust, why, worth
+from curate.output.rows import Shown
+from curate.output.saved_run import Run, lines_of, read_run
+from curate.output.tables import columns, evaluation_table, worth_cells
+from curate.output.words import (
     Unit,
     cells,
     count,

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from curate.output.rows import characters, in_order
 from curate.recipe import Recipe
-from curate.report.content import characters, in_order
 
 FEW = 12
 """Values of a column that are worth a line each; of labels, any number."""

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from curate.report.record import Retrained
-from curate.report.run import Run
-from curate.report.verdict import ADDS_UP, FAILS
-from curate.report.words import count, fit, plain, visible
+from curate.output.record import Retrained
+from curate.output.saved_run import Run
+from curate.output.verdict import ADDS_UP, FAILS
+from curate.output.words import count, fit, plain, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from curate.report.words import cells, fit, mean_and_spread
+from curate.output.words import cells, fit, mean_and_spread
 
 
 def columns(rows: list[list[str]]) -> list[str]:

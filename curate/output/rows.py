@@ -10,8 +10,8 @@ import datasets
 import numpy as np
 import PIL.Image
 
+from curate.output.words import plain, visible
 from curate.recipe import Recipe
-from curate.report.words import plain, visible
 
 FEW_NUMBERS, MORE_NUMBERS = 12, 48
 """Numbers of a list that are shown as digits rather than drawn; up to the second where no square

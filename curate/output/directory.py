@@ -83,7 +83,7 @@ class Selection:
 
 def write_selection(stage: Path, selection: Selection) -> None:
     """Fill a staged directory (DESIGN 6) with all but what is made from the rest: its report and
-    its card, see `curate.report`."""
+    its card, see `curate.output`."""
     kept = np.flatnonzero(selection.scores.sort("row")["kept"].to_numpy())
     DatasetDict({"train": selection.table.select(kept.tolist())}).save_to_disk(str(stage))
     selection.scores.write_parquet(stage / "scores.parquet")
