@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from curate.datasets import SourceExamples, TensorExamples
-from curate.forecast import passes
 from curate.influence import Scoring
+from curate.influence.cost import passes
 from curate.ledger import Outcome, Scores
 from curate.policies import (
     Array,

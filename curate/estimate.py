@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from curate.choose import selector_for
-from curate.forecast import Run, disk, memory, passes, work
 from curate.influence import Differences, Near, target_gradients, target_graph
+from curate.influence.cost import Run, disk, memory, passes, work
 from curate.policies import LookAhead
 from curate.prepare import Job, memory_bytes
 from curate.remarks import horizon_remark, remarks

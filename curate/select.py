@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import torch
 
-from curate.forecast import Run, measured
 from curate.influence import Differences, ErrorProxy, over_targets, reweighting, target_losses
+from curate.influence.cost import Run, measured
 from curate.ledger import Ledger, Outcome, Scores
 from curate.policies import Array, Budget, Evidence, Offer
 from curate.rules import State

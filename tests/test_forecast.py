@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 
 from curate import estimate, savepoints, select, windows
-from curate.forecast import HEADER, Run, disk, measured, memory, passes, work
 from curate.influence import window as influence_window
+from curate.influence.cost import HEADER, Run, disk, measured, memory, passes, work
 from curate.policies import Budget, LookAhead, Policy, SmallLoss
 from curate.runtime.files import write_sealed
 from curate.select import Selector

@@ -2,10 +2,10 @@
 
 from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
 from curate.influence.differences import Differences
+from curate.influence.error_proxy import ErrorProxy, WindowError, expected_error, probing_passes
 from curate.influence.jump import Following, exact_jump
 from curate.influence.kinks import Near
-from curate.influence.probe import Probe, Probing, as_probes, follow, size_of
-from curate.influence.proxy import ErrorProxy, WindowError, expected_error, probing_passes
+from curate.influence.probes import Probe, Probing, as_probes, follow, size_of
 from curate.influence.removal import REMOVALS, influence, leave_out, reweighting
 from curate.influence.scoring import Scoring
 from curate.influence.slopes import Slopes

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from curate import LookAheadLoader
-from curate.forecast import BACK
+from curate.influence.cost import BACK
 
 BATCH, TARGETS = 100, 500
 Batch = tuple[Tensor, Tensor]

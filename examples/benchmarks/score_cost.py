@@ -23,8 +23,8 @@ from statistics import median
 import torch
 from scoring_cost import examples
 
-from curate.forecast import BACK
 from curate.influence import Scoring, Target
+from curate.influence.cost import BACK
 from curate.models import BUILTIN_MODELS, Classification, FlatModel
 from curate.policies import Budget, LookAhead
 from curate.rules import AdamW, initial_state

@@ -24,7 +24,7 @@ from curate.influence import (
     target_gradients,
     target_losses,
 )
-from curate.influence.probe import Draw
+from curate.influence.probes import Draw
 from curate.models import Classification, FlatModel
 from curate.rules import Rule, State
 from curate.trajectory import Step, Task, record, replay

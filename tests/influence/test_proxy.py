@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from curate.influence import ErrorProxy, Probe, WindowScores
-from curate.influence.proxy import BORROWED, JUMP, LINEAR, START
+from curate.influence.error_proxy import BORROWED, JUMP, LINEAR, START
 from curate.trajectory import Step
 from tests import tiny
 

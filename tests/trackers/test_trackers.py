@@ -263,8 +263,8 @@ def test_policies_without_influences_tell_what_they_came_to(here: Path) -> None:
 
 def test_error_so_far_is_that_of_the_windows_so_far() -> None:
     """Against a proxy that was told of no more."""
-    from curate.influence.probe import Probe
-    from curate.influence.proxy import ErrorProxy, _Window
+    from curate.influence.error_proxy import ErrorProxy, _Window
+    from curate.influence.probes import Probe
 
     rng, proxy = np.random.default_rng(0), ErrorProxy(0.2, exact=False)
     for k in range(6):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from curate.influence.probe import Probe, Probing, as_probes, size_of
+from curate.influence.probes import Probe, Probing, as_probes, size_of
 from curate.influence.window import WindowScores
 from curate.policies import Array
 from curate.trajectory import Step
