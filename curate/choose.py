@@ -8,8 +8,16 @@ import numpy as np
 from curate.datasets import SourceExamples, TensorExamples
 from curate.influence import Scoring
 from curate.influence.cost import passes
-from curate.ledger import Outcome, Scores
-from curate.policies import (
+from curate.prepare import Job, memory_bytes, room_for_states
+from curate.retraining import Plain, Retraining
+from curate.rules import State
+from curate.runtime.progress import Phases
+from curate.runtime.resume import Unfinished
+from curate.runtime.savepoints import Savepoints
+from curate.selection.driver import Selector
+from curate.selection.judge import Judge
+from curate.selection.ledger import Outcome, Scores
+from curate.selection.policies import (
     Array,
     Budget,
     Choice,
@@ -23,15 +31,7 @@ from curate.policies import (
     shapley_values,
     shrink,
 )
-from curate.prepare import Job, memory_bytes, room_for_states
-from curate.retraining import Plain, Retraining
-from curate.rules import State
-from curate.runtime.progress import Phases
-from curate.runtime.resume import Unfinished
-from curate.runtime.savepoints import Savepoints
-from curate.select import Selector
 from curate.trajectory import Step
-from curate.windows import Judge
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ import torch
 from curate.choose import selector_for
 from curate.influence import Differences, Near, target_gradients, target_graph
 from curate.influence.cost import Run, disk, memory, passes, work
-from curate.policies import LookAhead
 from curate.prepare import Job, memory_bytes
 from curate.remarks import horizon_remark, remarks
 from curate.rules import State
 from curate.runtime.progress import duration
 from curate.runtime.ranks import agreed
-from curate.select import Selector
+from curate.selection.driver import Selector
+from curate.selection.judge import Judge
+from curate.selection.policies import LookAhead
 from curate.trajectory import (
     Snapshots,
     Step,
@@ -27,7 +28,6 @@ from curate.trajectory import (
     replay,
     shard_bytes,
 )
-from curate.windows import Judge
 from curate.worth import trainings
 
 FEW = 8

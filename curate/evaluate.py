@@ -13,12 +13,12 @@ from curate.choose import Chosen, choose, cut, nothing_kept
 from curate.datasets import Examples
 from curate.errors import NonFiniteError, UserError
 from curate.influence import mean_metrics
-from curate.policies import Array, Budget, average_ranks
 from curate.prepare import Job
 from curate.runtime.journal import Journal
 from curate.runtime.progress import Phases
 from curate.runtime.ranks import everywhere
 from curate.runtime.resume import Unfinished
+from curate.selection.policies import Array, Budget, average_ranks
 from curate.trajectory import replay
 
 

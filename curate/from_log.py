@@ -10,7 +10,6 @@ from datasets import Dataset
 
 from curate.datasets import read
 from curate.errors import DataError, OptionError
-from curate.ledger import Ledger, Scores
 from curate.output.audit_log import read_log
 from curate.output.composition import composition
 from curate.output.directory import (
@@ -22,7 +21,8 @@ from curate.output.directory import (
     write_selection,
 )
 from curate.output.page import leave_report
-from curate.policies import Array, Budget, Choice
+from curate.selection.ledger import Ledger, Scores
+from curate.selection.policies import Array, Budget, Choice
 
 
 def write_kept(

@@ -26,7 +26,6 @@ from curate.output.directory import (
 from curate.output.page import leave_report
 from curate.output.tuning import plot_tuning, why
 from curate.output.verification import plot_verification
-from curate.policies import Budget
 from curate.prepare import Job, choose_device, prepare
 from curate.recipe import Recipe, fingerprint, write_recipe
 from curate.retraining import Retraining
@@ -36,6 +35,7 @@ from curate.runtime.ranks import ALONE, Ranks, everywhere
 from curate.runtime.resume import Unfinished
 from curate.runtime.threads import suitable_threads
 from curate.runtime.trackers import Tracker, careful
+from curate.selection.policies import Budget
 from curate.tracked import TrackedWindows, tell_summary
 from curate.tuning import Tuned, tune_job
 from curate.verify import JOURNAL, Plan, Verified, reproduces, verify

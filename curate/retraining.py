@@ -17,11 +17,11 @@ from curate.candidates import Candidates
 from curate.datasets import SourceExamples
 from curate.errors import NonFiniteError
 from curate.influence import row_metrics
-from curate.policies import Array, normal_scores
 from curate.prepare import Job
 from curate.runtime.journal import Journal
 from curate.runtime.ranks import everywhere
 from curate.runtime.savepoints import Savepoints
+from curate.selection.policies import Array, normal_scores
 from curate.trajectory import Step, Task, forward_step, seeded_rng
 
 LOOKS, PATIENCE = 20, 5

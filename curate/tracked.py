@@ -4,8 +4,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from curate.ledger import Outcome
 from curate.runtime.trackers import Tracker
+from curate.selection.ledger import Outcome
 
 
 class TrackedWindows:

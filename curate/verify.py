@@ -21,16 +21,16 @@ from curate.influence import (
     size_of,
     target_losses,
 )
-from curate.ledger import Scores
-from curate.policies import Array, share_out
 from curate.prepare import Job
 from curate.recipe import fingerprint
 from curate.rules import State, as_sgd
 from curate.runtime.journal import Journal
 from curate.runtime.progress import Phases, duration
-from curate.select import Selector
+from curate.selection.driver import Selector
+from curate.selection.judge import Judged
+from curate.selection.ledger import Scores
+from curate.selection.policies import Array, share_out
 from curate.trajectory import forward_step, record, replay
-from curate.windows import Judged
 
 JOURNAL = "verify.partial.jsonl"
 Occurrences = Literal["every", "last"]

@@ -16,8 +16,8 @@ import numpy as np
 
 from curate.candidates import Candidates
 from curate.datasets import SourceExamples
-from curate.policies import Array, Budget
 from curate.retraining import SMALL, Measured, Retraining
+from curate.selection.policies import Array, Budget
 
 FIRST, LEAST, MORE, MOST = 0.1, 0.05, 1.7, 0.7
 """Share that the first budget drops where no guess is at hand; the smallest guess that is taken;

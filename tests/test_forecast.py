@@ -14,11 +14,11 @@ import torch
 from curate import estimate, savepoints, select, windows
 from curate.influence import window as influence_window
 from curate.influence.cost import HEADER, Run, disk, measured, memory, passes, work
-from curate.policies import Budget, LookAhead, Policy, SmallLoss
 from curate.runtime.files import write_sealed
-from curate.select import Selector
+from curate.selection.driver import Selector
+from curate.selection.judge import Judge
+from curate.selection.policies import Budget, LookAhead, Policy, SmallLoss
 from curate.trajectory import Disk, recording, redone
-from curate.windows import Judge
 from tests import tiny
 from tests.job import curate
 from tests.trajectory.test_recording import fewest_redone

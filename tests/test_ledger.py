@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from curate.ledger import Ledger
-from curate.policies import standardise
+from curate.selection.ledger import Ledger
+from curate.selection.policies import standardise
 
 
 def test_standardised_within_the_step() -> None:

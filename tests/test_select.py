@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from curate.influence import Scoring, score_window, target_losses
-from curate.policies import Budget, LookAhead, Policy, Random, SmallLoss
-from curate.policies.look_ahead import centred_ranks
 from curate.rules import SGD, State
-from curate.select import Selector
+from curate.selection.driver import Selector
+from curate.selection.judge import Judge, Judged
+from curate.selection.policies import Budget, LookAhead, Policy, Random, SmallLoss
+from curate.selection.policies.look_ahead import centred_ranks
 from curate.trajectory import Step, record, replay
-from curate.windows import Judge, Judged
 from tests import tiny
 
 

@@ -11,11 +11,11 @@ from datasets import Dataset
 
 from curate.choose import selector_for
 from curate.influence import Probing, Scoring, Target, score_window
-from curate.policies import standardise
 from curate.prepare import Job, prepare
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.runtime.progress import Phases
+from curate.selection.policies import standardise
 from curate.trajectory import record
 from curate.tuning.bench import set_up
 from curate.tuning.plan import Pair

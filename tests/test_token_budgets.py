@@ -12,10 +12,10 @@ from datasets import load_from_disk
 
 from curate.agreement import rank_correlation
 from curate.choose import selector_for
-from curate.ledger import Scores
 from curate.prepare import prepare
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
+from curate.selection.ledger import Scores
 from tests import words
 from tests.job import curate, verify
 

@@ -23,9 +23,9 @@ from curate.prepare import Job, prepare
 from curate.recipe import load_recipe
 from curate.rules import State, as_sgd
 from curate.runtime.progress import Phases
+from curate.selection.judge import Judged
 from curate.trajectory import Step, Task, record, replay
 from curate.verify import JOURNAL, Plan, Verified
-from curate.windows import Judged
 from tests.job import curate as select
 from tests.job import rows, verify
 

@@ -9,7 +9,7 @@ import torch
 
 from curate.influence.probes import Probe, Probing, as_probes, size_of
 from curate.influence.window import WindowScores
-from curate.policies import Array
+from curate.selection.policies import Array
 from curate.trajectory import Step
 
 BORROWED = 4

@@ -21,8 +21,8 @@ from torch import Tensor
 from curate.influence.kinks import Near
 from curate.influence.tangents import Watcher
 from curate.models import FlatModel
-from curate.policies import Array
 from curate.runtime.ranks import everywhere
+from curate.selection.policies import Array
 from curate.trajectory import Gradient, Step, Task, forward, gradient, terms
 
 EVERY = 32

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from curate.policies import Array
+from curate.selection.policies import Array
 
 
 @dataclass

@@ -19,9 +19,9 @@ import polars as pl
 from datasets import Dataset, DatasetDict
 
 from curate.errors import OutputError
-from curate.ledger import Scores
-from curate.policies import Array, Choice
 from curate.recipe import Recipe, fingerprint, write_recipe
+from curate.selection.ledger import Scores
+from curate.selection.policies import Array, Choice
 
 MARK = "provenance.json"
 

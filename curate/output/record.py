@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from curate.policies import Repeatability
+from curate.selection.policies import Repeatability
 
 
 class Metric(BaseModel):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curate.agreement import Agreement
-from curate.policies import Array
+from curate.selection.policies import Array
 from curate.verify import Verified
 
 if TYPE_CHECKING:

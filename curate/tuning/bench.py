@@ -13,11 +13,11 @@ from curate.datasets import SourceExamples
 from curate.errors import NothingKeptError, RecipeError, UserError
 from curate.evaluate import retrain
 from curate.influence import mean_metrics
-from curate.policies import Array, Budget
 from curate.prepare import Job
 from curate.recipe import Keep, Recipe, Tune
 from curate.retraining import Retraining
 from curate.runtime.progress import Phases
+from curate.selection.policies import Array, Budget
 from curate.tuning.pilot import View, fly
 from curate.tuning.plan import Pair, Plan, make_plan
 from curate.worth import FIRST, MORE, Judge, Worth

@@ -11,11 +11,11 @@ from math import nan
 
 from curate.errors import NonFiniteError
 from curate.influence import ErrorProxy, expected_error
-from curate.policies import LookAhead
 from curate.rules import State
+from curate.selection.judge import Judge
+from curate.selection.policies import LookAhead
 from curate.trajectory import Step, forward_step, ignore_step
 from curate.tuning.plan import PROBING, looked_at
-from curate.windows import Judge
 
 
 @dataclass(frozen=True)

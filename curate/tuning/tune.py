@@ -17,13 +17,13 @@ import polars as pl
 from curate.choose import Chosen
 from curate.errors import NonFiniteError, NothingKeptError, RunError
 from curate.output.directory import score_table
-from curate.policies import Array
 from curate.prepare import Job
 from curate.recipe import Recipe, resolved
 from curate.retraining import SMALL
 from curate.runtime.files import write_whole
 from curate.runtime.progress import Phases
 from curate.runtime.trackers import Tracker
+from curate.selection.policies import Array
 from curate.tracked import tell
 from curate.tuning.bench import Bench, set_up, with_pair
 from curate.tuning.board import Board, Entry, Unit

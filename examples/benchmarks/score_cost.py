@@ -26,11 +26,11 @@ from scoring_cost import examples
 from curate.influence import Scoring, Target
 from curate.influence.cost import BACK
 from curate.models import BUILTIN_MODELS, Classification, FlatModel
-from curate.policies import Budget, LookAhead
 from curate.rules import AdamW, initial_state
-from curate.select import Selector
+from curate.selection.driver import Selector
+from curate.selection.judge import Judge
+from curate.selection.policies import Budget, LookAhead
 from curate.trajectory import Step, Task, replay
-from curate.windows import Judge
 
 INPUTS, TARGETS, BATCH = 64, 256, 64
 WAYS = {

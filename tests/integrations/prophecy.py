@@ -14,8 +14,8 @@ import torch
 
 from curate.datasets import BatchExamples
 from curate.integrations import Decision, WindowChooser
+from curate.selection.judge import Judged
 from curate.trajectory import Task, replay
-from curate.windows import Judged
 
 
 def foretell(monkeypatch: pytest.MonkeyPatch) -> list[float]:

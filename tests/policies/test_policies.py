@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from curate.errors import UserError
-from curate.policies import (
+from curate.selection.budget import share_out
+from curate.selection.policies import (
     Array,
     Budget,
     Evidence,
@@ -19,7 +20,6 @@ from curate.policies import (
     SmallLoss,
     shapley_values,
 )
-from curate.policies.budgets import share_out
 
 RNG = np.random.default_rng(0)
 POLICIES = [

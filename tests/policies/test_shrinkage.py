@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curate.policies import normal_scores, shrink
+from curate.selection.policies import normal_scores, shrink
 
 
 def made(noise: float, agrees: float, count: int = 3000) -> tuple[np.ndarray, ...]:

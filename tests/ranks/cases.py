@@ -13,12 +13,12 @@ from curate.datasets import TokenExamples
 from curate.datasets.tokens import Encoded
 from curate.influence import Probing, Scoring, Target, score_window
 from curate.models import FlatModel, LabelsObjective, save_activations
-from curate.policies import Budget, LookAhead
 from curate.rules import SGD, AdamW, Rule
 from curate.runtime.ranks import Ranks
-from curate.select import Selector
+from curate.selection.driver import Selector
+from curate.selection.judge import Judge
+from curate.selection.policies import Budget, LookAhead
 from curate.trajectory import Disk, Task, record
-from curate.windows import Judge
 from tests import tiny, words
 
 Results = dict[str, Tensor]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from curate.agreement import agree
-from curate.ledger import Scores
 from curate.output.verification import describe_verification, plot_verification
+from curate.selection.ledger import Scores
 from curate.verify import Verified
 
 

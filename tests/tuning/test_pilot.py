@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from curate.influence import ErrorProxy, Scoring, expected_error, score_window
-from curate.policies import LookAhead
 from curate.rules import AdamW
+from curate.selection.judge import Judge
+from curate.selection.policies import LookAhead
 from curate.trajectory import Step, record, replay
 from curate.tuning.pilot import View, fly
 from curate.tuning.plan import PROBING, looked_at
-from curate.windows import Judge
 from tests import tiny
 
 T = 12

@@ -28,10 +28,10 @@ from league import Array, command, curve, interval, stopped
 
 from curate.choose import cut, selector_for
 from curate.evaluate import auroc
-from curate.policies import Budget, shrink
 from curate.prepare import Job, prepare
 from curate.recipe import check_recipe
 from curate.retraining import Retraining
+from curate.selection.policies import Budget, shrink
 
 HORIZONS = (1, 2, 4, 8, 16, "epoch", "full")
 RATES = (1 / 3, 1, 3)

@@ -36,10 +36,10 @@ from curate.choose import cut
 from curate.evaluate import auroc
 from curate.influence import row_metrics
 from curate.jobs import run_select
-from curate.policies import Budget, shapley_values
 from curate.prepare import Job, prepare
 from curate.recipe import check_recipe
 from curate.recipe.schema import ON_TEXT
+from curate.selection.policies import Budget, shapley_values
 from curate.trajectory import Task, forward_step, replay
 
 Array = np.ndarray[Any, Any]

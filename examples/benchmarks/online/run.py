@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from curate import LookAheadLoader
 from curate.datasets import take
-from curate.policies import shapley_values
+from curate.selection.policies import shapley_values
 
 Batch = list[Tensor]
 Value = Callable[[nn.Module, Batch], Tensor]

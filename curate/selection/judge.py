@@ -16,10 +16,10 @@ from curate.influence import (
     as_probes,
     score_window,
 )
-from curate.policies import Array, Evidence, Offer, Policy
 from curate.rules import Rule, State
 from curate.runtime.files import Tree
 from curate.runtime.savepoints import pack_state, unpack_state
+from curate.selection.policies import Array, Evidence, Offer, Policy
 from curate.trajectory import Disk, Step, Task, ignore_step, record
 
 

@@ -8,13 +8,13 @@ import torch
 
 from curate.influence import Differences, ErrorProxy, over_targets, reweighting, target_losses
 from curate.influence.cost import Run, measured
-from curate.ledger import Ledger, Outcome, Scores
-from curate.policies import Array, Budget, Evidence, Offer
 from curate.rules import State
 from curate.runtime.files import Tree
 from curate.runtime.savepoints import Savepoints, pack_state, unpack_state
+from curate.selection.judge import Judge, Judged, Rounds, keep_all
+from curate.selection.ledger import Ledger, Outcome, Scores
+from curate.selection.policies import Array, Budget, Evidence, Offer
 from curate.trajectory import Step, ignore_step, replay
-from curate.windows import Judge, Judged, Rounds, keep_all
 
 
 @dataclass(frozen=True)

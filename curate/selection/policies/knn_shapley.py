@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curate.policies.base import Array, Evidence, Offer
+from curate.selection.policies.base import Array, Evidence, Offer
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from curate.policies.base import Array
-from curate.policies.ranking import average_ranks
+from curate.selection.policies.base import Array
+from curate.selection.ranking import average_ranks
 
 ENOUGH = 0.8
 """Reliability of scores that `rows_needed` is about."""

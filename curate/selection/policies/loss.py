@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from curate.policies.base import Array, Evidence, Offer
+from curate.selection.policies.base import Array, Evidence, Offer
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from curate.influence import WindowError
-from curate.policies import Array, standardise
+from curate.selection.policies import Array, standardise
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from curate.policies.base import Array
+from curate.selection.policies.base import Array
 
 SMALLEST_STRATUM = 3
 

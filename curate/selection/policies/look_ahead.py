@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curate.policies.base import Array, Evidence, Offer
-from curate.policies.ranking import average_ranks
+from curate.selection.policies.base import Array, Evidence, Offer
+from curate.selection.ranking import average_ranks
 
 STEP = 0.5
 SMALLEST, LARGEST = 0.02, 2.0

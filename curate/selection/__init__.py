@@ -1,0 +1,3 @@
+"""Which candidates are kept?"""
+
+__all__: list[str] = []
