@@ -17,8 +17,8 @@ _HOME = {
     "load_recipe": "curate.recipe",
     "open_tracker": "curate.runtime.trackers",
     "read_log": "curate.output.audit_log",
-    "run_select": "curate.jobs",
-    "tune": "curate.jobs",
+    "run_select": "curate.pipeline.select",
+    "tune": "curate.pipeline.select",
     "write_kept": "curate.from_log",
 }
 

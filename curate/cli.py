@@ -90,7 +90,7 @@ def select(
 
     checked = load_recipe(recipe, overrides)
     silence_libraries()
-    from curate.jobs import plan_select, run_select
+    from curate.pipeline.select import plan_select, run_select
     from curate.runtime.progress import Phases
     from curate.runtime.ranks import ALONE
     from curate.runtime.resume import folder_of, has_progress
@@ -160,10 +160,10 @@ def verify(
     is_run = run_or_recipe.is_dir()
     checked = load_recipe(run_or_recipe / "recipe.yaml" if is_run else run_or_recipe, changes)
     silence_libraries()
-    from curate.jobs import run_verify
     from curate.output.verification import describe_verification
+    from curate.pipeline.select import run_verify
+    from curate.pipeline.verify import Plan
     from curate.runtime.progress import Phases
-    from curate.verify import Plan
 
     if out is None and is_run:
         own = run_or_recipe.resolve()
@@ -222,8 +222,8 @@ def tune(
 
     checked = load_recipe(recipe, overrides)
     silence_libraries()
-    from curate.jobs import tune as run_tune
     from curate.output.tuning import describe_tuning
+    from curate.pipeline.select import tune as run_tune
     from curate.runtime.progress import Phases
 
     out = out or Path("out") / f"{recipe.stem}.tune"

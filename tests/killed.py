@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from curate import files, journal, output, progress, savepoints, unfinished
-from curate.choose import choose
 from curate.cli import cli, run
-from curate.prepare import prepare
+from curate.pipeline.job import prepare
+from curate.pipeline.score import choose
 from curate.recipe import load_recipe
 
 

@@ -251,7 +251,7 @@ def test_a_run_that_blows_up_says_where_and_leaves_nothing(
 def test_a_failure_of_torch_is_one_line_and_its_traceback_on_request(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import curate.jobs as jobs
+    import curate.pipeline.select as jobs
 
     def out_of_memory(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of\nmemory")
@@ -270,7 +270,7 @@ def test_a_failure_of_torch_is_one_line_and_its_traceback_on_request(
 def test_interrupt_before_anything_is_known_is_130_and_leaves_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import curate.jobs as jobs
+    import curate.pipeline.select as jobs
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from curate import LookAheadLoader
-from curate.estimate import forecast, time_steps
 from curate.influence import score_window
-from curate.jobs import run_select
-from curate.prepare import Job, prepare
+from curate.pipeline.forecast import forecast, time_steps
+from curate.pipeline.job import Job, prepare
+from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.trajectory import record

@@ -8,8 +8,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from curate.influence import Scoring, score_window
-from curate.jobs import run_select
-from curate.prepare import Job, prepare
+from curate.pipeline.job import Job, prepare
+from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.trajectory import graph_size, record

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from curate.prepare import Job, prepare
+from curate.pipeline.job import Job, prepare
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.rules import SGD, Adafactor, AdamW, Grouped, Muon
@@ -76,7 +76,7 @@ def test_mixed_optimizers_train_as_torchs_two_do(
 def test_the_scored_runs_model_is_built_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pretrained one takes its time to load; nothing is trained in place."""
     from curate import prepare as module
-    from curate.jobs import plan_select, run_select
+    from curate.pipeline.select import plan_select, run_select
 
     built = []
     build = module.build_module

@@ -9,9 +9,9 @@ import pytest
 import torch
 from datasets import Dataset
 
-from curate.choose import selector_for
 from curate.influence import Probing, Scoring, Target, score_window
-from curate.prepare import Job, prepare
+from curate.pipeline.job import Job, prepare
+from curate.pipeline.score import selector_for
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.runtime.progress import Phases

@@ -10,9 +10,9 @@ import pytest
 import torch
 from datasets import load_from_disk
 
-from curate.agreement import rank_correlation
-from curate.choose import selector_for
-from curate.prepare import prepare
+from curate.pipeline.agreement import rank_correlation
+from curate.pipeline.job import prepare
+from curate.pipeline.score import selector_for
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.selection.ledger import Scores

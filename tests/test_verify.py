@@ -15,17 +15,17 @@ from datasets import load_from_disk
 from torch.func import functional_call
 from torch.nn import functional as F
 
-import curate.jobs
-import curate.verify
-from curate.choose import selector_for
+import curate.pipeline.select
+import curate.pipeline.verify
 from curate.influence import Scoring, score_window, size_of
-from curate.prepare import Job, prepare
+from curate.pipeline.job import Job, prepare
+from curate.pipeline.score import selector_for
+from curate.pipeline.verify import JOURNAL, Plan, Verified
 from curate.recipe import load_recipe
 from curate.rules import State, as_sgd
 from curate.runtime.progress import Phases
 from curate.selection.judge import Judged
 from curate.trajectory import Step, Task, record, replay
-from curate.verify import JOURNAL, Plan, Verified
 from tests.job import curate as select
 from tests.job import rows, verify
 
@@ -54,7 +54,7 @@ def verified(
 
     selector, state, steps = selector_for(job, "look_ahead")
     selector.run(state, steps, on_window=note)
-    found = curate.verify.verify(job, plan, Path("v"), Phases(), lambda _: None)
+    found = curate.pipeline.verify.verify(job, plan, Path("v"), Phases(), lambda _: None)
     return job, windows, found
 
 
@@ -281,7 +281,7 @@ class Interrupted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, after: int | None) -> None:
         self.rows, self.after = 0, after
-        monkeypatch.setattr(curate.verify, "replay", self._replay)
+        monkeypatch.setattr(curate.pipeline.verify, "replay", self._replay)
 
     def _replay(self, task: Any, rule: Any, state: Any, steps: Any, *tick: Any) -> Any:
         if tick:  # of a row; the others only go up to the step that it is left out of
@@ -369,7 +369,7 @@ def test_an_interrupt_while_writing_loses_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as during:
-        during.setattr(curate.jobs, "plot_verification", interrupted)
+        during.setattr(curate.pipeline.select, "plot_verification", interrupted)
         assert verify(*OPTIONS) == 130
     assert rows_done(monkeypatch) == 0
     assert len(pl.read_parquet("v/verify.parquet")) == 12
@@ -465,7 +465,7 @@ def test_a_directory_that_is_no_run_any_more_is_refused_before_any_work(
     spoil(Path("out"))
     before = sorted(here.rglob("*"))
     capsys.readouterr()
-    monkeypatch.setattr(curate.jobs, "verify", worked)
+    monkeypatch.setattr(curate.pipeline.select, "verify", worked)
     assert verify("out", "--examples", "4", "--quiet") == 2
     refused(capsys, message)
     assert sorted(here.rglob("*")) == before

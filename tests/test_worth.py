@@ -10,15 +10,15 @@ import torch
 from datasets import Dataset
 from torch.nn import functional as F
 
-from curate.jobs import run_select
 from curate.models import BUILTIN_MODELS
 from curate.output.verdict import repeats_line, worth_line
-from curate.prepare import Job, prepare
+from curate.pipeline.job import Job, prepare
+from curate.pipeline.retraining import Retraining, juries
+from curate.pipeline.select import run_select
+from curate.pipeline.worth import Compared, Judge, _answer
 from curate.recipe import check_recipe
-from curate.retraining import Retraining, juries
 from curate.runtime.journal import Journal
 from curate.summary import describe
-from curate.worth import Compared, Judge, _answer
 
 CPU = torch.device("cpu")
 

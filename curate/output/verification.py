@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curate.agreement import Agreement
+from curate.pipeline.agreement import Agreement
+from curate.pipeline.verify import Verified
 from curate.selection.policies import Array
-from curate.verify import Verified
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

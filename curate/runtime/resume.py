@@ -11,9 +11,9 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from curate.errors import NonFiniteError, OutputError, UnfinishedError, UserError
-from curate.identity import identity, refuse_difference
 from curate.output.directory import MARK, check_free, existing_parent, staged
-from curate.prepare import Job
+from curate.pipeline.identity import identity, refuse_difference
+from curate.pipeline.job import Job
 from curate.recipe import Recipe, fingerprint
 from curate.runtime.files import digest_of, write_whole_text
 from curate.runtime.journal import Journal

@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from curate.candidates import divide
-from curate.choose import Chosen, budget_of, choose, cut, nothing_kept, selector_for
 from curate.datasets import SourceExamples
 from curate.errors import NothingKeptError, RecipeError, UserError
-from curate.evaluate import retrain
 from curate.influence import mean_metrics
-from curate.prepare import Job
+from curate.pipeline.candidates import divide
+from curate.pipeline.evaluate import retrain
+from curate.pipeline.job import Job
+from curate.pipeline.retraining import Retraining
+from curate.pipeline.score import Chosen, budget_of, choose, cut, nothing_kept, selector_for
+from curate.pipeline.worth import FIRST, MORE, Judge, Worth
 from curate.recipe import Keep, Recipe, Tune
-from curate.retraining import Retraining
 from curate.runtime.progress import Phases
 from curate.selection.policies import Array, Budget
 from curate.tuning.pilot import View, fly
 from curate.tuning.plan import Pair, Plan, make_plan
-from curate.worth import FIRST, MORE, Judge, Worth
 
 BUDGETS = 2
 """How many are tried for each pair where the recipe leaves the budget open."""

@@ -14,22 +14,22 @@ import numpy as np
 import optuna
 import polars as pl
 
-from curate.choose import Chosen
 from curate.errors import NonFiniteError, NothingKeptError, RunError
 from curate.output.directory import score_table
-from curate.prepare import Job
+from curate.pipeline.job import Job
+from curate.pipeline.retraining import SMALL
+from curate.pipeline.score import Chosen
+from curate.pipeline.tracked import tell
+from curate.pipeline.worth import trainings
 from curate.recipe import Recipe, resolved
-from curate.retraining import SMALL
 from curate.runtime.files import write_whole
 from curate.runtime.progress import Phases
 from curate.runtime.trackers import Tracker
 from curate.selection.policies import Array
-from curate.tracked import tell
 from curate.tuning.bench import Bench, set_up, with_pair
 from curate.tuning.board import Board, Entry, Unit
 from curate.tuning.plan import Pair, Plan
 from curate.tuning.table import describe_pilot, describe_run, table_of
-from curate.worth import trainings
 
 POLL = 0.5
 """Seconds between looks at what other processes have finished."""

@@ -13,9 +13,9 @@ from statistics import mean
 
 import torch
 
-from curate.choose import choose
-from curate.evaluate import evaluate
-from curate.prepare import prepare
+from curate.pipeline.evaluate import evaluate
+from curate.pipeline.job import prepare
+from curate.pipeline.score import choose
 from curate.recipe import load_recipe
 from curate.runtime.progress import Phases
 

@@ -31,9 +31,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from curate.evaluate import auroc
-from curate.jobs import run_select
 from curate.output.tables import evaluation_table
+from curate.pipeline.evaluate import auroc
+from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
 
 VOCABULARY, LENGTH = 1024, 64

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from curate.agreement import agree
 from curate.output.verification import describe_verification, plot_verification
+from curate.pipeline.agreement import agree
+from curate.pipeline.verify import Verified
 from curate.selection.ledger import Scores
-from curate.verify import Verified
 
 
 def verified(*, mistaken: bool, error: float | None = 0.1) -> Verified:

@@ -17,15 +17,15 @@ import torch
 from optuna.trial import TrialState
 
 import curate
-from curate.choose import selector_for
 from curate.cli import cli, run
 from curate.errors import RunError
-from curate.evaluate import retrain
 from curate.influence import mean_metrics
-from curate.jobs import run_select
 from curate.output.tuning import describe_tuning
 from curate.output.verdict import worth_line
-from curate.prepare import prepare
+from curate.pipeline.evaluate import retrain
+from curate.pipeline.job import prepare
+from curate.pipeline.score import selector_for
+from curate.pipeline.select import run_select
 from curate.recipe import Keep, check_recipe, load_recipe
 from curate.trajectory import forward_step
 from curate.tuning import Tuned
@@ -85,14 +85,14 @@ def test_the_best_pair_is_the_one_whose_selection_retrains_best_on_rows_no_score
 def test_what_a_run_keeps_is_what_select_keeps_with_that_part_of_the_validation_set(
     here: Path, tuned: Tuned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = curate.jobs.prepare
+    real = curate.pipeline.select.prepare
 
     def with_half(recipe: Any, *others: Any) -> Any:
         job = real(recipe, *others)
         half, _ = divide(job.data.validation, 0.5, recipe.data.seed + 1)
         return replace(job, data=replace(job.data, validation=half))
 
-    monkeypatch.setattr("curate.jobs.prepare", with_half)
+    monkeypatch.setattr("curate.pipeline.select.prepare", with_half)
     run_select(tuned.recipe, here / "selected")
     selected = pl.read_parquet(here / "selected/scores.parquet")["kept"]
     name = f"out/runs/K{tuned.pair.horizon}-lr{tuned.pair.learning_rate:g}.parquet"

@@ -26,11 +26,11 @@ import torch
 from fields import Setting
 from league import Array, command, curve, interval, stopped
 
-from curate.choose import cut, selector_for
-from curate.evaluate import auroc
-from curate.prepare import Job, prepare
+from curate.pipeline.evaluate import auroc
+from curate.pipeline.job import Job, prepare
+from curate.pipeline.retraining import Retraining
+from curate.pipeline.score import cut, selector_for
 from curate.recipe import check_recipe
-from curate.retraining import Retraining
 from curate.selection.policies import Budget, shrink
 
 HORIZONS = (1, 2, 4, 8, 16, "epoch", "full")

@@ -32,11 +32,11 @@ import polars as pl
 import torch
 from fields import SETTINGS, Setting
 
-from curate.choose import cut
-from curate.evaluate import auroc
 from curate.influence import row_metrics
-from curate.jobs import run_select
-from curate.prepare import Job, prepare
+from curate.pipeline.evaluate import auroc
+from curate.pipeline.job import Job, prepare
+from curate.pipeline.score import cut
+from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
 from curate.recipe.schema import ON_TEXT
 from curate.selection.policies import Budget, shapley_values

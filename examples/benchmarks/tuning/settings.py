@@ -11,7 +11,7 @@ import polars as pl
 import torch
 from sklearn.datasets import load_digits
 
-from curate.prepare import Job, prepare
+from curate.pipeline.job import Job, prepare
 from curate.recipe import Recipe, check_recipe
 
 HORIZONS = [1, 4, 8, 16, 32, "full"]

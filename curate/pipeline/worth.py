@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from curate.candidates import Candidates
 from curate.datasets import SourceExamples
-from curate.retraining import SMALL, Measured, Retraining
+from curate.pipeline.candidates import Candidates
+from curate.pipeline.retraining import SMALL, Measured, Retraining
 from curate.selection.policies import Array, Budget
 
 FIRST, LEAST, MORE, MOST = 0.1, 0.05, 1.7, 0.7

@@ -8,10 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from curate.choose import Chosen, choose, cut, nothing_kept
 from curate.errors import OutputError, UserError
-from curate.estimate import announce, forecast, time_steps
-from curate.evaluate import auroc, evaluate
 from curate.influence import expected_error
 from curate.output.composition import composition
 from curate.output.directory import (
@@ -26,9 +23,15 @@ from curate.output.directory import (
 from curate.output.page import leave_report
 from curate.output.tuning import plot_tuning, why
 from curate.output.verification import plot_verification
-from curate.prepare import Job, choose_device, prepare
+from curate.pipeline.evaluate import auroc, evaluate
+from curate.pipeline.forecast import announce, forecast, time_steps
+from curate.pipeline.job import Job, choose_device, prepare
+from curate.pipeline.retraining import Retraining
+from curate.pipeline.score import Chosen, choose, cut, nothing_kept
+from curate.pipeline.tracked import TrackedWindows, tell_summary
+from curate.pipeline.verify import JOURNAL, Plan, Verified, reproduces, verify
+from curate.pipeline.worth import Judge, Worth, trainings
 from curate.recipe import Recipe, fingerprint, write_recipe
-from curate.retraining import Retraining
 from curate.runtime.files import write_whole, write_whole_text
 from curate.runtime.progress import Phases
 from curate.runtime.ranks import ALONE, Ranks, everywhere
@@ -36,10 +39,7 @@ from curate.runtime.resume import Unfinished
 from curate.runtime.threads import suitable_threads
 from curate.runtime.trackers import Tracker, careful
 from curate.selection.policies import Budget
-from curate.tracked import TrackedWindows, tell_summary
 from curate.tuning import Tuned, tune_job
-from curate.verify import JOURNAL, Plan, Verified, reproduces, verify
-from curate.worth import Judge, Worth, trainings
 
 
 def run_select(

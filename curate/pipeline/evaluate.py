@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from curate.choose import Chosen, choose, cut, nothing_kept
 from curate.datasets import Examples
 from curate.errors import NonFiniteError, UserError
 from curate.influence import mean_metrics
-from curate.prepare import Job
+from curate.pipeline.job import Job
+from curate.pipeline.score import Chosen, choose, cut, nothing_kept
 from curate.runtime.journal import Journal
 from curate.runtime.progress import Phases
 from curate.runtime.ranks import everywhere

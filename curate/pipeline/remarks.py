@@ -2,8 +2,8 @@
 
 import torch
 
-from curate.candidates import Candidates
 from curate.datasets import TensorExamples
+from curate.pipeline.candidates import Candidates
 from curate.recipe import Recipe
 from curate.recipe.data import Split
 

@@ -9,7 +9,7 @@ import torch
 
 from curate.errors import UnfinishedError
 from curate.output.directory import made_with
-from curate.prepare import Job
+from curate.pipeline.job import Job
 from curate.recipe import resolved
 from curate.runtime.files import digest_of
 

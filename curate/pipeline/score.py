@@ -8,8 +8,8 @@ import numpy as np
 from curate.datasets import SourceExamples, TensorExamples
 from curate.influence import Scoring
 from curate.influence.cost import passes
-from curate.prepare import Job, memory_bytes, room_for_states
-from curate.retraining import Plain, Retraining
+from curate.pipeline.job import Job, memory_bytes, room_for_states
+from curate.pipeline.retraining import Plain, Retraining
 from curate.rules import State
 from curate.runtime.progress import Phases
 from curate.runtime.resume import Unfinished

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from curate.candidates import Candidates
 from curate.datasets import SourceExamples
 from curate.errors import NonFiniteError
 from curate.influence import row_metrics
-from curate.prepare import Job
+from curate.pipeline.candidates import Candidates
+from curate.pipeline.job import Job
 from curate.runtime.journal import Journal
 from curate.runtime.ranks import everywhere
 from curate.runtime.savepoints import Savepoints

@@ -10,8 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from curate.agreement import Agreement, agree
-from curate.choose import selector_for
 from curate.errors import UserError
 from curate.influence import (
     Scoring,
@@ -21,7 +19,9 @@ from curate.influence import (
     size_of,
     target_losses,
 )
-from curate.prepare import Job
+from curate.pipeline.agreement import Agreement, agree
+from curate.pipeline.job import Job
+from curate.pipeline.score import selector_for
 from curate.recipe import fingerprint
 from curate.rules import State, as_sgd
 from curate.runtime.journal import Journal

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from curate import models, rules
-from curate.candidates import Candidates, read_candidates
 from curate.datasets import TokenExamples
 from curate.errors import ModelError, OptimizerError, RecipeError
 from curate.models import FlatModel, Objective
+from curate.pipeline.candidates import Candidates, read_candidates
 from curate.recipe import Factory, Optimizer, OwnGroup, Pretrained, Recipe, fingerprint
 from curate.rules import Rule, Shapes, State, initial_state
 from curate.runtime.ranks import ALONE, Ranks, require_same

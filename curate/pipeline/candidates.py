@@ -15,7 +15,7 @@ from curate.datasets import Scaling, SourceExamples, TensorExamples, TokenExampl
 from curate.errors import DataError
 from curate.influence import Target
 from curate.models import describe_files
-from curate.reading import find_reader
+from curate.pipeline.reading import find_reader
 from curate.recipe import Pretrained, Recipe, Source, Split
 
 HALVING = 2

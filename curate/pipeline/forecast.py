@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from curate.choose import selector_for
 from curate.influence import Differences, Near, target_gradients, target_graph
 from curate.influence.cost import Run, disk, memory, passes, work
-from curate.prepare import Job, memory_bytes
-from curate.remarks import horizon_remark, remarks
+from curate.pipeline.job import Job, memory_bytes
+from curate.pipeline.remarks import horizon_remark, remarks
+from curate.pipeline.score import selector_for
+from curate.pipeline.worth import trainings
 from curate.rules import State
 from curate.runtime.progress import duration
 from curate.runtime.ranks import agreed
@@ -28,7 +29,6 @@ from curate.trajectory import (
     replay,
     shard_bytes,
 )
-from curate.worth import trainings
 
 FEW = 8
 """Steps that are timed together: two where one takes longer than `SLOW` seconds."""
