@@ -19,7 +19,7 @@ _HOME = {
     "read_log": "curate.output.audit_log",
     "run_select": "curate.pipeline.select",
     "tune": "curate.pipeline.select",
-    "write_kept": "curate.from_log",
+    "write_kept": "curate.integrations.kept",
 }
 
 __all__ = [
