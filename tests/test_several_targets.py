@@ -17,8 +17,8 @@ from curate.recipe.yaml import parse
 from curate.runtime.progress import Phases
 from curate.selection.policies import standardise
 from curate.trajectory import record
-from curate.tuning.bench import set_up
-from curate.tuning.plan import Pair
+from curate.tuning.grid import Pair
+from curate.tuning.trials import set_up
 from tests import tiny
 from tests.job import RECIPE, curate, rows, verify
 

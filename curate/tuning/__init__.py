@@ -1,6 +1,6 @@
 """Horizon and learning rate, tuned together."""
 
-from curate.tuning.plan import Pair, Plan
+from curate.tuning.grid import Pair, Plan
 from curate.tuning.tune import Tuned, tune_job
 
 __all__ = ["Pair", "Plan", "Tuned", "tune_job"]

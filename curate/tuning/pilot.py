@@ -15,7 +15,7 @@ from curate.rules import State
 from curate.selection.judge import Judge
 from curate.selection.policies import LookAhead
 from curate.trajectory import Step, forward_step, ignore_step
-from curate.tuning.plan import PROBING, looked_at
+from curate.tuning.grid import PROBING, looked_at
 
 
 @dataclass(frozen=True)

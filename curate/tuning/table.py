@@ -5,8 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from curate.tuning.board import Entry, Unit
-from curate.tuning.plan import Pair, Plan
+from curate.tuning.grid import Pair, Plan
+from curate.tuning.study import Entry, Unit
 
 SCHEMA: dict[str, Any] = {
     "horizon": pl.Int64, "learning_rate": pl.Float64, "outcome": pl.String, "value": pl.Float64,

@@ -26,10 +26,10 @@ from curate.runtime.files import write_whole
 from curate.runtime.progress import Phases
 from curate.runtime.trackers import Tracker
 from curate.selection.policies import Array
-from curate.tuning.bench import Bench, set_up, with_pair
-from curate.tuning.board import Board, Entry, Unit
-from curate.tuning.plan import Pair, Plan
+from curate.tuning.grid import Pair, Plan
+from curate.tuning.study import Board, Entry, Unit
 from curate.tuning.table import describe_pilot, describe_run, table_of
+from curate.tuning.trials import Bench, set_up, with_pair
 
 POLL = 0.5
 """Seconds between looks at what other processes have finished."""

@@ -11,7 +11,7 @@ from PIL import Image
 from curate.output.tuning import describe_tuning, plot_tuning, why
 from curate.recipe import Tune, check_recipe
 from curate.tuning import Pair, Plan, Tuned
-from curate.tuning.board import Entry, Unit
+from curate.tuning.study import Entry, Unit
 from curate.tuning.table import table_of
 
 PLAN = Plan((1, 4, 16), (1e-3, 1e-2), 16, 1.0, False, 4, Tune(budget=0.5), 16, 0, 1)

@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 
 from curate.errors import OptionError, OutputError
 from curate.recipe import Tune
-from curate.tuning.board import Board, Unit, difference
-from curate.tuning.plan import Pair, Plan
+from curate.tuning.grid import Pair, Plan
 from curate.tuning.storage import STUDY
+from curate.tuning.study import Board, Unit, difference
 
 PLAN = Plan((1, 4), (1e-3, 1e-2), 8, 1.0, False, 4, Tune(), 8, 0, 1)
 UNITS = [Unit(1e-3), Unit(1e-2)]

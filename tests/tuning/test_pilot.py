@@ -10,8 +10,8 @@ from curate.rules import AdamW
 from curate.selection.judge import Judge
 from curate.selection.policies import LookAhead
 from curate.trajectory import Step, record, replay
+from curate.tuning.grid import PROBING, looked_at
 from curate.tuning.pilot import View, fly
-from curate.tuning.plan import PROBING, looked_at
 from tests import tiny
 
 T = 12

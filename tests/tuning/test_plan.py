@@ -8,7 +8,7 @@ import pytest
 
 from curate.errors import RecipeError
 from curate.recipe import Tune, check_recipe
-from curate.tuning.plan import BATCH, EXACT, PROBING, SCORED, Pair, Plan, looked_at, make_plan
+from curate.tuning.grid import BATCH, EXACT, PROBING, SCORED, Pair, Plan, looked_at, make_plan
 
 HORIZONS, RATES = (1, 4, 16, 64), (1e-4, 1e-3, 1e-2)
 

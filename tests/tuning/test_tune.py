@@ -29,8 +29,8 @@ from curate.pipeline.select import run_select
 from curate.recipe import Keep, check_recipe, load_recipe
 from curate.trajectory import forward_step
 from curate.tuning import Tuned
-from curate.tuning.bench import Bench, divide, set_up, with_pair
-from curate.tuning.plan import Pair
+from curate.tuning.grid import Pair
+from curate.tuning.trials import Bench, divide, set_up, with_pair
 
 GRID = (
     "tune={horizons: [1, 4, full], learning_rates: [1e-3, 1e-2, 5e-2], budget: 0.6, seeds: [0, 1]}"
@@ -211,9 +211,9 @@ def test_the_study_opens_in_optuna_and_has_a_trial_per_pair_that_was_run_or_drop
 def test_running_it_again_measures_nothing_and_says_the_same(
     here: Path, tuned: Tuned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curate.tuning.bench.Bench.run", None)
-    monkeypatch.setattr("curate.tuning.bench.Bench.fly", None)
-    monkeypatch.setattr("curate.tuning.bench.Bench.test", None)
+    monkeypatch.setattr("curate.tuning.trials.Bench.run", None)
+    monkeypatch.setattr("curate.tuning.trials.Bench.fly", None)
+    monkeypatch.setattr("curate.tuning.trials.Bench.test", None)
     again = curate.tune(recipe(), here / "out")
     assert again.table.equals(tuned.table)
     assert (again.pair, again.test) == (tuned.pair, tuned.test)
@@ -349,7 +349,7 @@ def test_a_database_carries_the_study_and_scores_that_are_elsewhere_are_found_ag
 ) -> None:
     url = f"sqlite:///{here}/study.db"
     first = curate.tune(recipe(), here / "one", storage=url)
-    monkeypatch.setattr("curate.tuning.board.Board.recall", lambda *_: None)
+    monkeypatch.setattr("curate.tuning.study.Board.recall", lambda *_: None)
     again = curate.tune(recipe(), here / "two", storage=url)
     assert again.table.equals(first.table)
     assert (again.pair, again.test) == (tuned.pair, tuned.test)
@@ -429,7 +429,7 @@ def test_interrupted_it_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("curate.tuning.bench.Bench.run", interrupt)
+        patched.setattr("curate.tuning.trials.Bench.run", interrupt)
         assert tune("--out", "out") == 130
     assert "what was tried is kept; run it again to go on" in capsys.readouterr().err
     assert tune("--out", "out") == 0

@@ -28,7 +28,7 @@ from settings import SETTINGS, job
 
 from curate.runtime.progress import Phases
 from curate.tuning import Pair, Tuned, tune_job
-from curate.tuning.bench import Bench, set_up
+from curate.tuning.trials import Bench, set_up
 
 LR, K = 3e-3, 16  # of the recipes
 WAYS = ("exhaustive", "curate tune", "lr, then K", "K alone", "lr alone", "halving")

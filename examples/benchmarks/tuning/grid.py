@@ -22,8 +22,8 @@ import torch
 from settings import SETTINGS, job
 
 from curate.runtime.progress import Phases
-from curate.tuning.bench import Bench, set_up
-from curate.tuning.plan import Pair
+from curate.tuning.grid import Pair
+from curate.tuning.trials import Bench, set_up
 
 
 def in_one_round(bench: Bench) -> Bench:

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from curate.errors import CurateError, OptionError, OutputError
 from curate.runtime.files import write_whole_text
-from curate.tuning.plan import Pair, Plan
+from curate.tuning.grid import Pair, Plan
 from curate.tuning.storage import STUDY, fail_the_dead, open_storage
 
 

@@ -19,8 +19,8 @@ from curate.pipeline.worth import FIRST, MORE, Judge, Worth
 from curate.recipe import Keep, Recipe, Tune
 from curate.runtime.progress import Phases
 from curate.selection.policies import Array, Budget
+from curate.tuning.grid import Pair, Plan, make_plan
 from curate.tuning.pilot import View, fly
-from curate.tuning.plan import Pair, Plan, make_plan
 
 BUDGETS = 2
 """How many are tried for each pair where the recipe leaves the budget open."""
