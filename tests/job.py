@@ -3,7 +3,7 @@
 import numpy as np
 from datasets import Dataset
 
-from curate.cli import cli, run
+from curate.cli.main import cli, run
 
 RECIPE = """
 data:

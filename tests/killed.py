@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from curate import files, journal, output, progress, savepoints, unfinished
-from curate.cli import cli, run
+from curate.cli.main import cli, run
 from curate.pipeline.job import prepare
 from curate.pipeline.score import choose
 from curate.recipe import load_recipe

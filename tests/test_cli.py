@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from datasets import load_dataset, load_from_disk
 
-from curate.cli import cli, run
+from curate.cli.main import cli, run
 from curate.errors import RunError
 from curate.recipe import load_recipe
 from tests.job import curate, rows
@@ -363,7 +363,7 @@ def test_usage_mistakes_are_exit_code_2(here: Path, capsys: pytest.CaptureFixtur
 def test_help_loads_no_torch() -> None:
     code = (
         "import sys\n"
-        "from curate.cli import cli, run\n"
+        "from curate.cli.main import cli, run\n"
         "assert all(run(cli, [*c, '--help']) == 0 for c in ([], ['select'], ['verify']))\n"
         "heavy = {'torch', 'datasets', 'polars', 'numpy', 'pydantic'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from curate.cli import cli, run
+from curate.cli.main import cli, run
 from tests.job import curate
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

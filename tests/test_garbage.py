@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.cli import cli, run
+from curate.cli.main import cli, run
 from curate.recipe.yaml import dump, parse
 from tests.job import RECIPE, rows
 

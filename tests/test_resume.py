@@ -21,8 +21,8 @@ import torch
 from filelock import FileLock
 
 from curate import files, jobs, progress, savepoints
-from curate.cli import cli, run
-from curate.process import Terminated
+from curate.cli.main import cli, run
+from curate.cli.process import Terminated
 from curate.runtime.files import digest_of
 from curate.runtime.resume import folder_of
 from tests.job import RECIPE, curate, rows

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from torch.nn import functional as F
 
+from curate.cli.summary import describe
 from curate.models import BUILTIN_MODELS
 from curate.output.verdict import repeats_line, worth_line
 from curate.pipeline.job import Job, prepare
@@ -18,7 +19,6 @@ from curate.pipeline.select import run_select
 from curate.pipeline.worth import Compared, Judge, _answer
 from curate.recipe import check_recipe
 from curate.runtime.journal import Journal
-from curate.summary import describe
 
 CPU = torch.device("cpu")
 

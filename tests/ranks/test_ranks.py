@@ -20,7 +20,7 @@ from datasets import load_from_disk
 from safetensors.torch import load_file
 from torch import Tensor
 
-from curate.cli import main
+from curate.cli.main import main
 from curate.rules import State
 from curate.runtime.ranks import ALONE, require_same, share
 from curate.trajectory import shard_bytes

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch.distributed import FileStore
 
 from curate import jobs
-from curate.cli import cli, run
+from curate.cli.main import cli, run
 from curate.errors import DataError
 from curate.influence import window
 from curate.runtime.ranks import Group

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from datasets import Dataset
 
-from curate.cli import cli, run
+from curate.cli.main import cli, run
 from curate.output import figures
 from curate.output import run as runs
 from curate.output.page import render, write_report

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from datasets import Dataset, load_from_disk
 
-from curate.cli import cli, run
+from curate.cli.main import cli, run
 from curate.output.words import cells, visible
 from tests.job import curate
 from tests.report.made import made, recipe
@@ -140,7 +140,7 @@ def test_numbers_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_inspecting_loads_no_torch(tmp_path: Path) -> None:
     folder = made(tmp_path / "run", texts(), ON_TEXT)
     code = (
-        "import sys; from curate.cli import cli, run\n"
+        "import sys; from curate.cli.main import cli, run\n"
         "for more in [], ['--row', '10'], ['--kept', '3']:\n"
         f"    assert run(cli, ['inspect', {str(folder)!r}, *more]) == 0\n"
         "assert 'torch' not in sys.modules"

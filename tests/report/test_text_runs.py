@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.cli import cli, run
+from curate.cli.main import cli, run
 from tests import words
 from tests.job import curate
 from tests.report.test_page import Page, listing

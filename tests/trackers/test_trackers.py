@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from curate import check_recipe, load_recipe, run_select
-from curate.cli import cli, run
+from curate.cli.main import cli, run
 from curate.errors import MissingExtraError, OptionError
 from curate.recipe import resolved
 from curate.runtime.trackers import Careful, open_tracker, tracking

@@ -17,7 +17,7 @@ import torch
 from optuna.trial import TrialState
 
 import curate
-from curate.cli import cli, run
+from curate.cli.main import cli, run
 from curate.errors import RunError
 from curate.influence import mean_metrics
 from curate.output.tuning import describe_tuning

@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from setting import Setting, read
 from torch import Tensor
 
+from curate.cli.process import keep_freed_memory
 from curate.datasets import Encoded, TokenExamples
 from curate.influence import Scoring, Target, influence, score_window, target_losses
 from curate.models import OBJECTIVES, FlatModel, build_pretrained
-from curate.process import keep_freed_memory
 from curate.rules import AdamW, initial_state
 from curate.trajectory import Disk, Step, Task, record, replay
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from curate.errors import CurateError, UnfinishedError, UserError
-from curate.finished import inspect, report
-from curate.process import (
+from curate.cli.finished import inspect, report
+from curate.cli.process import (
     FAILURES,
     run,
     run_alone,
@@ -19,6 +18,7 @@ from curate.process import (
     same_command,
     silence_libraries,
 )
+from curate.errors import CurateError, UnfinishedError, UserError
 
 if TYPE_CHECKING:
     from curate.runtime.ranks import Group
@@ -90,11 +90,11 @@ def select(
 
     checked = load_recipe(recipe, overrides)
     silence_libraries()
+    from curate.cli.summary import describe, describe_plan
     from curate.pipeline.select import plan_select, run_select
     from curate.runtime.progress import Phases
     from curate.runtime.ranks import ALONE
     from curate.runtime.resume import folder_of, has_progress
-    from curate.summary import describe, describe_plan
 
     out, ranks = out or Path("out") / recipe.stem, group or ALONE
     if plan:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from curate.process import silence_libraries
+from curate.cli.process import silence_libraries
 
 
 @click.command()

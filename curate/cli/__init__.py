@@ -1,0 +1,3 @@
+"""What is typed, and what is printed?"""
+
+__all__: list[str] = []
