@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from curate.runtime.threads import TINY_STEP, step_flops, suitable_threads
+from curate.runtime.threads import TINY_STEP, suitable_threads
+from curate.trajectory.step import step_flops
 from tests import tiny
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from curate.output.tables import columns, evaluation_table, worth_cells
 from curate.output.verdict import protocol_line, repeats_line, verdict, worth_line
-from curate.runtime.progress import duration
+from curate.runtime.units import duration
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 

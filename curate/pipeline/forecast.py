@@ -10,13 +10,13 @@ import torch
 
 from curate.influence import Differences, Near, target_gradients, target_graph
 from curate.influence.cost import Run, disk, memory, passes, work
-from curate.pipeline.job import Job, memory_bytes
+from curate.pipeline.job import Job
 from curate.pipeline.remarks import horizon_remark, remarks
 from curate.pipeline.score import selector_for
 from curate.pipeline.worth import trainings
 from curate.rules import State
-from curate.runtime.progress import duration
 from curate.runtime.ranks import agreed
+from curate.runtime.units import duration, memory_bytes
 from curate.selection.driver import Selector
 from curate.selection.judge import Judge
 from curate.selection.policies import LookAhead

@@ -18,11 +18,11 @@ from curate.pipeline.candidates import Candidates, read_candidates
 from curate.recipe import Factory, Optimizer, OwnGroup, Pretrained, Recipe, fingerprint
 from curate.rules import Rule, Shapes, State, initial_state
 from curate.runtime.ranks import ALONE, Ranks, require_same
-from curate.runtime.threads import step_flops
+from curate.runtime.units import memory_bytes
 from curate.trajectory import HEADER, Disk, Step, Task, chunk_losses, seeded_rng, shard_bytes
+from curate.trajectory.step import step_flops
 
 MOST_STEPS = 10_000_000
-UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 @dataclass(frozen=True)
@@ -304,11 +304,6 @@ def _refuse_none(count: int, key: str, budget: int | str, size: int) -> None:
         raise RecipeError(
             f"trajectory.{key}: {budget} holds no training state; one takes {size / 2**20:.1f} MiB."
         )
-
-
-def memory_bytes(size: str) -> int:
-    """A size such as 1.5GiB in bytes."""
-    return int(float(size[:-3]) * UNITS[size[-3:]])
 
 
 def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:

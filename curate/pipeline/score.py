@@ -8,12 +8,13 @@ import numpy as np
 from curate.datasets import SourceExamples, TensorExamples
 from curate.influence import Scoring
 from curate.influence.cost import passes
-from curate.pipeline.job import Job, memory_bytes, room_for_states
+from curate.pipeline.job import Job, room_for_states
 from curate.pipeline.retraining import Plain, Retraining
 from curate.rules import State
 from curate.runtime.progress import Phases
 from curate.runtime.resume import Unfinished
 from curate.runtime.savepoints import Savepoints
+from curate.runtime.units import memory_bytes
 from curate.selection.driver import Selector
 from curate.selection.judge import Judge
 from curate.selection.ledger import Outcome, Scores

@@ -25,7 +25,8 @@ from curate.pipeline.score import selector_for
 from curate.recipe import fingerprint
 from curate.rules import State, as_sgd
 from curate.runtime.journal import Journal
-from curate.runtime.progress import Phases, duration
+from curate.runtime.progress import Phases
+from curate.runtime.units import duration
 from curate.selection.driver import Selector
 from curate.selection.judge import Judged
 from curate.selection.ledger import Scores

@@ -32,10 +32,3 @@ class Phases:
             finally:
                 elapsed = time.monotonic() - start
                 self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
-
-
-def duration(seconds: float) -> str:
-    """A length of time as people say it."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 3 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -200,3 +200,34 @@ def seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
     finally:
         for generator, state in zip(generators, before, strict=True):
             generator.set_state(state)
+
+
+def step_flops(task: Task, step: Step) -> int:
+    """Multiplications and additions in the matrix products of one training step, about.
+
+    Those of layers with a weight matrix; where there are none, two by every parameter and row.
+    (torch's own counter loads its compiler, which takes longer than a small run.)
+    """
+    few = step.keep(torch.arange(min(2, len(step.rows))))
+    found = 0
+
+    def add(layer: Any, _: Any, output: Any) -> None:
+        nonlocal found
+        if isinstance(output, Tensor):
+            found += 2 * layer.weight[0].numel() * output.numel()
+
+    layers = [layer for layer in task.model.module.modules() if _has_matrix(layer)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    try:
+        with torch.no_grad():
+            chunk_losses(task, task.model.read(), few, slice(0, None))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = found or 2 * task.model.size * len(few.rows)
+    return 3 * found * len(step.rows) // len(few.rows)
+
+
+def _has_matrix(layer: nn.Module) -> bool:
+    weight = getattr(layer, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim > 1 and not isinstance(layer, nn.Embedding)
