@@ -12,16 +12,10 @@ from curate.datasets import read
 from curate.errors import DataError, OptionError
 from curate.output.audit_log import read_log
 from curate.output.composition import composition
-from curate.output.directory import (
-    Selection,
-    check_free,
-    made_with,
-    score_table,
-    staged,
-    write_selection,
-)
+from curate.output.directory import Selection, made_with, write_selection
 from curate.output.page import leave_report
-from curate.selection.ledger import Ledger, Scores
+from curate.runtime.resume import check_free, staged
+from curate.selection.ledger import Ledger, Scores, score_table
 from curate.selection.policies import Array, Budget, Choice
 
 

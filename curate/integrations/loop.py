@@ -19,8 +19,8 @@ from curate.integrations.paying import Paying, halved
 from curate.integrations.training import Training
 from curate.models import Objective, probe
 from curate.output.audit_log import AuditLog
-from curate.pipeline.tracked import tell
 from curate.runtime.trackers import careful
+from curate.runtime.trackers.base import tell
 from curate.selection.judge import Judge, Judged
 from curate.selection.policies import Array, Budget, LookAhead
 from curate.trajectory import Step, Task, replay

@@ -1,6 +1,7 @@
 """The commands, from a checked recipe to what they leave and a summary of it."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,7 @@ import polars as pl
 from curate.errors import OutputError, UserError
 from curate.influence import expected_error
 from curate.output.composition import composition
-from curate.output.directory import (
-    MARK,
-    Selection,
-    existing_parent,
-    made_with,
-    provenance,
-    score_table,
-    write_selection,
-)
+from curate.output.directory import Selection, made_with, provenance, write_selection
 from curate.output.page import leave_report
 from curate.output.tuning import plot_tuning, why
 from curate.output.verification import plot_verification
@@ -28,16 +21,17 @@ from curate.pipeline.forecast import announce, forecast, time_steps
 from curate.pipeline.job import Job, choose_device, prepare
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.score import Chosen, choose, cut, nothing_kept
-from curate.pipeline.tracked import TrackedWindows, tell_summary
 from curate.pipeline.verify import JOURNAL, Plan, Verified, reproduces, verify
 from curate.pipeline.worth import Judge, Worth, trainings
 from curate.recipe import Recipe, fingerprint, write_recipe
 from curate.runtime.files import write_whole, write_whole_text
 from curate.runtime.progress import Phases
 from curate.runtime.ranks import ALONE, Ranks, everywhere
-from curate.runtime.resume import Unfinished
+from curate.runtime.resume import MARK, Unfinished, existing_parent
 from curate.runtime.threads import suitable_threads
 from curate.runtime.trackers import Tracker, careful
+from curate.runtime.trackers.base import tell
+from curate.selection.ledger import Outcome, score_table
 from curate.selection.policies import Budget
 from curate.tuning import Tuned, tune_job
 
@@ -328,3 +322,48 @@ def _saved_scores(run: Path) -> pl.DataFrame:
         return pl.read_parquet(path, columns=["row", "influence"])
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}.") from error
+
+
+class TrackedWindows:
+    """Tells trackers what became of every window, at its first step.
+
+    window/target_loss, window/predicted and window/realised are those of `Outcome`, in loss
+    units; window/kept is a share of the candidates; window/influence the mean size of their
+    influences, window/error what to expect those to be off by; window/seconds since the last.
+    """
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
+        self._last = time.monotonic()
+
+    def __call__(self, outcome: Outcome, error: float | None) -> None:
+        now = time.monotonic()
+        metrics = {
+            "target_loss": outcome.target_loss,
+            "predicted": outcome.predicted,
+            "realised": outcome.realised,
+            "kept": outcome.kept / outcome.candidates,
+            "influence": outcome.signal,
+            "error": error,
+            "seconds": now - self._last,
+        }
+        self._last = now
+        tell(self._trackers, "window", metrics, outcome.first_step)
+
+
+def tell_summary(trackers: Sequence[Tracker], summary: dict[str, Any]) -> None:
+    """Log what a selection came to, at the run's end: run/NAME, and NAME/METRIC of retrainings."""
+    noise, error = summary.get("noise", {}), summary.get("error", {})
+    metrics = {
+        "candidates": summary["candidates"],
+        "kept": summary["kept"],
+        "influence": error.get("signal"),
+        "error": error.get("error"),
+        "noise_kept": noise.get("kept"),
+        "noise_auroc": noise.get("auroc"),
+        "seconds": sum(summary["seconds"].values()),
+    }
+    tell(trackers, "run", metrics, summary["steps"])
+    for row in summary.get("evaluation", []):
+        means = {name: own["mean"] for name, own in row.items() if isinstance(own, dict)}
+        tell(trackers, f"test/{row['trained_on']}", means, summary["steps"])

@@ -1,8 +1,11 @@
 """A selection that is not finished: the folder beside OUT that it goes on from if it dies."""
 
 import json
+import os
 import shutil
-from contextlib import AbstractContextManager
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,14 +14,19 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from curate.errors import NonFiniteError, OutputError, UnfinishedError, UserError
-from curate.output.directory import MARK, check_free, existing_parent, staged
-from curate.pipeline.identity import identity, refuse_difference
+from curate.pipeline.identity import identity
 from curate.pipeline.job import Job
 from curate.recipe import Recipe, fingerprint
 from curate.runtime.files import digest_of, write_whole_text
 from curate.runtime.journal import Journal
 from curate.runtime.ranks import ALONE, Ranks, agreed, everywhere
 from curate.runtime.savepoints import Savepoints
+
+LOSSES = "first losses"
+
+
+MARK = "provenance.json"
+
 
 FORMAT = 1
 LOCK, RUN, EVALUATION = "lock", "run.json", "evaluation.jsonl"
@@ -241,3 +249,100 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_free(out: Path, *, overwrite: bool) -> None:
+    """Raise OutputError if `out` cannot become our directory."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not overwrite:
+        raise OutputError(f"{out}: exists already; choose another --out or give --overwrite.")
+    if not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file()):
+        raise OutputError(
+            f"{out}: was not written by curate, so --overwrite leaves it alone; move it away."
+        )
+
+
+def existing_parent(out: Path) -> Path:
+    """The closest directory above `out` that is there already."""
+    return next(parent for parent in out.absolute().parents if parent.is_dir())
+
+
+@contextmanager
+def staged(out: Path, *, overwrite: bool, within: Path | None = None) -> Iterator[Path]:
+    """A temporary directory, which becomes `out` when the block ends well.
+
+    Nothing is left behind when it does not. `within`: where it is made, on the file system of
+    `out`; beside it if None.
+    """
+    check_free(out, overwrite=overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=within or out.parent))
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}.") from error
+    try:
+        stage.chmod(0o777 & ~_umask())
+        yield stage
+        _replace(stage, out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _replace(stage: Path, out: Path) -> None:
+    if out.is_dir():
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=stage.parent))
+        out.rename(old / out.name)
+        stage.rename(out)
+        shutil.rmtree(old)
+    else:
+        stage.rename(out)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def refuse_difference(folder: Path, left: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise UnfinishedError if a run is not made of what it was made of."""
+    # what comes of JSON is compared with what goes there: no tuples
+    changes = list(_differences(left, json.loads(json.dumps(found)), ()))
+    if not changes:
+        return
+    changes = [one for one in changes if one[0] != (LOSSES,)] or changes  # those follow from others
+    path, before, now = changes[0]
+    key = ".".join(path[1:])
+    shown = f"{json.dumps(before)} -> {json.dumps(now)}"
+    what = {
+        "recipe": f"the recipe is another: {key} {shown}",
+        "data": f"{' '.join(path)}: has changed: {shown}",
+        "versions": f"versions are others: {key} {shown}",
+        "processes": f"it ran in another number of processes: {shown}",
+        "threads": f"it ran with another number of threads: {shown} (OMP_NUM_THREADS sets it)",
+        "device": f"it ran on another device: {shown}",
+        LOSSES: "the same recipe and data now give other losses in the first step: the "
+        "model, its code or the machine has changed",
+    }.get(path[0], f"{'.'.join(path)} {shown}")
+    more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+    raise UnfinishedError(
+        f"{folder.name} cannot be gone on with: {what}{more}; undo that, or start again with "
+        "--overwrite."
+    )
+
+
+def _differences(
+    left: Any, found: Any, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """(path, before, now) of every value that differs."""
+    if isinstance(left, dict) and isinstance(found, dict):
+        for key in [*found, *(key for key in left if key not in found)]:
+            yield from _differences(left.get(key), found.get(key), (*path, key))
+    elif isinstance(left, list) and isinstance(found, list) and len(left) == len(found):
+        for k, pair in enumerate(zip(left, found, strict=True)):
+            yield from _differences(*pair, (*path, str(k)))
+    elif left != found:
+        yield path, left, found

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from curate.influence import WindowError
-from curate.selection.policies import Array, standardise
+from curate.selection.policies import Array, Choice, standardise
 
 
 @dataclass(frozen=True)
@@ -127,3 +128,36 @@ class Ledger:
             each = influences.reshape(2, len(influences) // 2, -1)
             influences = (self._shares[..., None] * each).sum(axis=0)
         return replace(scores, influence=influence, influences=influences, halves=halves)
+
+
+def score_table(
+    scores: Scores, choice: Choice, rows: Array, targets: list[str], tokens: Array | None = None
+) -> pl.DataFrame:
+    """`scores.parquet`: one row per candidate, in the order of the source.
+
+    rows: positions in the source, shape (N,), ascending. tokens: of every candidate, (N,), if
+    they are counted.
+    """
+    influences = scores.influences
+    rank = np.empty(len(rows), dtype=np.int64)
+    rank[np.argsort(-scores.score, kind="stable")] = np.arange(1, len(rows) + 1)
+    columns: dict[str, Any] = {
+        "row": rows,
+        "influence": pl.Series([None] * len(rows), dtype=pl.Float64)
+        if scores.influence is None
+        else scores.influence,
+        "score": scores.score,
+        "rank": rank,
+        "kept": choice.kept,
+        "reason": choice.reasons,
+        "seen": scores.seen,
+    }
+    if tokens is not None:
+        columns["tokens"] = tokens
+    if scores.errors is not None:
+        columns["error"] = scores.errors
+    if influences is not None and len(targets) > 1:
+        columns |= {
+            f"influence/{name}": part for name, part in zip(targets, influences, strict=True)
+        }
+    return pl.DataFrame(columns)

@@ -15,16 +15,16 @@ import optuna
 import polars as pl
 
 from curate.errors import NonFiniteError, NothingKeptError, RunError
-from curate.output.directory import score_table
 from curate.pipeline.job import Job
 from curate.pipeline.retraining import SMALL
 from curate.pipeline.score import Chosen
-from curate.pipeline.tracked import tell
 from curate.pipeline.worth import trainings
 from curate.recipe import Recipe, resolved
 from curate.runtime.files import write_whole
 from curate.runtime.progress import Phases
 from curate.runtime.trackers import Tracker
+from curate.runtime.trackers.base import tell
+from curate.selection.ledger import score_table
 from curate.selection.policies import Array
 from curate.tuning.grid import Pair, Plan
 from curate.tuning.study import Board, Entry, Unit

@@ -8,9 +8,10 @@ import polars as pl
 from datasets import Dataset
 
 from curate.output.composition import composition
-from curate.output.directory import Selection, staged, write_selection
+from curate.output.directory import Selection, write_selection
 from curate.output.page import leave_report
 from curate.recipe import Recipe, check_recipe
+from curate.runtime.resume import staged
 
 WINDOWS = [
     {"first_step": 0, "steps": 4, "candidates": 9, "kept": 5, "signal": 2e-3, "target_loss": 1.5,

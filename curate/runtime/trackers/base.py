@@ -1,7 +1,7 @@
 """What a tracker is, and what keeps one that fails from taking the run with it."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 
@@ -45,3 +45,10 @@ class Careful:
 def careful(trackers: Iterable[Tracker]) -> list[Careful]:
     """Every one of them such that it may fail."""
     return [own if isinstance(own, Careful) else Careful(own) for own in trackers]
+
+
+def tell(trackers: Sequence[Tracker], of: str, metrics: dict[str, float | None], step: int) -> None:
+    """Log what is known of `metrics`, as `of/NAME`."""
+    known = {f"{of}/{name}": float(value) for name, value in metrics.items() if value is not None}
+    for tracker in trackers:
+        tracker.log(known, step)
