@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from curate.influence import score_window
 from curate.models import quiet
+from curate.pipeline.forecast import plan_select
 from curate.pipeline.job import Job, prepare
-from curate.pipeline.select import plan_select
 from curate.recipe import check_recipe
 from curate.recipe.yaml import parse
 from curate.rules import AdamW

@@ -76,7 +76,8 @@ def test_mixed_optimizers_train_as_torchs_two_do(
 def test_the_scored_runs_model_is_built_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pretrained one takes its time to load; nothing is trained in place."""
     from curate import prepare as module
-    from curate.pipeline.select import plan_select, run_select
+    from curate.pipeline.forecast import plan_select
+    from curate.pipeline.select import run_select
 
     built = []
     build = module.build_module

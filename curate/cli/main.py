@@ -91,7 +91,8 @@ def select(
     checked = load_recipe(recipe, overrides)
     silence_libraries()
     from curate.cli.summary import describe, describe_plan
-    from curate.pipeline.select import plan_select, run_select
+    from curate.pipeline.forecast import plan_select
+    from curate.pipeline.select import run_select
     from curate.runtime.progress import Phases
     from curate.runtime.ranks import ALONE
     from curate.runtime.resume import folder_of, has_progress
@@ -161,8 +162,7 @@ def verify(
     checked = load_recipe(run_or_recipe / "recipe.yaml" if is_run else run_or_recipe, changes)
     silence_libraries()
     from curate.output.verification import describe_verification
-    from curate.pipeline.select import run_verify
-    from curate.pipeline.verify import Plan
+    from curate.pipeline.verify import Plan, run_verify
     from curate.runtime.progress import Phases
 
     if out is None and is_run:
@@ -223,8 +223,8 @@ def tune(
     checked = load_recipe(recipe, overrides)
     silence_libraries()
     from curate.output.tuning import describe_tuning
-    from curate.pipeline.select import tune as run_tune
     from curate.runtime.progress import Phases
+    from curate.tuning.tune import tune as run_tune
 
     out = out or Path("out") / f"{recipe.stem}.tune"
     try:

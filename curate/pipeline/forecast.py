@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -10,12 +11,15 @@ import torch
 
 from curate.influence import Differences, Near, target_gradients, target_graph
 from curate.influence.cost import Run, disk, memory, passes, work
-from curate.pipeline.job import Job
+from curate.pipeline.job import Job, choose_device, prepare
 from curate.pipeline.remarks import horizon_remark, remarks
 from curate.pipeline.score import selector_for
 from curate.pipeline.worth import trainings
+from curate.recipe import Recipe
 from curate.rules import State
-from curate.runtime.ranks import agreed
+from curate.runtime.ranks import ALONE, Ranks, agreed
+from curate.runtime.resume import existing_parent
+from curate.runtime.threads import suitable_threads
 from curate.runtime.units import duration, memory_bytes
 from curate.selection.driver import Selector
 from curate.selection.judge import Judge
@@ -263,3 +267,21 @@ def _file_seconds(judge: Judge, state: State) -> float:
     kept.push(1, state)
     kept.top()
     return time.perf_counter() - begin
+
+
+def plan_select(
+    recipe: Recipe, out: Path, *, device: str = "auto", ranks: Ranks = ALONE
+) -> dict[str, Any]:
+    """What `run_select` will do and take, from its recipe and a few of its steps; writes nothing.
+
+    Returns:
+        plain values: candidates, steps, windows, passes, bytes of memory and disk (of each
+        process), seconds.
+
+    Raises:
+        UserError: it cannot be run; what to change is in the message.
+    """
+    job = prepare(recipe, choose_device(device, ranks), existing_parent(out), ranks)
+    with suitable_threads(job.step_flops()):
+        plan = forecast(job)
+        return plan.summary(time_steps(plan))

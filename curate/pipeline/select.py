@@ -7,33 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from curate.errors import OutputError, UserError
+from curate.errors import UserError
 from curate.influence import expected_error
 from curate.output.composition import composition
-from curate.output.directory import Selection, made_with, provenance, write_selection
+from curate.output.directory import Selection, provenance, write_selection
 from curate.output.page import leave_report
-from curate.output.tuning import plot_tuning, why
-from curate.output.verification import plot_verification
 from curate.pipeline.evaluate import auroc, evaluate
-from curate.pipeline.forecast import announce, forecast, time_steps
+from curate.pipeline.forecast import announce
 from curate.pipeline.job import Job, choose_device, prepare
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.score import Chosen, choose, cut, nothing_kept
-from curate.pipeline.verify import JOURNAL, Plan, Verified, reproduces, verify
 from curate.pipeline.worth import Judge, Worth, trainings
-from curate.recipe import Recipe, fingerprint, write_recipe
-from curate.runtime.files import write_whole, write_whole_text
+from curate.recipe import Recipe
 from curate.runtime.progress import Phases
 from curate.runtime.ranks import ALONE, Ranks, everywhere
-from curate.runtime.resume import MARK, Unfinished, existing_parent
+from curate.runtime.resume import MARK, Unfinished
 from curate.runtime.threads import suitable_threads
 from curate.runtime.trackers import Tracker, careful
 from curate.runtime.trackers.base import tell
 from curate.selection.ledger import Outcome, score_table
 from curate.selection.policies import Budget
-from curate.tuning import Tuned, tune_job
 
 
 def run_select(
@@ -108,24 +101,6 @@ def _select(
     return summary
 
 
-def plan_select(
-    recipe: Recipe, out: Path, *, device: str = "auto", ranks: Ranks = ALONE
-) -> dict[str, Any]:
-    """What `run_select` will do and take, from its recipe and a few of its steps; writes nothing.
-
-    Returns:
-        plain values: candidates, steps, windows, passes, bytes of memory and disk (of each
-        process), seconds.
-
-    Raises:
-        UserError: it cannot be run; what to change is in the message.
-    """
-    job = prepare(recipe, choose_device(device, ranks), existing_parent(out), ranks)
-    with suitable_threads(job.step_flops()):
-        plan = forecast(job)
-        return plan.summary(time_steps(plan))
-
-
 def _score_and_evaluate(
     job: Job, phases: Phases, unfinished: Unfinished, trackers: Sequence[Tracker]
 ) -> tuple[Chosen, dict[str, Any]]:
@@ -189,118 +164,6 @@ def _weigh(job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished) -> 
         return judge.weigh(plain.unlike())
 
 
-def run_verify(
-    recipe: Recipe, out: Path, plan: Plan = Plan(), *, run: Path | None = None,  # noqa: B008
-    device: str = "auto", phases: Phases | None = None, say: Callable[[str], None] = lambda _: None,
-) -> tuple[Verified, dict[str, Any]]:  # fmt: skip
-    """Leave examples out of a recipe's run and see what its influences were worth, see `verify`.
-
-    Writes `verify.parquet`, `verify.png` and `verify.json` to `out`, over earlier ones.
-
-    Args:
-        run: the directory that `curate select` wrote, whose scores these are: its data must
-            still be the same, and whether its influences were found again is in the summary.
-        say: gets an announcement before the work starts.
-
-    Returns:
-        What was found, and the summary that `--json` prints.
-
-    Raises:
-        UserError: nothing can be verified; why is in the message.
-    """
-    phases = phases or Phases()
-    if recipe.selection.policy != "look_ahead":
-        raise UserError(
-            f"selection.policy: {recipe.selection.policy} has no influences to verify; "
-            "verify needs look_ahead."
-        )
-    with phases.phase("read"):
-        job = prepare(recipe, choose_device(device), existing_parent(out))
-    saved = None
-    if run is not None:
-        _refuse_other_data(run, job.data.sources)
-        saved = _saved_scores(run)
-    with suitable_threads(job.step_flops()):
-        found = verify(job, plan, out, phases, say)
-    summary = {
-        "examples": len(found.table),
-        "occurrences": plan.occurrences,
-        "horizon": recipe.selection.horizon,
-        "agreement": found.agreement.as_dict(),
-        "verdict": found.agreement.verdict(),
-        "mistaken": None if found.mistaken is None else found.mistaken.as_dict(),
-        "expected_error": found.expected,
-        "reproduced": None if saved is None else reproduces(saved, found.scores),
-        "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
-        "out": str(out),
-    }
-    text = json.dumps(made_with() | {"recipe_fingerprint": fingerprint(recipe)} | summary, indent=2)
-    write_whole(out / "verify.parquet", found.table.write_parquet)
-    write_whole(out / "verify.png", lambda part: plot_verification(found, part))
-    write_whole_text(out / "verify.json", text + "\n")
-    (out / JOURNAL).unlink()
-    return found, summary
-
-
-def tune(
-    recipe: Recipe, out: Path | str, *, storage: str | None = None, device: str = "auto",
-    phases: Phases | None = None, say: Callable[[str], None] = lambda _: None,
-    trackers: Sequence[Tracker] = (),
-) -> Tuned:  # fmt: skip
-    """Tune a recipe's horizon together with its learning rate, see `tune_job`.
-
-    Writes `recipe.yaml`, `tune.parquet`, `tune.png` and `tune.json` to `out`, beside the
-    Optuna study. A tuning that was killed goes on where it was; any number of processes may
-    tune the same recipe to the same `out` at once.
-
-    Args:
-        storage: URL of a database for the study, for processes on several machines.
-        say: gets a line for every pilot and run.
-        trackers: are told of every pilot and run of this process; one that fails is left out.
-
-    Returns:
-        The tuned recipe, the study, a table of everything tried.
-
-    Raises:
-        UserError: the recipe cannot be tuned, or `out` holds another tuning.
-        RunError: no pair can be trusted.
-    """
-    phases, out = phases or Phases(), Path(out)
-    _refuse_foreign_recipe(out)
-    with phases.phase("read"):
-        job = prepare(recipe, choose_device(device), existing_parent(out))
-    with suitable_threads(job.step_flops()):
-        tuned = tune_job(job, out, storage, phases, say, careful(trackers))
-    summary = made_with() | {
-        "horizon": tuned.recipe.selection.horizon,
-        "learning_rate": tuned.pair.learning_rate,
-        "metric": tuned.plan.tune.metric,
-        "value": tuned.value,
-        "why": why(tuned),
-        "everything": {f"{lr:g}": value for lr, value in tuned.everything.items()},
-        "test": tuned.test,
-        "worth": tuned.worth,
-        "passes": tuned.passes,
-        "grid_passes": tuned.plan.grid_passes(),
-        "study": tuned.study.study_name,
-    }
-    text = json.dumps(summary, indent=2) + "\n"
-    write_whole(out / "tune.parquet", tuned.table.write_parquet)
-    write_whole(out / "tune.png", lambda part: plot_tuning(tuned, part))
-    write_whole_text(out / "tune.json", text)
-    write_whole_text(out / "recipe.yaml", write_recipe(tuned.recipe))
-    return tuned
-
-
-def _refuse_foreign_recipe(out: Path) -> None:
-    """Raise OutputError if `out` has a recipe.yaml that no tuning wrote."""
-    if (out / "recipe.yaml").exists() and not (out / "tune.json").exists():
-        raise OutputError(
-            f"{out}: has a recipe.yaml that tune did not write and would replace; "
-            "give another --out."
-        )
-
-
 def _refuse_other_data(run: Path, sources: dict[str, Any]) -> None:
     """Raise UserError if a run's data is no longer what it was scored on."""
     try:
@@ -313,15 +176,6 @@ def _refuse_other_data(run: Path, sources: dict[str, Any]) -> None:
                 f"{run}: {name} has changed since it was scored; select again, or verify the "
                 "recipe instead of the run."
             )
-
-
-def _saved_scores(run: Path) -> pl.DataFrame:
-    """The scores that a run saved, read before anything is computed for them."""
-    path = run / "scores.parquet"
-    try:
-        return pl.read_parquet(path, columns=["row", "influence"])
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}.") from error
 
 
 class TrackedWindows:

@@ -19,13 +19,19 @@ from curate.influence import (
     size_of,
     target_losses,
 )
+from curate.output.directory import made_with
+from curate.output.verification import plot_verification
 from curate.pipeline.agreement import Agreement, agree
-from curate.pipeline.job import Job
+from curate.pipeline.job import Job, choose_device, prepare
 from curate.pipeline.score import selector_for
-from curate.recipe import fingerprint
+from curate.pipeline.select import _refuse_other_data
+from curate.recipe import Recipe, fingerprint
 from curate.rules import State, as_sgd
+from curate.runtime.files import write_whole, write_whole_text
 from curate.runtime.journal import Journal
 from curate.runtime.progress import Phases
+from curate.runtime.resume import existing_parent
+from curate.runtime.threads import suitable_threads
 from curate.runtime.units import duration
 from curate.selection.driver import Selector
 from curate.selection.judge import Judged
@@ -255,3 +261,65 @@ def reproduces(table: pl.DataFrame, scores: Scores) -> bool:
     saved, found = table.sort("row")["influence"].to_numpy(), scores.influence
     scale = np.abs(saved).max()
     return saved.shape == found.shape and bool(np.abs(saved - found).max() <= 1e-3 * scale)
+
+
+def run_verify(
+    recipe: Recipe, out: Path, plan: Plan = Plan(), *, run: Path | None = None,  # noqa: B008
+    device: str = "auto", phases: Phases | None = None, say: Callable[[str], None] = lambda _: None,
+) -> tuple[Verified, dict[str, Any]]:  # fmt: skip
+    """Leave examples out of a recipe's run and see what its influences were worth, see `verify`.
+
+    Writes `verify.parquet`, `verify.png` and `verify.json` to `out`, over earlier ones.
+
+    Args:
+        run: the directory that `curate select` wrote, whose scores these are: its data must
+            still be the same, and whether its influences were found again is in the summary.
+        say: gets an announcement before the work starts.
+
+    Returns:
+        What was found, and the summary that `--json` prints.
+
+    Raises:
+        UserError: nothing can be verified; why is in the message.
+    """
+    phases = phases or Phases()
+    if recipe.selection.policy != "look_ahead":
+        raise UserError(
+            f"selection.policy: {recipe.selection.policy} has no influences to verify; "
+            "verify needs look_ahead."
+        )
+    with phases.phase("read"):
+        job = prepare(recipe, choose_device(device), existing_parent(out))
+    saved = None
+    if run is not None:
+        _refuse_other_data(run, job.data.sources)
+        saved = _saved_scores(run)
+    with suitable_threads(job.step_flops()):
+        found = verify(job, plan, out, phases, say)
+    summary = {
+        "examples": len(found.table),
+        "occurrences": plan.occurrences,
+        "horizon": recipe.selection.horizon,
+        "agreement": found.agreement.as_dict(),
+        "verdict": found.agreement.verdict(),
+        "mistaken": None if found.mistaken is None else found.mistaken.as_dict(),
+        "expected_error": found.expected,
+        "reproduced": None if saved is None else reproduces(saved, found.scores),
+        "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
+        "out": str(out),
+    }
+    text = json.dumps(made_with() | {"recipe_fingerprint": fingerprint(recipe)} | summary, indent=2)
+    write_whole(out / "verify.parquet", found.table.write_parquet)
+    write_whole(out / "verify.png", lambda part: plot_verification(found, part))
+    write_whole_text(out / "verify.json", text + "\n")
+    (out / JOURNAL).unlink()
+    return found, summary
+
+
+def _saved_scores(run: Path) -> pl.DataFrame:
+    """The scores that a run saved, read before anything is computed for them."""
+    path = run / "scores.parquet"
+    try:
+        return pl.read_parquet(path, columns=["row", "influence"])
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}.") from error

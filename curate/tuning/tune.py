@@ -14,15 +14,19 @@ import numpy as np
 import optuna
 import polars as pl
 
-from curate.errors import NonFiniteError, NothingKeptError, RunError
-from curate.pipeline.job import Job
+from curate.errors import NonFiniteError, NothingKeptError, OutputError, RunError
+from curate.output.directory import made_with
+from curate.output.tuning import plot_tuning, why
+from curate.pipeline.job import Job, choose_device, prepare
 from curate.pipeline.retraining import SMALL
 from curate.pipeline.score import Chosen
 from curate.pipeline.worth import trainings
-from curate.recipe import Recipe, resolved
-from curate.runtime.files import write_whole
+from curate.recipe import Recipe, resolved, write_recipe
+from curate.runtime.files import write_whole, write_whole_text
 from curate.runtime.progress import Phases
-from curate.runtime.trackers import Tracker
+from curate.runtime.resume import existing_parent
+from curate.runtime.threads import suitable_threads
+from curate.runtime.trackers import Tracker, careful
 from curate.runtime.trackers.base import tell
 from curate.selection.ledger import score_table
 from curate.selection.policies import Array
@@ -294,3 +298,62 @@ def _reasons(entries: Mapping[Unit, Entry]) -> str:
     """Why pairs came to nothing, the first three reasons."""
     found = dict.fromkeys(e.notes["reason"] for e in entries.values() if "reason" in e.notes)
     return "; ".join([*found][:3])
+
+
+def tune(
+    recipe: Recipe, out: Path | str, *, storage: str | None = None, device: str = "auto",
+    phases: Phases | None = None, say: Callable[[str], None] = lambda _: None,
+    trackers: Sequence[Tracker] = (),
+) -> Tuned:  # fmt: skip
+    """Tune a recipe's horizon together with its learning rate, see `tune_job`.
+
+    Writes `recipe.yaml`, `tune.parquet`, `tune.png` and `tune.json` to `out`, beside the
+    Optuna study. A tuning that was killed goes on where it was; any number of processes may
+    tune the same recipe to the same `out` at once.
+
+    Args:
+        storage: URL of a database for the study, for processes on several machines.
+        say: gets a line for every pilot and run.
+        trackers: are told of every pilot and run of this process; one that fails is left out.
+
+    Returns:
+        The tuned recipe, the study, a table of everything tried.
+
+    Raises:
+        UserError: the recipe cannot be tuned, or `out` holds another tuning.
+        RunError: no pair can be trusted.
+    """
+    phases, out = phases or Phases(), Path(out)
+    _refuse_foreign_recipe(out)
+    with phases.phase("read"):
+        job = prepare(recipe, choose_device(device), existing_parent(out))
+    with suitable_threads(job.step_flops()):
+        tuned = tune_job(job, out, storage, phases, say, careful(trackers))
+    summary = made_with() | {
+        "horizon": tuned.recipe.selection.horizon,
+        "learning_rate": tuned.pair.learning_rate,
+        "metric": tuned.plan.tune.metric,
+        "value": tuned.value,
+        "why": why(tuned),
+        "everything": {f"{lr:g}": value for lr, value in tuned.everything.items()},
+        "test": tuned.test,
+        "worth": tuned.worth,
+        "passes": tuned.passes,
+        "grid_passes": tuned.plan.grid_passes(),
+        "study": tuned.study.study_name,
+    }
+    text = json.dumps(summary, indent=2) + "\n"
+    write_whole(out / "tune.parquet", tuned.table.write_parquet)
+    write_whole(out / "tune.png", lambda part: plot_tuning(tuned, part))
+    write_whole_text(out / "tune.json", text)
+    write_whole_text(out / "recipe.yaml", write_recipe(tuned.recipe))
+    return tuned
+
+
+def _refuse_foreign_recipe(out: Path) -> None:
+    """Raise OutputError if `out` has a recipe.yaml that no tuning wrote."""
+    if (out / "recipe.yaml").exists() and not (out / "tune.json").exists():
+        raise OutputError(
+            f"{out}: has a recipe.yaml that tune did not write and would replace; "
+            "give another --out."
+        )
