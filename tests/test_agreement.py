@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from curate.pipeline.agreement import Agreement, Interval, agree, correlation, rank_correlation
+from curate.pipeline.agreement import Agreement, Interval, agree
+from curate.selection.ranking import correlation, rank_correlation
 
 
 def pairs(count: int, noise: float = 0.3, seed: int = 0) -> tuple[Any, Any]:

@@ -13,9 +13,10 @@ import torch
 
 from curate import estimate, savepoints, select, windows
 from curate.influence import window as influence_window
-from curate.influence.cost import HEADER, Run, disk, measured, memory, passes, work
+from curate.influence.cost import HEADER, Run, passes, work
+from curate.pipeline.forecast import disk, memory
 from curate.runtime.files import write_sealed
-from curate.selection.driver import Selector
+from curate.selection.driver import Selector, measured
 from curate.selection.judge import Judge
 from curate.selection.policies import Budget, LookAhead, Policy, SmallLoss
 from curate.trajectory import Disk, recording, redone

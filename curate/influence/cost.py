@@ -4,11 +4,11 @@ All arithmetic. A *pass* is the gradient of one batch; a step of plain training 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from curate.influence import probing_passes
-from curate.runtime.savepoints import KEPT
-from curate.trajectory import HEADER, redone
+from curate.selection.driver import measured
+from curate.trajectory import redone
 
 BACK, CENTRAL = 1.3, 2.6
 """Passes of the way back through a step, per target; where all differences are central. One more
@@ -19,15 +19,8 @@ SLOPES = 0.3
 PIECES = 0.35
 """Passes per step of the way back through a model with kinks: a forward pass, see `Near`. What
 is kept of it is a quarter of a graph, about."""
-AT_HAND = 5
-"""Gradients and the like that a difference holds: the module's own, two summed, a shifted theta,
-a direction; and one more per target."""
 JUMP = 5
 """Passes that the exact jump adds to a step, on a small model."""
-NUMBER = 8
-"""Bytes of a score."""
-LOOKS = 64
-"""Windows of a run, about, at whose end the targets' losses are measured again."""
 
 
 @dataclass(frozen=True)
@@ -110,30 +103,6 @@ class Passes:
         return float(sum(asdict(self).values()))
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that a run holds at its fullest, part by part.
-
-    parameters: of the model itself, frozen ones included. snapshots: states kept, or one
-    rank's shares of them, and the two whole ones at hand (two more with a disk or shares).
-    recorded: gradients kept beside them, and those at hand. graph: of the step or the part
-    of the targets at hand, whichever is larger. adjoints: Q states, before and after a step.
-    gradients: example by example, for the exact jump.
-    """
-
-    parameters: int
-    snapshots: int
-    recorded: int
-    graph: int
-    adjoints: int
-    gradients: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return int(sum(getattr(self, field.name) for field in fields(self)))
-
-
 def work(run: Run) -> Work:
     """The steps that a run does; what a budget by threshold drops whole is counted as done."""
     lengths = [len(window) for window in run.windows]
@@ -178,70 +147,6 @@ def passes(run: Run) -> Passes:
     )  # fmt: skip
 
 
-def memory(
-    run: Run, *, parameters: int, state: int, kept: int, gradient: int, graph: int, targets: int,
-    gradients: int,
-) -> Memory:  # fmt: skip
-    """Bytes that a run holds at its fullest, in each of its processes.
-
-    Args:
-        parameters, state: bytes of the model, of a training state.
-        kept: bytes of a state where it is kept, which may be a share of it.
-        gradient: bytes of a step's. graph, targets: of one step's graph, of one of the targets.
-        gradients: what is allowed for those example by example.
-    """
-    if not run.goes_back:
-        return Memory(parameters, 3 * state, 0, graph, 0, 0)
-    at_hand = 4 if run.disk or kept < state else 2
-    return Memory(
-        parameters=parameters,
-        snapshots=min(run.memory, run.longest) * kept + at_hand * state,
-        recorded=(min(run.gradients, run.longest) + AT_HAND + run.targets) * gradient,
-        graph=max(graph + (graph // 4 if run.kinked else 0), targets),
-        adjoints=2 * run.targets * state,
-        gradients=gradients if run.exact_jump else 0,
-    )
-
-
-@dataclass(frozen=True)
-class Files:
-    """Bytes that a process has in files at their most, beside the result.
-
-    snapshots: states kept for the way back. savepoints: what a run that dies goes on from,
-    written by the first process.
-    """
-
-    snapshots: int
-    savepoints: int
-
-    @property
-    def total(self) -> int:
-        """Both."""
-        return self.snapshots + self.savepoints
-
-
-def disk(run: Run, *, state: int, kept: int, candidates: int, rows: Sequence[int]) -> Files:
-    """What a run has on disk, see `memory` for its bytes of a state.
-
-    A savepoint holds a whole state, the scores so far, what the error of influences is known
-    from, and between the rounds of a window the state at its end and what was found in it; not
-    counted are some hundred bytes for every window.
-
-    Args:
-        candidates: how many there are. rows: how many every step has.
-    """
-    snapshots = _on_disk(run, run.longest) * (kept + HEADER) if run.goes_back else 0
-    if not run.windows:
-        return Files(snapshots, 0)
-    each = [sum(rows[k] for k in window) for window in run.windows]
-    targets = run.targets if run.goes_back else 0
-    size = state + NUMBER * candidates * (2 + targets)
-    size += NUMBER * sum(each) * 2 if run.probing else 0
-    if run.rounds > 1:
-        size += state + NUMBER * max(each) * (3 + 2 * targets)
-    return Files(snapshots, min(KEPT + 1, run.rounds * len(run.windows)) * size)
-
-
 def _gradients_at_hand(run: Run, length: int) -> int:
     """Steps of a window whose gradient need not be computed again only to be scored.
 
@@ -250,15 +155,6 @@ def _gradients_at_hand(run: Run, length: int) -> int:
     """
     places = run.memory + run.disk
     return min(length, run.gradients) if places >= length else min(length - places, run.gradients)
-
-
-def measured(total: int, horizon: int) -> range:
-    """First steps of the windows of a run whose prediction is compared with what came of it.
-
-    Not the last, which nothing is trained after; every so many where there are more than `LOOKS`.
-    """
-    every = -(-(total // horizon) // LOOKS) or 1
-    return range(0, total - horizon, every * horizon)
 
 
 def _looks(run: Run) -> list[int]:

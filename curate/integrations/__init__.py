@@ -1,10 +1,9 @@
 """Selection inside other people's training loops."""
 
-from curate.integrations.decisions import Decision, WindowReport
 from curate.integrations.hf_trainer import LookAheadMixin
 from curate.integrations.lightning import LightningLookAhead
 from curate.integrations.loader import LookAheadLoader
-from curate.integrations.loop import WindowChooser
+from curate.integrations.loop import Decision, WindowChooser, WindowReport
 
 __all__ = [
     "Decision",

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from curate.errors import OptionError
 from curate.influence import Target
-from curate.integrations.decisions import WindowReport
 from curate.integrations.loader import as_targets
-from curate.integrations.loop import WindowChooser, one_mean
+from curate.integrations.loop import WindowChooser, WindowReport, one_mean
 from curate.integrations.options import WEIGHTS, Options
 from curate.integrations.training import Training
 from curate.models import LabelsObjective, Objective, as_objective, find_shift

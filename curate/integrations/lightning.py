@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from curate.errors import OptionError
-from curate.integrations.decisions import WindowReport
 from curate.integrations.loader import LookAheadLoader
+from curate.integrations.loop import WindowReport
 from curate.integrations.options import Options
 from curate.models import Objective
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from curate.datasets import BatchExamples
 from curate.errors import OptionError
 from curate.influence import Target
-from curate.integrations.decisions import Decision, WindowReport
-from curate.integrations.loop import WindowChooser, one_mean
+from curate.integrations.loop import Decision, WindowChooser, WindowReport, one_mean
 from curate.integrations.options import AUTO, Options
 from curate.integrations.training import Training
 from curate.models import Objective, as_objective

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
+
+from curate.selection.ranking import correlation, rank_correlation
 
 Array = np.ndarray[Any, Any]
 RESAMPLES = 1000
@@ -103,19 +104,6 @@ def agree(predicted: Array, actual: Array, seed: int = 0) -> Agreement:
         error=float(off.mean()),
         signal=float(np.abs(actual).mean()),
     )
-
-
-def correlation(one: Array, other: Array) -> float:
-    """Pearson's; NaN where one of them is constant."""
-    a, b = one - one.mean(), other - other.mean()
-    scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale > 0 else float("nan")
-
-
-def rank_correlation(one: Array, other: Array) -> float:
-    """Spearman's: Pearson's of the ranks, equal values sharing theirs."""
-    ranks = [pl.Series(values).rank("average").to_numpy() for values in (one, other)]
-    return correlation(ranks[0], ranks[1])
 
 
 def _interval(value: float, resampled: list[float]) -> Interval:

@@ -18,7 +18,7 @@ from curate.runtime.journal import Journal
 from curate.runtime.progress import Phases
 from curate.runtime.ranks import everywhere
 from curate.runtime.resume import Unfinished
-from curate.selection.policies import Array, Budget, average_ranks
+from curate.selection.policies import Array, Budget
 from curate.trajectory import replay
 
 
@@ -141,17 +141,6 @@ def _on_test(
     if journal is not None:
         journal.enter(*key, value=found)
     return found
-
-
-def auroc(scores: Array, positive: Array) -> float:
-    """Chance that a positive row scores above a negative one, ties counting half.
-
-    scores: shape (N,). positive: bool, shape (N,), with both kinds in it.
-    """
-    ranks = average_ranks(scores) + 1
-    ones = int(positive.sum())
-    zeros = len(positive) - ones
-    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
 def spread(values: list[float]) -> float:

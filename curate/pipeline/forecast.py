@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from curate.influence import Differences, Near, target_gradients, target_graph
-from curate.influence.cost import Run, disk, memory, passes, work
+from curate.influence.cost import Run, _on_disk, passes, work
 from curate.pipeline.job import Job, choose_device, prepare
 from curate.pipeline.remarks import horizon_remark, remarks
 from curate.pipeline.score import selector_for
@@ -19,12 +19,14 @@ from curate.recipe import Recipe
 from curate.rules import State
 from curate.runtime.ranks import ALONE, Ranks, agreed
 from curate.runtime.resume import existing_parent
+from curate.runtime.savepoints import KEPT
 from curate.runtime.threads import suitable_threads
 from curate.runtime.units import duration, memory_bytes
 from curate.selection.driver import Selector
 from curate.selection.judge import Judge
 from curate.selection.policies import LookAhead
 from curate.trajectory import (
+    HEADER,
     Snapshots,
     Step,
     Task,
@@ -33,6 +35,13 @@ from curate.trajectory import (
     replay,
     shard_bytes,
 )
+
+AT_HAND = 5
+"""Gradients and the like that a difference holds: the module's own, two summed, a shifted theta,
+a direction; and one more per target."""
+NUMBER = 8
+"""Bytes of a score."""
+
 
 FEW = 8
 """Steps that are timed together: two where one takes longer than `SLOW` seconds."""
@@ -285,3 +294,91 @@ def plan_select(
     with suitable_threads(job.step_flops()):
         plan = forecast(job)
         return plan.summary(time_steps(plan))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run holds at its fullest, part by part.
+
+    parameters: of the model itself, frozen ones included. snapshots: states kept, or one
+    rank's shares of them, and the two whole ones at hand (two more with a disk or shares).
+    recorded: gradients kept beside them, and those at hand. graph: of the step or the part
+    of the targets at hand, whichever is larger. adjoints: Q states, before and after a step.
+    gradients: example by example, for the exact jump.
+    """
+
+    parameters: int
+    snapshots: int
+    recorded: int
+    graph: int
+    adjoints: int
+    gradients: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return int(sum(getattr(self, field.name) for field in fields(self)))
+
+
+def memory(
+    run: Run, *, parameters: int, state: int, kept: int, gradient: int, graph: int, targets: int,
+    gradients: int,
+) -> Memory:  # fmt: skip
+    """Bytes that a run holds at its fullest, in each of its processes.
+
+    Args:
+        parameters, state: bytes of the model, of a training state.
+        kept: bytes of a state where it is kept, which may be a share of it.
+        gradient: bytes of a step's. graph, targets: of one step's graph, of one of the targets.
+        gradients: what is allowed for those example by example.
+    """
+    if not run.goes_back:
+        return Memory(parameters, 3 * state, 0, graph, 0, 0)
+    at_hand = 4 if run.disk or kept < state else 2
+    return Memory(
+        parameters=parameters,
+        snapshots=min(run.memory, run.longest) * kept + at_hand * state,
+        recorded=(min(run.gradients, run.longest) + AT_HAND + run.targets) * gradient,
+        graph=max(graph + (graph // 4 if run.kinked else 0), targets),
+        adjoints=2 * run.targets * state,
+        gradients=gradients if run.exact_jump else 0,
+    )
+
+
+@dataclass(frozen=True)
+class Files:
+    """Bytes that a process has in files at their most, beside the result.
+
+    snapshots: states kept for the way back. savepoints: what a run that dies goes on from,
+    written by the first process.
+    """
+
+    snapshots: int
+    savepoints: int
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.snapshots + self.savepoints
+
+
+def disk(run: Run, *, state: int, kept: int, candidates: int, rows: Sequence[int]) -> Files:
+    """What a run has on disk, see `memory` for its bytes of a state.
+
+    A savepoint holds a whole state, the scores so far, what the error of influences is known
+    from, and between the rounds of a window the state at its end and what was found in it; not
+    counted are some hundred bytes for every window.
+
+    Args:
+        candidates: how many there are. rows: how many every step has.
+    """
+    snapshots = _on_disk(run, run.longest) * (kept + HEADER) if run.goes_back else 0
+    if not run.windows:
+        return Files(snapshots, 0)
+    each = [sum(rows[k] for k in window) for window in run.windows]
+    targets = run.targets if run.goes_back else 0
+    size = state + NUMBER * candidates * (2 + targets)
+    size += NUMBER * sum(each) * 2 if run.probing else 0
+    if run.rounds > 1:
+        size += state + NUMBER * max(each) * (3 + 2 * targets)
+    return Files(snapshots, min(KEPT + 1, run.rounds * len(run.windows)) * size)

@@ -12,7 +12,7 @@ from curate.influence import expected_error
 from curate.output.composition import composition
 from curate.output.directory import Selection, provenance, write_selection
 from curate.output.page import leave_report
-from curate.pipeline.evaluate import auroc, evaluate
+from curate.pipeline.evaluate import evaluate
 from curate.pipeline.forecast import announce
 from curate.pipeline.job import Job, choose_device, prepare
 from curate.pipeline.retraining import Retraining
@@ -27,6 +27,7 @@ from curate.runtime.trackers import Tracker, careful
 from curate.runtime.trackers.base import tell
 from curate.selection.ledger import Outcome, score_table
 from curate.selection.policies import Budget
+from curate.selection.ranking import auroc
 
 
 def run_select(

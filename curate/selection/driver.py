@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from curate.influence import Differences, ErrorProxy, over_targets, reweighting, target_losses
-from curate.influence.cost import Run, measured
+from curate.influence.cost import Run
 from curate.rules import State
 from curate.runtime.files import Tree
 from curate.runtime.savepoints import Savepoints, pack_state, unpack_state
@@ -15,6 +15,9 @@ from curate.selection.judge import Judge, Judged, Rounds, keep_all
 from curate.selection.ledger import Ledger, Outcome, Scores
 from curate.selection.policies import Array, Budget, Evidence, Offer
 from curate.trajectory import Step, ignore_step, replay
+
+LOOKS = 64
+"""Windows of a run, about, at whose end the targets' losses are measured again."""
 
 
 @dataclass(frozen=True)
@@ -280,3 +283,12 @@ class _SoFar:
         if saved["rounds"] is not None:
             window = steps[self.first : self.first + selector.horizon]
             self.rounds = selector.judge.restored(saved["rounds"], window)
+
+
+def measured(total: int, horizon: int) -> range:
+    """First steps of the windows of a run whose prediction is compared with what came of it.
+
+    Not the last, which nothing is trained after; every so many where there are more than `LOOKS`.
+    """
+    every = -(-(total // horizon) // LOOKS) or 1
+    return range(0, total - horizon, every * horizon)

@@ -1,7 +1,9 @@
 """Ranks of values, equal ones sharing theirs."""
 
 import numpy as np
+import polars as pl
 
+from curate.selection.policies import Array
 from curate.selection.policies.base import Array
 
 
@@ -10,3 +12,27 @@ def average_ranks(values: Array) -> Array:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks: Array = (np.cumsum(counts) - (counts + 1) / 2)[inverse]
     return ranks
+
+
+def correlation(one: Array, other: Array) -> float:
+    """Pearson's; NaN where one of them is constant."""
+    a, b = one - one.mean(), other - other.mean()
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else float("nan")
+
+
+def rank_correlation(one: Array, other: Array) -> float:
+    """Spearman's: Pearson's of the ranks, equal values sharing theirs."""
+    ranks = [pl.Series(values).rank("average").to_numpy() for values in (one, other)]
+    return correlation(ranks[0], ranks[1])
+
+
+def auroc(scores: Array, positive: Array) -> float:
+    """Chance that a positive row scores above a negative one, ties counting half.
+
+    scores: shape (N,). positive: bool, shape (N,), with both kinds in it.
+    """
+    ranks = average_ranks(scores) + 1
+    ones = int(positive.sum())
+    zeros = len(positive) - ones
+    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))

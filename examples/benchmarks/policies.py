@@ -15,11 +15,12 @@ from statistics import mean
 
 import torch
 
-from curate.pipeline.evaluate import Row, auroc, evaluate, spread
+from curate.pipeline.evaluate import Row, evaluate, spread
 from curate.pipeline.job import prepare
 from curate.pipeline.score import choose
 from curate.recipe import load_recipe
 from curate.runtime.progress import Phases
+from curate.selection.ranking import auroc
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "digits.yaml"
 HORIZONS = ("1", "4", "17", "34", "68", "full")

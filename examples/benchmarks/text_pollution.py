@@ -32,9 +32,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from curate.output.tables import evaluation_table
-from curate.pipeline.evaluate import auroc
 from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
+from curate.selection.ranking import auroc
 
 VOCABULARY, LENGTH = 1024, 64
 COUNTS = {"train": 640, "validation": 96, "test": 256}

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from curate import LookAheadLoader
 from curate.errors import ModelError, OptimizerError, OptionError, UserError
-from curate.integrations.future import future_learning_rates
+from curate.integrations.training import future_learning_rates
 from tests.integrations.loop import cosine, data, loader, losses, net, target, train
 from tests.integrations.prophecy import foretell
 

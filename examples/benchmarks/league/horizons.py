@@ -26,12 +26,12 @@ import torch
 from fields import Setting
 from league import Array, command, curve, interval, stopped
 
-from curate.pipeline.evaluate import auroc
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.score import cut, selector_for
 from curate.recipe import check_recipe
 from curate.selection.policies import Budget, shrink
+from curate.selection.ranking import auroc
 
 HORIZONS = (1, 2, 4, 8, 16, "epoch", "full")
 RATES = (1 / 3, 1, 3)

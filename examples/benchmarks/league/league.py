@@ -33,13 +33,13 @@ import torch
 from fields import SETTINGS, Setting
 
 from curate.influence import row_metrics
-from curate.pipeline.evaluate import auroc
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.score import cut
 from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
 from curate.recipe.schema import ON_TEXT
 from curate.selection.policies import Budget, shapley_values
+from curate.selection.ranking import auroc
 from curate.trajectory import Task, forward_step, replay
 
 Array = np.ndarray[Any, Any]
