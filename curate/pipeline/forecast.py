@@ -11,7 +11,8 @@ import torch
 
 from curate.influence import Differences, Near, target_gradients, target_graph
 from curate.influence.cost import Run, _on_disk, passes, work
-from curate.pipeline.job import Job, choose_device, prepare
+from curate.pipeline.build import choose_device
+from curate.pipeline.job import Job, prepare
 from curate.pipeline.remarks import horizon_remark, remarks
 from curate.pipeline.score import selector_for
 from curate.pipeline.worth import trainings

@@ -12,9 +12,10 @@ from curate.influence import expected_error
 from curate.output.composition import composition
 from curate.output.directory import Selection, provenance, write_selection
 from curate.output.page import leave_report
+from curate.pipeline.build import choose_device
 from curate.pipeline.evaluate import evaluate
 from curate.pipeline.forecast import announce
-from curate.pipeline.job import Job, choose_device, prepare
+from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.score import Chosen, choose, cut, nothing_kept
 from curate.pipeline.worth import Judge, Worth, trainings

@@ -22,7 +22,8 @@ from curate.influence import (
 from curate.output.directory import made_with
 from curate.output.verification import plot_verification
 from curate.pipeline.agreement import Agreement, agree
-from curate.pipeline.job import Job, choose_device, prepare
+from curate.pipeline.build import choose_device
+from curate.pipeline.job import Job, prepare
 from curate.pipeline.score import selector_for
 from curate.pipeline.select import _refuse_other_data
 from curate.recipe import Recipe, fingerprint

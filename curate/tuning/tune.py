@@ -17,7 +17,8 @@ import polars as pl
 from curate.errors import NonFiniteError, NothingKeptError, OutputError, RunError
 from curate.output.directory import made_with
 from curate.output.tuning import plot_tuning, why
-from curate.pipeline.job import Job, choose_device, prepare
+from curate.pipeline.build import choose_device
+from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import SMALL
 from curate.pipeline.score import Chosen
 from curate.pipeline.worth import trainings
