@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
-from curate import files, journal, output, progress, savepoints, unfinished
 from curate.cli.main import cli, run
+from curate.output import directory as output
 from curate.pipeline.job import prepare
 from curate.pipeline.score import choose
 from curate.recipe import load_recipe
+from curate.runtime import files, journal, progress, savepoints
+from curate.runtime import resume as unfinished
 
 
 def death(number: int) -> Callable[[], bool]:

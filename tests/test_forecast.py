@@ -11,12 +11,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from curate import estimate, savepoints, select, windows
 from curate.influence import window as influence_window
-from curate.influence.cost import HEADER, Run, passes, work
+from curate.influence.cost import HEADER, Run, measured, passes, work
+from curate.pipeline import forecast as estimate
 from curate.pipeline.forecast import disk, memory
+from curate.runtime import savepoints
 from curate.runtime.files import write_sealed
-from curate.selection.driver import Selector, measured
+from curate.selection import driver as select
+from curate.selection import judge as windows
+from curate.selection.driver import Selector
 from curate.selection.judge import Judge
 from curate.selection.policies import Budget, LookAhead, Policy, SmallLoss
 from curate.trajectory import Disk, recording, redone

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curate.cli.main import cli, run
-from curate.recipe.yaml import dump, parse
+from curate.recipe.load import dump, parse
 from tests.job import RECIPE, rows
 
 FEW = settings(

@@ -20,7 +20,7 @@ from curate.pipeline.forecast import forecast, time_steps
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
-from curate.recipe.yaml import parse
+from curate.recipe.load import parse
 from curate.trajectory import record
 from tests import words
 from tests.integrations.loop import loader, losses, net, target

@@ -21,7 +21,7 @@ from curate.models import quiet
 from curate.pipeline.forecast import plan_select
 from curate.pipeline.job import Job, prepare
 from curate.recipe import check_recipe
-from curate.recipe.yaml import parse
+from curate.recipe.load import parse
 from curate.rules import AdamW
 from curate.trajectory import Step, counting, gradient, graph_size, record, replay
 from tests import tiny, words

@@ -11,7 +11,7 @@ from curate.influence import Scoring, score_window
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
-from curate.recipe.yaml import parse
+from curate.recipe.load import parse
 from curate.trajectory import graph_size, record
 from tests import words
 from tests.job import curate

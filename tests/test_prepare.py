@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curate.pipeline.job import Job, prepare
 from curate.recipe import check_recipe
-from curate.recipe.yaml import parse
+from curate.recipe.load import parse
 from curate.rules import SGD, Adafactor, AdamW, Grouped, Muon
 from curate.trajectory import replay
 from tests.job import RECIPE
@@ -75,7 +75,7 @@ def test_mixed_optimizers_train_as_torchs_two_do(
 
 def test_the_scored_runs_model_is_built_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pretrained one takes its time to load; nothing is trained in place."""
-    from curate import prepare as module
+    from curate.pipeline import job as module
     from curate.pipeline.forecast import plan_select
     from curate.pipeline.select import run_select
 

@@ -20,9 +20,10 @@ import pytest
 import torch
 from filelock import FileLock
 
-from curate import files, jobs, progress, savepoints
 from curate.cli.main import cli, run
 from curate.cli.process import Terminated
+from curate.pipeline import select as jobs
+from curate.runtime import files, progress, savepoints
 from curate.runtime.files import digest_of
 from curate.runtime.resume import folder_of
 from tests.job import RECIPE, curate, rows
@@ -236,7 +237,8 @@ def test_a_damaged_journal_is_found_and_measured_again(
 def test_what_was_evaluated_is_not_evaluated_again(
     out: str, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from curate import evaluate, windows
+    from curate.pipeline import evaluate
+    from curate.selection import judge as windows
 
     shutil.copytree(folder_of(Path(f"left-{EVALUATING}")), folder_of(Path(out)))
     seeds, retrain = [], evaluate.retrain

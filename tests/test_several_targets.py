@@ -13,7 +13,7 @@ from curate.influence import Probing, Scoring, Target, score_window
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.score import selector_for
 from curate.recipe import check_recipe
-from curate.recipe.yaml import parse
+from curate.recipe.load import parse
 from curate.runtime.progress import Phases
 from curate.selection.policies import standardise
 from curate.trajectory import record

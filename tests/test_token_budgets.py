@@ -13,7 +13,7 @@ from datasets import load_from_disk
 from curate.pipeline.job import prepare
 from curate.pipeline.score import selector_for
 from curate.recipe import check_recipe
-from curate.recipe.yaml import parse
+from curate.recipe.load import parse
 from curate.selection.ledger import Scores
 from curate.selection.ranking import rank_correlation
 from tests import words

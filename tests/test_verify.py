@@ -15,7 +15,6 @@ from datasets import load_from_disk
 from torch.func import functional_call
 from torch.nn import functional as F
 
-import curate.pipeline.select
 import curate.pipeline.verify
 from curate.influence import Scoring, score_window, size_of
 from curate.pipeline.job import Job, prepare
@@ -369,7 +368,7 @@ def test_an_interrupt_while_writing_loses_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as during:
-        during.setattr(curate.pipeline.select, "plot_verification", interrupted)
+        during.setattr(curate.pipeline.verify, "plot_verification", interrupted)
         assert verify(*OPTIONS) == 130
     assert rows_done(monkeypatch) == 0
     assert len(pl.read_parquet("v/verify.parquet")) == 12
@@ -465,7 +464,7 @@ def test_a_directory_that_is_no_run_any_more_is_refused_before_any_work(
     spoil(Path("out"))
     before = sorted(here.rglob("*"))
     capsys.readouterr()
-    monkeypatch.setattr(curate.pipeline.select, "verify", worked)
+    monkeypatch.setattr(curate.pipeline.verify, "verify", worked)
     assert verify("out", "--examples", "4", "--quiet") == 2
     refused(capsys, message)
     assert sorted(here.rglob("*")) == before

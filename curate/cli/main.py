@@ -160,7 +160,7 @@ def verify(
     is_run = run_or_recipe.is_dir()
     checked = load_recipe(run_or_recipe / "recipe.yaml" if is_run else run_or_recipe, changes)
     silence_libraries()
-    from curate.output.verification import describe_verification
+    from curate.cli.summary import describe_verification
     from curate.pipeline.verify import Plan, run_verify
     from curate.runtime.progress import Phases
 
@@ -168,7 +168,7 @@ def verify(
         own = run_or_recipe.resolve()
         out = own.with_name(f"{own.name}.verify") if changes else run_or_recipe
     try:
-        found, summary = run_verify(
+        _, summary = run_verify(
             checked,
             out or Path("out") / f"{run_or_recipe.stem}.verify",
             Plan(examples, occurrences, mistaken is not None, seed),  # type: ignore[arg-type]
@@ -183,13 +183,7 @@ def verify(
     if as_json:
         click.echo(json.dumps(summary))
     elif not quiet:
-        click.echo(describe_verification(found))
-        if summary["reproduced"] is False:
-            click.echo(
-                "note: scoring again gave other influences than scores.parquet has; code, "
-                "versions or device have changed since"
-            )
-        click.echo(f"wrote {summary['out']}/verify.parquet, verify.png, verify.json")
+        click.echo(describe_verification(summary))
 
 
 @cli.command()
@@ -221,7 +215,7 @@ def tune(
 
     checked = load_recipe(recipe, overrides)
     silence_libraries()
-    from curate.output.tuning import describe_tuning
+    from curate.cli.summary import describe_tuning
     from curate.runtime.progress import Phases
     from curate.tuning.tune import tune as run_tune
 
@@ -239,7 +233,7 @@ def tune(
     if as_json:
         click.echo((out / "tune.json").read_text(encoding="utf-8"), nl=False)
     elif not quiet:
-        click.echo(describe_tuning(tuned, out))
+        click.echo(describe_tuning(tuned.summary(), tuned.table, out))
 
 
 def warn(line: str) -> None:
@@ -247,20 +241,7 @@ def warn(line: str) -> None:
     click.echo(f"curate: {line}", err=True)
 
 
-for finished in (report, inspect):
-    cli.add_command(finished)
-
-
-def main() -> None:
-    """The entry point: run a command and turn errors into one line and an exit code."""
-    for stream in (sys.stdout, sys.stderr):  # ± and the like, where it can only be ASCII
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    together = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
-    sys.exit(run_together(cli) if together else run_alone(cli))
-
-
-@click.command()
+@cli.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 def report(directory: Path) -> None:
     """Write report.html again from what a directory of curate select holds."""
@@ -270,7 +251,7 @@ def report(directory: Path) -> None:
     click.echo(f"wrote {write_report(directory)}")
 
 
-@click.command()
+@cli.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--row", type=int, metavar="N", help="One row, with everything known about it.")
 @click.option("--dropped", type=click.IntRange(1), metavar="N", help="The N worst dropped rows.")
@@ -285,3 +266,12 @@ def inspect(
 
     found = inspect_run(directory, row=row, dropped=dropped, kept=kept, label=label)
     click.echo("\n".join(found))
+
+
+def main() -> None:
+    """The entry point: run a command and turn errors into one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # ± and the like, where it can only be ASCII
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    together = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+    sys.exit(run_together(cli) if together else run_alone(cli))

@@ -1,11 +1,21 @@
 """The closing lines of a command, from its summary."""
 
+from pathlib import Path
 from typing import Any
 
-from curate.output.tables import columns, evaluation_table, worth_cells
+import polars as pl
+
 from curate.output.verdict import protocol_line, repeats_line, verdict, worth_line
+from curate.output.words import (
+    columns,
+    evaluation_table,
+    horizon_name,
+    mean_and_spread,
+    worth_cells,
+)
 from curate.runtime.units import duration
 
+SIGNS = {"dropped": "x ", "untried": ". ", "failed": "- "}
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
@@ -95,3 +105,102 @@ def _sizes(parts: dict[str, int]) -> str:
 def _size(count: float) -> str:
     unit, name = next(u for u in UNITS if count >= u[0] or u[0] == 2**10)
     return f"{count / unit:,.1f} {name}"
+
+
+def describe_verification(summary: dict[str, Any]) -> str:
+    """What `curate verify` says when it is done."""
+    found, mistaken = summary["agreement"], summary["mistaken"]
+    rows = [("this run", found), ("SGD (mistaken)", mistaken)]
+    head = ["scored as", "Spearman [95 %]", "Pearson [95 %]", "slope", "median relative error"]
+    cells = [head, *(_agreement_cells(name, row) for name, row in rows if row is not None)]
+    lines = [*columns(cells), ""]
+    if diverged := summary["examples"] - found["examples"]:
+        lines.append(f"{diverged} removals made the training diverge; they are left aside here")
+    expected = summary["expected_error"]
+    expected = "not asked for (selection.probing is 0)" if expected is None else f"{expected:.2g}"
+    lines.append(
+        f"error of a score, mean over {found['examples']} rows: {_known(found['error'], '.2g')}; "
+        f"expected by the run: {expected}; actual changes: {_known(found['signal'], '.2g')}"
+    )
+    if mistaken is not None:
+        one, other = (own["spearman"]["value"] for own in (found, mistaken))
+        if one is not None and other is not None:
+            lines.append(
+                f"taking the optimizer for SGD costs {one - other:.3f} of Spearman's correlation, "
+                "and the sizes with it"
+            )
+    lines.append(f"verdict: {summary['verdict']}")
+    if summary["reproduced"] is False:
+        lines.append(
+            "note: scoring again gave other influences than scores.parquet has; code, versions or "
+            "device have changed since"
+        )
+    lines.append(f"wrote {summary['out']}/verify.parquet, verify.png, verify.json")
+    return "\n".join(lines)
+
+
+def _agreement_cells(name: str, row: dict[str, Any]) -> list[str]:
+    intervals = (
+        f"{_known(own['value'], '.3f')} [{_known(own['low'], '.3f')}, {_known(own['high'], '.3f')}]"
+        for own in (row["spearman"], row["pearson"])
+    )
+    return [name, *intervals, _known(row["slope"], ".2f"), _known(row["relative_error"], ".1%")]
+
+
+def _known(value: float | None, form: str) -> str:
+    return "nan" if value is None else format(value, form)
+
+
+def describe_tuning(summary: dict[str, Any], table: pl.DataFrame, out: Path) -> str:
+    """What `curate tune` says when it is done, from `Tuned.summary` and its table."""
+    metric, steps, everything = summary["metric"], summary["steps"], summary["everything"]
+    pairs = table.filter(pl.col("horizon").is_not_null())
+    cells = [["K \\ lr", *(f"{rate} " for rate in everything)]]
+    for k in summary["horizons"]:
+        row = pairs.filter(pl.col("horizon") == k).sort("learning_rate").to_dicts()
+        cells.append([horizon_name(k, steps), *map(_outcome_cell, row)])
+    shown = (SIGNS["failed"] if v is None else f"{v:.3f} " for v in everything.values())
+    cells.append(["all rows", *shown])
+    lines = [
+        *columns(cells),
+        f"{metric} on the part of the validation set that no score saw; * best, . not tried, "
+        "x not to be trusted",
+        "",
+        summary["why"],
+    ]
+    if summary["test"] is not None:
+        each = {
+            name: mean_and_spread([run[metric] for run in runs])
+            for name, runs in summary["test"].items()
+        }
+        lines.append(
+            f"test {metric}, retrained: {each['kept']} on what it keeps, "
+            f"{each.get('everything', 'diverged')} on everything at the same learning rate"
+        )
+    spent = (
+        f"spent {summary['passes'] / summary['grid_passes']:.0%} of what runs of all {len(pairs)} "
+        "pairs would cost"
+    )
+    if (worth := summary["worth"]) is None:
+        lines.append("what choosing is worth was not measured: a training for it diverges")
+    else:
+        best = f"{summary['suits_everything']:g}"
+        lines += [
+            "",
+            *columns(worth_cells(worth)),
+            f"{worth_line(worth)}, everything at its best learning rate, {best}; judged by "
+            f"{worth['judging']:,} rows that no score saw, but by which the pair was chosen, so a "
+            "little in its favour",
+        ]
+        if worth["answer"] != "pays":
+            lines.append(f"so train on everything, at learning rate {best}")
+        spent += f", and {worth['steps'] / steps:.1f} trainings on what it is worth"
+    lines.append(spent)
+    lines.append(f"wrote {out}/recipe.yaml (for curate select), tune.parquet, tune.png, tune.json")
+    return "\n".join(lines)
+
+
+def _outcome_cell(line: dict[str, Any]) -> str:
+    if line["value"] is None:
+        return SIGNS[line["outcome"]]
+    return f"{line['value']:.3f}{'*' if line['outcome'] == 'best' else ' '}"

@@ -6,8 +6,7 @@ from curate.influence.error_proxy import ErrorProxy, WindowError, expected_error
 from curate.influence.jump import Following, exact_jump
 from curate.influence.kinks import Near
 from curate.influence.probes import Probe, Probing, as_probes, follow, size_of
-from curate.influence.removal import REMOVALS, influence, leave_out, reweighting
-from curate.influence.scoring import Scoring
+from curate.influence.removal import REMOVALS, Scoring, influence, leave_out, reweighting
 from curate.influence.slopes import Slopes
 from curate.influence.targets import (
     Target,

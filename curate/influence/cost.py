@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from curate.influence import probing_passes
-from curate.selection.driver import measured
 from curate.trajectory import redone
+
+LOOKS = 64
+"""Windows of a run, about, at whose end the targets' losses are measured again."""
+
 
 BACK, CENTRAL = 1.3, 2.6
 """Passes of the way back through a step, per target; where all differences are central. One more
@@ -171,3 +174,12 @@ def _on_disk(run: Run, length: int) -> int:
 def _committed(run: Run) -> list[range]:
     """The steps trained on what was kept: none after the last window, nor after one kept whole."""
     return [window for window in run.windows[:-1] if any(run.kept[k] < 1 for k in window)]
+
+
+def measured(total: int, horizon: int) -> range:
+    """First steps of the windows of a run whose prediction is compared with what came of it.
+
+    Not the last, which nothing is trained after; every so many where there are more than `LOOKS`.
+    """
+    every = -(-(total // horizon) // LOOKS) or 1
+    return range(0, total - horizon, every * horizon)

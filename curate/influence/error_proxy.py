@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from curate.influence.probes import Probe, Probing, as_probes, size_of
 from curate.influence.window import WindowScores
-from curate.selection.policies import Array
 from curate.trajectory import Step
 
 BORROWED = 4
@@ -150,7 +150,7 @@ class ErrorProxy:
             for window, error, jump, propagation in zip(self._windows, *terms, strict=True)
         ]
 
-    def rows(self, count: int) -> Array:
+    def rows(self, count: int) -> NDArray[Any]:
         """Expected absolute error of every candidate's mean influence, shape (count,).
 
         NaN for one that was never offered.
@@ -244,8 +244,8 @@ def probing_passes(
 @dataclass(frozen=True)
 class _Window:
     first_step: int
-    rows: Array
-    sizes: Array
+    rows: NDArray[Any]
+    sizes: NDArray[Any]
     steps: int
     signal: float
     derivative: float

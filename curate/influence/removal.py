@@ -1,9 +1,10 @@
 """From derivatives to influences: what leaving examples out of their batch does."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from curate.rules import Rule
 from curate.trajectory import Step
 
 REMOVALS = ("renormalised", "fixed")
@@ -85,3 +86,23 @@ def reweighting(derivatives: Tensor, sizes: Tensor, before: Tensor, after: Tenso
         return (w * d).sum(dim=1) / total.where(total != 0, 1.0)
 
     return mean(after) - mean(before)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How candidates are scored.
+
+    removal: what leaving an example out does to its batch's mean, see `influence`.
+    jump_bytes: None for influences linear in the removal; otherwise they are those of
+        `exact_jump`, which takes this much memory for its gradients.
+    mistaken_rule: score as if this had been the optimizer, to see what the mistake costs;
+        the recorded run stays what it was.
+    """
+
+    removal: str = "renormalised"
+    jump_bytes: int | None = None
+    mistaken_rule: Rule | None = None
+
+    def __post_init__(self) -> None:
+        if self.removal not in REMOVALS:
+            raise ValueError(f"removal must be one of {REMOVALS} but got {self.removal!r}")

@@ -13,16 +13,17 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from curate.influence.kinks import Near
 from curate.influence.tangents import Watcher
 from curate.models import FlatModel
 from curate.runtime.ranks import everywhere
-from curate.selection.policies import Array
 from curate.trajectory import Gradient, Step, Task, forward, gradient, terms
 
 EVERY = 32
@@ -190,7 +191,7 @@ def _by_parameter(members: Mapping[str, Tensor], parts: Sequence[Mapping[str, Te
 
 
 def _astray(
-    watchers: Sequence["Watcher"], names: Sequence[str], expected: Array,
+    watchers: Sequence["Watcher"], names: Sequence[str], expected: NDArray[Any],
     room: tuple[float, float],
 ) -> dict[str, str]:  # fmt: skip
     """Parameters whose slopes do not add up to what they have to, and why as far as is known.

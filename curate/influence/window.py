@@ -12,8 +12,7 @@ from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
 from curate.influence.differences import Differences
 from curate.influence.jump import Following, exact_jump
 from curate.influence.probes import Draw, Probe, Probing, follow_removal
-from curate.influence.removal import influence
-from curate.influence.scoring import Scoring
+from curate.influence.removal import Scoring, influence
 from curate.influence.targets import Target, over_targets, target_gradients
 from curate.rules import Adjoint, Rule, State
 from curate.trajectory import Recording, Task, ignore_step

@@ -12,8 +12,7 @@ from markupsafe import Markup
 
 from curate.output.facts import asked, came_out, trust, worth
 from curate.output.saved_run import Run
-from curate.output.tables import evaluation_cells
-from curate.output.words import one_line, visible
+from curate.output.words import evaluation_cells, one_line, visible
 from curate.recipe import write_recipe
 from curate.runtime.files import write_whole_text
 

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from datasets import Dataset, DatasetDict
 
+from curate.errors import UserError
 from curate.recipe import Recipe, fingerprint, write_recipe
 from curate.runtime.resume import MARK
 
@@ -76,3 +77,26 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def refuse_other_data(run: Path, sources: dict[str, Any]) -> None:
+    """Raise UserError if a run's data is no longer what it was scored on."""
+    try:
+        recorded = dict(json.loads((run / MARK).read_text(encoding="utf-8"))["sources"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run}: its {MARK} cannot be read, so it is no run of curate.") from error
+    for name, found in sources.items():
+        if recorded.get(name) != found:
+            raise UserError(
+                f"{run}: {name} has changed since it was scored; select again, or verify the "
+                "recipe instead of the run."
+            )
+
+
+def saved_influences(run: Path) -> pl.DataFrame:
+    """The scores that a run saved, read before anything is computed for them."""
+    path = run / "scores.parquet"
+    try:
+        return pl.read_parquet(path, columns=["row", "influence"])
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}.") from error

@@ -126,7 +126,7 @@ def worth(run: Run) -> Facts:
         if own.cost is not None:
             facts.append(("cost", f"{own.cost:.1f} plain trainings, scoring and judging together"))
     if own.repeats is not None:
-        facts.append(("scores", f"{repeats_line(own.repeats.row())}."))
+        facts.append(("scores", f"{repeats_line(own.repeats.model_dump())}."))
     return facts
 
 

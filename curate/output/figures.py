@@ -8,14 +8,16 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from curate.output.record import Retrained
-from curate.output.saved_run import Run
-from curate.output.verdict import ADDS_UP, FAILS
-from curate.output.words import count, fit, plain, visible
+from curate.output.saved_run import Retrained, Run
+from curate.output.verdict import ADDS_UP, FAILS, share_in_words
+from curate.output.words import count, fit, horizon_name, plain, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -253,3 +255,111 @@ def _over_steps(
 
 def _span(values: pl.Series) -> str:
     return f"from {plain(min(values))} to {plain(max(values))}"
+
+
+def plot_tuning(summary: dict[str, Any], table: pl.DataFrame, path: Path) -> None:
+    """A heat map over horizon and learning rate, the best pair starred.
+
+    Hatched, behind a line: pairs that the pilots found not to be trusted. In grey: what the
+    influences of a pair that was not tried are expected to be off by. Arguments: see
+    `Tuned.summary` and its table.
+    """
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.patches import Rectangle
+
+    pairs = table.filter(pl.col("horizon").is_not_null()).sort("horizon", "learning_rate")
+    horizons, rates = pairs["horizon"].unique().sort(), pairs["learning_rate"].unique().sort()
+    shape = (len(horizons), len(rates))
+    lower_is_better = summary["metric"] == "loss"
+    values = pairs["value"].cast(float).fill_null(np.nan).to_numpy().reshape(shape)
+    trusted = (pairs["outcome"] != "dropped").to_numpy().reshape(shape)
+    lines = dict(zip(np.ndindex(shape), pairs.to_dicts(), strict=True))
+    figure = Canvas(figsize=(2.2 + 1.05 * shape[1], 1.7 + 0.62 * shape[0]), layout="constrained")
+    axes = figure.subplots()
+    found = values[np.isfinite(values)]
+    image = axes.imshow(
+        values,
+        cmap="viridis_r" if lower_is_better else "viridis",
+        norm=LogNorm() if lower_is_better and found.min() > 0 else None,
+        aspect="auto",
+        origin="lower",
+    )
+    for (i, j), line in lines.items():
+        if not trusted[i, j]:
+            corner = (j - 0.5, i - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, fc="0.93", ec="0.6", hatch="///", lw=0))
+        elif np.isfinite(values[i, j]):
+            shade = float(np.ravel(image.norm(values[i, j]))[0])
+            dark = shade > 0.5 if lower_is_better else shade < 0.5
+            text = f"{values[i, j]:.3g}" + (" ★" if line["outcome"] == "best" else "")
+            _write(axes, i, j, text, color="white" if dark else "black", weight="bold")
+        elif line["outcome"] == "failed":
+            _write(axes, i, j, "failed", color="0.3")
+        else:
+            _write(axes, i, j, f"±{share_in_words(line['error'], line['signal'])}", color="0.55")
+    _outline(axes, trusted)
+    axes.set_xticks(range(shape[1]), [f"{lr:g}" for lr in rates])
+    axes.set_yticks(range(shape[0]), [horizon_name(k, summary["steps"]) for k in horizons])
+    axes.set(
+        xlabel="learning rate", ylabel="horizon K (steps)",
+        title=f"{summary['metric']} after training on what each pair keeps",
+    )  # fmt: skip
+    figure.supxlabel(
+        "±: not run, expected error of its influences; hatched: not to be trusted", fontsize=8
+    )
+    figure.colorbar(image, ax=axes)
+    figure.savefig(path, dpi=130)
+
+
+def _write(axes: "Axes", i: int, j: int, text: str, **style: Any) -> None:
+    axes.text(j, i, text, ha="center", va="center", fontsize=9, **style)
+
+
+def _outline(axes: "Axes", trusted: Any) -> None:
+    """A line between what can be trusted and what cannot."""
+    rows, columns = trusted.shape
+    for i, j in np.ndindex(rows, columns):
+        if i + 1 < rows and trusted[i, j] != trusted[i + 1, j]:
+            axes.plot([j - 0.5, j + 0.5], [i + 0.5] * 2, color="crimson", lw=2)
+        if j + 1 < columns and trusted[i, j] != trusted[i, j + 1]:
+            axes.plot([j + 0.5] * 2, [i - 0.5, i + 0.5], color="crimson", lw=2)
+
+
+def plot_verification(
+    table: pl.DataFrame, spearman: float, mistaken: float | None, path: Path
+) -> None:
+    """Predicted against actual change of the target loss, a point per row left out.
+
+    Bars are the expected error; on the grey line predictions come true. spearman: of the run's
+    own scores; mistaken: of those of SGD, in column `influence_sgd`, if they are there.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    figure = Canvas(figsize=(5.2 if mistaken is None else 9.6, 4.8), layout="constrained")
+    axes = figure.subplots(1, 1 if mistaken is None else 2, squeeze=False)[0]
+    error = table["error"].to_numpy()
+    _scatter(axes[0], table, "influence", error, f"this run's scores: Spearman {spearman:.3f}")
+    if mistaken is not None:
+        title = f"scored as SGD: Spearman {mistaken:.3f}"
+        _scatter(axes[1], table, "influence_sgd", None, title)
+    figure.savefig(path, dpi=130)
+
+
+def _scatter(
+    axes: "Axes", table: pl.DataFrame, column: str, error: NDArray[Any] | None, title: str
+) -> None:
+    predicted, actual = (table[name].to_numpy() for name in (column, "actual"))
+    if error is not None:
+        ends = [min(predicted.min(), actual.min()), max(predicted.max(), actual.max())]
+        axes.plot(ends, ends, color="0.6", lw=1, zorder=0)
+        if np.isfinite(error).all():
+            axes.errorbar(predicted, actual, xerr=error, fmt="none", ecolor="0.7", lw=1, zorder=1)
+    axes.scatter(predicted, actual, s=18, zorder=2)
+    axes.axhline(0, color="0.85", lw=0.8, zorder=0)
+    axes.axvline(0, color="0.85", lw=0.8, zorder=0)
+    axes.set(
+        title=title,
+        xlabel="predicted change of the target loss",
+        ylabel="actual change",
+    )

@@ -10,15 +10,17 @@ from curate.errors import OptionError
 from curate.output.facts import Facts, asked, came_out, trust, why, worth
 from curate.output.rows import Shown
 from curate.output.saved_run import Run, lines_of, read_run
-from curate.output.tables import columns, evaluation_table, worth_cells
 from curate.output.words import (
     Unit,
     cells,
+    columns,
     count,
+    evaluation_table,
     fit,
     one_line,
     signed,
     visible,
+    worth_cells,
     wrap,
 )
 

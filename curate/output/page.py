@@ -18,8 +18,15 @@ from curate.output.facts import asked, came_out, trust, why, worth
 from curate.output.figures import figures
 from curate.output.rows import Shown
 from curate.output.saved_run import Run, lines_of, listed, read_run, store_dropped
-from curate.output.tables import worth_cells
-from curate.output.words import Unit, mean_and_spread, one_line, shorten, signed, visible
+from curate.output.words import (
+    Unit,
+    mean_and_spread,
+    one_line,
+    shorten,
+    signed,
+    visible,
+    worth_cells,
+)
 from curate.runtime.files import write_whole_text
 
 REPORT = "report.html"

@@ -4,6 +4,7 @@ Two statements, and neither stands for the other: influences may be right and ch
 do harm (DESIGN 3.11).
 """
 
+from math import isfinite
 from typing import Any
 
 FIRM, LOOSE = 0.3, 0.6
@@ -12,6 +13,8 @@ FEW = 5
 """Removals followed below which their error says little."""
 RELIABLE = 0.5
 """Reliability of scores on the whole target below which they are mostly chance."""
+FEWEST = 10
+"""Examples left out below which an interval is too uncertain itself for a verdict."""
 ADDS_UP, FAILS = 0.7, 0.3
 """Realised over predicted change of a window, from which influences add up, or below do not."""
 
@@ -93,3 +96,34 @@ def share_in_words(error: float, signal: float) -> str:
     """The expected error in percent of the size of an influence."""
     share = error / signal if signal else float("inf")
     return "under 1 %" if share < 0.01 else f"{100 * share:.0f} %"
+
+
+def agreement_verdict(examples: int, certain: float, slope: float) -> str:
+    """What scores are good for that were compared with leaving out so many examples.
+
+    certain: the lower end of the interval of Spearman's correlation. slope: of actual over
+    predicted changes.
+    """
+    if examples < FEWEST:
+        return f"no verdict: {examples} examples are too few; leave out {FEWEST} or more."
+    if not isfinite(certain):
+        return "no verdict: the changes do not differ from one another."
+    if certain >= 0.9 and 0.8 <= slope <= 1.25:
+        return "trustworthy: order and size of the influences are right."
+    if certain >= 0.8 and slope > 0:
+        return (
+            "the order can be trusted; sizes are "
+            f"{'too large' if slope < 1 else 'too small'} (slope {slope:.2f})."
+            if not 0.8 <= slope <= 1.25
+            else "good: sizes are right and the order nearly so."
+        )
+    if certain >= 0.5:
+        return (
+            "a rough order: enough to drop the worst part, not to read single rows. A shorter "
+            "horizon, a lower learning rate or selection.jump=exact makes it better."
+        )
+    return (
+        "do not act on these scores. Shorten selection.horizon, lower the learning rate or "
+        "use selection.jump=exact, and verify again; or leave out more examples, if the "
+        "interval is wide."
+    )

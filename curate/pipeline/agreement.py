@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from curate.output.verdict import agreement_verdict
 from curate.selection.ranking import correlation, rank_correlation
 
 Array = np.ndarray[Any, Any]
 RESAMPLES = 1000
-FEWEST = 10
-"""Examples below which an interval is too uncertain itself for a verdict."""
 
 
 @dataclass(frozen=True)
@@ -49,30 +48,7 @@ class Agreement:
 
     def verdict(self) -> str:
         """What the scores are good for, in words."""
-        certain = self.spearman.low
-        if self.examples < FEWEST:
-            return f"no verdict: {self.examples} examples are too few; leave out {FEWEST} or more."
-        if not np.isfinite(certain):
-            return "no verdict: the changes do not differ from one another."
-        if certain >= 0.9 and 0.8 <= self.slope <= 1.25:
-            return "trustworthy: order and size of the influences are right."
-        if certain >= 0.8 and self.slope > 0:
-            return (
-                "the order can be trusted; sizes are "
-                f"{'too large' if self.slope < 1 else 'too small'} (slope {self.slope:.2f})."
-                if not 0.8 <= self.slope <= 1.25
-                else "good: sizes are right and the order nearly so."
-            )
-        if certain >= 0.5:
-            return (
-                "a rough order: enough to drop the worst part, not to read single rows. A shorter "
-                "horizon, a lower learning rate or selection.jump=exact makes it better."
-            )
-        return (
-            "do not act on these scores. Shorten selection.horizon, lower the learning rate or "
-            "use selection.jump=exact, and verify again; or leave out more examples, if the "
-            "interval is wide."
-        )
+        return agreement_verdict(self.examples, self.spearman.low, self.slope)
 
 
 def agree(predicted: Array, actual: Array, seed: int = 0) -> Agreement:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from curate import models, rules
 from curate.errors import RecipeError
 from curate.models import FlatModel, Objective
+from curate.output.directory import made_with
 from curate.pipeline.build import (
     assign_groups,
     base_learning_rates,
@@ -20,9 +21,11 @@ from curate.pipeline.build import (
     shuffled_batches,
 )
 from curate.pipeline.candidates import Candidates, read_candidates
-from curate.recipe import Recipe, fingerprint
+from curate.recipe import Recipe, fingerprint, resolved
 from curate.rules import Rule, State, initial_state
+from curate.runtime.files import digest_of
 from curate.runtime.ranks import ALONE, Ranks, require_same
+from curate.runtime.resume import LOSSES
 from curate.runtime.units import memory_bytes
 from curate.trajectory import HEADER, Disk, Step, Task, chunk_losses, seeded_rng, shard_bytes
 from curate.trajectory.step import step_flops
@@ -90,6 +93,25 @@ class Job:
         with torch.no_grad():
             parts = [chunk_losses(task, state.theta, first, chunk) for chunk in first.chunks()]
         return torch.cat([part.losses for part in parts]).cpu()
+
+    def made_of(self, threads: int) -> dict[str, Any]:
+        """All that decides what a run comes to, to the last bit, in plain values.
+
+        The losses of the first step stand for what no fingerprint reaches: the code of a model,
+        its frozen weights, the kernels of a machine.
+        """
+        device = str(self.device)
+        if self.device.type == "cuda":
+            device += f" ({torch.cuda.get_device_name(self.device)})"
+        return {
+            "recipe": resolved(self.recipe),
+            "data": self.data.sources,
+            "device": device,
+            "threads": threads,
+            "processes": self.ranks.size,
+            "versions": made_with()["versions"],
+            LOSSES: digest_of(self.first_losses().tolist()),
+        }
 
     def total_steps(self) -> int:
         """T, the optimizer steps of the scored run."""

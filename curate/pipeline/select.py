@@ -1,6 +1,5 @@
 """The commands, from a checked recipe to what they leave and a summary of it."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Any
 from curate.errors import UserError
 from curate.influence import expected_error
 from curate.output.composition import composition
-from curate.output.directory import Selection, provenance, write_selection
+from curate.output.directory import Selection, provenance, refuse_other_data, write_selection
 from curate.output.page import leave_report
 from curate.pipeline.build import choose_device
 from curate.pipeline.evaluate import evaluate
@@ -19,10 +18,10 @@ from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.score import Chosen, choose, cut, nothing_kept
 from curate.pipeline.worth import Judge, Worth, trainings
-from curate.recipe import Recipe
+from curate.recipe import Recipe, fingerprint
 from curate.runtime.progress import Phases
 from curate.runtime.ranks import ALONE, Ranks, everywhere
-from curate.runtime.resume import MARK, Unfinished
+from curate.runtime.resume import Unfinished
 from curate.runtime.threads import suitable_threads
 from curate.runtime.trackers import Tracker, careful
 from curate.runtime.trackers.base import tell
@@ -58,7 +57,9 @@ def run_select(
         RunError: the run failed on the way; nothing was written. What it had come to is kept for
             `resume`, unless it would fail again; likewise if it is interrupted.
     """
-    with Unfinished(out, recipe, resume=resume, overwrite=overwrite, ranks=ranks) as unfinished:
+    with Unfinished(
+        out, fingerprint(recipe), resume=resume, overwrite=overwrite, ranks=ranks
+    ) as unfinished:
         return _select(recipe, device, unfinished, phases or Phases(), say, careful(trackers))
 
 
@@ -70,10 +71,10 @@ def _select(
     with phases.phase("read"):
         job = prepare(recipe, choose_device(device, ranks), unfinished.folder, ranks)
     if unfinished.finished is not None:
-        _refuse_other_data(out, job.data.sources)
+        refuse_other_data(out, job.data.sources)
         return unfinished.finished | {"out": str(out)}
     with suitable_threads(job.step_flops()) as threads:
-        going_on = unfinished.begin(job, threads)
+        going_on = unfinished.begin(job.made_of(threads))
         if say is not None and going_on:
             say(f"going on with {unfinished.left()}")
         elif say is not None:
@@ -164,20 +165,6 @@ def _weigh(job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished) -> 
             plain.measured,
         )  # fmt: skip
         return judge.weigh(plain.unlike())
-
-
-def _refuse_other_data(run: Path, sources: dict[str, Any]) -> None:
-    """Raise UserError if a run's data is no longer what it was scored on."""
-    try:
-        recorded = dict(json.loads((run / MARK).read_text(encoding="utf-8"))["sources"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run}: its {MARK} cannot be read, so it is no run of curate.") from error
-    for name, found in sources.items():
-        if recorded.get(name) != found:
-            raise UserError(
-                f"{run}: {name} has changed since it was scored; select again, or verify the "
-                "recipe instead of the run."
-            )
 
 
 class TrackedWindows:

@@ -19,13 +19,12 @@ from curate.influence import (
     size_of,
     target_losses,
 )
-from curate.output.directory import made_with
-from curate.output.verification import plot_verification
+from curate.output.directory import made_with, refuse_other_data, saved_influences
+from curate.output.figures import plot_verification
 from curate.pipeline.agreement import Agreement, agree
 from curate.pipeline.build import choose_device
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.score import selector_for
-from curate.pipeline.select import _refuse_other_data
 from curate.recipe import Recipe, fingerprint
 from curate.rules import State, as_sgd
 from curate.runtime.files import write_whole, write_whole_text
@@ -265,7 +264,7 @@ def reproduces(table: pl.DataFrame, scores: Scores) -> bool:
 
 
 def run_verify(
-    recipe: Recipe, out: Path, plan: Plan = Plan(), *, run: Path | None = None,  # noqa: B008
+    recipe: Recipe, out: Path, plan: Plan = Plan(), *, run: Path | None = None,
     device: str = "auto", phases: Phases | None = None, say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Verified, dict[str, Any]]:  # fmt: skip
     """Leave examples out of a recipe's run and see what its influences were worth, see `verify`.
@@ -293,8 +292,8 @@ def run_verify(
         job = prepare(recipe, choose_device(device), existing_parent(out))
     saved = None
     if run is not None:
-        _refuse_other_data(run, job.data.sources)
-        saved = _saved_scores(run)
+        refuse_other_data(run, job.data.sources)
+        saved = saved_influences(run)
     with suitable_threads(job.step_flops()):
         found = verify(job, plan, out, phases, say)
     summary = {
@@ -309,18 +308,13 @@ def run_verify(
         "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
         "out": str(out),
     }
+    spearman = found.agreement.spearman.value
+    mistaken = None if found.mistaken is None else found.mistaken.spearman.value
     text = json.dumps(made_with() | {"recipe_fingerprint": fingerprint(recipe)} | summary, indent=2)
     write_whole(out / "verify.parquet", found.table.write_parquet)
-    write_whole(out / "verify.png", lambda part: plot_verification(found, part))
+    write_whole(
+        out / "verify.png", lambda part: plot_verification(found.table, spearman, mistaken, part)
+    )
     write_whole_text(out / "verify.json", text + "\n")
     (out / JOURNAL).unlink()
     return found, summary
-
-
-def _saved_scores(run: Path) -> pl.DataFrame:
-    """The scores that a run saved, read before anything is computed for them."""
-    path = run / "scores.parquet"
-    try:
-        return pl.read_parquet(path, columns=["row", "influence"])
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}.") from error

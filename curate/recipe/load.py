@@ -9,13 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from curate.errors import RecipeError
 from curate.recipe.optimizers import UNMODELLED
 from curate.recipe.schema import Recipe
 from curate.recipe.section import Section
-from curate.recipe.yaml import dump, parse
+
+TAG = "tag:yaml.org,2002:"
+SCALARS = (
+    ("null", r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"[-+]?[0-9]+$", list("-+0123456789")),
+    (
+        "float",
+        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
+        list("-+0123456789."),
+    ),
+)
+
 
 _GONE = {
     "selection.aggregate": "is gone: several targets are averaged, by selection.weights if "
@@ -146,3 +159,48 @@ def _message(error: Any) -> str:
 def _all_keys(section: type[BaseModel] = Section) -> set[str]:
     keys = set(section.model_fields)
     return keys.union(*(_all_keys(inner) for inner in section.__subclasses__()))
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the scalars of YAML 1.2's core schema."""
+
+    yaml_implicit_resolvers = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise RecipeError(f"line {key_node.start_mark.line + 1}: key {key!r} is no word.")
+            if key in seen:
+                raise RecipeError(
+                    f"line {key_node.start_mark.line + 1}: key {key} is given twice; keep one."
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse(text: str) -> Any:
+    """One YAML document as plain Python values.
+
+    Raises:
+        RecipeError: the text is not YAML, or a key comes twice.
+    """
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader: plain values only
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise RecipeError(f"{line}not valid YAML: {error.problem}.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(f"not valid YAML: {' '.join(str(error).split())}.") from error
+
+
+def dump(value: Any) -> str:
+    """YAML that `parse` reads back to the same value."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, quoting whatever our loader would not read as a string."""
+
+    yaml_implicit_resolvers = {}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,6 +31,16 @@ class State(NamedTuple):
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> "State":
         """The same state with other tensors, given in the order of `tensors()`."""
         return State(tensors[0], dict(zip(sorted(self.slots), tensors[1:], strict=True)), self.step)
+
+    def saved(self) -> dict[str, Any]:
+        """The state as plain containers of tensors."""
+        return {"theta": self.theta, "slots": dict(self.slots), "step": self.step}
+
+    @classmethod
+    def restored(cls, tree: Mapping[str, Any], device: torch.device) -> "State":
+        """What was `saved`, on a device."""
+        slots = {name: slot.to(device) for name, slot in tree["slots"].items()}
+        return cls(tree["theta"].to(device), slots, tree["step"])
 
     def nbytes(self) -> int:
         """Bytes that keeping this state costs."""

@@ -14,22 +14,16 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from curate.errors import NonFiniteError, OutputError, UnfinishedError, UserError
-from curate.pipeline.identity import identity
-from curate.pipeline.job import Job
-from curate.recipe import Recipe, fingerprint
 from curate.runtime.files import digest_of, write_whole_text
 from curate.runtime.journal import Journal
 from curate.runtime.ranks import ALONE, Ranks, agreed, everywhere
 from curate.runtime.savepoints import Savepoints
 
-LOSSES = "first losses"
-
-
-MARK = "provenance.json"
-
-
 FORMAT = 1
 LOCK, RUN, EVALUATION = "lock", "run.json", "evaluation.jsonl"
+MARK = "provenance.json"
+"""The file by which a directory is known as one that `curate select` wrote."""
+LOSSES = "first losses"
 
 
 def folder_of(out: Path) -> Path:
@@ -52,14 +46,14 @@ class Unfinished:
     def __init__(
         self,
         out: Path,
-        recipe: Recipe,
+        recipe: str,
         *,
         resume: bool = False,
         overwrite: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
-        """`overwrite`: drop what was left, unless `resume`, which goes on with it."""
-        self.out, self.ranks, self._recipe = out, ranks, fingerprint(recipe)
+        """`recipe`: its fingerprint. `overwrite`: drop what was left, unless `resume`, which goes on."""
+        self.out, self.ranks, self._recipe = out, ranks, recipe
         self.folder = folder_of(out)
         self.finished: dict[str, Any] | None = None
         self._resume, self._overwrite = resume, overwrite
@@ -103,13 +97,12 @@ class Unfinished:
             self._remove()
         self._lock.release()
 
-    def begin(self, job: Job, threads: int) -> bool:
+    def begin(self, made_of: dict[str, Any]) -> bool:
         """Enter what the run is made of, or compare; whether there is something to go on from.
 
         Raises:
             UnfinishedError: what was left is not of this run.
         """
-        made_of = identity(job, threads)
         going_on = self.ranks.rank == 0 and self._begin(made_of)
         going_on = bool(agreed(self.ranks, going_on))  # nobody reads before it is written
         self._run = _read(self.folder)["run"]

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from curate.errors import RunError
-from curate.rules import State
 from curate.runtime.files import DamagedError, Tree, read_sealed, write_sealed
 from curate.runtime.ranks import ALONE, Ranks, agreed, everywhere
 
@@ -101,14 +99,3 @@ class Savepoints:
 
     def _files(self) -> list[Path]:
         return [p for p in self._folder.glob("*.safetensors") if p.stem.isdecimal()]
-
-
-def pack_state(state: State) -> Tree:
-    """A training state as a tree."""
-    return {"theta": state.theta, "slots": dict(state.slots), "step": state.step}
-
-
-def unpack_state(tree: Tree, device: torch.device) -> State:
-    """The inverse of `pack_state`."""
-    slots = {name: slot.to(device) for name, slot in tree["slots"].items()}
-    return State(tree["theta"].to(device), slots, tree["step"])

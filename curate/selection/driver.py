@@ -7,17 +7,14 @@ import numpy as np
 import torch
 
 from curate.influence import Differences, ErrorProxy, over_targets, reweighting, target_losses
-from curate.influence.cost import Run
+from curate.influence.cost import Run, measured
 from curate.rules import State
 from curate.runtime.files import Tree
-from curate.runtime.savepoints import Savepoints, pack_state, unpack_state
+from curate.runtime.savepoints import Savepoints
 from curate.selection.judge import Judge, Judged, Rounds, keep_all
 from curate.selection.ledger import Ledger, Outcome, Scores
 from curate.selection.policies import Array, Budget, Evidence, Offer
 from curate.trajectory import Step, ignore_step, replay
-
-LOOKS = 64
-"""Windows of a run, about, at whose end the targets' losses are measured again."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +260,7 @@ class _SoFar:
         """All of it as a tree."""
         return {
             "first": self.first,
-            "state": pack_state(self.state),
+            "state": self.state.saved(),
             "ledger": self.ledger.saved(),
             "proxy": None if self.proxy is None else self.proxy.saved(),
             "differences": self.differences.saved(),
@@ -274,7 +271,7 @@ class _SoFar:
     def restore(self, saved: Tree, selector: Selector, steps: Sequence[Step]) -> None:
         """Go on from what was `saved`."""
         self.first = saved["first"]
-        self.state = unpack_state(saved["state"], self.state.theta.device)
+        self.state = State.restored(saved["state"], self.state.theta.device)
         self.ledger.restore(saved["ledger"])
         self.differences.restore(saved["differences"])
         self.outcomes = [Outcome(**values) for values in saved["outcomes"]]
@@ -283,12 +280,3 @@ class _SoFar:
         if saved["rounds"] is not None:
             window = steps[self.first : self.first + selector.horizon]
             self.rounds = selector.judge.restored(saved["rounds"], window)
-
-
-def measured(total: int, horizon: int) -> range:
-    """First steps of the windows of a run whose prediction is compared with what came of it.
-
-    Not the last, which nothing is trained after; every so many where there are more than `LOOKS`.
-    """
-    every = -(-(total // horizon) // LOOKS) or 1
-    return range(0, total - horizon, every * horizon)

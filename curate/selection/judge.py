@@ -18,7 +18,6 @@ from curate.influence import (
 )
 from curate.rules import Rule, State
 from curate.runtime.files import Tree
-from curate.runtime.savepoints import pack_state, unpack_state
 from curate.selection.policies import Array, Evidence, Offer, Policy
 from curate.trajectory import Disk, Step, Task, ignore_step, record
 
@@ -57,7 +56,7 @@ class Rounds:
         scores = self.first.scores
         return {
             "done": self.done,
-            "final": pack_state(self.first.final),
+            "final": self.first.final.saved(),
             "losses": torch.cat(self.first.losses),
             "probing": None if self.probing is None else asdict(self.probing),
             "values": np.concatenate(self.values),
@@ -178,7 +177,7 @@ class Judge:
         )
         values = np.split(tree["values"], np.cumsum(sizes)[:-1])
         losses = each(tree["losses"].to(device))
-        final = unpack_state(tree["final"], device)
+        final = State.restored(tree["final"], device)
         probing = tree["probing"] and Probing(**tree["probing"])
         return Rounds(tree["done"], Judged(steps, final, losses, scores, values), probing, values)
 

@@ -1,9 +1,7 @@
 """Ranks of values, equal ones sharing theirs."""
 
 import numpy as np
-import polars as pl
 
-from curate.selection.policies import Array
 from curate.selection.policies.base import Array
 
 
@@ -23,8 +21,7 @@ def correlation(one: Array, other: Array) -> float:
 
 def rank_correlation(one: Array, other: Array) -> float:
     """Spearman's: Pearson's of the ranks, equal values sharing theirs."""
-    ranks = [pl.Series(values).rank("average").to_numpy() for values in (one, other)]
-    return correlation(ranks[0], ranks[1])
+    return correlation(average_ranks(one), average_ranks(other))
 
 
 def auroc(scores: Array, positive: Array) -> float:

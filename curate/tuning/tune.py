@@ -16,7 +16,9 @@ import polars as pl
 
 from curate.errors import NonFiniteError, NothingKeptError, OutputError, RunError
 from curate.output.directory import made_with
-from curate.output.tuning import plot_tuning, why
+from curate.output.figures import plot_tuning
+from curate.output.verdict import share_in_words
+from curate.output.words import horizon_name
 from curate.pipeline.build import choose_device
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import SMALL
@@ -62,6 +64,25 @@ class Tuned:
     everything: dict[float, float | None]
     test: dict[str, list[dict[str, float]]] | None
     worth: dict[str, Any] | None
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values, for `tune.json`, the closing lines and the picture."""
+        return {
+            "horizon": self.recipe.selection.horizon,
+            "learning_rate": self.pair.learning_rate,
+            "metric": self.plan.tune.metric,
+            "value": self.value,
+            "why": why_best(self),
+            "steps": self.plan.steps,
+            "horizons": [*self.plan.horizons],
+            "everything": {f"{lr:g}": value for lr, value in self.everything.items()},
+            "suits_everything": self.suits_everything,
+            "test": self.test,
+            "worth": self.worth,
+            "passes": self.passes,
+            "grid_passes": self.plan.grid_passes(),
+            "study": self.study.study_name,
+        }
 
     @property
     def passes(self) -> float:
@@ -330,22 +351,10 @@ def tune(
         job = prepare(recipe, choose_device(device), existing_parent(out))
     with suitable_threads(job.step_flops()):
         tuned = tune_job(job, out, storage, phases, say, careful(trackers))
-    summary = made_with() | {
-        "horizon": tuned.recipe.selection.horizon,
-        "learning_rate": tuned.pair.learning_rate,
-        "metric": tuned.plan.tune.metric,
-        "value": tuned.value,
-        "why": why(tuned),
-        "everything": {f"{lr:g}": value for lr, value in tuned.everything.items()},
-        "test": tuned.test,
-        "worth": tuned.worth,
-        "passes": tuned.passes,
-        "grid_passes": tuned.plan.grid_passes(),
-        "study": tuned.study.study_name,
-    }
-    text = json.dumps(summary, indent=2) + "\n"
+    summary = tuned.summary()
+    text = json.dumps(made_with() | summary, indent=2) + "\n"
     write_whole(out / "tune.parquet", tuned.table.write_parquet)
-    write_whole(out / "tune.png", lambda part: plot_tuning(tuned, part))
+    write_whole(out / "tune.png", lambda part: plot_tuning(summary, tuned.table, part))
     write_whole_text(out / "tune.json", text)
     write_whole_text(out / "recipe.yaml", write_recipe(tuned.recipe))
     return tuned
@@ -358,3 +367,19 @@ def _refuse_foreign_recipe(out: Path) -> None:
             f"{out}: has a recipe.yaml that tune did not write and would replace; "
             "give another --out."
         )
+
+
+def why_best(tuned: Tuned) -> str:
+    """One sentence on why this pair."""
+    plan, outcomes = tuned.plan, tuned.table["outcome"].to_list()
+    best = tuned.table.filter(pl.col("outcome") == "best").to_dicts()[0]
+    runs = sum(outcome in ("best", "beaten", "failed") for outcome in outcomes)
+    text = (
+        f"best: horizon {horizon_name(tuned.pair.horizon, plan.steps)} with learning rate "
+        f"{tuned.pair.learning_rate:g}: {plan.tune.metric} {tuned.value:.4g}, the "
+        f"{'lowest' if plan.tune.metric == 'loss' else 'highest'} of {runs} runs; its influences "
+        f"are expected to be off by {share_in_words(best['error'], best['signal'])}"
+    )
+    if dropped := outcomes.count("dropped"):
+        text += f"; {dropped} of {len(plan.pairs)} pairs were not to be trusted"
+    return text

@@ -31,7 +31,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from curate.output.tables import evaluation_table
+from curate.output.words import evaluation_table
 from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
 from curate.selection.ranking import auroc

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from curate.errors import ModelError, RecipeError
 from curate.models import build_pretrained, describe_files, hf, load_config
 from curate.recipe import check_recipe
-from curate.recipe.yaml import parse
+from curate.recipe.load import parse
 from tests import words
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -18,10 +18,10 @@ from unittest.mock import patch
 from safetensors.torch import save_file
 from torch.distributed import FileStore
 
-from curate import jobs
 from curate.cli.main import cli, run
 from curate.errors import DataError
 from curate.influence import window
+from curate.pipeline import select as jobs
 from curate.runtime.ranks import Group
 from curate.trajectory import recording, snapshots
 from tests.ranks.cases import ADAMW, CASES

@@ -7,7 +7,7 @@ import pytest
 
 from curate.errors import RecipeError
 from curate.recipe import check_recipe, fingerprint, load_recipe, resolved, write_recipe
-from curate.recipe.yaml import dump, parse
+from curate.recipe.load import dump, parse
 
 BASE: dict[str, Any] = {
     "data": {

@@ -9,10 +9,10 @@ from jsonschema import Draft202012Validator
 
 from curate.errors import RecipeError
 from curate.recipe import check_recipe
+from curate.recipe.load import parse
 from curate.recipe.reference import described, page, schema, sections
 from curate.recipe.schema import Recipe
 from curate.recipe.section import Section
-from curate.recipe.yaml import parse
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 ALL = sorted([*RECIPES.glob("*.yaml"), *RECIPES.parent.glob("examples/**/*.yaml")])

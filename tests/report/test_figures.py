@@ -21,7 +21,7 @@ from curate.output.figures import (
     scores,
     trust_ratio,
 )
-from curate.output.record import Metric, Retrained
+from curate.output.saved_run import Metric, Retrained
 from tests.report.made import WINDOWS
 
 WINDOWS_TABLE = pl.DataFrame(WINDOWS)

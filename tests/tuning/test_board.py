@@ -15,8 +15,7 @@ from optuna.trial import TrialState
 from curate.errors import OptionError, OutputError
 from curate.recipe import Tune
 from curate.tuning.grid import Pair, Plan
-from curate.tuning.storage import STUDY
-from curate.tuning.study import Board, Unit, difference
+from curate.tuning.study import STUDY, Board, Unit, difference
 
 PLAN = Plan((1, 4), (1e-3, 1e-2), 8, 1.0, False, 4, Tune(), 8, 0, 1)
 UNITS = [Unit(1e-3), Unit(1e-2)]
@@ -35,8 +34,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A grace of two seconds, which the database counts whole."""
-    monkeypatch.setattr("curate.tuning.storage.HEARTBEAT", 1)
-    monkeypatch.setattr("curate.tuning.storage.GRACE", 2)
+    monkeypatch.setattr("curate.tuning.study.HEARTBEAT", 1)
+    monkeypatch.setattr("curate.tuning.study.GRACE", 2)
 
 
 def test_a_unit_is_claimed_once_and_its_result_is_there_for_all(
