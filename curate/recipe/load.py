@@ -204,3 +204,8 @@ class _Dumper(yaml.SafeDumper):
     """PyYAML's safe dumper, quoting whatever our loader would not read as a string."""
 
     yaml_implicit_resolvers = {}
+
+
+for _tag, _pattern, _first in SCALARS:
+    _Loader.add_implicit_resolver(TAG + _tag, re.compile(_pattern), _first)
+    _Dumper.add_implicit_resolver(TAG + _tag, re.compile(_pattern), _first)

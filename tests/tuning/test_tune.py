@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 
 import curate
 from curate.cli.main import cli, run
+from curate.cli.summary import describe_tuning
 from curate.errors import RunError
 from curate.influence import mean_metrics
-from curate.output.tuning import describe_tuning
 from curate.output.verdict import worth_line
 from curate.pipeline.evaluate import retrain
 from curate.pipeline.job import prepare
@@ -162,7 +162,7 @@ def test_it_ends_with_what_the_choice_is_worth_beside_everything_at_its_own_lear
         "everything", "random", "target alone", "everything and target"
     }  # fmt: skip
     assert json.loads((here / "out/tune.json").read_text())["worth"] == worth
-    said = describe_tuning(tuned, here / "out")
+    said = describe_tuning(tuned.summary(), tuned.table, here / "out")
     assert worth_line(worth) in said
     assert ("so train on everything" in said) == (worth["answer"] != "pays")
 
@@ -192,7 +192,7 @@ def test_a_grid_of_which_one_pair_is_run_ends_like_any_other(here: Path) -> None
 def test_nothing_is_tested_where_the_recipe_names_no_test_set(here: Path) -> None:
     tuned = curate.tune(recipe("data.test=null"), here / "out")
     assert tuned.test is None
-    assert "test loss" not in describe_tuning(tuned, here / "out")
+    assert "test loss" not in describe_tuning(tuned.summary(), tuned.table, here / "out")
 
 
 def test_the_study_opens_in_optuna_and_has_a_trial_per_pair_that_was_run_or_dropped(
@@ -247,7 +247,7 @@ def test_a_learning_rate_that_diverges_loses_and_the_others_go_on(here: Path) ->
     assert tuned.pair.learning_rate == 1e-2
     lost = tuned.table.filter(pl.col("learning_rate") > 1)
     assert set(lost["outcome"]) <= {"pilot", "dropped", "failed"}
-    assert describe_tuning(tuned, here / "out")
+    assert describe_tuning(tuned.summary(), tuned.table, here / "out")
 
 
 def test_a_pair_whose_scores_reach_no_threshold_loses_and_the_others_go_on(
@@ -275,7 +275,7 @@ def test_a_metric_that_is_better_when_higher(here: Path) -> None:
     tuned = curate.tune(recipe("tune.metric=accuracy"), here / "out")
     assert tuned.value == max(line["value"] for line in finished(tuned.table))
     assert tuned.study.best_value == tuned.value
-    assert "accuracy" in describe_tuning(tuned, here / "out")
+    assert "accuracy" in describe_tuning(tuned.summary(), tuned.table, here / "out")
 
 
 def test_groups_keep_their_ratio() -> None:

@@ -16,8 +16,8 @@ from datasets import Dataset, load_from_disk
 from curate.cli.main import cli, run
 from curate.output.words import cells, visible
 from tests.job import curate
-from tests.report.made import made, recipe
-from tests.report.test_page import HOSTILE, ON_TEXT, texts
+from tests.output.made import made, recipe
+from tests.output.test_page import HOSTILE, ON_TEXT, texts
 
 
 def inspect(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

@@ -7,7 +7,7 @@ import pytest
 from curate.cli.main import cli, run
 from tests import words
 from tests.job import curate
-from tests.report.test_page import Page, listing
+from tests.output.test_page import Page, listing
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from curate.runtime.trackers import Careful, open_tracker, tracking
 from curate.runtime.trackers.open import KINDS
 from tests.integrations.loop import losses, net, target, train
 from tests.job import RECIPE, curate
-from tests.test_log import numbered
+from tests.output.test_audit_log import numbered
 
 Calls = list[tuple[str, Any]]
 

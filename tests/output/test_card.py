@@ -15,8 +15,8 @@ from curate.output.saved_run import read_run
 from curate.output.words import one_line, visible
 from curate.recipe import load_recipe
 from tests.job import curate
-from tests.report.made import made, recipe
-from tests.report.test_page import HOSTILE, Page
+from tests.output.made import made, recipe
+from tests.output.test_page import HOSTILE, Page
 
 MARKUP = [
     *HOSTILE,

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from curate.output.verification import describe_verification, plot_verification
+from curate.cli import summary as lines_of
+from curate.output import figures
 from curate.pipeline.agreement import agree
 from curate.pipeline.verify import Verified
 from curate.selection.ledger import Scores
@@ -33,10 +34,29 @@ def verified(*, mistaken: bool, error: float | None = 0.1) -> Verified:
     )  # fmt: skip
 
 
+def describe_verification(found: Verified) -> str:
+    return lines_of.describe_verification(
+        {
+            "examples": len(found.table),
+            "agreement": found.agreement.as_dict(),
+            "mistaken": None if found.mistaken is None else found.mistaken.as_dict(),
+            "verdict": found.agreement.verdict(),
+            "expected_error": found.expected,
+            "reproduced": None,
+            "out": "out",
+        }
+    )
+
+
+def plot_verification(found: Verified, path: Path) -> None:
+    mistaken = None if found.mistaken is None else found.mistaken.spearman.value
+    figures.plot_verification(found.table, found.agreement.spearman.value, mistaken, path)
+
+
 def test_the_lines_are_the_numbers() -> None:
     found = verified(mistaken=False)
     text = describe_verification(found)
-    header, own, _, error, verdict = text.splitlines()
+    header, own, _, error, verdict, _ = text.splitlines()
     assert len(header) == len(own)
     assert own.startswith("this run")
     assert str(found.agreement.spearman) in own

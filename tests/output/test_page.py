@@ -21,7 +21,7 @@ from curate.output.page import render, write_report
 from curate.output.saved_run import listed, read_run
 from tests.browser import CHROMIUM, Browser
 from tests.job import curate
-from tests.report.made import made, recipe
+from tests.output.made import made, recipe
 
 HOSTILE = [
     "<script>document.title = 'owned'</script>",

@@ -12,7 +12,7 @@ from datasets import Dataset
 from curate.output.composition import composition
 from curate.output.rows import Looks, in_order
 from curate.output.words import Unit, cells, fit, plain, shorten, visible, wrap
-from tests.report.made import recipe
+from tests.output.made import recipe
 
 
 def shown(table: Dataset, by: Any, row: int = 0) -> list[Any]:

@@ -25,12 +25,12 @@ from curate.rules import State
 from curate.runtime.ranks import ALONE, require_same, share
 from curate.trajectory import shard_bytes
 from tests.job import RECIPE, curate, rows
-from tests.ranks.cases import ADAMW, CASES, T
-from tests.ranks.worker import ALIKE, FAILURES, SIZE
+from tests.runtime.ranks.cases import ADAMW, CASES, T
+from tests.runtime.ranks.worker import ALIKE, FAILURES, SIZE
 
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path]),
 }
 PATIENCE = 300
 
@@ -54,7 +54,7 @@ class Left:
 
 def worker(rank: int, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.ranks.worker", str(rank), str(folder)],
+        [sys.executable, "-m", "tests.runtime.ranks.worker", str(rank), str(folder)],
         cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -8,11 +8,13 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from curate.output.tuning import describe_tuning, plot_tuning, why
+from curate.cli.summary import describe_tuning
+from curate.output.figures import plot_tuning
 from curate.recipe import Tune, check_recipe
 from curate.tuning import Pair, Plan, Tuned
 from curate.tuning.study import Entry, Unit
 from curate.tuning.table import table_of
+from curate.tuning.tune import why_best
 
 PLAN = Plan((1, 4, 16), (1e-3, 1e-2), 16, 1.0, False, 4, Tune(budget=0.5), 16, 0, 1)
 RECIPE = check_recipe(
@@ -68,32 +70,32 @@ def test_the_table_has_every_pair_and_what_became_of_it() -> None:
 
 
 def test_words(tmp_path: Path) -> None:
-    lines = describe_tuning(tuned(), tmp_path).splitlines()
+    lines = describe_tuning(tuned().summary(), tuned().table, tmp_path).splitlines()
     assert lines[0].split() == ["K", "\\", "lr", "0.001", "0.01"]
     assert lines[1].split() == ["1", "0.250*", "-"]
     assert lines[2].split() == ["4", "0.500", "."]
     assert lines[3].split() == ["full", "(16)", "x", "."]
     assert lines[4].split() == ["all", "rows", "0.750", "-"]
-    assert why(tuned()) in lines
+    assert why_best(tuned()) in lines
     assert "test loss, retrained: 0.400 ± 0.141 on what it keeps, 0.800 on everything" in lines[-4]
     assert lines[-3] == "what choosing is worth was not measured: a training for it diverges"
     share = 500.0 / PLAN.grid_passes()
     assert lines[-2] == f"spent {share:.0%} of what runs of all 6 pairs would cost"
 
 
-def test_why() -> None:
-    assert why(tuned()) == (
+def test_why_best() -> None:
+    assert why_best(tuned()) == (
         "best: horizon 1 with learning rate 0.001: loss 0.25, the lowest of 3 runs; its influences "
-        "are expected to be off by 10%; 1 of 6 pairs were not to be trusted"
+        "are expected to be off by 10 %; 1 of 6 pairs were not to be trusted"
     )
-    assert "accuracy 0.9, the highest of 3 runs" in why(tuned("accuracy", (0.5, 0.9)))
+    assert "accuracy 0.9, the highest of 3 runs" in why_best(tuned("accuracy", (0.5, 0.9)))
 
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
 def test_the_picture_shows_values_trust_and_the_best(tmp_path: Path, metric: str) -> None:
     """Of another result, another picture: the colours and the hatching come from the table."""
-    plot_tuning(tuned(metric), tmp_path / "one.png")
-    plot_tuning(tuned(metric, (0.5, 0.1)), tmp_path / "two.png")
+    plot_tuning(tuned(metric).summary(), tuned(metric).table, tmp_path / "one.png")
+    plot_tuning(tuned(metric, (0.5, 0.1)).summary(), tuned(metric, (0.5, 0.1)).table, tmp_path / "two.png")
     one, two = (np.asarray(Image.open(tmp_path / name)) for name in ("one.png", "two.png"))
     assert one.shape[2] >= 3
     assert one.shape != two.shape or not np.array_equal(one, two)
@@ -115,6 +117,6 @@ def test_a_picture_of_one_pair(tmp_path: Path) -> None:
         RECIPE, pair, 0.0, table_of(entries, plan, pair), optuna.create_study(), plan,
         {1e-3: 0.5}, None, None,
     )  # fmt: skip
-    plot_tuning(one, tmp_path / "one.png")
+    plot_tuning(one.summary(), one.table, tmp_path / "one.png")
     assert isinstance(one.table, pl.DataFrame)
     assert (tmp_path / "one.png").stat().st_size > 1000

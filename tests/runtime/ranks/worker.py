@@ -1,6 +1,6 @@
 """One of two processes: goes through all cases, then through failures. See test_ranks.py.
 
-`python -m tests.ranks.worker RANK FOLDER`, in a directory with a recipe; leaves
+`python -m tests.runtime.ranks.worker RANK FOLDER`, in a directory with a recipe; leaves
 RANK.safetensors and RANK.json in the folder.
 """
 
@@ -24,7 +24,7 @@ from curate.influence import window
 from curate.pipeline import select as jobs
 from curate.runtime.ranks import Group
 from curate.trajectory import recording, snapshots
-from tests.ranks.cases import ADAMW, CASES
+from tests.runtime.ranks.cases import ADAMW, CASES
 
 SIZE = 2
 

@@ -22,7 +22,7 @@ from curate.output.figures import (
     trust_ratio,
 )
 from curate.output.saved_run import Metric, Retrained
-from tests.report.made import WINDOWS
+from tests.output.made import WINDOWS
 
 WINDOWS_TABLE = pl.DataFrame(WINDOWS)
 

@@ -31,7 +31,7 @@ from tests.job import RECIPE, curate, rows
 RECIPE_WITH_EVALUATION = RECIPE + "evaluation: {seeds: [0, 1], against: [everything, loss]}\n"
 SCORING, EVALUATING = 60, 150
 """Ticks of progress after which a run is in the second of its three windows; in retraining."""
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 Damage = Callable[[Path], object]
 
 
@@ -112,7 +112,7 @@ KILLED = (
 def dead(place: Path) -> None:
     """Runs that were killed by SIGKILL, each by the name of its moment."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killed", ",".join(KILLED), ",".join(KILLED), "recipe.yaml"],
+        [sys.executable, "-m", "tests.runtime.killed", ",".join(KILLED), ",".join(KILLED), "recipe.yaml"],
         capture_output=True, text=True, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert json.loads(done.stdout) == dict.fromkeys(KILLED, -signal.SIGKILL), done.stderr

@@ -1,6 +1,6 @@
 """Runs of `curate select` that kill themselves, each in a process of its own, without a word.
 
-`python -m tests.killed OUT,... NAME:N,... RECIPE` selects to each OUT, and dies there by SIGKILL
+`python -m tests.runtime.killed OUT,... NAME:N,... RECIPE` selects to each OUT, and dies there by SIGKILL
 when NAME comes up for the N-th time. Prints how they ended.
 """
 
