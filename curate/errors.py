@@ -5,7 +5,7 @@ CurateError
 │   ├── RecipeError        a key of the recipe, named by its path
 │   ├── DataError          a source, a column or a row of the data
 │   ├── ModelError         a factory, a layer or an output of the model
-│   ├── OptimizerError     an optimizer that is not modelled, or not that way
+│   ├── OptimizerError     an optimizer that is not modeled, or not that way
 │   ├── OptionError        an argument out of range (also a ValueError)
 │   ├── OutputError        a place we will not write to
 │   ├── UnfinishedError    a run that was not finished: in the way, or not to be gone on with
@@ -41,7 +41,7 @@ class ModelError(UserError):
 
 
 class OptimizerError(UserError):
-    """The optimizer, or one of its options, is not modelled."""
+    """The optimizer, or one of its options, is not modeled."""
 
 
 class OptionError(UserError, ValueError):

@@ -15,7 +15,7 @@ from curate.pipeline.score import selector_for
 from curate.recipe import check_recipe
 from curate.recipe.load import parse
 from curate.runtime.progress import Phases
-from curate.selection.policies import standardise
+from curate.selection.policies import standardize
 from curate.trajectory import record
 from curate.tuning.grid import Pair
 from curate.tuning.trials import set_up
@@ -72,7 +72,7 @@ def test_an_aggregate_is_that_of_runs_with_one_target_each(two: Path, override: 
     assert prepared.data.classes is not None
     for step in prepared.steps(0):
         own = step.rows.numpy()
-        expected[own] = standardise(mean[own], prepared.data.classes[own])
+        expected[own] = standardize(mean[own], prepared.data.classes[own])
     selector, state, steps = selector_for(prepared, "look_ahead", halved=True)
     scores = selector.run(state, steps)
     np.testing.assert_allclose(scores.score, expected, atol=2e-4)

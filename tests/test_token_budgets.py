@@ -156,7 +156,7 @@ def test_per_token_is_the_default_for_tokens_and_for_nothing_else() -> None:
 
 
 def test_per_token_divides_influence_and_loss_by_tokens_and_leaves_the_column(there: Path) -> None:
-    """One step of everything: scores are the influences, over tokens, standardised."""
+    """One step of everything: scores are the influences, over tokens, standardized."""
     once = ["selection.rounds=1", "training.epochs=1", "training.batch_size=36"]
     plain, per = (
         select(*once, f"selection.per={unit}").sort("row") for unit in ("example", "token")

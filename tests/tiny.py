@@ -40,7 +40,7 @@ RULES: dict[str, Any] = {
     "adam-l2": Adam(betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
     "adamw": AdamW(betas=(0.9, 0.98), eps=1e-7, weight_decay=0.2),
     "rmsprop": RMSprop(alpha=0.9, eps=1e-6, weight_decay=0.1),
-    "rmsprop-centred": RMSprop(alpha=0.8, eps=1e-4, momentum=0.7, centered=True),
+    "rmsprop-centered": RMSprop(alpha=0.8, eps=1e-4, momentum=0.7, centered=True),
     "adagrad": Adagrad(lr_decay=0.1, weight_decay=0.1, eps=1e-6),
     "adafactor": Adafactor((), weight_decay=0.1),
     "adafactor-slow": Adafactor((), beta2_decay=-0.5, eps=(1e-4, 0.5), d=1.2),

@@ -190,7 +190,7 @@ def describe_tuning(summary: dict[str, Any], table: pl.DataFrame, out: Path) -> 
             *columns(worth_cells(worth)),
             f"{worth_line(worth)}, everything at its best learning rate, {best}; judged by "
             f"{worth['judging']:,} rows that no score saw, but by which the pair was chosen, so a "
-            "little in its favour",
+            "little in its favor",
         ]
         if worth["answer"] != "pays":
             lines.append(f"so train on everything, at learning rate {best}")

@@ -71,7 +71,7 @@ class Scaling:
     factor: Tensor
 
     @classmethod
-    def standardising(cls, features: Tensor, dtype: torch.dtype) -> "Scaling":
+    def standardizing(cls, features: Tensor, dtype: torch.dtype) -> "Scaling":
         """To mean 0 and variance 1: per feature for (N, F), one pair for images and others.
 
         A feature that never varies becomes 0.
@@ -150,6 +150,6 @@ class TensorExamples:
         """The same examples with other labels, shape (N,) or (N, k)."""
         return replace(self, labels=labels)
 
-    def standardised_by(self, scaling: Scaling | None) -> "TensorExamples":
+    def standardized_by(self, scaling: Scaling | None) -> "TensorExamples":
         """The same examples, scaled on the way into a batch."""
         return replace(self, scaling=scaling)

@@ -28,7 +28,7 @@ def decode_images(
 
     Args:
         shape: [height, width] or [height, width, channels] of raw bytes, row
-            by row with the channels last; None for encoded images. Grey images
+            by row with the channels last; None for encoded images. Gray images
             have one channel, all others are converted to RGB.
 
     Raises:

@@ -13,7 +13,7 @@ from curate.datasets.tokens import Encoded
 from curate.errors import DataError
 
 TOGETHER = 1000
-"""Rows that are read and tokenised at a time."""
+"""Rows that are read and tokenized at a time."""
 MARKS_ASSISTANT = re.compile(r"\{%-?\s*generation\b")
 
 
@@ -34,7 +34,7 @@ def encode_completions(
 ) -> Iterator[Encoded]:
     """Texts to go on from and how they go on; only the latter, and EOS, is learned.
 
-    The two are tokenised apart, as they are where a model is asked to go on.
+    The two are tokenized apart, as they are where a model is asked to go on.
     """
     bos, eos = _ends(tokenizer)
     for texts in _strings(data, [prompt, completion], source):

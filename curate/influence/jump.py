@@ -91,7 +91,7 @@ def exact_jump(
     with c the part of a_{t+1} that is the loss's curvature, which is the same to first order.
     Positive: the example helps. Unit: the target's loss unit.
 
-    Cost: one vectorised pass of per-example gradients (about 2 gradients), and
+    Cost: one vectorized pass of per-example gradients (about 2 gradients), and
     2 n updates of the rule, O(n P), shared by the ranks. Memory: at most `memory`
     bytes, and one example's worth.
 

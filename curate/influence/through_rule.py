@@ -22,7 +22,7 @@ def vjp(
 ) -> list[Tensor]:  # fmt: skip
     """Vector-Jacobian products of Q cotangents: (Q, *output) -> (Q, *input).
 
-    In one vectorised pass if `at_once`, else one after the other. The graph is freed unless
+    In one vectorized pass if `at_once`, else one after the other. The graph is freed unless
     it is to be gone through `again`.
     """
     count = len(cotangents[0])

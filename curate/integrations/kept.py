@@ -29,7 +29,7 @@ def write_kept(
 ) -> pl.DataFrame:
     """Write what look-ahead kept in a training loop as a dataset directory, like `curate select`.
 
-    A row's score is its value, standardised within the step, averaged over the
+    A row's score is its value, standardized within the step, averaged over the
     steps it was offered in; `influence` is the mean likewise. Rows that were
     never offered are not kept.
 

@@ -83,7 +83,7 @@ class LightningLookAhead:
                 f"the module has {len(trainer.optimizers)} optimizers; look-ahead follows one."
             )
         if trainer.gradient_clip_val and trainer.gradient_clip_algorithm == "value":
-            raise OptionError("clipping by value is not modelled; clip by norm.")
+            raise OptionError("clipping by value is not modeled; clip by norm.")
         return LookAheadLoader(
             self.loader, self._module, trainer.optimizers[0], self._objective, self._targets,
             scheduler=_scheduler(trainer), clip_norm=trainer.gradient_clip_val or None,
@@ -97,5 +97,5 @@ def _scheduler(trainer: Any) -> Any | None:
     """The scheduler that is stepped with the optimizer; one stepped by epoch stands still here."""
     by_step = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
     if any(config.frequency != 1 for config in by_step):
-        raise OptionError("a scheduler that steps now and then is not modelled; use frequency 1.")
+        raise OptionError("a scheduler that steps now and then is not modeled; use frequency 1.")
     return by_step[0].scheduler if by_step else None

@@ -151,7 +151,7 @@ def _refuse_other_changes(
             if name in group and imagined[name] != group[name]:
                 raise OptimizerError(
                     f"the scheduler moves {name} as well as the learning rate, which is not "
-                    "modelled; keep it fixed (cycle_momentum=False), or use a horizon of 1."
+                    "modeled; keep it fixed (cycle_momentum=False), or use a horizon of 1."
                 )
 
 

@@ -41,7 +41,7 @@ def cnn(
     """3x3 convolutions, each halving the image, and a linear head on what is left.
 
     (n, channels, height, width) -> (n, outputs). There is no batch
-    normalisation: it would couple the examples of a batch.
+    normalization: it would couple the examples of a batch.
     """
     if len(shape) != 3:
         raise ModelError(

@@ -71,7 +71,7 @@ def describe_files(path: str, *, weights: bool = True) -> dict[str, str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from reporting what it loads and tokenises."""
+    """Keep transformers from reporting what it loads and tokenizes."""
     log = transformers().utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

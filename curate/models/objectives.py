@@ -16,7 +16,7 @@ Model = Callable[..., Any]
 
 
 class Objective(Protocol):
-    """What is minimised. Training and targets both use sum(losses) / sum(sizes)."""
+    """What is minimized. Training and targets both use sum(losses) / sum(sizes)."""
 
     def losses(self, model: Model, batch: Batch) -> Tensor:
         """The loss of every example, summed over its terms, shape (n,)."""

@@ -75,17 +75,17 @@ def build_pretrained(
     lora: Mapping[str, Any] | None = None,
     adapter: str | None = None,
     checkpointing: bool = False,
-    vectorised: bool = False,
+    vectorized: bool = False,
 ) -> nn.Module:
     """The model at `path` with the head that `objective` needs, new weights from the global RNG.
 
     Args:
         outputs: classes, for sequence_classification.
         pad: id of padding, which classification heads look for.
-        from_scratch: initialise the architecture anew instead of loading its weights.
+        from_scratch: initialize the architecture anew instead of loading its weights.
         lora: rank, alpha and target_modules of new adapters, see `add_lora`.
         checkpointing: by transformers' own `gradient_checkpointing_enable`.
-        vectorised: attention in matrix products: its kernels look into the mask, which no pass
+        vectorized: attention in matrix products: its kernels look into the mask, which no pass
             example by example can do.
         adapter: where trained ones are instead, see `load_adapter`.
 
@@ -94,7 +94,7 @@ def build_pretrained(
     """
     labels = {} if objective == "causal_lm" else {"num_labels": outputs}
     kind = AUTO_CLASSES[objective]
-    attention = {"attn_implementation": "eager"} if vectorised else {}
+    attention = {"attn_implementation": "eager"} if vectorized else {}
     if from_scratch:
         auto, config = getattr(transformers(), kind), load_config(path)
         for name, value in labels.items():

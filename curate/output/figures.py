@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PAPER, LINE, QUIET, KEPT, DROPPED = "#fdfdfc", "#dededa", "#63635e", "#0a6783", "#a3a29b"
-"""Colours of the page, as style.css has them; on a dark page it inverts the figures."""
+"""Colors of the page, as style.css has them; on a dark page it inverts the figures."""
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "curate", "svg.fonttype": "none", "font.size": 9, "lines.markersize": 5,
     "figure.facecolor": PAPER, "axes.facecolor": PAPER, "lines.markeredgecolor": PAPER,
@@ -210,8 +210,8 @@ def retrained(rows: Sequence[Retrained]) -> Figure | None:
 
     def draw(axes: "Axes") -> None:
         for place, (row, own) in enumerate(zip(ordered, losses, strict=True)):
-            colour = KEPT if row is rows[0] else DROPPED
-            axes.errorbar(own.mean, place, xerr=own.std or None, fmt="o", color=colour)
+            color = KEPT if row is rows[0] else DROPPED
+            axes.errorbar(own.mean, place, xerr=own.std or None, fmt="o", color=color)
         axes.set_yticks(range(len(names)), names, parse_math=False)
         axes.set(xlabel="test loss", ylim=(len(names) - 0.5, -0.5))
         axes.set_xlim(left=0)
@@ -231,15 +231,15 @@ def _over_steps(
     name: str, title: str, caption: str, ylabel: str, lines: dict[str, pl.DataFrame], *, log: bool
 ) -> Figure | None:
     """Two lines from tables of steps and values; None if both are empty."""
-    drawn = [(*line, colour) for line, colour in zip(lines.items(), (KEPT, DROPPED), strict=False)
+    drawn = [(*line, color) for line, color in zip(lines.items(), (KEPT, DROPPED), strict=False)
              if len(line[1])]  # fmt: skip
     if not drawn:
         return None
 
     def draw(axes: "Axes") -> None:
-        for words, table, colour in drawn:
+        for words, table, color in drawn:
             every = -(-len(table) // DOTS)
-            axes.plot(*table, "o-", markevery=every, color=colour, label=words)
+            axes.plot(*table, "o-", markevery=every, color=color, label=words)
         axes.set(xlabel="optimizer step", ylabel=ylabel)
         axes.set_xlim(left=0)
         if log:
@@ -260,7 +260,7 @@ def _span(values: pl.Series) -> str:
 def plot_tuning(summary: dict[str, Any], table: pl.DataFrame, path: Path) -> None:
     """A heat map over horizon and learning rate, the best pair starred.
 
-    Hatched, behind a line: pairs that the pilots found not to be trusted. In grey: what the
+    Hatched, behind a line: pairs that the pilots found not to be trusted. In gray: what the
     influences of a pair that was not tried are expected to be off by. Arguments: see
     `Tuned.summary` and its table.
     """
@@ -331,7 +331,7 @@ def plot_verification(
 ) -> None:
     """Predicted against actual change of the target loss, a point per row left out.
 
-    Bars are the expected error; on the grey line predictions come true. spearman: of the run's
+    Bars are the expected error; on the gray line predictions come true. spearman: of the run's
     own scores; mistaken: of those of SGD, in column `influence_sgd`, if they are there.
     """
     from matplotlib.figure import Figure as Canvas

@@ -150,9 +150,9 @@ def _content(own: Shown, width: int) -> list[str]:
 def _drawn(own: Shown, width: int) -> list[str]:
     """A picture in blocks, two to a pixel; fuller where it is brighter, or a number higher."""
     assert own.picture is not None
-    grey = own.picture.convert("L")
-    grey.thumbnail((min(32, width // 2), 32))
-    values = np.asarray(grey).astype(float) / 256
+    gray = own.picture.convert("L")
+    gray.thumbnail((min(32, width // 2), 32))
+    values = np.asarray(gray).astype(float) / 256
     if own.kind == "heat":
         values = 1 - 1 / 256 - values
     places = np.clip(values * len(SHADES), 0, len(SHADES) - 1).astype(int)

@@ -159,7 +159,7 @@ def _show(
         return Shown(name, "text", visible(value))
     image = _picture(value, shape)
     if image is not None:
-        size = f"{image.width} × {image.height}, {'grey' if image.mode == 'L' else 'colour'}"
+        size = f"{image.width} × {image.height}, {'gray' if image.mode == 'L' else 'color'}"
         return Shown(name, "picture", size, picture=image)
     if isinstance(value, bytes):
         return Shown(name, "value", f"{len(value):,} bytes")
@@ -182,7 +182,7 @@ def _value(value: Any, feature: Any) -> str:
 
 
 def _picture(value: Any, shape: Sequence[int] | None) -> PIL.Image.Image | None:
-    """What a cell shows, grey or in colour, if it is an image."""
+    """What a cell shows, gray or in color, if it is an image."""
     if not isinstance(value, bytes):
         return None
     if shape is not None and len(value) == int(np.prod(shape)):

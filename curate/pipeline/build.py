@@ -25,7 +25,7 @@ def shuffled_batches(pool: Tensor, size: int, generator: torch.Generator) -> Ite
 
 
 def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
-    """The recipe's model, newly initialised from the global RNG."""
+    """The recipe's model, newly initialized from the global RNG."""
     section = recipe.model
     if isinstance(section, Factory):
         return models.build_model(section.factory, section.arguments)
@@ -37,7 +37,7 @@ def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
             lora=None if section.lora is None else section.lora.model_dump(),
             adapter=section.adapter,
             checkpointing=recipe.training.checkpointing,
-            vectorised=recipe.selection.jump == "exact",
+            vectorized=recipe.selection.jump == "exact",
         )  # fmt: skip
     arguments: dict[str, Any] = section.model_dump()
     kind = arguments.pop("kind")

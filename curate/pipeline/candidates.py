@@ -257,15 +257,15 @@ def _model_files(recipe: Recipe) -> dict[str, Any]:
 
 
 def _scaling(candidates: SourceExamples) -> Callable[[SourceExamples], SourceExamples]:
-    """Standardises any examples as makes the candidates' features standard."""
+    """Standardizes any examples as makes the candidates' features standard."""
     assert isinstance(candidates, TensorExamples)
     features = candidates.features
     values = features / 255 if features.dtype == torch.uint8 else features
-    scaling = Scaling.standardising(values, candidates.dtype)
+    scaling = Scaling.standardizing(values, candidates.dtype)
 
     def scale(part: SourceExamples) -> SourceExamples:
         assert isinstance(part, TensorExamples)
-        return part.standardised_by(scaling)
+        return part.standardized_by(scaling)
 
     return scale
 

@@ -52,7 +52,7 @@ class Job:
     )
 
     def start(self, seed: int) -> tuple[Task, Rule, State]:
-        """A freshly initialised model on all candidates, its rule, and its first state.
+        """A freshly initialized model on all candidates, its rule, and its first state.
 
         The scored run's is built once: a model is never trained in place, so that it can
         be started from again.

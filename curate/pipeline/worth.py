@@ -187,7 +187,7 @@ class Judge:
         return chosen.share, chosen
 
     def _others(self, budget: Budget | None) -> list[Compared]:
-        """What a sceptic would try instead of what such a budget keeps.
+        """What a skeptic would try instead of what such a budget keeps.
 
         What has target rows in it has those of the half that the first jury is not.
         """

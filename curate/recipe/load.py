@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from curate.errors import RecipeError
-from curate.recipe.optimizers import UNMODELLED
+from curate.recipe.optimizers import UNMODELED
 from curate.recipe.schema import Recipe
 from curate.recipe.section import Section
 
@@ -135,8 +135,8 @@ def _message(error: Any) -> str:
         key = str(error["loc"][-1])
         if gone := _GONE.get(".".join(str(part) for part in error["loc"])):
             return gone
-        if key in UNMODELLED:
-            return "is not modelled; remove it"
+        if key in UNMODELED:
+            return "is not modeled; remove it"
         if key in _all_keys():
             return "does not belong here; remove it"
         close = difflib.get_close_matches(key, _all_keys(), n=1)

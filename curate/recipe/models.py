@@ -64,7 +64,7 @@ class Pretrained(Section):
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
     """Where its tokenizer is, if not with the model."""
     from_scratch: bool = False
-    """Whether only the architecture is taken, and initialised from `training.seed`."""
+    """Whether only the architecture is taken, and initialized from `training.seed`."""
     lora: Lora | None = None
     """New low-rank adapters to train, with the model frozen."""
     adapter: Annotated[str, Field(min_length=1)] | None = None

@@ -21,7 +21,7 @@ LearningRate = Annotated[float, Field(gt=0, le=MOST_RATE)]
 Decay = Annotated[float, Field(ge=0, le=1e6)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
-UNMODELLED = ("amsgrad", "maximize", "decoupled_weight_decay", "foreach", "fused", "capturable")
+UNMODELED = ("amsgrad", "maximize", "decoupled_weight_decay", "foreach", "fused", "capturable")
 
 
 class Optimizer(Section):
@@ -36,10 +36,10 @@ class Optimizer(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unmodelled(cls, value: Any) -> Any:
-        for key in UNMODELLED if isinstance(value, dict) else ():
+    def _refuse_unmodeled(cls, value: Any) -> Any:
+        for key in UNMODELED if isinstance(value, dict) else ():
             if key in value:
-                raise ValueError(f"{key} is not modelled; remove it")
+                raise ValueError(f"{key} is not modeled; remove it")
         return value
 
 
@@ -263,7 +263,7 @@ def _any_of(sections: dict[str, Any], otherwise: str) -> GetPydanticSchema:
             tag_of,
             custom_error_type="optimizer_kind",
             custom_error_message=f"kind must be {', '.join(others)} or {last}; "
-            "no other optimizer is modelled",
+            "no other optimizer is modeled",
         ),
     ]
     return GetPydanticSchema(lambda _, handler: handler.generate_schema(union))

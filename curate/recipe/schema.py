@@ -19,7 +19,7 @@ from curate.recipe.tune import Tune
 ON_FEATURES = ("classification", "regression")
 ON_TEXT = ("causal_lm", "sequence_classification")
 CLASSES = ("classification", "sequence_classification")
-LABELLED = (*CLASSES, "regression")
+LABELED = (*CLASSES, "regression")
 
 
 class Training(Section):
@@ -144,7 +144,7 @@ class Recipe(Section):
                 "data.test: is required by evaluation; give a source or {fraction: 0.2}",
             ),
             (
-                label is None and self.objective in LABELLED,
+                label is None and self.objective in LABELED,
                 f"data.columns.label: is required by objective {self.objective}",
             ),
             (

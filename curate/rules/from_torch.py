@@ -22,7 +22,7 @@ Members = tuple[Tensor, ...]
 Reader = tuple[Callable[[Group, Members], Rule], Mapping[str, str]]
 """The rule of a param group and its parameters, and torch's names of the rule's slots."""
 
-NOT_MODELLED = ("amsgrad", "maximize")
+NOT_MODELED = ("amsgrad", "maximize")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def from_torch(optimizer: torch.optim.Optimizer, clip_norm: float | None = None)
     Wrappers that keep the real one as `.optimizer` (Accelerate, Lightning) are seen through.
 
     Raises:
-        OptimizerError: another optimizer, an option that is not modelled, or
+        OptimizerError: another optimizer, an option that is not modeled, or
             parameters that have taken different numbers of steps.
     """
     optimizer = unwrap(optimizer)
@@ -116,12 +116,12 @@ def _reader(optimizer: torch.optim.Optimizer) -> Reader:
     if kind not in READERS:
         known = ", ".join(sorted(k.__name__ for k in READERS))
         raise OptimizerError(
-            f"optimizer {kind.__name__} is not modelled; use torch.optim's {known}."
+            f"optimizer {kind.__name__} is not modeled; use torch.optim's {known}."
         )
     for group in optimizer.param_groups:
-        for option in NOT_MODELLED:
+        for option in NOT_MODELED:
             if group.get(option):
-                raise OptimizerError(f"{kind.__name__} with {option}=True is not modelled.")
+                raise OptimizerError(f"{kind.__name__} with {option}=True is not modeled.")
     return READERS[kind]
 
 
@@ -133,7 +133,7 @@ def _steps_taken(
     if len(counts) > 1:
         raise OptimizerError(
             f"parameters have taken different numbers of steps ({min(counts)} to {max(counts)}); "
-            "an optimizer whose parameters did not all start together is not modelled."
+            "an optimizer whose parameters did not all start together is not modeled."
         )
     if counts:
         return counts.pop()

@@ -1,4 +1,4 @@
-"""RMSprop, plain or centred, with or without momentum."""
+"""RMSprop, plain or centered, with or without momentum."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +20,7 @@ class RMSprop:
         b <- momentum b + u
         theta <- theta - lr * b                                          b = u without momentum
 
-    Tieleman & Hinton, Coursera lecture 6.5, 2012; centred: Graves, arXiv:1308.0850.
+    Tieleman & Hinton, Coursera lecture 6.5, 2012; centered: Graves, arXiv:1308.0850.
     """
 
     elementwise: ClassVar[bool] = True

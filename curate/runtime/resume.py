@@ -52,7 +52,7 @@ class Unfinished:
         overwrite: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
-        """`recipe`: its fingerprint. `overwrite`: drop what was left, unless `resume`, which goes on."""
+        """`recipe`: its fingerprint. `overwrite`: drop what was left, unless `resume` uses it."""
         self.out, self.ranks, self._recipe = out, ranks, recipe
         self.folder = folder_of(out)
         self.finished: dict[str, Any] | None = None

@@ -77,7 +77,7 @@ class Rounds:
 class Judge:
     """Values the candidates of a window by a policy.
 
-    With `policy.rounds` = R > 1 the window is linearised R times: each round
+    With `policy.rounds` = R > 1 the window is linearized R times: each round
     records it with the weights that the round before arrived at, goes back, and
     the policy's values are the next weights (DESIGN 3.7).
 
@@ -88,7 +88,7 @@ class Judge:
     `scoring` says how influences are computed, and `exact_jump` costs more.
     `differences`: what is remembered of the windows before.
 
-    strata: to standardise within, shape (N,), or None. tokens: of every candidate, shape (N,),
+    strata: to standardize within, shape (N,), or None. tokens: of every candidate, shape (N,),
     if its losses and influences are judged per token; None per example.
     """
 

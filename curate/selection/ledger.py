@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from curate.influence import WindowError
-from curate.selection.policies import Array, Choice, standardise
+from curate.selection.policies import Array, Choice, standardize
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Scores:
     """One row per candidate.
 
     score: what the budget ranks, shape (N,). seen: steps it was offered in, (N,).
-    halves: influences on one half of the target and on the other, standardised step by step as
+    halves: influences on one half of the target and on the other, standardized step by step as
     the score is, (2, N); None if the target was not halved.
     influence: mean over occurrences, on the mean loss of the targets, loss units, (N,);
     influences: the same on each target, (Q, N); None if the policy does not look at influences.
@@ -83,12 +83,12 @@ class Ledger:
     def add(
         self, rows: Array, values: Array, influences: Array | None, per: Array | int = 1
     ) -> Array:
-        """Enter one step; returns the standardised values, shape (n,).
+        """Enter one step; returns the standardized values, shape (n,).
 
         per: what influences on halves of the target are divided by first, such as tokens, (n,).
         """
         strata = None if self._strata is None else self._strata[rows]
-        scores = standardise(values, strata)
+        scores = standardize(values, strata)
         np.add.at(self._score, rows, scores)
         np.add.at(self._seen, rows, 1)
         if influences is not None:
@@ -97,7 +97,7 @@ class Ledger:
             for k, total in enumerate(self._halves):
                 own = slice(k * len(influences) // 2, (k + 1) * len(influences) // 2)
                 half = np.average(influences[own], axis=0, weights=self._weights[own])
-                np.add.at(total, rows, standardise(half / per, strata))
+                np.add.at(total, rows, standardize(half / per, strata))
         return scores
 
     def saved(self) -> dict[str, Array]:

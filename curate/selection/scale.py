@@ -7,7 +7,7 @@ from curate.selection.policies.base import Array
 SMALLEST_STRATUM = 3
 
 
-def standardise(values: Array, strata: Array | None = None) -> Array:
+def standardize(values: Array, strata: Array | None = None) -> Array:
     """Values of one step to mean 0 and spread 1, within each stratum where there is one.
 
     Influences of different steps are not on one scale, and those of different
@@ -17,16 +17,16 @@ def standardise(values: Array, strata: Array | None = None) -> Array:
     Args:
         values: shape (n,). strata: the label of each row, shape (n,), or None.
     """
-    scores = _centred(values)
+    scores = _centered(values)
     if strata is not None:
         for stratum in np.unique(strata):
             own = strata == stratum
             if own.sum() >= SMALLEST_STRATUM:
-                scores[own] = _centred(values[own])
+                scores[own] = _centered(values[own])
     return scores
 
 
-def _centred(values: Array) -> Array:
+def _centered(values: Array) -> Array:
     spread = values.std()
-    centred: Array = values - values.mean()
-    return centred / spread if spread > 1e-12 * np.abs(values).max(initial=0.0) else centred * 0.0
+    centered: Array = values - values.mean()
+    return centered / spread if spread > 1e-12 * np.abs(values).max(initial=0.0) else centered * 0.0

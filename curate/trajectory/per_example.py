@@ -22,7 +22,7 @@ def example_gradients(
 ) -> Iterator[tuple[slice, Tensor]]:
     """grad l_i at theta of this rank's candidates of a step, in order, at most `most` at a time.
 
-    One vectorised pass (`torch.func.vmap`) over the same chunks, with the same
+    One vectorized pass (`torch.func.vmap`) over the same chunks, with the same
     RNG, as the forward step's; that it does the same is checked by its losses. It alone takes
     the module as a function of theta (`functional_call`), which hooks on parameters do not see.
 
@@ -33,12 +33,12 @@ def example_gradients(
         which of the step's candidates, and their gradients, shape (k, P).
 
     Raises:
-        ModelError: the model cannot be vectorised, or its losses then are others.
+        ModelError: the model cannot be vectorized, or its losses then are others.
     """
     for chunk in task.chunks(step):
         for start in range(chunk.start, chunk.stop, most):
             piece = slice(start, min(start + most, chunk.stop))
-            gradients, found = _vectorised(task, theta, step, chunk, piece)
+            gradients, found = _vectorized(task, theta, step, chunk, piece)
             expected = losses[piece].to(found)
             most_off = 3e-2 if task.model.autocast else 1e-3
             if not torch.allclose(found, expected, rtol=most_off, atol=1e-5, equal_nan=True):
@@ -51,7 +51,7 @@ def example_gradients(
             yield piece, gradients
 
 
-def _vectorised(
+def _vectorized(
     task: Task, theta: Tensor, step: Step, chunk: slice, piece: slice
 ) -> tuple[Tensor, Tensor]:
     batch = task.examples.batch(step.rows[piece], task.model.device)
@@ -80,7 +80,7 @@ def _vectorised(
 
 
 class _Called:
-    """The module as a function of theta, which is what can be vectorised; an objective's model."""
+    """The module as a function of theta, which is what can be vectorized; an objective's model."""
 
     def __init__(self, model: FlatModel, theta: Tensor) -> None:
         self._module, self._parameters = model.module, model.unpack(theta)
@@ -90,6 +90,6 @@ class _Called:
 
 
 def _written_out() -> AbstractContextManager[None]:
-    """Attention in matrix products: its kernels look into masks, which nothing vectorised can."""
+    """Attention in matrix products: its kernels look into masks, which nothing vectorized can."""
     context: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
     return context

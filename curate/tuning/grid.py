@@ -95,7 +95,7 @@ class Plan:
         """The pairs to run, batch after batch, as far as finished values tell.
 
         First the middle one of the horizons that can be trusted, at the learning rate that
-        trains best on everything. Then from the best pair so far to its neighbours: the
+        trains best on everything. Then from the best pair so far to its neighbors: the
         learning rate beside it that trains better on everything, one horizon longer, one
         shorter, the other learning rate, two longer, two shorter; and when these are
         through, whatever is nearest. The loss over this grid is smooth with one valley, so that

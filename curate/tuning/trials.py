@@ -28,7 +28,7 @@ BUDGETS = 2
 
 @dataclass(frozen=True)
 class Bench:
-    """Measures pairs: selection with one part of the validation set, judgement on the other.
+    """Measures pairs: selection with one part of the validation set, judgment on the other.
 
     job: whose validation set is the part that scores see. judging: the part that they never do.
     """

@@ -103,7 +103,7 @@ def tune_job(
 
     Stage 1: a pilot per learning rate (see `fly`) shows what influences are worth at every
     horizon, and pairs whose influences cannot be trusted end here. Stage 2: the others run, as
-    many as the budget pays for, from the most promising to its neighbours (`Plan.batches`). A
+    many as the budget pays for, from the most promising to its neighbors (`Plan.batches`). A
     run selects with one part of the validation set, retrains from scratch on what was kept and
     is judged on the other part.
 

@@ -85,14 +85,14 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-GREY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+GRAY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 RGB = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
 
 
 @pytest.mark.parametrize("kind", ["raw", "encoded", "image"])
-@pytest.mark.parametrize("color", [False, True], ids=["grey", "rgb"])
+@pytest.mark.parametrize("color", [False, True], ids=["gray", "rgb"])
 def test_images_become_bytes_with_channels_first(kind: str, color: bool) -> None:
-    pixels = RGB if color else GREY
+    pixels = RGB if color else GRAY
     shape = None
     if kind == "raw":
         data = Dataset.from_dict({"image": [p.tobytes() for p in pixels]})
@@ -118,7 +118,7 @@ def test_raw_images_in_a_column_of_fixed_size() -> None:
 
 
 def test_image_errors_name_the_row() -> None:
-    good = png(GREY[0])
+    good = png(GRAY[0])
     with pytest.raises(DataError, match="column image, row 1: not an image that can be decoded"):
         features({"image": [good, b"junk"]}, ["image"])
     with pytest.raises(DataError, match=r"row 1: the image is 2x2x1 but the first one is 3x4x1"):
@@ -204,10 +204,10 @@ def test_noise_needs_room_for_its_columns_and_two_classes() -> None:
         plant_label_noise(one, "label", "s", find_classes(one, "label", "s"), fraction=0.5, seed=0)
 
 
-def test_scaling_standardises_and_leaves_constants_at_zero() -> None:
+def test_scaling_standardizes_and_leaves_constants_at_zero() -> None:
     values = torch.tensor([[1.0, 5.0], [3.0, 5.0]], dtype=F64)
     examples = TensorExamples(values, None, torch.arange(2), dtype=F64)
-    scaled = examples.standardised_by(Scaling.standardising(values, F64)).all_features()
+    scaled = examples.standardized_by(Scaling.standardizing(values, F64)).all_features()
     assert scaled.tolist() == [[-1, 0], [1, 0]]
 
 

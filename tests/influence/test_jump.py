@@ -168,7 +168,7 @@ class Height:
 
 
 @pytest.mark.parametrize("removal", ["renormalised", "fixed"])
-@pytest.mark.parametrize("name", ["adam-l2", "adamw", "rmsprop-centred", "sgd-nesterov"])
+@pytest.mark.parametrize("name", ["adam-l2", "adamw", "rmsprop-centered", "sgd-nesterov"])
 def test_where_gradients_never_change_two_steps_are_exact(name: str, removal: str) -> None:
     """Without curvature nothing is linear any more, the rule of the next step included."""
     task = replace(tiny.task(), objective=Height())

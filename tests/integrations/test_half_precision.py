@@ -1,4 +1,4 @@
-"""Loops under autocast: what they compute in is recognised, and simulated."""
+"""Loops under autocast: what they compute in is recognized, and simulated."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -109,7 +109,7 @@ def test_another_fit_is_another_training(tmp_path: Path, monkeypatch: pytest.Mon
         ({}, {"frequency": 2}, "use frequency 1"),
         (
             {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}, {},
-            "clipping by value is not modelled",
+            "clipping by value is not modeled",
         ),
     ],
 )  # fmt: skip

@@ -308,7 +308,7 @@ def test_several_targets_by_name_and_as_loaders() -> None:
 @pytest.mark.parametrize(
     ("model", "optimizer", "message"),
     [
-        (nn.Linear(6, 2), torch.optim.Adamax, "Adamax is not modelled"),
+        (nn.Linear(6, 2), torch.optim.Adamax, "Adamax is not modeled"),
         (nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 2)), torch.optim.SGD, "layer 0 is a Batch"),
         (nn.Linear(5, 2), torch.optim.SGD, "cannot be trained on this data"),
     ],

@@ -46,12 +46,12 @@ def test_the_head_is_what_the_hub_accepts(here: Path) -> None:
     assert config["data_files"] == [{"split": "train", "path": "train/*.arrow"}]
 
 
-@pytest.mark.parametrize("licence", ["apache-2.0", "cc-by-4.0"])
-def test_a_licence_added_to_the_head_changes_nothing_else(here: Path, licence: str) -> None:
+@pytest.mark.parametrize("license", ["apache-2.0", "cc-by-4.0"])
+def test_a_license_added_to_the_head_changes_nothing_else(here: Path, license: str) -> None:
     assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
     path = Path("out/README.md")
-    path.write_text(path.read_text().replace("---\n", f"---\nlicense: {licence}\n", 1))
-    assert DatasetCard.load(path).data.license == licence
+    path.write_text(path.read_text().replace("---\n", f"---\nlicense: {license}\n", 1))
+    assert DatasetCard.load(path).data.license == license
     assert load_dataset(str(here / "out"), split="train").num_rows == 36
 
 

@@ -93,11 +93,11 @@ def test_bars_of_the_scores_are_all_rows_and_the_cut_is_between() -> None:
     table = pl.DataFrame({"score": values, "kept": values > 0.3})
     figure = scores(table)
     axes = drawn(figure)
-    for colour, side in ((KEPT, True), (DROPPED, False)):
+    for color, side in ((KEPT, True), (DROPPED, False)):
         heights = [
             bar.get_height()
             for bar in axes.patches
-            if isinstance(bar, Rectangle) and to_hex(bar.get_facecolor()) == colour
+            if isinstance(bar, Rectangle) and to_hex(bar.get_facecolor()) == color
         ]
         assert sum(heights) == (table["kept"] == side).sum()
     (cut,) = axes.lines

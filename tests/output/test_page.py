@@ -178,7 +178,7 @@ def test_figures_say_what_they_show(tmp_path: Path) -> None:
     assert all(own.get("scope") for own in page.all("th"))
 
 
-def test_figures_have_the_colours_of_the_page() -> None:
+def test_figures_have_the_colors_of_the_page() -> None:
     style = (Path(figures.__file__).parent / "templates" / "style.css").read_text()
     light = dict(re.findall(r"--(\w+): (#\w{6})", style.split("}")[0]))
     assert light["paper"] == figures.PAPER
@@ -188,23 +188,23 @@ def test_figures_have_the_colours_of_the_page() -> None:
     assert light["other"] == figures.DROPPED
 
 
-def test_colours_can_be_told_apart(tmp_path: Path) -> None:
-    """Contrast of every colour of text with what it stands on, as WCAG 2 counts it: 4.5."""
+def test_colors_can_be_told_apart(tmp_path: Path) -> None:
+    """Contrast of every color of text with what it stands on, as WCAG 2 counts it: 4.5."""
     style = "".join(Page((made(tmp_path / "run", texts(), ON_TEXT) / "report.html").read_text())
                     .texts["style"])  # fmt: skip
 
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    def luminance(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
         return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
     palettes = re.findall(r":root \{(.*?)\}", style, re.S)
     assert len(palettes) == 2
     for palette in palettes:
-        colours = dict(re.findall(r"--(\w+): (#\w{6})", palette))
+        colors = dict(re.findall(r"--(\w+): (#\w{6})", palette))
         for text in ("ink", "quiet", "accent"):
             for ground in ("paper", "panel"):
-                pair = sorted(luminance(colours[name]) for name in (text, ground))
+                pair = sorted(luminance(colors[name]) for name in (text, ground))
                 assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, (text, ground)
 
 
@@ -269,7 +269,7 @@ def test_pictures_in_files_are_stored_with_the_dropped_rows(tmp_path: Path) -> N
     page = Page(text)
     pictures = [own for own in page.all("img") if own not in drawings(page)]
     assert len(pictures) == 8 + 8  # the most helpful and the borderline, no others being left
-    assert all(own["alt"] == "image: 200 × 300, colour" for own in pictures)
+    assert all(own["alt"] == "image: 200 × 300, color" for own in pictures)
     assert len(text) < 450_000
     assert all(row["picture"].startswith("data:image/") for row in listing(text))
 

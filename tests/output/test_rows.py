@@ -52,7 +52,7 @@ def test_pictures_are_those_pixels(kind: str, channels: int) -> None:
     by = recipe(columns, objective="mine:loss", model={"factory": "mine:net"})
     (own,) = shown(table, by)
     assert own.kind == "picture"
-    assert own.text == f"5 × 6, {'grey' if channels == 1 else 'colour'}"
+    assert own.text == f"5 × 6, {'gray' if channels == 1 else 'color'}"
     assert np.array_equal(np.asarray(own.picture), flat)
 
 

@@ -93,9 +93,11 @@ def test_why_best() -> None:
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
 def test_the_picture_shows_values_trust_and_the_best(tmp_path: Path, metric: str) -> None:
-    """Of another result, another picture: the colours and the hatching come from the table."""
+    """Of another result, another picture: the colors and the hatching come from the table."""
     plot_tuning(tuned(metric).summary(), tuned(metric).table, tmp_path / "one.png")
-    plot_tuning(tuned(metric, (0.5, 0.1)).summary(), tuned(metric, (0.5, 0.1)).table, tmp_path / "two.png")
+    plot_tuning(
+        tuned(metric, (0.5, 0.1)).summary(), tuned(metric, (0.5, 0.1)).table, tmp_path / "two.png"
+    )
     one, two = (np.asarray(Image.open(tmp_path / name)) for name in ("one.png", "two.png"))
     assert one.shape[2] >= 3
     assert one.shape != two.shape or not np.array_equal(one, two)

@@ -19,7 +19,7 @@ CASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
         {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True},
     ),
     "rmsprop": (torch.optim.RMSprop, {"lr": 0.01, "alpha": 0.9, "weight_decay": 0.1}),
-    "rmsprop-centred": (
+    "rmsprop-centered": (
         torch.optim.RMSprop,
         {"lr": 0.01, "momentum": 0.8, "centered": True, "eps": 1e-4},
     ),
@@ -128,13 +128,13 @@ def test_wrappers_are_seen_through() -> None:
     ("make_one", "message"),
     [
         (lambda p: torch.optim.Muon([q for q in p if q.ndim == 2]), "optimizer Muon is not mod"),
-        (lambda p: torch.optim.Adamax(p), "optimizer Adamax is not modelled; use torch.optim's"),
-        (lambda p: torch.optim.Adam(p, amsgrad=True), "Adam with amsgrad=True is not modelled"),
+        (lambda p: torch.optim.Adamax(p), "optimizer Adamax is not modeled; use torch.optim's"),
+        (lambda p: torch.optim.Adam(p, amsgrad=True), "Adam with amsgrad=True is not modeled"),
         (lambda p: torch.optim.SGD(p, lr=1, maximize=True), "SGD with maximize=True is not"),
         (lambda _: nn.Linear(1, 1), "a Linear is no torch.optim optimizer"),
     ],
 )
-def test_what_is_not_modelled_is_refused(make_one: Any, message: str) -> None:
+def test_what_is_not_modeled_is_refused(make_one: Any, message: str) -> None:
     with pytest.raises(OptimizerError, match=message):
         from_torch(make_one(module().parameters()))
 

@@ -1,7 +1,7 @@
 """Runs of `curate select` that kill themselves, each in a process of its own, without a word.
 
-`python -m tests.runtime.killed OUT,... NAME:N,... RECIPE` selects to each OUT, and dies there by SIGKILL
-when NAME comes up for the N-th time. Prints how they ended.
+`python -m tests.runtime.killed OUT,... NAME:N,... RECIPE` selects to each OUT, and dies there by
+SIGKILL when NAME comes up for the N-th time. Prints how they ended.
 """
 
 import json

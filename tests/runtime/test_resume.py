@@ -112,7 +112,7 @@ KILLED = (
 def dead(place: Path) -> None:
     """Runs that were killed by SIGKILL, each by the name of its moment."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.killed", ",".join(KILLED), ",".join(KILLED), "recipe.yaml"],
+        [sys.executable, "-m", "tests.runtime.killed", *[",".join(KILLED)] * 2, "recipe.yaml"],
         capture_output=True, text=True, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert json.loads(done.stdout) == dict.fromkeys(KILLED, -signal.SIGKILL), done.stderr

@@ -12,7 +12,7 @@ from curate.rules import SGD, State
 from curate.selection.driver import Selector
 from curate.selection.judge import Judge, Judged
 from curate.selection.policies import Budget, LookAhead, Policy, Random, SmallLoss
-from curate.selection.policies.look_ahead import centred_ranks
+from curate.selection.policies.look_ahead import centered_ranks
 from curate.trajectory import Step, record, replay
 from tests import tiny
 
@@ -194,13 +194,13 @@ def test_rounds_are_the_window_again_at_the_weights_before() -> None:
     once = Judge(judge.task, judge.rule, LookAhead(), judge.targets)
     begin, steps = tiny.start(judge.task, judge.rule), unweighted(tiny.steps(3))
     first = once.judge(begin, steps)
-    weights = [1 + 0.5 * centred_ranks(values) for values in first.values]
+    weights = [1 + 0.5 * centered_ranks(values) for values in first.values]
     again = once.judge(
         begin, [s.reweight(torch.from_numpy(w)) for s, w in zip(steps, weights, strict=True)]
     )
     found = judge.judge(begin, steps)
     for k in range(3):
-        ranks = centred_ranks(again.values[k] / weights[k])
+        ranks = centered_ranks(again.values[k] / weights[k])
         expected = np.clip(weights[k] + 0.5 * ranks, 0.02, 2)
         np.testing.assert_allclose(found.values[k], expected, atol=1e-5)
         assert found.scores is not None

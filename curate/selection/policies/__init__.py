@@ -8,7 +8,7 @@ from curate.selection.policies.loss import SmallLoss
 from curate.selection.policies.random import Random
 from curate.selection.policies.shrinkage import Repeatability, Shrunk, normal_scores, shrink
 from curate.selection.ranking import average_ranks
-from curate.selection.scale import standardise
+from curate.selection.scale import standardize
 
 __all__ = [
     "Array",
@@ -28,5 +28,5 @@ __all__ = [
     "shapley_values",
     "share_out",
     "shrink",
-    "standardise",
+    "standardize",
 ]

@@ -1,4 +1,4 @@
-"""KNN-Shapley: the exact Shapley value of each row for a k-nearest-neighbour classifier."""
+"""KNN-Shapley: the exact Shapley value of each row for a k-nearest-neighbor classifier."""
 
 from dataclasses import dataclass
 

@@ -44,7 +44,7 @@ class LookAhead:
         assert offer.influences is not None
         if self.rounds == 1:
             return _mean(offer.influences, offer)
-        rank = centred_ranks(_mean(offer.influences / offer.weights, offer))
+        rank = centered_ranks(_mean(offer.influences / offer.weights, offer))
         moved: Array = np.clip(offer.weights + STEP * rank, SMALLEST, LARGEST)
         return moved + TIE * (1 + rank)  # where the clamp made them equal, the last rank decides
 
@@ -55,6 +55,6 @@ def _mean(influences: Array, offer: Offer) -> Array:
     return found
 
 
-def centred_ranks(values: Array) -> Array:
+def centered_ranks(values: Array) -> Array:
     """Ranks of the values, shape (n,), scaled to -1..1, equal values sharing theirs."""
     return average_ranks(values) * 2 / (len(values) - 1) - 1 if len(values) > 1 else np.zeros(1)

@@ -84,22 +84,22 @@ def shrink(halves: Array, evidence: Array, target_rows: int) -> Shrunk:
         target_rows: of both halves together.
     """
     by_half, foretold = np.empty_like(halves), []
-    centred = halves - halves.mean(axis=1, keepdims=True)
+    centered = halves - halves.mean(axis=1, keepdims=True)
     known = evidence - evidence.mean(axis=1, keepdims=True)
     spread = known.std(axis=1, keepdims=True)
     known = known / np.where(spread > 0, spread, 1.0)
     alone = normal_scores(evidence[0]) if len(evidence) else np.zeros(halves.shape[1])
     for own, other in ((0, 1), (1, 0)):
-        columns = np.vstack([centred[own], known]).T
-        weights = np.linalg.lstsq(columns, centred[other], rcond=None)[0]
+        columns = np.vstack([centered[own], known]).T
+        weights = np.linalg.lstsq(columns, centered[other], rcond=None)[0]
         if weights[0] < 0:  # by chance: influences do not mean their opposite
-            weights = np.append(0.0, np.linalg.lstsq(known.T, centred[other], rcond=None)[0])
+            weights = np.append(0.0, np.linalg.lstsq(known.T, centered[other], rcond=None)[0])
         fitted = columns @ weights
-        foretold.append(_correlation(fitted, centred[other]))
-        by_half[own] = normal_scores(fitted if fitted.any() else centred[own])
-        agreement = _correlation(alone, normal_scores(centred[own]))
+        foretold.append(_correlation(fitted, centered[other]))
+        by_half[own] = normal_scores(fitted if fitted.any() else centered[own])
+        agreement = _correlation(alone, normal_scores(centered[own]))
         by_half[own] += max(0.0, agreement) * alone
-    correlation = _correlation(centred[0], centred[1])
+    correlation = _correlation(centered[0], centered[1])
     low, high = _interval(correlation, halves.shape[1])
     return Shrunk(
         by_half.mean(axis=0),
@@ -139,6 +139,6 @@ def _interval(correlation: float, count: int) -> tuple[float, float]:
     """Of 95 %, by Fisher's transform; -1 to 1 for fewer than four rows."""
     if count < 4:
         return -1.0, 1.0
-    centre = math.atanh(min(max(correlation, -1 + 1e-12), 1 - 1e-12))
+    center = math.atanh(min(max(correlation, -1 + 1e-12), 1 - 1e-12))
     reach = SURE / math.sqrt(count - 3)
-    return math.tanh(centre - reach), math.tanh(centre + reach)
+    return math.tanh(center - reach), math.tanh(center + reach)

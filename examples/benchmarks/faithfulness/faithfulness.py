@@ -4,7 +4,7 @@ MNIST, an MLP 784-16-16-10 with ReLU, 6,000 images, one epoch in batches of 64, 
 (0.9, 0.95) at a constant learning rate: leave each of 200 training images out of its step and
 compare what really happens to the losses of 500 test images at the end of training with what
 was predicted. The same with GELU, with a small CNN, and with a GPT of 2 layers on characters of
-WikiText-2, randomly initialised like the others. A row is a way to predict:
+WikiText-2, randomly initialized like the others. A row is a way to predict:
 
     SGD rule    adjoint of plain SGD's updates along the recorded AdamW run
     linear      of AdamW's own, as `curate` does by default; both are linear in the removal

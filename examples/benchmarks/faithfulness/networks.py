@@ -72,7 +72,7 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """Causal attention and a perceptron, each on normalised inputs and added to them."""
+    """Causal attention and a perceptron, each on normalized inputs and added to them."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

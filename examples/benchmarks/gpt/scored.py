@@ -57,7 +57,7 @@ def run(
 ) -> dict[str, Any]:
     meter = Meter()
     setting, train, held = read(folder)
-    module = build_pretrained(str(folder), "causal_lm", outputs=0, pad=0, vectorised=what == "jump")
+    module = build_pretrained(str(folder), "causal_lm", outputs=0, pad=0, vectorized=what == "jump")
     model = FlatModel(module.train(), dtype=dtype)
     task = Task(model, OBJECTIVES["causal_lm"](), as_examples(train))
     targets, rule = [Target("held", as_examples(held))], AdamW()

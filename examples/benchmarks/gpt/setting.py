@@ -68,7 +68,7 @@ def sequences(language: int, count: int, setting: Setting, generator: torch.Gene
 def prepare(folder: Path, setting: Setting) -> None:
     """Write the model, with a tokenizer, the tokens and the setting to a folder.
 
-    The weights are those that `curate select` initialises with `from_scratch`.
+    The weights are those that `curate select` initialized with `from_scratch`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(setting.seed)

@@ -44,7 +44,7 @@ def digits(noise: float, data: Path, split: int) -> Setting:
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    return _labelled(
+    return _labeled(
         found.data / 16, found.target, (1078, 270, 449), noise, split,
         hidden=[64], batch_size=64, epochs=8, lr=3e-3, standardize=True,
     )  # fmt: skip
@@ -53,7 +53,7 @@ def digits(noise: float, data: Path, split: int) -> Setting:
 def mnist(noise: float, data: Path, split: int, *, asymmetric: bool = False) -> Setting:
     """Two thousand MNIST digits; asymmetric: a wrong label is always the next class."""
     features, labels = _mnist(data)
-    return _labelled(
+    return _labeled(
         features, labels, (2000, 300, 3000), noise, split, asymmetric=asymmetric,
         hidden=[128], batch_size=64, epochs=6, lr=1e-3,
     )  # fmt: skip
@@ -62,7 +62,7 @@ def mnist(noise: float, data: Path, split: int, *, asymmetric: bool = False) -> 
 def domains(data: Path, split: int) -> Setting:
     """MNIST again, no label wrong; half of the candidates lie on their side, no target does."""
     features, labels = _mnist(data)
-    setting = _labelled(
+    setting = _labeled(
         features, labels, (2000, 300, 3000), 0.0, split,
         hidden=[128], batch_size=64, epochs=6, lr=1e-3,
     )  # fmt: skip
@@ -79,7 +79,7 @@ def domains(data: Path, split: int) -> Setting:
 def texts(name: str, label: str, noise: float, data: Path, split: int) -> Setting:
     """Short texts as 200 numbers each (tf-idf of words and pairs, by singular values)."""
     features, labels = _texts(data, name, label)
-    return _labelled(
+    return _labeled(
         features, labels, (3000, 450, 2000), noise, split,
         hidden=[64], batch_size=128, epochs=12, lr=1e-3, standardize=True,
     )  # fmt: skip
@@ -88,7 +88,7 @@ def texts(name: str, label: str, noise: float, data: Path, split: int) -> Settin
 def encoder(name: str, label: str, noise: float, data: Path, split: int) -> Setting:
     """Short texts and a small BERT, both from scratch. The numbers of `texts` are for others."""
     features, labels = _texts(data, name, label)
-    found = _labelled(
+    found = _labeled(
         features, labels, (1500, 300, 1000), noise, split,
         hidden=[], batch_size=32, epochs=5, lr=1e-3,
         texts=pl.read_parquet(data / f"{name}.parquet")["text"],
@@ -152,7 +152,7 @@ SETTINGS: dict[str, Callable[[Path, int], Setting]] = {
 }
 
 
-def _labelled(
+def _labeled(
     features: Array, labels: Array, sizes: tuple[int, int, int], noise: float, split: int, *,
     hidden: list[int], batch_size: int, epochs: int, lr: float, standardize: bool = False,
     asymmetric: bool = False, texts: pl.Series | None = None,

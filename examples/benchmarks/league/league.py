@@ -1,7 +1,7 @@
 """The league: what choosing is worth, on data that it was not built on.
 
 In every split of every setting `curate select` runs as it comes, and what it keeps is retrained
-on beside what a sceptic would try: everything; random rows, plain and of the same labels;
+on beside what a skeptic would try: everything; random rows, plain and of the same labels;
 the target rows alone; rows of small loss; those of high KNN-Shapley value; those whose label a
 logistic regression, out of fold, finds likely (cleanlab's self-confidence); and the rows that are
 right, which nobody knows (the oracle). All of the others are told the share of right rows (nine

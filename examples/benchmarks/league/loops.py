@@ -33,7 +33,7 @@ WAYS: dict[str, dict[str, Any] | None] = {
 
 
 def arrays(setting: Setting) -> dict[str, tuple[Tensor, Tensor]]:
-    """Features and labels of every part, standardised where that is asked for."""
+    """Features and labels of every part, standardized where that is asked for."""
     found = {part: np.array(table["x"].to_list()) for part, table in setting.tables.items()}
     if setting.recipe["data"]["standardize"]:
         middle, spread = found["train"].mean(axis=0), found["train"].std(axis=0)
