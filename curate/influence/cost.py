@@ -27,7 +27,7 @@ JUMP = 5
 
 
 @dataclass(frozen=True)
-class Run:
+class RunShape:
     """What of a run decides what it takes.
 
     kept: share of its candidates (or of their tokens) that every step keeps, one per step.
@@ -106,7 +106,7 @@ class Passes:
         return float(sum(asdict(self).values()))
 
 
-def work(run: Run) -> Work:
+def work(run: RunShape) -> Work:
     """The steps that a run does; what a budget by threshold drops whole is counted as done."""
     lengths = [len(window) for window in run.windows]
     recorded = run.rounds * sum(lengths)
@@ -126,7 +126,7 @@ def work(run: Run) -> Work:
     )
 
 
-def passes(run: Run) -> Passes:
+def passes(run: RunShape) -> Passes:
     """What a run costs, in gradients of one batch."""
     own = work(run)
     commit = sum(sum(run.kept[k] for k in steps) for steps in _committed(run))
@@ -150,7 +150,7 @@ def passes(run: Run) -> Passes:
     )  # fmt: skip
 
 
-def _gradients_at_hand(run: Run, length: int) -> int:
+def _gradients_at_hand(run: RunShape, length: int) -> int:
     """Steps of a window whose gradient need not be computed again only to be scored.
 
     Where states were not kept, those on the way from one that was are done again, and room
@@ -160,18 +160,18 @@ def _gradients_at_hand(run: Run, length: int) -> int:
     return min(length, run.gradients) if places >= length else min(length - places, run.gradients)
 
 
-def _looks(run: Run) -> list[int]:
+def _looks(run: RunShape) -> list[int]:
     """The first steps of `measured` after which there is something to measure."""
     firsts = measured(len(run.kept), run.horizon)
     return [k for k in firsts if any(share < 1 for share in run.kept[k : k + run.horizon])]
 
 
-def _on_disk(run: Run, length: int) -> int:
+def _on_disk(run: RunShape, length: int) -> int:
     """States of a window that memory has no room for and the disk has, when it is recorded."""
     return min(run.disk, max(0, length - run.memory))
 
 
-def _committed(run: Run) -> list[range]:
+def _committed(run: RunShape) -> list[range]:
     """The steps trained on what was kept: none after the last window, nor after one kept whole."""
     return [window for window in run.windows[:-1] if any(run.kept[k] < 1 for k in window)]
 

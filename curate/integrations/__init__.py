@@ -3,13 +3,13 @@
 from curate.integrations.hf_trainer import LookAheadMixin
 from curate.integrations.lightning import LightningLookAhead
 from curate.integrations.loader import LookAheadLoader
-from curate.integrations.loop import Decision, WindowChooser, WindowReport
+from curate.integrations.loop import Decision, LiveLoop, WindowReport
 
 __all__ = [
     "Decision",
     "LightningLookAhead",
+    "LiveLoop",
     "LookAheadLoader",
     "LookAheadMixin",
-    "WindowChooser",
     "WindowReport",
 ]

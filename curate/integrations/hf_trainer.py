@@ -9,7 +9,7 @@ from torch import Tensor
 from curate.errors import OptionError
 from curate.influence import Target
 from curate.integrations.loader import as_targets
-from curate.integrations.loop import WindowChooser, WindowReport, one_mean
+from curate.integrations.loop import LiveLoop, WindowReport, one_mean
 from curate.integrations.options import WEIGHTS, Options
 from curate.integrations.training import Training
 from curate.models import LabelsObjective, Objective, as_objective, find_shift
@@ -35,8 +35,7 @@ class LookAheadMixin:
             None, which then is no longer a fair judge of the model.
         objective: (model, batch) -> one loss per example; the model's own loss on
             `labels` if None, see `LabelsObjective`.
-        look_ahead: arguments of `LookAheadLoader` from `horizon` on, without `scheduler`,
-            `clip_norm` and `accumulate`. A `row` column is kept from the model.
+        look_ahead: see `Options`. A `row` column is kept from the model.
 
     Raises:
         OptionError: an argument that cannot be followed.
@@ -74,7 +73,7 @@ class LookAheadMixin:
             raise OptionError("give targets, a dataset to be good at, or an eval_dataset.")
         if self.args.n_gpu > 1:
             raise OptionError("look-ahead runs on one device; set CUDA_VISIBLE_DEVICES to one.")
-        self._chooser: WindowChooser | None = None
+        self._chooser: LiveLoop | None = None
         self._source: Iterator[Any] | None = None
         self._cut: Iterator[Any] = iter(())
 
@@ -115,7 +114,7 @@ class LookAheadMixin:
             return batch
         return {key: value for key, value in batch.items() if key not in left_out}
 
-    def _make_chooser(self) -> WindowChooser:
+    def _make_chooser(self) -> LiveLoop:
         training = Training(
             self.model, unwrap(self.optimizer), self.lr_scheduler, self.args.max_grad_norm or None
         )
@@ -128,7 +127,7 @@ class LookAheadMixin:
         # without a count the Trainer adds up the means of a step's batches, undivided, if it
         # believes that the model has been given one
         added_up = self.model_accepts_loss_kwargs and not counted
-        return WindowChooser(
+        return LiveLoop(
             training, as_objective(objective, getattr(objective, "__name__", "objective")),
             targets, self._options, self.args.gradient_accumulation_steps,
             float if added_up else one_mean,

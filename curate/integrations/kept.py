@@ -16,7 +16,7 @@ from curate.output.directory import Selection, made_with, write_selection
 from curate.output.page import leave_report
 from curate.runtime.resume import check_free, staged
 from curate.selection.ledger import Ledger, Scores, score_table
-from curate.selection.policies import Array, Budget, Choice
+from curate.selection.policies import Array, Budget, Choice, standardize
 
 
 def write_kept(
@@ -83,11 +83,10 @@ def _check_rows(entries: pl.DataFrame, count: int, log: Any) -> None:
 
 def _scores(entries: pl.DataFrame, count: int, targets: list[str]) -> Scores:
     columns = [f"influence/{name}" for name in targets] or ["influence"]
-    ledger = Ledger(count, np.ones(len(columns)), None)
+    ledger = Ledger(count, np.ones(len(columns)))
     for _, step in entries.group_by("run", "step", "batch", maintain_order=True):
-        ledger.add(
-            step["row"].to_numpy(), step["value"].to_numpy(), step.select(columns).to_numpy().T
-        )
+        scores = standardize(step["value"].to_numpy())
+        ledger.add(step["row"].to_numpy(), scores, step.select(columns).to_numpy().T)
     return ledger.scores(with_influences=True)
 
 

@@ -1,7 +1,7 @@
 """Look-ahead in Lightning: a loader that finds out about the training from the module's trainer."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from curate.errors import OptionError
 from curate.integrations.loader import LookAheadLoader
 from curate.integrations.loop import WindowReport
-from curate.integrations.options import Options
+from curate.integrations.options import LoopOptions, Options
 from curate.models import Objective
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -28,7 +28,7 @@ class LightningLookAhead:
     Args:
         loader, objective, targets: see `LookAheadLoader`; the objective is called
             with the module itself as model.
-        options: arguments of `LookAheadLoader` from `horizon` on.
+        options: see `Options`.
 
     Raises:
         OptionError: at once, for options out of range; at the first batch, for
@@ -42,7 +42,7 @@ class LightningLookAhead:
         module: nn.Module,
         objective: Objective | Callable[[Any, Any], Tensor],
         targets: Any,
-        **options: Any,
+        **options: Unpack[LoopOptions],
     ) -> None:
         if not hasattr(loader, "__len__"):
             raise OptionError(

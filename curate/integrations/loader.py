@@ -1,8 +1,7 @@
 """Look-ahead in a training loop of one's own: wrap the data loader, change nothing else."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +9,11 @@ from torch import Tensor, nn
 from curate.datasets import BatchExamples
 from curate.errors import OptionError
 from curate.influence import Target
-from curate.integrations.loop import Decision, WindowChooser, WindowReport, one_mean
-from curate.integrations.options import AUTO, Options
+from curate.integrations.loop import Decision, LiveLoop, WindowReport, one_mean
+from curate.integrations.options import LoopOptions, Options
 from curate.integrations.training import Training
 from curate.models import Objective, as_objective
 from curate.rules import unwrap
-from curate.runtime.trackers import Tracker
 
 
 class LookAheadLoader:
@@ -51,14 +49,6 @@ class LookAheadLoader:
             an `Objective`; the loop is taken to train on their mean over the step.
         targets: what to be good at: a batch, a list or loader of batches, or
             several by name. They are kept in memory.
-        horizon: K, optimizer steps to look ahead.
-        keep: share of every batch that is kept. "auto", the default: while choosing pays, by
-            target rows that did not choose, four fifths, and otherwise everything (`Paying`).
-            "weights" keeps all of it and
-            yields pairs (batch, weights), weights of shape (n,) and mean 1, for
-            a loop that trains on `(weights * losses).mean()`.
-        rounds: see `LookAhead`; 1 if None, or 4 for weights.
-        group_by: batch -> a label per example, shape (n,); each gets the same share.
         scheduler: stepped once per optimizer step by the loop; read, never stepped.
         clip_norm: the norm that the loop clips gradients to.
         autocast: what the loop's passes are autocast to, such as torch.bfloat16. If None it is
@@ -68,15 +58,7 @@ class LookAheadLoader:
             candidates, for a step of n batches; 1 unless given. A loop
             that divides by `accumulate` at the shorter end of an epoch, too,
             has `lambda n: n / accumulate`.
-        log: folder for the audit log, see `curate.read_log`. row: what it knows an
-            example by, its position in the dataset: a key of the batch, or
-            batch -> integers, shape (n,).
-        tracker: is told of every window when it has been trained on, at its first step:
-            window/NAME, the numbers of `WindowReport`, kept as a share; see `open_tracker`.
-        removal: see `curate.influence.influence`.
-        micro_batch: candidates per simulated forward pass; a whole batch if None.
-        snapshots: states kept at once on the way through a window, each with its gradient.
-        seed: of the simulated steps' dropout.
+        options: see `Options`: horizon, keep, rounds, label, group_by, log, row, tracker and more.
 
     Raises:
         UserError: at construction, for an optimizer, model or argument that
@@ -92,37 +74,23 @@ class LookAheadLoader:
         objective: Objective | Callable[[Any, Any], Tensor],
         targets: Any,
         *,
-        horizon: int = 1,
-        keep: float | str = AUTO,
-        rounds: int | None = None,
-        group_by: Callable[[Any], Any] | None = None,
         scheduler: Any | None = None,
         clip_norm: float | None = None,
         autocast: torch.dtype | None = None,
         accumulate: int = 1,
         scale: Callable[[int], float] = one_mean,
-        log: str | PathLike[str] | None = None,
-        row: str | Callable[[Any], Any] | None = None,
-        tracker: Tracker | None = None,
-        removal: str = "renormalised",
-        micro_batch: int | None = None,
-        snapshots: int = 64,
-        seed: int = 0,
+        **options: Unpack[LoopOptions],
     ) -> None:
-        options = Options(
-            horizon=horizon, keep=keep, rounds=rounds, group_by=group_by, log=log, row=row,
-            tracker=tracker, removal=removal, micro_batch=micro_batch, snapshots=snapshots,
-            seed=seed,
-        )  # fmt: skip
+        checked = Options(**options)
         if accumulate < 1:
             raise OptionError(f"accumulate must be at least 1 but got {accumulate}.")
         _refuse_counted(loader)
         self.loader = loader
-        self._chooser = WindowChooser(
+        self._chooser = LiveLoop(
             Training(model, unwrap(optimizer), scheduler, clip_norm, autocast),
             as_objective(objective, getattr(objective, "__name__", "objective")),
             as_targets(targets),
-            options,
+            checked,
             accumulate,
             scale,
         )

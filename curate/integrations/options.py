@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, TypedDict
 
 from curate.errors import OptionError
 from curate.influence import REMOVALS
@@ -16,9 +16,45 @@ SHARE = 0.8
 """Of every batch, what `keep="auto"` keeps while choosing pays."""
 
 
+class LoopOptions(TypedDict, total=False):
+    """The options of every integration by name, so that editors complete them; see `Options`."""
+
+    horizon: int
+    keep: float | str
+    rounds: int | None
+    label: str | Callable[[Any], Any] | None
+    group_by: str | Callable[[Any], Any] | None
+    row: str | Callable[[Any], Any] | None
+    log: str | PathLike[str] | None
+    tracker: Tracker | None
+    removal: str
+    micro_batch: int | None
+    snapshots: int
+    seed: int
+
+
 @dataclass(frozen=True)
 class Options:
-    """See `LookAheadLoader` for what each of them means.
+    """The options of look-ahead in a loop.
+
+    horizon: K, optimizer steps to look ahead.
+    keep: share of every batch that is kept. "auto", the default: four fifths while choosing pays,
+        by target rows that did not choose, and otherwise everything (`Paying`). "weights" keeps
+        all of it and yields pairs (batch, weights), weights of shape (n,) and mean 1, for a loop
+        that trains on `(weights * losses).mean()`.
+    rounds: see `LookAhead`; 1 if None, or 4 for weights.
+    label: the class of every example, within which influences are put on one scale (influences of
+        different labels seldom are); a key of the batch, or batch -> shape (n,).
+    group_by: a key of the batch, or batch -> a label per example, shape (n,); every group keeps
+        the same share.
+    log: folder for the audit log, see `curate.read_log`. row: what it knows an example by, its
+        position in the dataset: a key of the batch, or batch -> integers, shape (n,).
+    tracker: receives window/NAME, the numbers of `WindowReport`, when a window has been trained
+        on, at its first step; see `open_tracker`.
+    removal: see `curate.influence.influence`.
+    micro_batch: candidates per simulated forward pass; a whole batch if None.
+    snapshots: states kept at once on the way through a window, each with its gradient.
+    seed: of the simulated steps' dropout.
 
     Raises:
         OptionError: a value is out of range, or two of them do not go together.
@@ -27,7 +63,8 @@ class Options:
     horizon: int = 1
     keep: float | str = AUTO
     rounds: int | None = None
-    group_by: Callable[[Any], Any] | None = None
+    label: str | Callable[[Any], Any] | None = None
+    group_by: str | Callable[[Any], Any] | None = None
     row: str | Callable[[Any], Any] | None = None
     log: str | PathLike[str] | None = None
     tracker: Tracker | None = None

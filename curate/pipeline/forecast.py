@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from curate.influence import Differences, Near, target_gradients, target_graph
-from curate.influence.cost import Run, _on_disk, passes, work
+from curate.influence.cost import RunShape, _on_disk, passes, work
 from curate.pipeline.build import choose_device
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.remarks import horizon_remark, remarks
@@ -83,8 +83,8 @@ class Forecast:
     selector: Selector
     state: State
     steps: Sequence[Step]
-    run: Run
-    baselines: Sequence[Run]
+    run: RunShape
+    baselines: Sequence[RunShape]
     judged: int
     retrained: int
     graph: int
@@ -322,7 +322,7 @@ class Memory:
 
 
 def memory(
-    run: Run, *, parameters: int, state: int, kept: int, gradient: int, graph: int, targets: int,
+    run: RunShape, *, parameters: int, state: int, kept: int, gradient: int, graph: int, targets: int,
     gradients: int,
 ) -> Memory:  # fmt: skip
     """Bytes that a run holds at its fullest, in each of its processes.
@@ -363,7 +363,7 @@ class Files:
         return self.snapshots + self.savepoints
 
 
-def disk(run: Run, *, state: int, kept: int, candidates: int, rows: Sequence[int]) -> Files:
+def disk(run: RunShape, *, state: int, kept: int, candidates: int, rows: Sequence[int]) -> Files:
     """What a run has on disk, see `memory` for its bytes of a state.
 
     A savepoint holds a whole state, the scores so far, what the error of influences is known

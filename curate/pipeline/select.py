@@ -181,15 +181,7 @@ class TrackedWindows:
 
     def __call__(self, outcome: Outcome, error: float | None) -> None:
         now = time.monotonic()
-        metrics = {
-            "target_loss": outcome.target_loss,
-            "predicted": outcome.predicted,
-            "realised": outcome.realised,
-            "kept": outcome.kept / outcome.candidates,
-            "influence": outcome.signal,
-            "error": error,
-            "seconds": now - self._last,
-        }
+        metrics = outcome.metrics() | {"error": error, "seconds": now - self._last}
         self._last = now
         tell(self._trackers, "window", metrics, outcome.first_step)
 

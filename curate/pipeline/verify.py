@@ -33,7 +33,7 @@ from curate.runtime.progress import Phases
 from curate.runtime.resume import existing_parent
 from curate.runtime.threads import suitable_threads
 from curate.runtime.units import duration
-from curate.selection.driver import Selector
+from curate.selection.driver import Decided, Selector
 from curate.selection.judge import Judged
 from curate.selection.ledger import Scores
 from curate.selection.policies import Array, share_out
@@ -114,7 +114,7 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
     )
     with phases.phase("verify", ticks) as tick:
         jury = _Jury(job, selector, plan, quotas, journal, tick)
-        scores = selector.run(state, steps, tick, on_window=jury.hear)
+        scores = selector.run(state, steps, tick, on_window=jury.leave_out_rows)
     table = jury.table(scores)
     truth = table["actual"].to_numpy()
     return Verified(
@@ -138,8 +138,9 @@ class _Jury:
     tick: Callable[[], None]
     lines: list[dict[str, Any]] = field(default_factory=list)
 
-    def hear(self, first: int, state: State, judged: Judged) -> None:
+    def leave_out_rows(self, state: State, decided: Decided) -> None:
         """Leave out this window's share of rows."""
+        first, judged = decided.first_step, decided.judged
         if not self.quotas[first]:
             return
         assert judged.scores is not None

@@ -88,8 +88,8 @@ class Judge:
     `scoring` says how influences are computed, and `exact_jump` costs more.
     `differences`: what is remembered of the windows before.
 
-    strata: to standardize within, shape (N,), or None. tokens: of every candidate, shape (N,),
-    if its losses and influences are judged per token; None per example.
+    per: what losses and influences are divided by before they are valued, such as the tokens of
+    every candidate, shape (N,); None for whole examples.
     """
 
     task: Task
@@ -101,8 +101,7 @@ class Judge:
     gradients: int = 64
     disk: Disk | None = None
     sharded: bool = False
-    strata: Array | None = None
-    tokens: Array | None = None
+    per: Array | None = None
     differences: Differences = field(default_factory=Differences)
 
     def __post_init__(self) -> None:
@@ -211,7 +210,7 @@ class Judge:
     def _offer(self, step: Step, losses: Tensor, influences: Tensor | None) -> Offer:
         """The candidates of a step as the policy sees them."""
         rows = step.rows.numpy()
-        per = 1 if self.tokens is None else self.tokens[rows]
+        per = 1 if self.per is None else self.per[rows]
         return Offer(
             rows=rows,
             weights=step.weights.double().numpy(),
@@ -219,8 +218,3 @@ class Judge:
             influences=None if influences is None else influences.numpy() / per,
             target_weights=self.target_weights,
         )
-
-
-def keep_all(judged: Judged, kept: Sequence[Array]) -> bool:
-    """Whether nothing of the window was dropped, so that its end is known already."""
-    return len(kept) == len(judged.steps) and all(np.all(mask) for mask in kept)

@@ -11,11 +11,11 @@ from curate.influence import WindowError
 from curate.selection.policies import Array, Choice, standardize
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
     """What became of one window, in loss units; means over the targets.
 
-    first_step: where it is in the run. steps: K. candidates: scored in its decided steps;
+    first_step: where it is in the run. steps: decided, K or fewer. candidates: scored in them;
     kept: of those. signal: their mean |influence|. target_loss: at its end, trained on
     everything. predicted: change of that from training on what was kept, first order in each
     step's mean gradient; None where a step kept nothing. realised: the change itself; None where
@@ -30,6 +30,16 @@ class Outcome:
     target_loss: float
     predicted: float | None
     realised: float | None = None
+
+    def metrics(self) -> dict[str, float | None]:
+        """Its numbers by name for a tracker: what was kept as a share, `influence` the signal."""
+        return {
+            "target_loss": self.target_loss,
+            "predicted": self.predicted,
+            "realised": self.realised,
+            "kept": self.kept / self.candidates,
+            "influence": self.signal,
+        }
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,12 @@ class Ledger:
     """Adds up values and influences, step by step. Memory: O(N Q)."""
 
     def __init__(
-        self, candidates: int, target_weights: Array, strata: Array | None,
+        self,
+        candidates: int,
+        target_weights: Array,
+        strata: Array | None = None,
         halves: Array | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """target_weights: in the mean over the targets, shape (Q,). strata: (N,), or None.
 
         halves: if the first Q / 2 targets are one half of them and the others the other half,
@@ -81,14 +94,13 @@ class Ledger:
         self._influences = np.zeros((len(target_weights), candidates))
 
     def add(
-        self, rows: Array, values: Array, influences: Array | None, per: Array | int = 1
-    ) -> Array:
-        """Enter one step; returns the standardized values, shape (n,).
+        self, rows: Array, scores: Array, influences: Array | None = None, per: Array | int = 1
+    ) -> None:
+        """Enter one step: standardized values, shape (n,), and influences, shape (Q, n).
 
         per: what influences on halves of the target are divided by first, such as tokens, (n,).
         """
         strata = None if self._strata is None else self._strata[rows]
-        scores = standardize(values, strata)
         np.add.at(self._score, rows, scores)
         np.add.at(self._seen, rows, 1)
         if influences is not None:
@@ -98,7 +110,6 @@ class Ledger:
                 own = slice(k * len(influences) // 2, (k + 1) * len(influences) // 2)
                 half = np.average(influences[own], axis=0, weights=self._weights[own])
                 np.add.at(total, rows, standardize(half / per, strata))
-        return scores
 
     def saved(self) -> dict[str, Array]:
         """The sums so far, as they are until the next step is entered."""

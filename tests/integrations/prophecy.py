@@ -13,27 +13,21 @@ import pytest
 import torch
 
 from curate.datasets import BatchExamples
-from curate.integrations import Decision, WindowChooser
-from curate.selection.judge import Judged
+from curate.integrations import Decision, LiveLoop
 from curate.trajectory import Task, replay
 
 
 def foretell(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Largest difference of a parameter, window by window, over the distance gone."""
     errors: list[float] = []
-    choose, judge, settle = WindowChooser.choose, WindowChooser._judge, WindowChooser.settle
-
-    def watched_judge(self: Any, window: Sequence[Any], members: Any) -> Judged:
-        judged = judge(self, window, members)
-        self.seen = judged
-        return judged
+    choose, settle = LiveLoop.choose, LiveLoop.settle
 
     def watched_choose(self: Any, window: Sequence[Any]) -> list[Decision]:
         decisions = choose(self, window)
         model, live = self.training.read()
         state, steps = live.state(), []
         flat = iter(decisions)
-        for step in self.seen.steps:
+        for step in self._unsettled.judged.steps:
             lengths = np.diff([0, *step.cuts, len(step.rows)])
             own = [decision for _, decision in zip(lengths, flat, strict=False)]
             if not own:
@@ -47,13 +41,12 @@ def foretell(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return decisions
 
     def watched_settle(self: Any) -> None:
-        if self._untold is not None:
+        if self._unsettled is not None:
             theta = self.training.read()[0].read()
             gone = (theta - self.start).abs().max()
             errors.append(float((theta - self.expected).abs().max() / gone))
         settle(self)
 
-    monkeypatch.setattr(WindowChooser, "_judge", watched_judge)
-    monkeypatch.setattr(WindowChooser, "choose", watched_choose)
-    monkeypatch.setattr(WindowChooser, "settle", watched_settle)
+    monkeypatch.setattr(LiveLoop, "choose", watched_choose)
+    monkeypatch.setattr(LiveLoop, "settle", watched_settle)
     return errors

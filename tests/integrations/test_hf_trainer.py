@@ -20,7 +20,7 @@ from transformers import (
 
 from curate import LookAheadMixin, read_log
 from curate.errors import ModelError, OptionError
-from curate.integrations import WindowChooser
+from curate.integrations import LiveLoop
 from curate.models import LabelsObjective, find_shift
 from tests.integrations.prophecy import foretell
 
@@ -126,7 +126,7 @@ def test_what_is_simulated_is_what_happens(
     # transformers takes the logits of language models to float32
     assert max(errors) < (1e-5 if data is texts else 1e-8)
     assert all(report.realised is not None for report in made.look_ahead_reports)
-    assert all(report.kept * 2 == report.offered for report in made.look_ahead_reports)
+    assert all(report.kept * 2 == report.candidates for report in made.look_ahead_reports)
 
 
 def test_keeping_everything_trains_bit_for_bit_as_the_trainer_does(tmp_path: Path) -> None:
@@ -142,13 +142,13 @@ def test_windows_are_simulated_in_training_mode_whatever_was_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes = []
-    choose = WindowChooser.choose
+    choose = LiveLoop.choose
 
     def watched(self: Any, window: Any) -> Any:
         modes.append(self.training.model.training)
         return choose(self, window)
 
-    monkeypatch.setattr(WindowChooser, "choose", watched)
+    monkeypatch.setattr(LiveLoop, "choose", watched)
 
     class Evaluates(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:

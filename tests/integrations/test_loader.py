@@ -136,7 +136,7 @@ def test_batches_are_cut_in_order_and_all_of_them_come(horizon: int) -> None:
     places = [int((rows == x).all(dim=1).nonzero()) for x in torch.cat(seen)]
     assert places == sorted(places)
     assert sum(report.kept for report in wrapped.reports) == 29
-    assert sum(report.offered for report in wrapped.reports) == 96
+    assert sum(report.candidates for report in wrapped.reports) == 96
 
 
 def test_selection_beats_no_selection_on_wrong_labels() -> None:

@@ -98,7 +98,7 @@ def test_on_wrong_labels_it_chooses_and_ends_better(horizon: int) -> None:
     found, loader = trained(0.3, horizon=horizon)
     assert loader is not None
     assert found < 0.9 * plain
-    cut = [report for report in loader.reports if report.kept < report.offered]
+    cut = [report for report in loader.reports if report.kept < report.candidates]
     assert len(cut) > len(loader.reports) / 2
     assert all(report.gain is not None for report in loader.reports[:-1])
 

@@ -12,17 +12,17 @@ import safetensors.torch
 import torch
 
 from curate.influence import window as influence_window
-from curate.influence.cost import HEADER, Run, measured, passes, work
+from curate.influence.cost import RunShape, measured, passes, work
 from curate.pipeline import forecast as estimate
 from curate.pipeline.forecast import disk, memory
 from curate.runtime import savepoints
 from curate.runtime.files import write_sealed
 from curate.selection import driver as select
 from curate.selection import judge as windows
-from curate.selection.driver import Selector
+from curate.selection.driver import Decided, Selector
 from curate.selection.judge import Judge
 from curate.selection.policies import Budget, LookAhead, Policy, SmallLoss
-from curate.trajectory import Disk, recording, redone
+from curate.trajectory import HEADER, Disk, recording, redone
 from tests import tiny
 from tests.job import curate
 from tests.trajectory.test_recording import fewest_redone
@@ -166,12 +166,12 @@ def test_a_batch_that_is_kept_whole_is_not_trained_again(done: Counter[str]) -> 
     assert done["committed"] == expected.committed == 6
 
 
-def run_of(steps: int, **changes: Any) -> Run:
+def run_of(steps: int, **changes: Any) -> RunShape:
     settings: dict[str, Any] = {
         "kept": [0.5] * steps, "horizon": steps, "rounds": 1, "goes_back": True,
         "memory": 100,
     }  # fmt: skip
-    return Run(**settings | changes)
+    return RunShape(**settings | changes)
 
 
 def test_passes_are_those_of_the_published_cost_model() -> None:
@@ -206,8 +206,9 @@ def test_probes_cost_about_what_is_forecast(done: Counter[str], horizon: int) ->
     expected = passes(chosen.shape(steps)).probes
     probes: list[int] = []
 
-    def note(first: int, state: object, judged: Any) -> None:
-        probes.extend(len(judged.steps) - probe.step for probe in judged.scores.probes)
+    def note(state: object, decided: Decided) -> None:
+        assert decided.judged.scores is not None
+        probes.extend(len(decided.weights) - probe.step for probe in decided.judged.scores.probes)
 
     chosen.run(tiny.start(chosen.judge.task, chosen.judge.rule), steps, on_window=note)
     spent = sum(3 + length + 20 / 6 / 3 for length in probes)

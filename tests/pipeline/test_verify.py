@@ -23,6 +23,7 @@ from curate.pipeline.verify import JOURNAL, Plan, Verified
 from curate.recipe import load_recipe
 from curate.rules import State, as_sgd
 from curate.runtime.progress import Phases
+from curate.selection.driver import Decided
 from curate.selection.judge import Judged
 from curate.trajectory import Step, Task, record, replay
 from tests.job import curate as select
@@ -48,8 +49,8 @@ def verified(
     job = prepare(load_recipe(Path("recipe.yaml"), (*WIDE, *settings)), torch.device("cpu"))
     windows = {}
 
-    def note(first: int, state: State, judged: Judged) -> None:
-        windows[first] = Window(state, judged)
+    def note(state: State, decided: Decided) -> None:
+        windows[decided.first_step] = Window(state, decided.judged)
 
     selector, state, steps = selector_for(job, "look_ahead")
     selector.run(state, steps, on_window=note)

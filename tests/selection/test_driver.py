@@ -9,8 +9,8 @@ import torch
 
 from curate.influence import Scoring, score_window, target_losses
 from curate.rules import SGD, State
-from curate.selection.driver import Selector
-from curate.selection.judge import Judge, Judged
+from curate.selection.driver import Decided, Selector
+from curate.selection.judge import Judge
 from curate.selection.policies import Budget, LookAhead, Policy, Random, SmallLoss
 from curate.selection.policies.look_ahead import centered_ranks
 from curate.trajectory import Step, record, replay
@@ -80,13 +80,13 @@ def test_what_became_of_a_window_is_what_training_on_what_was_kept_gives() -> No
         chosen = replace(chosen, judge=judge)
         task, rule = chosen.judge.task, chosen.judge.rule
         state = tiny.start(task, rule)
-        seen: list[tuple[int, State, Judged]] = []
+        seen: list[tuple[State, Decided]] = []
         found = chosen.run(state, steps, on_window=lambda *w, seen=seen: seen.append(w)).outcomes
         assert [own.first_step for own in found] == [0, 2, 4]
         assert [own.realised is None for own in found] == [False, False, True]
-        for own, (_, before, judged), after in zip(found, seen, seen[1:], strict=False):
-            ends = []
-            for theta in (replay(task, rule, before, judged.steps).theta, after[1].theta):
+        for own, (before, decided), after in zip(found, seen, seen[1:], strict=False):
+            ends, judged = [], decided.judged
+            for theta in (replay(task, rule, before, judged.steps).theta, after[0].theta):
                 each = target_losses(task.model, task.objective, targets, theta)
                 ends.append(float(0.8 * each[0] + 0.2 * each[1]))
             assert own.target_loss == pytest.approx(ends[0], rel=1e-14)
@@ -171,8 +171,7 @@ def test_influences_do_not_depend_on_planted_groups_or_strata() -> None:
     assert labels is not None
     plain = run(selector(12), steps)
     chosen = selector(12, groups=labels.numpy())
-    judge = replace(chosen.judge, strata=labels.numpy())
-    stratified = run(replace(chosen, judge=judge), steps)
+    stratified = run(replace(chosen, strata=labels.numpy()), steps)
     assert np.array_equal(plain, stratified)
 
 
@@ -221,9 +220,9 @@ def test_probing_changes_no_influence_and_nothing_of_what_is_kept(
         chosen = replace(chosen, judge=judge)
         followed: list[int] = []
 
-        def note(first: int, state: State, judged: Judged, own: list[int] = followed) -> None:
-            assert judged.scores is not None
-            own += [probe.step for probe in judged.scores.probes]
+        def note(state: State, decided: Decided, own: list[int] = followed) -> None:
+            assert decided.judged.scores is not None
+            own += [probe.step for probe in decided.judged.scores.probes]
 
         scores = chosen.run(start(chosen), steps, on_window=note)
         found.append(scores)

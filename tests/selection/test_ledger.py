@@ -25,9 +25,9 @@ def test_equal_values_score_zero_even_where_rounding_differs() -> None:
 
 
 def test_means_over_occurrences() -> None:
-    ledger = Ledger(4, target_weights=np.array([1.0, 3.0]), strata=None)
-    ledger.add(np.array([0, 1]), np.array([1.0, 3.0]), np.array([[1.0, 3.0], [2.0, 6.0]]))
-    ledger.add(np.array([1, 2]), np.array([5.0, 9.0]), np.array([[5.0, 9.0], [0.0, 0.0]]))
+    ledger = Ledger(4, target_weights=np.array([1.0, 3.0]))
+    ledger.add(np.array([0, 1]), np.array([-1.0, 1.0]), np.array([[1.0, 3.0], [2.0, 6.0]]))
+    ledger.add(np.array([1, 2]), np.array([-1.0, 1.0]), np.array([[5.0, 9.0], [0.0, 0.0]]))
     scores = ledger.scores(with_influences=True)
     assert scores.seen.tolist() == [1, 2, 1, 0]
     assert scores.influences is not None
