@@ -7,19 +7,21 @@ from importlib import import_module, metadata
 from typing import Any
 
 _HOME = {
-    "CurateError": "curate.errors",
-    "LightningLookAhead": "curate.integrations",
-    "LookAheadLoader": "curate.integrations",
-    "LookAheadMixin": "curate.integrations",
-    "Recipe": "curate.recipe",
-    "Tracker": "curate.runtime.trackers",
-    "check_recipe": "curate.recipe",
-    "load_recipe": "curate.recipe",
-    "open_tracker": "curate.runtime.trackers",
-    "read_log": "curate.output.audit_log",
-    "run_select": "curate.pipeline.select",
-    "tune": "curate.pipeline.select",
-    "write_kept": "curate.integrations.kept",
+    "CurateError": "errors:CurateError",
+    "LightningLookAhead": "integrations:LightningLookAhead",
+    "LookAheadLoader": "integrations:LookAheadLoader",
+    "LookAheadMixin": "integrations:LookAheadMixin",
+    "Recipe": "recipe:Recipe",
+    "Tracker": "runtime.trackers:Tracker",
+    "check_recipe": "recipe:check_recipe",
+    "load_recipe": "recipe:load_recipe",
+    "open_tracker": "runtime.trackers:open_tracker",
+    "plan": "pipeline.forecast:plan_select",
+    "read_log": "output.audit_log:read_log",
+    "select": "pipeline.select:run_select",
+    "tune": "tuning.tune:tune",
+    "verify": "pipeline.verify:run_verify",
+    "write_kept": "integrations.kept:write_kept",
 }
 
 __all__ = [
@@ -32,9 +34,11 @@ __all__ = [
     "check_recipe",
     "load_recipe",
     "open_tracker",
+    "plan",
     "read_log",
-    "run_select",
+    "select",
     "tune",
+    "verify",
     "write_kept",
 ]
 
@@ -44,7 +48,8 @@ def __getattr__(name: str) -> Any:
         return metadata.version("curate")
     if name not in _HOME:
         raise AttributeError(f"module 'curate' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    module, _, attribute = _HOME[name].partition(":")
+    return getattr(import_module(f"curate.{module}"), attribute)
 
 
 def __dir__() -> list[str]:

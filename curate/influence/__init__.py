@@ -2,7 +2,7 @@
 
 from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
 from curate.influence.differences import Differences
-from curate.influence.error_proxy import ErrorProxy, WindowError, expected_error, probing_passes
+from curate.influence.error_proxy import ErrorProxy, WindowError, expected_error
 from curate.influence.jump import Following, exact_jump
 from curate.influence.kinks import Near
 from curate.influence.probes import Probe, Probing, as_probes, follow, size_of
@@ -43,7 +43,6 @@ __all__ = [
     "leave_out",
     "mean_metrics",
     "over_targets",
-    "probing_passes",
     "reweighting",
     "row_metrics",
     "score_window",

@@ -1,29 +1,36 @@
-"""What a run will take: its steps, passes and memory, before any of it is done.
+"""The one cost model: what a run does, counted, and what that costs in passes.
 
-All arithmetic. A *pass* is the gradient of one batch; a step of plain training is one.
+All arithmetic, before any of it is done. A *pass* is the gradient of one batch, forward and
+backward; a step of plain training is one, a forward pass a third. `--plan`, the announcements of
+select and verify, the budget of a tuning and the share that goes into probing are all priced here;
+`pipeline/forecast.py` turns passes into seconds.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from curate.influence import probing_passes
+from curate.influence.differences import EVERY
 from curate.trajectory import redone
 
 LOOKS = 64
 """Windows of a run, about, at whose end the targets' losses are measured again."""
-
-
 BACK, CENTRAL = 1.3, 2.6
 """Passes of the way back through a step, per target; where all differences are central. One more
 where the step's gradient was not kept."""
-FIRST = 1.0
-"""Passes of a window's first step, from which no adjoint goes on, beside `SLOPES` per target."""
-SLOPES = 0.3
+FIRST, SLOPES = 1.0, 0.3
+"""Passes of a window's first step, from which no adjoint goes on: a gradient, and per target."""
 PIECES = 0.35
 """Passes per step of the way back through a model with kinks: a forward pass, see `Near`. What
 is kept of it is a quarter of a graph, about."""
-JUMP = 5
+JUMP = 5.0
 """Passes that the exact jump adds to a step, on a small model."""
+SETUP, STEP_SIZES, CHECK = 1.0, 3.0, 2.0
+"""Passes once a run, to check slopes against a gradient, and to find how far to step where
+differences are taken; and per target, every so many differences, to check those (`EVERY`)."""
+FORWARD = 1 / 3
+"""Passes of a forward pass alone."""
+START = 3.0
+"""Passes of beginning to follow a removal, beside the steps to the window's end."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +41,18 @@ class RunShape:
     horizon: of the windows. rounds: of each.
     goes_back: whether influences are wanted; if not, a window is only recorded.
     memory, disk: states kept at once, in memory and in files.
-    gradients: recorded gradients that are kept at once.
+    gradients: recorded gradients that are kept at once. There is room for all unless given.
     targets: Q. target_share: a pass over all of them, in passes.
     central, kinked, exact_jump: how influences are computed. probing: share spent on their error.
     """
 
     kept: Sequence[float]
     horizon: int
-    rounds: int
-    goes_back: bool
-    memory: int
+    rounds: int = 1
+    goes_back: bool = True
+    memory: int = 10**9
     disk: int = 0
-    gradients: int = 0
+    gradients: int = 10**9
     targets: int = 1
     target_share: float = 0.0
     central: bool = False
@@ -127,27 +134,62 @@ def work(run: RunShape) -> Work:
 
 
 def passes(run: RunShape) -> Passes:
-    """What a run costs, in gradients of one batch."""
-    own = work(run)
+    """What a run costs, in passes."""
+    done = work(run)
     commit = sum(sum(run.kept[k] for k in steps) for steps in _committed(run))
     if not run.goes_back:
-        return Passes(record=own.recorded, commit=commit)
-    firsts = own.target_passes  # one in every window, every round
-    each = CENTRAL if run.central else BACK
-    through = run.targets * (each * (own.scored - firsts) + SLOPES * firsts) + FIRST * firsts
-    through += PIECES * (own.scored - firsts) if run.kinked else 0
-    jumps = JUMP * own.scored if run.exact_jump else 0
-    lengths = [len(window) for window in run.windows]
+        return Passes(record=done.recorded, commit=commit)
+    windows = [len(window) for window in run.windows]
     return Passes(
-        record=own.recorded,
-        score=through + (own.scored - own.kept) + jumps,
-        redo=own.redone,
+        record=done.recorded,
+        score=run.rounds * sum(_back(run, length) for length in windows)
+        + done.scored
+        - done.kept
+        + _checks(run),
+        redo=done.redone,
         commit=commit,
-        targets=(own.target_passes + own.target_looks / 3) * run.target_share,
-        probes=probing_passes(
-            run.probing, lengths, run.target_share, exact=run.exact_jump, rounds=run.rounds
-        ),
-    )  # fmt: skip
+        targets=(done.target_passes + done.target_looks * FORWARD) * run.target_share,
+        probes=_probes(run, windows),
+    )
+
+
+def scoring_passes(run: RunShape, length: int) -> float:
+    """A window of so many steps, recorded and scored once, every state and gradient kept."""
+    return length + _back(run, length) + run.target_share
+
+
+def removal_passes(run: RunShape, length: float) -> float:
+    """Following a removal exactly, for so many steps to its window's end."""
+    return START + length + FORWARD * run.target_share
+
+
+def leaving_out_passes(run: RunShape, rows: int) -> float:
+    """Leaving so many rows out of a window each, and training again from there to its end."""
+    return rows * (run.longest / 2 + FORWARD * run.target_share)
+
+
+def _back(run: RunShape, length: int) -> float:
+    """The way back through a window of so many steps whose gradients were kept."""
+    each = run.targets * (CENTRAL if run.central else BACK) + (PIECES if run.kinked else 0)
+    jumps = JUMP * length if run.exact_jump else 0
+    return (length - 1) * each + FIRST + SLOPES * run.targets + jumps
+
+
+def _checks(run: RunShape) -> float:
+    """What makes sure of slopes and differences, in a whole run."""
+    products = run.rounds * (len(run.kept) - len(run.windows))
+    if not products:
+        return SETUP
+    return SETUP + STEP_SIZES + CHECK * run.targets * -(-products // EVERY)
+
+
+def _probes(run: RunShape, windows: Sequence[int]) -> float:
+    """Removals followed in a run, about: how many there are depends on where they fall."""
+    if run.probing == 0 or not windows:
+        return 0.0
+    scoring = run.rounds * sum(scoring_passes(run, length) for length in windows)
+    one = removal_passes(run, windows[0] - (windows[0] - 1) / 3)
+    return max(run.probing * scoring, one)
 
 
 def _gradients_at_hand(run: RunShape, length: int) -> int:

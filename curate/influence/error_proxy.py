@@ -8,15 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from curate.influence.cost import RunShape, removal_passes, scoring_passes
 from curate.influence.probes import Probe, Probing, as_probes, size_of
 from curate.influence.window import WindowScores
 from curate.trajectory import Step
 
 BORROWED = 4
 """Probes' worth of the whole run's error that a window's own probes are averaged with."""
-LINEAR, JUMP, START = 2.5, 8.0, 3.0
-"""What scoring a step costs, with the exact jump, and starting a probe, in steps of plain
-training: the low end of what `examples/benchmarks/score_cost.py` measures."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,14 @@ class ErrorProxy:
     state and an adjoint per probe of a window.
     """
 
-    def __init__(self, share: float, *, exact: bool, rounds: int = 1, seed: int = 0) -> None:
-        """`exact`: whether influences are those of the exact jump. `rounds` of scoring are paid."""
-        self._share, self._exact, self._rounds = share, exact, rounds
+    def __init__(
+        self, share: float, *, exact: bool, rounds: int = 1, targets: int = 1, seed: int = 0
+    ) -> None:
+        """`exact`: whether influences are those of the exact jump, of so many targets.
+
+        `rounds` of scoring are paid.
+        """
+        self._share, self._exact, self._rounds, self._targets = share, exact, rounds, targets
         self._random = np.random.default_rng(seed)
         self._left = 0.0
         self._windows: list[_Window] = []
@@ -91,9 +94,9 @@ class ErrorProxy:
         As many as the share pays for, on average over the windows. They are drawn where
         influences are large, which is early more often than late: a third into the window.
         """
-        scoring = len(steps) * (JUMP if self._exact else LINEAR) + _targets(steps, target_rows)
-        self._left += self._share * self._rounds * scoring
-        number = int(self._left / self._cost(steps, (len(steps) - 1) / 3, target_rows))
+        shape, length = self._shape(steps, target_rows), len(steps)
+        self._left += self._share * self._rounds * scoring_passes(shape, length)
+        number = int(self._left / removal_passes(shape, length - (length - 1) / 3))
         if self._share > 0 and not self._windows:
             number = max(number, 1)  # a run of one window has to know something
         return Probing(max(number, 0), int(self._random.integers(2**62)))
@@ -102,7 +105,8 @@ class ErrorProxy:
         self, first_step: int, steps: Sequence[Step], scores: WindowScores, target_rows: int
     ) -> None:
         """Take in a window that was scored with the probing planned for it."""
-        self._left -= sum(self._cost(steps, probe.step, target_rows) for probe in scores.probes)
+        shape = self._shape(steps, target_rows)
+        self._left -= sum(removal_passes(shape, len(steps) - p.step) for p in scores.probes)
         influences = scores.overall
         self._windows.append(
             _Window(
@@ -193,9 +197,16 @@ class ErrorProxy:
             for own, rows, sizes in zip(saved["windows"], *parts, strict=False)
         ]
 
-    def _cost(self, steps: Sequence[Step], k: float, target_rows: int) -> float:
-        """Of following a removal from step k."""
-        return START + len(steps) - k + _targets(steps, target_rows) / 3
+    def _shape(self, steps: Sequence[Step], target_rows: int) -> RunShape:
+        """What decides the price of a window of `steps`."""
+        share = target_rows * len(steps) / sum(len(step.rows) for step in steps)
+        return RunShape(
+            kept=[1.0] * len(steps),
+            horizon=len(steps),
+            targets=self._targets,
+            target_share=share,
+            exact_jump=self._exact,
+        )
 
     def _error(self, probe: Probe) -> float:
         return probe.propagation if self._exact else abs(probe.actual - probe.linear)
@@ -225,22 +236,6 @@ def expected_error(windows: Sequence[WindowError]) -> dict[str, float]:
     }
 
 
-def probing_passes(
-    share: float, lengths: Sequence[int], target_share: float, *, exact: bool, rounds: int
-) -> float:  # fmt: skip
-    """What the probes of a whole run cost, about: how many there are depends on where they fall.
-
-    Args:
-        lengths: steps of every window.
-        target_share: what a gradient of the targets costs, in gradients of a step's batch.
-    """
-    if share == 0:
-        return 0.0
-    scoring = sum(lengths) * (JUMP if exact else LINEAR) + len(lengths) * target_share
-    one = START + lengths[0] - (lengths[0] - 1) / 3 + target_share / 3
-    return max(share * rounds * scoring, one)
-
-
 @dataclass(frozen=True)
 class _Window:
     first_step: int
@@ -264,11 +259,6 @@ def _shrunk(window: _Window, own: float, overall: float) -> float:
 
 
 _NO_ROWS, _NO_SIZES = np.zeros(0, dtype=np.int64), np.zeros(0)
-
-
-def _targets(steps: Sequence[Step], rows: int) -> float:
-    """What a gradient of the targets costs, in gradients of a step's batch."""
-    return rows * len(steps) / sum(len(step.rows) for step in steps)
 
 
 def _jump(probe: Probe) -> float:

@@ -54,7 +54,7 @@ LONG, UNSURE = 60.0, 6.0
 
 
 @dataclass(frozen=True)
-class Clock:
+class Prices:
     """Seconds on this machine, as it is now; of several processes, those of the first.
 
     forward: a step of plain training. kept: one on what is kept of a batch. scored: a step
@@ -98,50 +98,44 @@ class Forecast:
         parts["retrain"] = float(self.retrained)
         return parts | {"total": sum(parts.values())}
 
-    def seconds(self, clock: Clock) -> dict[str, float]:
-        """What scoring will take by the clock, and retraining, and both."""
+    def seconds(self, prices: Prices) -> dict[str, float]:
+        """What scoring will take by the prices, and retraining, and both."""
         own, expected = work(self.run), passes(self.run)
         if self.run.goes_back:
             again = own.scored - own.kept + own.redone + expected.probes
-            scoring = own.scored * clock.scored + again * clock.forward
+            scoring = own.scored * prices.scored + again * prices.forward
             looks = own.target_passes + own.target_looks / 3
-            scoring += looks * clock.targets + own.written * clock.file
+            scoring += looks * prices.targets + own.written * prices.file
         else:
-            scoring = own.recorded * clock.forward
-        scoring += own.committed * clock.kept
+            scoring = own.recorded * prices.forward
+        scoring += own.committed * prices.kept
         others = sum(
-            work(run).recorded * clock.forward + work(run).committed * clock.kept
+            work(run).recorded * prices.forward + work(run).committed * prices.kept
             for run in self.baselines
         )
-        judging = self.judged * clock.forward
-        after = others + self.retrained * clock.forward
+        judging = self.judged * prices.forward
+        after = others + self.retrained * prices.forward
         total = scoring + judging + after
         return {"score": scoring, "judge": judging, "evaluate": after, "total": total}
 
-    def summary(self, clock: Clock) -> dict[str, Any]:
+    def summary(self, prices: Prices) -> dict[str, Any]:
         """Plain values, for `--json`."""
         run, trajectory = self.run, self.job.recipe.trajectory
         judge = self.selector.judge
         task, kept = judge.task, self.state.nbytes()
         if judge.sharded:
             kept = shard_bytes(self.state, task.ranks)
-        bytes_held = memory(
-            run,
+        sizes = Sizes(
             parameters=sum(tensor.nbytes for tensor in task.model.held),
             state=self.state.nbytes(),
             kept=kept,
             gradient=self.state.theta.nbytes,
             graph=self.graph,
             targets=self.target_graph,
-            gradients=memory_bytes(trajectory.gradients),
+            examples=memory_bytes(trajectory.gradients),
         )
-        files = disk(
-            run,
-            state=self.state.nbytes(),
-            kept=kept,
-            candidates=len(task.examples),
-            rows=[len(step.rows) for step in self.steps],
-        )
+        bytes_held = memory(run, sizes)
+        files = disk(run, sizes, len(task.examples), [len(step.rows) for step in self.steps])
         return {
             "policy": self.job.recipe.selection.policy,
             "candidates": len(task.examples),
@@ -155,7 +149,7 @@ class Forecast:
             "passes": {name: round(count, 1) for name, count in self.passes().items()},
             "memory": asdict(bytes_held) | {"total": bytes_held.total},
             "disk": asdict(files) | {"total": files.total},
-            "seconds": self.seconds(clock),
+            "seconds": self.seconds(prices),
         }
 
 
@@ -186,7 +180,7 @@ def forecast(job: Job) -> Forecast:
     )  # fmt: skip
 
 
-def time_steps(plan: Forecast) -> Clock:
+def measure(plan: Forecast) -> Prices:
     """Do a few steps of a run, in every way in which it does them, and time them.
 
     About two seconds for small models; for others, the time of some fifty passes.
@@ -194,17 +188,17 @@ def time_steps(plan: Forecast) -> Clock:
     judge, state, run = plan.selector.judge, plan.state, plan.run
     task, rule = judge.task, judge.rule
     first = plan.steps[0]
-    one = _seconds(lambda: forward_step(task, rule, state, first), task, GLANCE)
+    one = seconds_of(lambda: forward_step(task, rule, state, first), task, GLANCE)
     few = plan.steps[: min(run.longest, FEW if one < SLOW else 2)] if run.windows else [first]
     kept = max(1, round(run.kept[0] * len(first.rows))) if run.kept else len(first.rows)
     less = [step.keep(torch.arange(min(kept, len(step.rows)))) for step in few]
     forward, cut = (
-        _seconds(lambda own=own: replay(task, rule, state, own), task) / len(few)  # type: ignore[misc]
+        seconds_of(lambda own=own: replay(task, rule, state, own), task) / len(few)  # type: ignore[misc]
         for own in (few, less)
     )
     if not run.goes_back:
-        return Clock(forward, cut, 0, 0, 0)
-    targets = _seconds(
+        return Prices(forward, cut, 0, 0, 0)
+    targets = seconds_of(
         lambda: target_gradients(
             task.model, task.objective, judge.targets, state.theta, ranks=task.ranks
         ),
@@ -214,13 +208,13 @@ def time_steps(plan: Forecast) -> Clock:
         judge, policy=LookAhead(1), snapshots=len(few), gradients=len(few), disk=None,
         differences=Differences(),
     )  # fmt: skip
-    scored = max(0.0, _seconds(lambda: once.judge(state, few), task) - targets) / len(few)
-    return Clock(forward, cut, scored, targets, _file_seconds(judge, state))
+    scored = max(0.0, seconds_of(lambda: once.judge(state, few), task) - targets) / len(few)
+    return Prices(forward, cut, scored, targets, _file_seconds(judge, state))
 
 
-def estimate_line(plan: Forecast, clock: Clock) -> str:
+def estimate_line(plan: Forecast, prices: Prices) -> str:
     """What is going to happen, and how long it will take about, in one line."""
-    run, seconds = plan.run, plan.seconds(clock)
+    run, seconds = plan.run, plan.seconds(prices)
     return (
         f"this will take about {duration(seconds['total'])}: scoring "
         f"{duration(seconds['score'])} ({len(plan.steps):,} steps, horizon {run.longest:,}, "
@@ -232,7 +226,7 @@ def estimate_line(plan: Forecast, clock: Clock) -> str:
 def announce(job: Job, say: Callable[[str], None]) -> None:
     """Say what is odd about a job, and how long it will take, if longer than `LONG`.
 
-    Cost: a step, and `time_steps` where a rough guess from that step comes near.
+    Cost: a step, and `measure` where a rough guess from that step comes near.
     """
     for remark in remarks(job.recipe, job.data):
         say(f"note: {remark}")
@@ -242,20 +236,20 @@ def announce(job: Job, say: Callable[[str], None]) -> None:
     if beyond := horizon_remark(job.recipe, len(plan.steps)):
         say(f"note: {beyond}")
     judge, first = plan.selector.judge, plan.steps[0]
-    one = _seconds(
+    one = seconds_of(
         lambda: forward_step(judge.task, judge.rule, plan.state, first), judge.task, GLANCE
     )
     if one * plan.passes()["total"] < LONG / UNSURE:
         return
-    clock = time_steps(plan)
-    if plan.seconds(clock)["total"] > LONG:
-        say(estimate_line(plan, clock))
+    prices = measure(plan)
+    if plan.seconds(prices)["total"] > LONG:
+        say(estimate_line(plan, prices))
 
 
-def _seconds(do: Callable[[], object], task: Task, span: float = SPAN) -> float:
+def seconds_of(do: Callable[[], object], task: Task, span: float = SPAN) -> float:
     """Of one go: the mean of those after the first, which warms up; its own if it takes `span`.
 
-    By rank 0's clock, so that all ranks go as often.
+    By rank 0's prices, so that all ranks go as often.
     """
     device = task.model.device
     found: list[float] = []
@@ -294,7 +288,7 @@ def plan_select(
     job = prepare(recipe, choose_device(device, ranks), existing_parent(out), ranks)
     with suitable_threads(job.step_flops()):
         plan = forecast(job)
-        return plan.summary(time_steps(plan))
+        return plan.summary(measure(plan))
 
 
 @dataclass(frozen=True)
@@ -321,28 +315,36 @@ class Memory:
         return int(sum(getattr(self, field.name) for field in fields(self)))
 
 
-def memory(
-    run: RunShape, *, parameters: int, state: int, kept: int, gradient: int, graph: int, targets: int,
-    gradients: int,
-) -> Memory:  # fmt: skip
-    """Bytes that a run holds at its fullest, in each of its processes.
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of what a run is made of.
 
-    Args:
-        parameters, state: bytes of the model, of a training state.
-        kept: bytes of a state where it is kept, which may be a share of it.
-        gradient: bytes of a step's. graph, targets: of one step's graph, of one of the targets.
-        gradients: what is allowed for those example by example.
+    parameters: of the model. state: of a training state; kept: of one where it is kept, which may
+    be a share of it. gradient: of a step's. graph, targets: of the graph of a step, of the part of
+    the targets gone through at a time. examples: what gradients example by example may take.
     """
+
+    parameters: int
+    state: int
+    kept: int
+    gradient: int
+    graph: int
+    targets: int
+    examples: int
+
+
+def memory(run: RunShape, sizes: Sizes) -> Memory:
+    """Bytes that a run holds at its fullest, in each of its processes."""
     if not run.goes_back:
-        return Memory(parameters, 3 * state, 0, graph, 0, 0)
-    at_hand = 4 if run.disk or kept < state else 2
+        return Memory(sizes.parameters, 3 * sizes.state, 0, sizes.graph, 0, 0)
+    at_hand = 4 if run.disk or sizes.kept < sizes.state else 2
     return Memory(
-        parameters=parameters,
-        snapshots=min(run.memory, run.longest) * kept + at_hand * state,
-        recorded=(min(run.gradients, run.longest) + AT_HAND + run.targets) * gradient,
-        graph=max(graph + (graph // 4 if run.kinked else 0), targets),
-        adjoints=2 * run.targets * state,
-        gradients=gradients if run.exact_jump else 0,
+        parameters=sizes.parameters,
+        snapshots=min(run.memory, run.longest) * sizes.kept + at_hand * sizes.state,
+        recorded=(min(run.gradients, run.longest) + AT_HAND + run.targets) * sizes.gradient,
+        graph=max(sizes.graph + (sizes.graph // 4 if run.kinked else 0), sizes.targets),
+        adjoints=2 * run.targets * sizes.state,
+        gradients=sizes.examples if run.exact_jump else 0,
     )
 
 
@@ -363,8 +365,8 @@ class Files:
         return self.snapshots + self.savepoints
 
 
-def disk(run: RunShape, *, state: int, kept: int, candidates: int, rows: Sequence[int]) -> Files:
-    """What a run has on disk, see `memory` for its bytes of a state.
+def disk(run: RunShape, sizes: Sizes, candidates: int, rows: Sequence[int]) -> Files:
+    """What a run has on disk.
 
     A savepoint holds a whole state, the scores so far, what the error of influences is known
     from, and between the rounds of a window the state at its end and what was found in it; not
@@ -373,13 +375,13 @@ def disk(run: RunShape, *, state: int, kept: int, candidates: int, rows: Sequenc
     Args:
         candidates: how many there are. rows: how many every step has.
     """
-    snapshots = _on_disk(run, run.longest) * (kept + HEADER) if run.goes_back else 0
+    snapshots = _on_disk(run, run.longest) * (sizes.kept + HEADER) if run.goes_back else 0
     if not run.windows:
         return Files(snapshots, 0)
     each = [sum(rows[k] for k in window) for window in run.windows]
     targets = run.targets if run.goes_back else 0
-    size = state + NUMBER * candidates * (2 + targets)
+    size = sizes.state + NUMBER * candidates * (2 + targets)
     size += NUMBER * sum(each) * 2 if run.probing else 0
     if run.rounds > 1:
-        size += state + NUMBER * max(each) * (3 + 2 * targets)
+        size += sizes.state + NUMBER * max(each) * (3 + 2 * targets)
     return Files(snapshots, min(KEPT + 1, run.rounds * len(run.windows)) * size)

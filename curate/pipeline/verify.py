@@ -1,7 +1,6 @@
 """`curate verify`: leave examples out, train again, and see what the scores were worth."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +18,12 @@ from curate.influence import (
     size_of,
     target_losses,
 )
+from curate.influence.cost import leaving_out_passes, passes
 from curate.output.directory import made_with, refuse_other_data, saved_influences
 from curate.output.figures import plot_verification
 from curate.pipeline.agreement import Agreement, agree
 from curate.pipeline.build import choose_device
+from curate.pipeline.forecast import seconds_of
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.score import selector_for
 from curate.recipe import Recipe, fingerprint
@@ -37,7 +38,7 @@ from curate.selection.driver import Decided, Selector
 from curate.selection.judge import Judged
 from curate.selection.ledger import Scores
 from curate.selection.policies import Array, share_out
-from curate.trajectory import forward_step, record, replay
+from curate.trajectory import Step, forward_step, record, replay
 
 JOURNAL = "verify.partial.jsonl"
 Occurrences = Literal["every", "last"]
@@ -108,7 +109,7 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
     windows = range(0, len(steps), selector.horizon)
     quotas = dict(zip(windows, _spread(plan.examples, len(windows)), strict=True))
     ticks = selector.ticks(len(steps)) + plan.examples * (min(selector.horizon, len(steps)) // 2)
-    say(_announcement(job, selector, state, quotas, ticks))
+    say(_announcement(selector, state, steps, quotas))
     journal = Journal.within(
         out, JOURNAL, f"{fingerprint(job.recipe)} {plan} {json.dumps(job.data.sources)}"
     )
@@ -207,24 +208,17 @@ class _Jury:
 
 
 def _announcement(
-    job: Job, selector: Selector, state: State, quotas: dict[int, int], ticks: int
+    selector: Selector, state: State, steps: Sequence[Step], quotas: dict[int, int]
 ) -> str:
     """What is going to happen, and how long it will take about."""
-    judge = selector.judge
-    step = job.steps(job.recipe.training.seed)[0]
-    for _ in range(2):  # the first one warms up
-        begin = time.perf_counter()
-        forward_step(judge.task, judge.rule, state, step)
-        seconds = time.perf_counter() - begin
-    begin = time.perf_counter()
-    target_losses(judge.task.model, judge.task.objective, judge.targets, state.theta)
-    examples = sum(quotas.values())
-    # a scored step costs about 2.5 of its recording's ticks
-    total = 2.5 * seconds * ticks + examples * (time.perf_counter() - begin)
-    own = [n for n in quotas.values() if n]
+    task, rule = selector.judge.task, selector.judge.rule
+    shape, examples = selector.shape(steps), sum(quotas.values())
+    total = passes(shape).total + leaving_out_passes(shape, examples)
+    seconds = total * seconds_of(lambda: forward_step(task, rule, state, steps[0]), task)
+    windows = sum(count > 0 for count in quotas.values())
     return (
-        f"leaving out {examples} of {len(job.data.examples)} rows, one at a time, in {len(own)} "
-        f"of {len(quotas)} windows of {selector.horizon} steps; about {duration(total)}"
+        f"leaving out {examples} of {len(task.examples)} rows, one at a time, in {windows} "
+        f"of {len(quotas)} windows of {selector.horizon} steps; about {duration(seconds)}"
     )
 
 

@@ -284,6 +284,7 @@ class Selector:
             self.probing,
             exact=self.judge.scoring.jump_bytes is not None,
             rounds=self.judge.policy.rounds,
+            targets=len(self.judge.targets),
         )
 
     def _judge(

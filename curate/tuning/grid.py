@@ -1,20 +1,19 @@
 """What is tried, in which order, and at what price: the arithmetic of a tuning, without a model.
 
-Cost is counted in *passes*, gradients of one batch: a step of plain training is one, a step
-recorded and scored four, `EXACT` with the exact jump.
+Cost is counted in *passes*, gradients of one batch, see `curate/influence/cost.py`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from statistics import mean
 from typing import NamedTuple
 
 from curate.errors import RecipeError
+from curate.influence.cost import RunShape, passes, scoring_passes
 from curate.recipe import Recipe, Tune
 from curate.recipe.optimizers import MOST_RATE
 
-SCORED, EXACT = 4, 9
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 MOST_HORIZONS = 6
 PROBING = 0.3
@@ -37,18 +36,15 @@ class Pair(NamedTuple):
 class Plan:
     """The grid and its prices, for a run of `steps` steps.
 
-    target_share: a pass over the targets, in passes. exact: whether the jump is. rounds: of the
-    recipe's selection. scored: steps that are, unless the horizon is the whole run. plain: steps
-    of training on everything beside. budgets: how many are retrained on; with more than one,
-    nothing is dropped while it scores.
+    shape: of the recipe's run, whatever its horizon: targets, rounds, jump, and what every step
+    keeps while it scores. scored: steps that are, unless the horizon is the whole run. plain:
+    steps of training on everything beside. budgets: how many are retrained on.
     """
 
     horizons: tuple[int, ...]
     learning_rates: tuple[float, ...]
     steps: int
-    target_share: float
-    exact: bool
-    rounds: int
+    shape: RunShape
     tune: Tune
     scored: int
     plain: int
@@ -62,20 +58,18 @@ class Plan:
     def run_passes(self, horizon: int) -> float:
         """Of a selection run and its retrainings."""
         scored = self.steps if horizon == self.steps else self.scored
-        firsts = range(0, scored, horizon)
-        commits = firsts[-1] if self.budgets == 1 else 0  # the last window's lead nowhere
+        shape = replace(self.shape, kept=[self.shape.kept[0]] * scored, horizon=horizon)
         retrained = self.budgets * len(self.tune.seeds) * self.steps
-        scoring = self.rounds * self._scoring(scored, len(firsts)) + self.plain
-        return scoring + commits + retrained
+        return passes(shape).total + self.plain + retrained
 
     def pilot_passes(self) -> float:
         """Of one pilot: its training, and every horizon's windows scored and probed."""
-        looks = 0.0
-        for horizon in self.horizons:
-            windows = looked_at(self.steps, horizon, self.tune.coverage)
-            looked = sum(len(window) for window in windows)
-            looks += self._scoring(looked, len(windows)) * (1 + PROBING)
-        return self.steps + looks
+        looks = sum(
+            scoring_passes(self.shape, len(window))
+            for horizon in self.horizons
+            for window in looked_at(self.steps, horizon, self.tune.coverage)
+        )
+        return self.steps + looks * (1 + PROBING)
 
     def grid_passes(self) -> float:
         """Of a selection run of every pair: what the budget is a share of."""
@@ -174,14 +168,15 @@ class Plan:
             f"at most {self.tune.budget:.0%} of what runs of all would cost"
         )
 
-    def _scoring(self, steps: int, windows: int) -> float:
-        return steps * (EXACT if self.exact else SCORED) + windows * self.target_share
-
 
 def make_plan(
-    recipe: Recipe, steps: int, target_share: float, scored: int | None = None, plain: int = 0,
+    recipe: Recipe,
+    steps: int,
+    shape: RunShape,
+    scored: int | None = None,
+    plain: int = 0,
     budgets: int = 1,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """The plan of a recipe; a grid it does not name is derived from it. Arguments: see `Plan`.
 
     Raises:
@@ -192,9 +187,7 @@ def make_plan(
         horizons=_horizons(tune.horizons, steps),
         learning_rates=tuple(sorted(tune.learning_rates or _rates(recipe))),
         steps=steps,
-        target_share=target_share,
-        exact=recipe.selection.jump == "exact",
-        rounds=recipe.selection.rounds,
+        shape=shape,
         tune=tune,
         scored=scored or steps,
         plain=plain,

@@ -65,7 +65,8 @@ def fly(
     """
     judge = replace(judge, policy=LookAhead(1))
     exact = judge.scoring.jump_bytes is not None
-    proxies = {k: ErrorProxy(PROBING, exact=exact) for k in horizons}
+    targets = len(judge.targets)
+    proxies = {k: ErrorProxy(PROBING, exact=exact, targets=targets) for k in horizons}
     failures: dict[int, str] = {}
     windows = {k: {w.start: w for w in looked_at(len(steps), k, coverage)} for k in horizons}
     for first, step in enumerate(steps):

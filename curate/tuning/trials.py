@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from curate.datasets import SourceExamples
 from curate.errors import NothingKeptError, RecipeError, UserError
 from curate.influence import mean_metrics
-from curate.pipeline.candidates import divide
+from curate.pipeline.candidates import Candidates, divide
 from curate.pipeline.evaluate import retrain
 from curate.pipeline.job import Job
 from curate.pipeline.retraining import Retraining
-from curate.pipeline.score import Chosen, budget_of, choose, cut, nothing_kept, selector_for
+from curate.pipeline.score import Chosen, choose, cut, nothing_kept, selector_for
 from curate.pipeline.worth import FIRST, MORE, Judge, Worth
 from curate.recipe import Keep, Recipe, Tune
 from curate.runtime.progress import Phases
@@ -34,7 +33,7 @@ class Bench:
     """
 
     job: Job
-    judging: dict[str, SourceExamples]
+    judging: Candidates
     plan: Plan
 
     @property
@@ -57,7 +56,7 @@ class Bench:
         end, views = fly(judge, state, steps, plan.horizons, plan.tune.coverage, tick)
         found = [
             mean_metrics(judge.task.model, judge.task.objective, examples, end.theta)
-            for examples in self.judging.values()
+            for examples in self.judging.validation.values()
         ]
         if not all(np.isfinite(metrics["loss"]) for metrics in found):
             return None, views
@@ -78,8 +77,10 @@ class Bench:
             values = []
             with phases.phase("retrain", len(plan.tune.seeds) * plan.steps) as tick:
                 for seed in plan.tune.seeds:
-                    found = retrain(job, own.choice.kept, seed, self.judging, tick)
-                    values.append(self._over_targets([found[name] for name in self.judging]))
+                    found = retrain(job, own.choice.kept, seed, self.judging.validation, tick)
+                    values.append(
+                        self._over_targets([found[name] for name in self.judging.validation])
+                    )
             if best is None or self.sign * mean(values) < self.sign * mean(best[1]):
                 best = own, values
         assert best is not None
@@ -117,7 +118,7 @@ class Bench:
             NonFiniteError: one of them ends in a loss that is no number.
         """
         job = self._at(pair, keep=Keep(count=int(kept.sum())))
-        parts = [replace(job.data, validation=self.judging), job.data]
+        parts = [self.judging, job.data]
         everything = Retraining(
             self._at(Pair(pair.horizon, learning_rate)), tick, parts=parts, juries=[0]
         ).on(job.data.examples, np.arange(len(kept)), [0])
@@ -129,7 +130,7 @@ class Bench:
         return float(
             np.average(
                 [metrics[self.plan.tune.metric] for metrics in found],
-                weights=[self.job.data.target_weights[name] for name in self.judging],
+                weights=[self.job.data.target_weights[name] for name in self.judging.validation],
             )
         )
 
@@ -161,16 +162,18 @@ def set_up(job: Job) -> Bench:
         raise RecipeError(
             f"tune.metric: {tune.metric} is none of this objective's; it has {', '.join(known)}."
         )
-    budget_of(job)
-    rows = sum(len(target.examples) for target in data.targets)
     selection = job.recipe.selection
+    seen_by = replace(job, data=data)
+    selector, _, steps = selector_for(seen_by, "look_ahead", halved=True)
     plan = make_plan(
-        job.recipe, job.total_steps(), rows / job.recipe.training.batch_size,
+        job.recipe,
+        job.total_steps(),
+        replace(selector.shape(steps), memory=len(steps), gradients=len(steps), probing=0.0),
         scored=job.scored_steps(),
         plain=job.total_steps() if selection.rounds == 1 else 0,
         budgets=BUDGETS if selection.keep.auto else 1,
-    )  # fmt: skip
-    return Bench(replace(job, data=data), judging, plan)
+    )
+    return Bench(seen_by, replace(data, validation=judging), plan)
 
 
 def with_pair(recipe: Recipe, pair: Pair, steps: int) -> Recipe:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from curate.influence import ErrorProxy, Probe, WindowScores
-from curate.influence.error_proxy import BORROWED, JUMP, LINEAR, START
+from curate.influence.cost import RunShape, removal_passes, scoring_passes
+from curate.influence.error_proxy import BORROWED
 from curate.trajectory import Step
 from tests import tiny
 
@@ -137,14 +138,15 @@ def test_probes_cost_their_share_of_scoring_over_many_windows(
     proxy = ErrorProxy(share, exact=exact, rounds=rounds)
     random, steps = np.random.default_rng(0), [step(range(5))] * 4
     spent, scoring, drawn = 0.0, 0.0, 0
-    dearest = START + 4 + 20 / 5 / 3
+    shape = RunShape([1.0] * 4, 4, target_share=20 / 5, exact_jump=exact)
+    dearest = removal_passes(shape, 4)
     for window in range(300):
         probing = proxy.plan(steps, 20)
         places = [int(k) for k in random.integers(4, size=probing.count)]
         probes = [probe(1, 1, 1, 1, k) for k in places]
         proxy.enter(window, steps, window_scores([[1] * 5] * 4, probes), 20)
-        scoring += rounds * (4 * (JUMP if exact else LINEAR) + 20 / 5)
-        spent += sum(START + 4 - k + 20 / 5 / 3 for k in places)
+        scoring += rounds * scoring_passes(shape, 4)
+        spent += sum(removal_passes(shape, 4 - k) for k in places)
         drawn += len(places)
         if window > 0:
             per_window = share * scoring / (window + 1)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from curate.cli.summary import describe_tuning
+from curate.influence.cost import RunShape
 from curate.output.figures import plot_tuning
 from curate.recipe import Tune, check_recipe
 from curate.tuning import Pair, Plan, Tuned
@@ -16,7 +17,8 @@ from curate.tuning.study import Entry, Unit
 from curate.tuning.table import table_of
 from curate.tuning.tune import why_best
 
-PLAN = Plan((1, 4, 16), (1e-3, 1e-2), 16, 1.0, False, 4, Tune(budget=0.5), 16, 0, 1)
+SHAPE = RunShape([0.5] * 16, 16, 4, target_share=1.0)
+PLAN = Plan((1, 4, 16), (1e-3, 1e-2), 16, SHAPE, Tune(budget=0.5), 16, 0, 1)
 RECIPE = check_recipe(
     {
         "data": {
@@ -33,7 +35,7 @@ def finished(number: int, value: float | None, **notes: object) -> Entry:
 
 def tuned(metric: str = "loss", values: tuple[float, float] = (0.5, 0.25)) -> Tuned:
     plan = Plan(*PLAN.__dict__.values()) if metric == "loss" else None
-    plan = plan or Plan((1, 4, 16), (1e-3, 1e-2), 16, 1.0, False, 4, Tune(metric=metric), 16, 0, 1)
+    plan = plan or Plan((1, 4, 16), (1e-3, 1e-2), 16, SHAPE, Tune(metric=metric), 16, 0, 1)
     views = [
         {"horizon": k, "signal": 2.0, "error": e, "jump": 0.0, "propagation": 0.0, "probes": 3}
         for k, e in ((1, 0.2), (4, 0.5), (16, 3.0))
@@ -106,7 +108,7 @@ def test_the_picture_shows_values_trust_and_the_best(tmp_path: Path, metric: str
 
 
 def test_a_picture_of_one_pair(tmp_path: Path) -> None:
-    plan = Plan((1,), (1e-3,), 1, 1.0, False, 1, Tune(), 1, 0, 1)
+    plan = Plan((1,), (1e-3,), 1, SHAPE, Tune(), 1, 0, 1)
     view = {
         "horizon": 1, "signal": 0.0, "error": 0.0, "jump": 0.0, "propagation": 0.0, "probes": 1
     }  # fmt: skip

@@ -14,7 +14,7 @@ import torch
 from curate.influence import window as influence_window
 from curate.influence.cost import RunShape, measured, passes, work
 from curate.pipeline import forecast as estimate
-from curate.pipeline.forecast import disk, memory
+from curate.pipeline.forecast import Sizes, disk, memory
 from curate.runtime import savepoints
 from curate.runtime.files import write_sealed
 from curate.selection import driver as select
@@ -179,21 +179,22 @@ def test_passes_are_those_of_the_published_cost_model() -> None:
     for horizon in (1, 5, 20):
         for gradients, each in ((20, 2.3), (0, 3.3)):
             run = run_of(20, horizon=horizon, gradients=gradients, kept=[1.0] * 20)
-            assert passes(run).total == pytest.approx(20 * each)
+            checks = 1 if horizon == 1 else 6
+            assert passes(run).total == pytest.approx(20 * each + checks)
     rounds = run_of(20, rounds=4, gradients=20, kept=[1.0] * 20)
-    assert passes(rounds).total == pytest.approx(4 * 20 * 2.3)
+    assert passes(rounds).total == pytest.approx(4 * 20 * 2.3 + 4 + 2 * 3)
     assert passes(run_of(20, gradients=20, central=True, kept=[1.0] * 20)).total == pytest.approx(
-        20 + 19 * 2.6 + 1.3
+        20 + 19 * 2.6 + 1.3 + 6
     )
     kinked = run_of(20, gradients=20, kinked=True, kept=[1.0] * 20)
-    assert passes(kinked).total == pytest.approx(20 * 2.3 + 19 * 0.35)
+    assert passes(kinked).total == pytest.approx(20 * 2.3 + 19 * 0.35 + 6)
 
 
 def test_each_setting_costs_what_it_should() -> None:
     plain = passes(run_of(20)).total
     assert passes(run_of(20, exact_jump=True)).total == plain + 5 * 20
     more = passes(run_of(20, targets=2)).score - passes(run_of(20)).score
-    assert more == pytest.approx(19 * 1.3 + 0.3)
+    assert more == pytest.approx(19 * 1.3 + 0.3 + 2)
     assert passes(run_of(20, target_share=3.5)).total == plain + 3.5
     assert passes(run_of(20, memory=1)).redo == 19 * 20 / 2
 
@@ -221,23 +222,20 @@ def test_one_probe_is_the_least() -> None:
 
 
 def test_memory_and_disk_stop_growing_where_the_budget_ends() -> None:
-    sizes: dict[str, int] = {
-        "parameters": 10, "state": 30, "kept": 30, "gradient": 10, "graph": 7, "targets": 9,
-        "gradients": 1000,
-    }  # fmt: skip
-    found = [memory(run_of(t, memory=4, disk=50, gradients=14), **sizes) for t in (3, 60, 6000)]
+    sizes = Sizes(10, 30, 30, 10, 7, 9, 1000)
+    found = [memory(run_of(t, memory=4, disk=50, gradients=14), sizes) for t in (3, 60, 6000)]
     assert [own.snapshots for own in found] == [(3 + 4) * 30, (4 + 4) * 30, (4 + 4) * 30]
     assert [own.recorded for own in found] == [(3 + 6) * 10, (14 + 6) * 10, (14 + 6) * 10]
     assert found[1].adjoints == 60
     assert found[1].gradients == 0
     assert found[1].graph == max(7, 9)
     assert found[1].total == 10 + 240 + 200 + 9 + 60
-    assert memory(run_of(60, exact_jump=True), **sizes).gradients == 1000
-    assert memory(run_of(60, targets=3), **sizes).adjoints == 180
+    assert memory(run_of(60, exact_jump=True), sizes).gradients == 1000
+    assert memory(run_of(60, targets=3), sizes).adjoints == 180
 
     def files(steps: int, **options: Any) -> int:
         run = run_of(steps, memory=4, disk=50, **options)
-        return disk(run, state=90, kept=30, candidates=5, rows=[1] * steps).snapshots
+        return disk(run, replace(sizes, state=90), 5, [1] * steps).snapshots
 
     assert [files(t) for t in (3, 20, 6000)] == [0, 16 * (30 + HEADER), 50 * (30 + HEADER)]
     assert files(20, goes_back=False) == 0
@@ -368,5 +366,5 @@ def test_a_rough_guess_spares_short_runs_the_measuring(
     def never(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(estimate, "time_steps", never)
+    monkeypatch.setattr(estimate, "measure", never)
     assert curate("recipe.yaml", "--out", "out") == 0

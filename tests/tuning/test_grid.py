@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from curate.errors import RecipeError
+from curate.influence.cost import RunShape, passes, scoring_passes
 from curate.recipe import Tune, check_recipe
-from curate.tuning.grid import BATCH, EXACT, PROBING, SCORED, Pair, Plan, looked_at, make_plan
+from curate.tuning.grid import BATCH, PROBING, Pair, Plan, looked_at, make_plan
 
 HORIZONS, RATES = (1, 4, 16, 64), (1e-4, 1e-3, 1e-2)
+SHAPE = RunShape([0.5] * 64, 64, 4, targets=2, target_share=2.0)
 
 
 def plan(budget: float = 1.0, **changes: object) -> Plan:
-    made = Plan(HORIZONS, RATES, 64, 2.0, False, 4, Tune(budget=budget, seeds=[0, 1]), 64, 0, 1)
+    made = Plan(HORIZONS, RATES, 64, SHAPE, Tune(budget=budget, seeds=[0, 1]), 64, 0, 1)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -33,12 +35,16 @@ def walk(plan: Plan, loss, everything=None, trusted=None) -> list[list[Pair]]:
 def test_prices_are_those_of_the_work() -> None:
     """4 rounds of scoring, the targets once a window and round, the commit, two retrainings."""
     own = plan()
-    assert own.run_passes(1) == 4 * (64 * SCORED + 64 * 2) + 63 + 2 * 64
-    assert own.run_passes(16) == 4 * (64 * SCORED + 4 * 2) + 48 + 2 * 64
-    assert own.run_passes(64) == 4 * (64 * SCORED + 2) + 2 * 64  # nothing to commit
-    assert plan(exact=True).run_passes(64) == 4 * (64 * EXACT + 2) + 2 * 64
-    looks = [(6, 6), (8, 2), (16, 1), (64, 1)]  # steps and windows, a tenth of the run
-    scoring = sum(steps * SCORED + windows * 2 for steps, windows in looks)
+    for horizon in HORIZONS:
+        scored = passes(replace(SHAPE, horizon=horizon)).total
+        assert own.run_passes(horizon) == pytest.approx(scored + 2 * 64)
+    assert own.run_passes(64) == pytest.approx(
+        4 * (64 + 63 * 2 * 1.3 + 1 + 2 * 0.3 + 2) + 4 + 2 * 2 * 8 + 2 * 64  # nothing to commit
+    )
+    exact = plan(shape=replace(SHAPE, exact_jump=True))
+    assert exact.run_passes(64) - own.run_passes(64) == pytest.approx(4 * 64 * 5)
+    looks = [(1, 6), (4, 2), (16, 1), (64, 1)]  # steps of a window, and windows: a tenth of the run
+    scoring = sum(scoring_passes(SHAPE, steps) * windows for steps, windows in looks)
     assert own.pilot_passes() == pytest.approx(64 + scoring * (1 + PROBING))
     assert own.grid_passes() == pytest.approx(3 * sum(own.run_passes(k) for k in HORIZONS))
     assert plan(0.3).left() == pytest.approx(0.3 * own.grid_passes() - 3 * own.pilot_passes())
@@ -126,7 +132,7 @@ RAW = {
 def test_a_grid_that_is_not_given_comes_from_the_recipe(
     steps: int, horizons: tuple[int, ...]
 ) -> None:
-    made = make_plan(check_recipe(RAW | {"tune": {"budget": 1.0}}), steps, 1.0)
+    made = make_plan(check_recipe(RAW | {"tune": {"budget": 1.0}}), steps, SHAPE)
     assert made.horizons == horizons
     assert made.learning_rates == (2e-4, 6e-4, 2e-3, 6e-3, 2e-2)
 
@@ -135,7 +141,7 @@ def test_rates_that_are_not_given_have_the_recipes_own_and_are_ones_it_could_hav
     def rates(lr: float) -> tuple[float, ...]:
         training = {"optimizer": {"kind": "adamw", "lr": lr}}
         raw = RAW | {"training": training, "tune": {"budget": 1.0}}
-        return make_plan(check_recipe(raw), 136, 1.0).learning_rates
+        return make_plan(check_recipe(raw), 136, SHAPE).learning_rates
 
     assert rates(0.0012345)[2] == 0.0012345
     assert rates(1e6) == (1e5, 3e5, 1e6)
@@ -144,7 +150,7 @@ def test_rates_that_are_not_given_have_the_recipes_own_and_are_ones_it_could_hav
 
 def test_a_grid_that_is_given_is_put_in_order() -> None:
     tune = {"horizons": ["full", 4, 1], "learning_rates": [1e-2, 1e-3], "budget": 1.0}
-    made = make_plan(check_recipe(RAW | {"tune": tune}), 10, 1.0)
+    made = make_plan(check_recipe(RAW | {"tune": tune}), 10, SHAPE)
     assert made.horizons == (1, 4, 10)
     assert made.learning_rates == (1e-3, 1e-2)
 
@@ -158,7 +164,7 @@ def test_a_grid_that_is_given_is_put_in_order() -> None:
 )
 def test_what_cannot_be_done_is_refused(tune: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        make_plan(check_recipe(RAW | {"tune": tune}), 10, 1.0)
+        make_plan(check_recipe(RAW | {"tune": tune}), 10, SHAPE)
 
 
 @pytest.mark.parametrize(

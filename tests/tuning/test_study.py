@@ -13,11 +13,12 @@ import pytest
 from optuna.trial import TrialState
 
 from curate.errors import OptionError, OutputError
+from curate.influence.cost import RunShape
 from curate.recipe import Tune
 from curate.tuning.grid import Pair, Plan
 from curate.tuning.study import STUDY, Board, Unit, difference
 
-PLAN = Plan((1, 4), (1e-3, 1e-2), 8, 1.0, False, 4, Tune(), 8, 0, 1)
+PLAN = Plan((1, 4), (1e-3, 1e-2), 8, RunShape([0.5] * 8, 8, 4), Tune(), 8, 0, 1)
 UNITS = [Unit(1e-3), Unit(1e-2)]
 RUNS = [Unit(1e-3, 4), Unit(1e-2, 1)]
 

@@ -34,7 +34,7 @@ def in_one_round(bench: Bench) -> Bench:
     return Bench(
         replace(bench.job, recipe=recipe.model_copy(update={"selection": selection})),
         bench.judging,
-        replace(bench.plan, rounds=1, tune=tune),
+        replace(bench.plan, shape=replace(bench.plan.shape, rounds=1), tune=tune),
     )
 
 
