@@ -15,8 +15,10 @@ from curate.output.composition import composition
 from curate.output.directory import Selection, made_with, write_selection
 from curate.output.page import leave_report
 from curate.runtime.resume import check_free, staged
+from curate.selection import Array
+from curate.selection.budget import Budget, Choice
 from curate.selection.ledger import Ledger, Scores, score_table
-from curate.selection.policies import Array, Budget, Choice, standardize
+from curate.selection.scale import standardize
 
 
 def write_kept(

@@ -20,10 +20,12 @@ from curate.models import Objective, probe
 from curate.output.audit_log import AuditLog
 from curate.runtime.trackers import careful
 from curate.runtime.trackers.base import tell
+from curate.selection import Array
+from curate.selection.budget import Budget
 from curate.selection.driver import Decided, Selector
 from curate.selection.judge import Judge
 from curate.selection.ledger import Outcome
-from curate.selection.policies import Array, Budget, LookAhead
+from curate.selection.policies import LookAhead
 from curate.trajectory import Step, Task
 
 

@@ -18,7 +18,8 @@ from curate.runtime.journal import Journal
 from curate.runtime.progress import Phases
 from curate.runtime.ranks import everywhere
 from curate.runtime.resume import Unfinished
-from curate.selection.policies import Array, Budget
+from curate.selection import Array
+from curate.selection.budget import Budget
 from curate.trajectory import replay
 
 

@@ -21,7 +21,8 @@ from curate.pipeline.job import Job
 from curate.runtime.journal import Journal
 from curate.runtime.ranks import everywhere
 from curate.runtime.savepoints import Savepoints
-from curate.selection.policies import Array, normal_scores
+from curate.selection import Array
+from curate.selection.policies import normal_scores
 from curate.trajectory import Step, Task, forward_step, seeded_rng
 
 LOOKS, PATIENCE = 20, 5

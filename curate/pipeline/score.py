@@ -15,13 +15,12 @@ from curate.runtime.progress import Phases
 from curate.runtime.resume import Unfinished
 from curate.runtime.savepoints import Savepoints
 from curate.runtime.units import memory_bytes
+from curate.selection import Array
+from curate.selection.budget import Budget, Choice
 from curate.selection.driver import Selector
 from curate.selection.judge import Judge
 from curate.selection.ledger import Outcome, Scores
 from curate.selection.policies import (
-    Array,
-    Budget,
-    Choice,
     Evidence,
     KNNShapley,
     LookAhead,

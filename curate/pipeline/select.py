@@ -25,8 +25,8 @@ from curate.runtime.resume import Unfinished
 from curate.runtime.threads import suitable_threads
 from curate.runtime.trackers import Tracker, careful
 from curate.runtime.trackers.base import tell
+from curate.selection.budget import Budget
 from curate.selection.ledger import Outcome, score_table
-from curate.selection.policies import Budget
 from curate.selection.ranking import auroc
 
 

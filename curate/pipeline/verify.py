@@ -34,10 +34,11 @@ from curate.runtime.progress import Phases
 from curate.runtime.resume import existing_parent
 from curate.runtime.threads import suitable_threads
 from curate.runtime.units import duration
+from curate.selection import Array
+from curate.selection.budget import share_out
 from curate.selection.driver import Decided, Selector
 from curate.selection.judge import Judged
 from curate.selection.ledger import Scores
-from curate.selection.policies import Array, share_out
 from curate.trajectory import Step, forward_step, record, replay
 
 JOURNAL = "verify.partial.jsonl"

@@ -17,7 +17,8 @@ import numpy as np
 from curate.datasets import SourceExamples
 from curate.pipeline.candidates import Candidates
 from curate.pipeline.retraining import SMALL, Measured, Retraining
-from curate.selection.policies import Array, Budget
+from curate.selection import Array
+from curate.selection.budget import Budget
 
 FIRST, LEAST, MORE, MOST = 0.1, 0.05, 1.7, 0.7
 """Share that the first budget drops where no guess is at hand; the smallest guess that is taken;

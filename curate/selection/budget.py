@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curate.errors import UserError
-from curate.selection.policies.base import Array
+from curate.selection import Array
 
 
 @dataclass(frozen=True)

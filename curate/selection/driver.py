@@ -17,9 +17,12 @@ from curate.influence.cost import RunShape, measured
 from curate.rules import State
 from curate.runtime.files import Tree
 from curate.runtime.savepoints import Savepoints
+from curate.selection import Array
+from curate.selection.budget import Budget
 from curate.selection.judge import Judge, Judged, Rounds
 from curate.selection.ledger import Ledger, Outcome, Scores
-from curate.selection.policies import Array, Budget, Evidence, Offer, standardize
+from curate.selection.policies import Evidence, Offer
+from curate.selection.scale import standardize
 from curate.trajectory import Step, ignore_step, replay
 
 

@@ -18,7 +18,8 @@ from curate.influence import (
 )
 from curate.rules import Rule, State
 from curate.runtime.files import Tree
-from curate.selection.policies import Array, Evidence, Offer, Policy
+from curate.selection import Array
+from curate.selection.policies import Evidence, Offer, Policy
 from curate.trajectory import Disk, Step, Task, ignore_step, record
 
 

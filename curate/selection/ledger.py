@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 
 from curate.influence import WindowError
-from curate.selection.policies import Array, Choice, standardize
+from curate.selection import Array
+from curate.selection.budget import Choice
+from curate.selection.scale import standardize
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from curate.selection.policies.base import Array
+from curate.selection import Array
 
 
 def average_ranks(values: Array) -> Array:

@@ -17,7 +17,8 @@ from curate.pipeline.score import Chosen, choose, cut, nothing_kept, selector_fo
 from curate.pipeline.worth import FIRST, MORE, Judge, Worth
 from curate.recipe import Keep, Recipe, Tune
 from curate.runtime.progress import Phases
-from curate.selection.policies import Array, Budget
+from curate.selection import Array
+from curate.selection.budget import Budget
 from curate.tuning.grid import Pair, Plan, make_plan
 from curate.tuning.pilot import View, fly
 

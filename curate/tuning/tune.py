@@ -31,8 +31,8 @@ from curate.runtime.resume import existing_parent
 from curate.runtime.threads import suitable_threads
 from curate.runtime.trackers import Tracker, careful
 from curate.runtime.trackers.base import tell
+from curate.selection import Array
 from curate.selection.ledger import score_table
-from curate.selection.policies import Array
 from curate.tuning.grid import Pair, Plan
 from curate.tuning.study import Board, Entry, Unit
 from curate.tuning.table import describe_pilot, describe_run, table_of

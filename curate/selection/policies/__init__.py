@@ -1,7 +1,8 @@
 """What to keep: how candidates are valued, and under which budget."""
 
+from curate.selection import Array
 from curate.selection.budget import Budget, Choice, share_out
-from curate.selection.policies.base import Array, Evidence, Offer, Policy
+from curate.selection.policies.base import Evidence, Offer, Policy
 from curate.selection.policies.knn_shapley import KNNShapley, shapley_values
 from curate.selection.policies.look_ahead import LookAhead
 from curate.selection.policies.loss import SmallLoss

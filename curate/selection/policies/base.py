@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-
-Array = np.ndarray[Any, Any]
+from curate.selection import Array
 
 
 class Evidence(Enum):

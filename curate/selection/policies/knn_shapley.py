@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curate.selection.policies.base import Array, Evidence, Offer
+from curate.selection import Array
+from curate.selection.policies.base import Evidence, Offer
 
 
 @dataclass(frozen=True)

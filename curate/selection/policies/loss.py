@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from curate.selection.policies.base import Array, Evidence, Offer
+from curate.selection import Array
+from curate.selection.policies.base import Evidence, Offer
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from curate.selection.policies.base import Array
+from curate.selection import Array
 from curate.selection.ranking import average_ranks
 
 ENOUGH = 0.8
