@@ -1,25 +1,21 @@
 """Recording and replaying: bit for bit, within the snapshot budget, at optimal cost."""
 
-from dataclasses import replace
-from functools import cache
-
 import pytest
 import torch
 
 from curate.errors import NonFiniteError
 from curate.rules import State
-from curate.trajectory import Recording, checkpoints, gradient, record, recording, replay
+from curate.trajectory import Recording, gradient, record, recording, replay
 from tests import tiny
+from tests.trajectory.test_checkpoints import fewest_redone
 
 
 def states_of_a_plain_loop(dropout: float, count: int) -> list[State]:
     task = tiny.task(dropout=dropout)
     rule, lrs = tiny.rule_for("adamw")
-    state = tiny.start(task, rule)
-    states = [state]
+    states = [tiny.start(task, rule)]
     for step in tiny.steps(count, lrs):
-        state = replay(task, rule, state, [step])
-        states.append(state)
+        states.append(replay(task, rule, states[-1], [step]))
     return states
 
 
@@ -38,19 +34,15 @@ def test_states_come_back_bit_for_bit(snapshots: int, dropout: float) -> None:
             assert torch.equal(ours, theirs)
     assert order == list(range(12, -1, -1))
     assert torch.equal(made.final.theta, expected[13].theta)
+    with pytest.raises(RuntimeError, match="gone through already"):
+        next(made.backwards())
 
 
-@cache
-def fewest_redone(length: int, snapshots: int) -> int:
-    """Forward steps needed to reverse `length` steps, by dynamic programming."""
-    if length <= 1:
-        return 0
-    if snapshots == 1:
-        return length * (length - 1) // 2
-    return min(
-        m + fewest_redone(length - m, snapshots - 1) + fewest_redone(m, snapshots)
-        for m in range(1, length)
-    )
+def test_room_for_no_state_is_refused() -> None:
+    task = tiny.task()
+    rule, _ = tiny.rule_for("sgd")
+    with pytest.raises(ValueError, match="snapshots must be at least 1 but got 0"):
+        record(task, rule, tiny.start(task, rule), tiny.steps(1), snapshots=0)
 
 
 def count_redone(monkeypatch: pytest.MonkeyPatch, length: int, snapshots: int) -> tuple[int, int]:
@@ -86,12 +78,6 @@ def test_reversal_costs_what_dynamic_programming_says(
         assert most <= snapshots + 1
 
 
-def test_split_of_one_leaves_room_on_both_sides() -> None:
-    for snapshots in range(2, 8):
-        for length in range(2, 60):
-            assert 1 <= checkpoints.split(length, snapshots) <= length - 1
-
-
 def test_learning_rate_too_large_is_named_with_step_and_row() -> None:
     task = tiny.task()
     rule, _ = tiny.rule_for("sgd")
@@ -102,11 +88,9 @@ def test_learning_rate_too_large_is_named_with_step_and_row() -> None:
 def test_parameter_that_overflows_is_named() -> None:
     task = tiny.task()
     rule, _ = tiny.rule_for("sgd")
+    start, steps = tiny.start(task, rule), tiny.steps(1, (float("inf"),))
     with pytest.raises(NonFiniteError, match=r"step 100: parameter 0.weight is no longer finite"):
-        record(
-            task, rule, tiny.start(task, rule), tiny.steps(1, (float("inf"),)),
-            snapshots=2, first_step=100,
-        )  # fmt: skip
+        record(task, rule, start, steps, snapshots=2, first_step=100)
 
 
 def test_caller_keeps_its_rng_and_its_gradients() -> None:
@@ -116,25 +100,6 @@ def test_caller_keeps_its_rng_and_its_gradients() -> None:
     record(task, rule, tiny.start(task, rule), tiny.steps(2, lrs), snapshots=2)
     assert torch.equal(before, torch.get_rng_state())
     assert all(p.grad is None for p in task.model.module.parameters())
-
-
-def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
-    task = tiny.task()
-    theta = task.model.read()
-    whole = gradient(task, theta, tiny.steps(1)[0])
-    pieces = gradient(task, theta, tiny.steps(1, micro=4)[0])
-    torch.testing.assert_close(whole.mean, pieces.mean, rtol=1e-13, atol=1e-15)
-    torch.testing.assert_close(whole.losses, pieces.losses)
-
-
-def test_no_forward_pass_crosses_a_cut() -> None:
-    step = replace(tiny.steps(1, size=10)[0], cuts=(3, 7))
-    assert [(c.start, c.stop) for c in step.chunks()] == [(0, 3), (3, 7), (7, 10)]
-    small = replace(step, micro_batch=2)
-    assert [c.stop - c.start for c in small.chunks()] == [2, 1, 2, 2, 2, 1]
-    kept = small.keep(torch.tensor([0, 4, 5, 8, 9]))
-    assert kept.cuts == (1, 3)
-    assert step.keep(torch.tensor([8, 9])).cuts == ()
 
 
 @pytest.mark.parametrize("room", [0, 1, 3, 5, 9])
