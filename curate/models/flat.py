@@ -1,7 +1,7 @@
 """A module seen as a function of one flat vector of its trainable parameters.
 
 The vector is put into the module's own parameters, and the module is called as training calls
-it: whatever trains can be scored, and what reaches for a layer by another road finds it moved.
+it: whatever trains can be scored, and code that reaches for a layer some other way sees theta too.
 """
 
 import math
@@ -29,8 +29,8 @@ class FlatModel:
         groups: parameter names of each param group; one group of all that require a
             gradient if None. What is not named counts as frozen.
         device, dtype: what the module is moved to; left as it is if None.
-        autocast: what its passes are computed in where torch thinks it safe.
-        tf32: whether CUDA's matrix products of float32 are in TF32; as they are set if None.
+        autocast: what its passes are autocast to; None for no autocast.
+        tf32: whether CUDA's matrix products of float32 are in TF32; left as set if None.
 
     Raises:
         ModelError: nothing is trainable, trainable parameters are of mixed
@@ -124,7 +124,7 @@ class FlatModel:
                 p.grad = None
             for name, part in self.unpack(theta.detach()).items():
                 self._parameters[name].data = part
-            torch.clear_autocast_cache()  # of the weights before, where autocast is around it all
+            torch.clear_autocast_cache()  # it holds the weights before, under an outer autocast
             with _uncompiled(), _products(self._tf32 if self.device.type == "cuda" else None):
                 yield self.module
         finally:
@@ -143,7 +143,7 @@ class FlatModel:
 
     @contextmanager
     def computing(self, *, exactly: bool = False) -> Iterator[None]:
-        """What every pass of the model runs in: its precision, or `exactly` that of its weights."""
+        """The context of every pass: training's precision, or `exactly` that of the weights."""
         half = None if exactly else self.autocast
         with torch.enable_grad(), torch.autocast(self.device.type, half, enabled=bool(half)):
             yield
@@ -172,7 +172,7 @@ def _put_back(
 
 
 def _uncompiled() -> AbstractContextManager[None]:
-    """Nothing is compiled in the block: a graph would be one for every shift and every watch."""
+    """Run nothing compiled: it would be compiled anew for every shift and every watch."""
     if "torch._dynamo" not in sys.modules:  # then nothing is, and loading it takes a second
         return nullcontext()
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")

@@ -51,21 +51,19 @@ def loading(path: str, key: str) -> Iterator[None]:
 def describe_files(path: str, *, weights: bool = True) -> dict[str, str]:
     """What identifies a model, tokenizer or adapter that was loaded, for provenance.
 
-    A directory is identified by what its files hold, at about a gigabyte a second; a name on
-    the Hub by the revision that was taken.
-
-    weights: whether they count.
+    A directory is identified by what its files hold (`weights`: those of weights included), at
+    about a gigabyte a second; a name on the Hub by the revision that was taken.
     """
     if not os.path.isdir(path):
         cached = (try_to_load_from_cache(path, name) for name in CONFIGS)
         revisions = (Path(config).parent.name for config in cached if isinstance(config, str))
         return {"revision": next(revisions, "unknown")}
     digest = blake2b(digest_size=8)
-    for path_inside in sorted(Path(path).iterdir()):
-        name, ending = path_inside.name, path_inside.suffix
-        if ending in LOADED and (weights or ending not in WEIGHTS) and path_inside.is_file():
-            with path_inside.open("rb") as file:
-                digest.update(name.encode() + b"\0" + file_digest(file, blake2b).digest())
+    for entry in sorted(Path(path).iterdir()):
+        counts = entry.suffix in LOADED and (weights or entry.suffix not in WEIGHTS)
+        if counts and entry.is_file():
+            with entry.open("rb") as file:
+                digest.update(entry.name.encode() + b"\0" + file_digest(file, blake2b).digest())
     return {"fingerprint": digest.hexdigest()}
 
 
@@ -87,7 +85,7 @@ def quiet() -> Iterator[None]:
 
 
 def transformers() -> Any:
-    """The package, see `installed`."""
+    """The package transformers; raises MissingExtraError where it is not installed."""
     return installed("transformers", "model.pretrained", "hf")
 
 

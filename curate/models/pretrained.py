@@ -57,14 +57,14 @@ def vocabulary_size(config: Any) -> int:
 
 
 def most_tokens(tokenizer: Any, config: Any) -> int | None:
-    """The longest text that a model can take, where it or its tokenizer says so."""
+    """The longest text that a model can take, in tokens, if it or its tokenizer says so."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = [n for n in (positions, tokenizer.model_max_length) if n and 0 < n < 10**9]
     return min(limits, default=None)
 
 
 def pad_id(tokenizer: Any, config: Any) -> int:
-    """What to pad with: the tokenizer's or the model's padding, or EOS, or 0; it is masked."""
+    """The id to pad with: the tokenizer's or the model's, or that of EOS, or 0; it is masked."""
     ids = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.eos_token_id)
     usable = (i for i in ids if isinstance(i, int) and 0 <= i < vocabulary_size(config))
     return next(usable, 0)
@@ -89,10 +89,10 @@ def build_pretrained(
         pad: id of padding, which classification heads look for.
         from_scratch: initialize the architecture anew instead of loading its weights.
         lora: rank, alpha and target_modules of new adapters, see `add_lora`.
-        adapter: where trained ones are instead, see `load_adapter`.
-        checkpointing: by transformers' own `gradient_checkpointing_enable`.
-        vectorized: attention in matrix products: its kernels look into the mask, which no pass
-            example by example can do.
+        adapter: the path of trained ones to use instead, see `load_adapter`.
+        checkpointing: recompute layers on the way back, see `save_activations`.
+        vectorized: attention in matrix products, because a pass example by example cannot look
+            into the mask as kernels do.
 
     Raises:
         ModelError: it cannot be loaded, or not as that kind of model.
@@ -102,8 +102,7 @@ def build_pretrained(
     attention = {"attn_implementation": "eager"} if vectorized else {}
     if from_scratch:
         auto, config = getattr(transformers(), kind), load_config(path)
-        for name, value in labels.items():
-            setattr(config, name, value)
+        config.update(labels)
         with quiet(), foreign_code(f"model.pretrained: {path}"):
             module = auto.from_config(config, **attention)
     else:
@@ -121,7 +120,7 @@ def build_pretrained(
 
 
 def save_activations(module: Any) -> None:
-    """Have a model of transformers compute its layers again on the way back, its own way.
+    """Have a model of transformers recompute its layers on the way back, in its own way.
 
     Raises:
         ModelError: it cannot.

@@ -1,4 +1,4 @@
-"""What a step of training takes: the arithmetic of it, and the memory of its graph."""
+"""What a training step costs: its arithmetic, and the memory of its graph."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +15,7 @@ from curate.trajectory.step import Step, Task, chunk_losses, gradient
 def step_flops(task: Task, step: Step) -> int:
     """Multiplications and additions in the matrix products of one training step, about.
 
-    Those of layers with a weight matrix; where there are none, two by every parameter and row.
+    Only layers with a weight matrix count; where there are none, two by every parameter and row.
     (torch's own counter loads its compiler, which takes longer than a small run.)
     """
     few = step.keep(torch.arange(min(2, len(step.rows))))
@@ -54,7 +54,7 @@ def graph_size(task: Task, theta: Tensor, step: Step) -> int:
 def counting(*held: Tensor) -> Iterator[dict[int, int]]:
     """Bytes of every storage that autograd saves in the block, by address.
 
-    Those of `held` do not count: theta and a model's frozen parameters are there anyway.
+    Storages of `held` do not count: theta and a model's frozen parameters are there anyway.
     """
     sizes: dict[int, int] = {}
     there = {tensor.untyped_storage().data_ptr() for tensor in held}

@@ -19,9 +19,9 @@ def example_gradients(
 ) -> Iterator[tuple[slice, Tensor]]:
     """grad l_i at theta of this rank's candidates of a step, in order, at most `most` at a time.
 
-    One vectorized pass (`torch.func.vmap`) over the same chunks, with the same
-    RNG, as the forward step's; that it does the same is checked by its losses. It alone takes
-    the module as a function of theta (`functional_call`), which hooks on parameters do not see.
+    One vectorized pass (`torch.func.vmap`) over the chunks of the forward step, with its RNG;
+    the losses are compared, to check that it does the same. It alone takes the module
+    as a function of theta (`functional_call`), which hooks on parameters do not see.
 
     Args:
         losses: l_i as the forward step found them, shape (n,).
@@ -30,7 +30,7 @@ def example_gradients(
         which of the step's candidates, and their gradients, shape (k, P).
 
     Raises:
-        ModelError: the model cannot be vectorized, or its losses then are others.
+        ModelError: the model cannot be vectorized, or its losses then differ.
     """
     tolerance = 3e-2 if task.model.autocast else 1e-3
     for chunk in task.chunks(step):
@@ -41,9 +41,9 @@ def example_gradients(
             if not torch.allclose(singly, together, rtol=tolerance, atol=1e-5, equal_nan=True):
                 worst = int((singly - together).abs().argmax())
                 raise ModelError(
-                    f"taken example by example, the loss is {float(singly[worst]):.6g} where the "
-                    f"batch had {float(together[worst]):.6g} (dropout that falls otherwise does "
-                    "that); use jump linear, or more memory for trajectory.gradients."
+                    f"example by example, the loss is {float(singly[worst]):.6g} where the batch "
+                    f"had {float(together[worst]):.6g} (dropout that falls otherwise does that); "
+                    "use jump linear, or more memory for trajectory.gradients."
                 )
             yield piece, gradients
 
@@ -66,7 +66,7 @@ def _vectorized(
     singly = vmap(grad_and_value(loss), in_dims=(None, *[0] * len(tensors)), randomness="different")
     model.set_mode(training=True)
     try:
-        # attention in matrix products: its kernels look into masks, which nothing vectorized can
+        # attention in matrix products, because nothing vectorized can look into masks as kernels do
         with (
             seeded_rng(step.seed + chunk.start, model.device),
             sdpa_kernel(SDPBackend.MATH),
@@ -75,7 +75,7 @@ def _vectorized(
             gradients, losses = singly(theta.detach(), *tensors)
     except FOREIGN as error:
         raise ModelError(
-            f"the model cannot be taken example by example (torch.func.vmap): {one_line(error)}; "
-            "use jump linear."
+            "the model cannot be computed example by example (torch.func.vmap): "
+            f"{one_line(error)}; use jump linear."
         ) from error
     return gradients, losses

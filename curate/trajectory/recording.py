@@ -47,20 +47,20 @@ class Recording:
         """
         if not self._kept:
             raise RuntimeError("this recording has been gone through already; record again")
-        for k in range(len(self.steps) - 1, -1, -1):
+        for k in reversed(range(len(self.steps))):
             state = self.state_before(k)
             yield k, state, self._gradient(k, state)
 
     def state_before(self, k: int, done: Callable[[Tensor], None] = ignore_step) -> State:
         """The state before step k, by redoing the steps from the nearest one that is kept.
 
-        States and gradients on the way are kept where there is room: the first sweep is that to
-        step K. `done` is called with the losses of each step.
+        States and gradients on the way are kept where there is room; the first sweep, which
+        records, goes to step K. `done` is called with the losses of each step.
         """
         place, state = self._kept.top()
         if place == k:
             self._kept.pop()
-        places = placements(place, k + 1, self._kept.free + 1)[1:]
+        places = set(placements(place, k + 1, self._kept.free + 1)[1:])
         for j in range(place, k):
             if j in places:
                 self._kept.push(j, state)
@@ -72,7 +72,7 @@ class Recording:
         return state
 
     def _gradient(self, k: int, state: State) -> Gradient:
-        """The gradient of step k, the one that was kept if there is one; it is then no longer."""
+        """The gradient of step k; if it was kept, it is handed out and no longer kept."""
         kept = self._gradients.pop(k, None)
         return kept or gradient(self._task, state.theta, self.steps[k])
 
@@ -95,10 +95,9 @@ def record(
     Args:
         snapshots: states kept in memory at once, `state` itself included; at least 1.
         disk: room for more in files.
-        sharded: each rank keeps only its share of every state, and room is for so many shares;
-            states come back whole.
-        gradients: how many gradients are kept beside them, in memory; each saves one on the way
-            back.
+        sharded: each rank keeps only its share of every state, and `snapshots` and `disk` count
+            shares; states come back whole.
+        gradients: gradients kept in memory beside them; each saves one on the way back.
         on_step: called after every step.
         first_step: number of the first step in the whole run, for error messages.
 

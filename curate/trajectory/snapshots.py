@@ -24,7 +24,7 @@ HEADER = 4096
 class Disk:
     """Room for `states` snapshots in files, in a folder of their own within `directory`.
 
-    None is the system's place for temporary files, which may itself be in memory.
+    A directory of None is the system's place for temporary files, which may itself be in memory.
     """
 
     states: int
@@ -33,7 +33,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class _File:
-    """A state in a file, and what it takes to have it back: the same bits, on the same device."""
+    """A state in a file, and what is needed to read back the same bits on the same device."""
 
     path: Path
     expected: int
@@ -46,7 +46,7 @@ class _File:
             mapped = safetensors.torch.load_file(self.path)
         except (OSError, SafetensorError):
             return None
-        # a copy, because the file may go, and arithmetic may round otherwise in other alignment
+        # a copy: the file may go, and arithmetic may round differently in another alignment
         tensors = {name: tensor.clone() for name, tensor in mapped.items()}
         if checksum(tensors) != self.expected:
             return None

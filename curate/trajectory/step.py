@@ -76,7 +76,7 @@ class Step:
 class Task:
     """What is being trained: a model, its objective, the candidates; and by which processes.
 
-    Each rank takes its share of the rows of a step, and all know what came of the whole.
+    Each rank computes its share of the rows of a step, and all get the result of the whole.
     """
 
     model: FlatModel
@@ -87,8 +87,8 @@ class Task:
     def chunks(self, step: Step) -> list[slice]:
         """The slices of a step's rows that go through this rank's model together, if any.
 
-        Those of `Step.chunks`, cut where the share of this rank begins and ends. RNG goes by
-        chunk: dropout falls as in one process where no chunk is cut.
+        Those of `Step.chunks`, cut where the share of this rank begins and ends. The RNG is
+        seeded by chunk: dropout falls as in one process where no chunk is cut.
         """
         share = own_share(self.ranks, len(step.rows))
         cut = (slice(max(c.start, share.start), min(c.stop, share.stop)) for c in step.chunks())
@@ -127,7 +127,7 @@ def gradient(
     """The step's gradient at theta, shape (P,). A step that weighs nothing has gradient 0.
 
     Forward and backward as training does them, in the module itself, one chunk held at a time;
-    on every rank those of its share, then the sums are put together.
+    every rank does those of its share, and the sums are joined.
 
     Args:
         exactly: in the precision of the parameters, whatever training computes in.
@@ -150,14 +150,14 @@ def gradient(
 
 
 def terms(step: Step, sizes: Tensor) -> Tensor:
-    """N = sum_i w_i n_i, what a step's mean is divided by."""
+    """N = sum_i w_i n_i, the divisor of a step's mean."""
     return (step.weights.to(sizes) * sizes).sum()
 
 
 def forward(
     task: Task, module: nn.Module, step: Step, chunk: slice, *, exactly: bool
 ) -> ChunkLosses:
-    """The forward pass of a chunk, by the parameters that are in the module."""
+    """The forward pass of a chunk, with the parameters that are in the module."""
     batch = task.examples.batch(step.rows[chunk], task.model.device)
     with (
         seeded_rng(step.seed + chunk.start, task.model.device),
@@ -172,7 +172,7 @@ def forward_step(
 ) -> tuple[State, Tensor]:
     """One optimizer update; returns the next state and the losses before it, shape (n,).
 
-    `grad` is the step's gradient at `state`, where somebody has it already.
+    `grad` is the step's gradient at `state`, for callers that have it already.
     """
     grad = grad or gradient(task, state.theta, step)
     with torch.no_grad():
