@@ -17,6 +17,7 @@ from curate.models import (
     load_tokenizer,
     most_tokens,
     pad_id,
+    save_activations,
     vocabulary_size,
 )
 from tests import words
@@ -102,3 +103,22 @@ def test_a_tokenizer_is_not_made_up(there: Path) -> None:
     words.gpt2().save_pretrained("bare")
     with pytest.raises(ModelError, match=r"model.tokenizer: bare: "):
         load_tokenizer("bare")
+
+
+def test_layers_are_recomputed_and_attention_is_written_out_where_asked(there: Path) -> None:
+    plain = build_pretrained("tiny", "causal_lm", outputs=0, pad=0)
+    other = build_pretrained(
+        "tiny", "causal_lm", outputs=0, pad=0, checkpointing=True, vectorized=True
+    )
+    assert other.config._attn_implementation == "eager" != plain.config._attn_implementation
+    ids = torch.arange(10)[None]
+    for module, passes in ((plain, 1), (other, 2)):
+        calls: list[None] = []
+        attention = module.get_submodule("transformer.h.0.attn")
+        attention.register_forward_hook(lambda *_, calls=calls: calls.append(None))
+        module.train()(input_ids=ids, labels=ids).loss.backward()
+        assert len(calls) == passes
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(other.get_parameter(name).grad, parameter.grad)
+    with pytest.raises(ModelError, match=r"training.checkpointing raised AttributeError"):
+        save_activations(nn.Linear(2, 2))

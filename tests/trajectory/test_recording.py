@@ -1,11 +1,16 @@
 """Recording and replaying: bit for bit, within the snapshot budget, at optimal cost."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
 import pytest
+import safetensors.torch
 import torch
 
 from curate.errors import NonFiniteError
-from curate.rules import State
-from curate.trajectory import Recording, gradient, record, recording, replay
+from curate.rules import Rule, State
+from curate.trajectory import Disk, gradient, record, recording, replay
 from tests import tiny
 from tests.trajectory.test_checkpoints import fewest_redone
 
@@ -45,37 +50,49 @@ def test_room_for_no_state_is_refused() -> None:
         record(task, rule, tiny.start(task, rule), tiny.steps(1), snapshots=0)
 
 
-def count_redone(monkeypatch: pytest.MonkeyPatch, length: int, snapshots: int) -> tuple[int, int]:
-    """(forward steps in all, most states kept at once), with arithmetic taken out."""
-    calls = 0
+MEMORY_ONLY = [(snapshots, 0) for snapshots in (1, 2, 3, 4, 7)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "on_disk"), [*MEMORY_ONLY, (1, 1), (1, 3), (2, 2), (3, 1), (2, 40)]
+)
+def test_reversal_costs_what_dynamic_programming_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, on_disk: int
+) -> None:
+    """Counted with arithmetic taken out; a place on disk saves as much as one in memory."""
+    calls = {"forward": 0, "write": 0, "read": 0}
 
     def pretend(task: object, rule: object, state: State, *_: object) -> tuple[State, object]:
-        nonlocal calls
-        calls += 1
+        calls["forward"] += 1
         return State(state.theta, {}, state.step + 1), torch.zeros(1)
+
+    def counted(name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def counting(*arguments: object) -> object:
+            calls[name] += 1
+            return call(*arguments)
+
+        return counting
 
     monkeypatch.setattr(recording, "forward_step", pretend)
     monkeypatch.setattr(recording, "gradient", lambda *_: None)
-    task = tiny.task()
-    steps = tiny.steps(1) * length
-    start = State(torch.zeros(1), {}, 0)
-    made: Recording = record(task, None, start, steps, snapshots=snapshots)  # type: ignore[arg-type]
-    most = len(made._kept)
-    for k, state, _ in made.backwards():
-        assert state.step == k
-        most = max(most, len(made._kept) + 1)  # + the one just handed out
-    return calls, most
-
-
-@pytest.mark.parametrize("snapshots", [1, 2, 3, 4, 7])
-def test_reversal_costs_what_dynamic_programming_says(
-    monkeypatch: pytest.MonkeyPatch, snapshots: int
-) -> None:
-    for length in [1, 2, 3, 4, 5, 8, 13, 21, 40]:
-        calls, most = count_redone(monkeypatch, length, snapshots)
+    save, load = safetensors.torch.save_file, safetensors.torch.load_file
+    monkeypatch.setattr(safetensors.torch, "save_file", counted("write", save))
+    monkeypatch.setattr(safetensors.torch, "load_file", counted("read", load))
+    task, rule, start = tiny.task(), cast(Rule, None), State(torch.zeros(1), {}, 0)
+    disk = Disk(on_disk, tmp_path) if on_disk else None
+    for length in (1, 2, 3, 4, 5, 8, 13, 21, 40):
+        calls |= {"forward": 0, "write": 0, "read": 0}
+        made = record(task, rule, start, tiny.steps(1) * length, snapshots=memory, disk=disk)
+        assert len(made._kept) <= memory + on_disk
+        for k, state, _ in made.backwards():
+            assert state.step == k
+            assert len(made._kept) <= memory + on_disk
+            assert len(list(tmp_path.glob("*/*"))) <= on_disk
         # the target comes after the last step: one more place to come back from
-        assert calls == fewest_redone(length + 1, snapshots)
-        assert most <= snapshots + 1
+        assert calls["forward"] == fewest_redone(length + 1, memory + on_disk)
+        assert calls["read"] <= length
+        if memory + on_disk >= length:
+            assert calls["write"] == calls["read"] == max(0, length - memory)
 
 
 def test_learning_rate_too_large_is_named_with_step_and_row() -> None:

@@ -5,7 +5,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 import safetensors.torch
@@ -13,11 +12,10 @@ import torch
 
 from curate.errors import NonFiniteError, RunError
 from curate.influence import score_window
-from curate.rules import AdamW, Rule, State
-from curate.trajectory import Disk, Recording, Step, Task, record, recording
+from curate.rules import AdamW, State
+from curate.trajectory import Disk, Recording, Step, Task, record
 from curate.trajectory.snapshots import Snapshots
 from tests import tiny
-from tests.trajectory.test_checkpoints import fewest_redone
 
 STEPS = 13
 
@@ -82,42 +80,6 @@ def test_influences_are_the_same_bits_with_everything_in_memory(tmp_path: Path, 
         assert everything.abs().max() > 0
         assert torch.equal(everything, all_on_disk)
         assert torch.equal(everything, few)
-
-
-@pytest.mark.parametrize(("memory", "on_disk"), [(1, 1), (1, 3), (2, 2), (3, 1), (2, 40)])
-def test_a_place_on_disk_saves_as_many_steps_as_one_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, on_disk: int
-) -> None:
-    calls = {"forward": 0, "write": 0, "read": 0}
-
-    def pretend(task: object, rule: object, state: State, *_: object) -> tuple[State, object]:
-        calls["forward"] += 1
-        return State(state.theta, {}, state.step + 1), torch.zeros(1)
-
-    def counted(name: str, call: Callable[..., object]) -> Callable[..., object]:
-        def counting(*arguments: object) -> object:
-            calls[name] += 1
-            return call(*arguments)
-
-        return counting
-
-    monkeypatch.setattr(recording, "forward_step", pretend)
-    monkeypatch.setattr(recording, "gradient", lambda *_: None)
-    save, load = safetensors.torch.save_file, safetensors.torch.load_file
-    monkeypatch.setattr(safetensors.torch, "save_file", counted("write", save))
-    monkeypatch.setattr(safetensors.torch, "load_file", counted("read", load))
-    for length in (1, 2, 3, 5, 8, 21, 40):
-        calls |= {"forward": 0, "write": 0, "read": 0}
-        start, steps, rule = State(torch.zeros(1), {}, 0), tiny.steps(1) * length, cast(Rule, None)
-        disk = Disk(on_disk, tmp_path)
-        recorded = record(tiny.task(), rule, start, steps, snapshots=memory, disk=disk)
-        for k, state, _ in recorded.backwards():
-            assert state.step == k
-            assert len(files(tmp_path)) <= on_disk
-        assert calls["forward"] == fewest_redone(length + 1, memory + on_disk)
-        assert calls["read"] <= length
-        if memory + on_disk >= length:
-            assert calls["write"] == calls["read"] == max(0, length - memory)
 
 
 @pytest.mark.parametrize("on_disk", [6, 1000])
