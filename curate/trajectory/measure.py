@@ -27,16 +27,12 @@ def step_flops(task: Task, step: Step) -> int:
 
     with ExitStack() as hooks, torch.no_grad():
         for layer in task.model.module.modules():
-            if _has_matrix(layer):
+            weight, embeds = getattr(layer, "weight", None), isinstance(layer, nn.Embedding)
+            if isinstance(weight, Tensor) and weight.ndim > 1 and not embeds:
                 hooks.enter_context(layer.register_forward_hook(count))
         chunk_losses(task, task.model.read(), few, slice(0, None))
     forward = sum(flops) or 2 * task.model.size * len(few.rows)
     return 3 * forward * len(step.rows) // len(few.rows)
-
-
-def _has_matrix(layer: nn.Module) -> bool:
-    weight = getattr(layer, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim > 1 and not isinstance(layer, nn.Embedding)
 
 
 def graph_size(task: Task, theta: Tensor, step: Step) -> int:

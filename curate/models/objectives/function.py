@@ -46,11 +46,6 @@ def as_objective(source: Any, name: str) -> Objective:
 def load_objective(path: str) -> Objective:
     """The objective at `path`: a function (model, batch) -> losses, or an Objective."""
     source = load_attribute(path, "objective")
-    if isinstance(source, type) or not callable(source):
-        return as_objective(source, path)
-
-    def guarded(model: Model, batch: Batch) -> Any:
-        with foreign_code(f"objective: {path}"):
-            return source(model, batch)
-
-    return as_objective(guarded, path)
+    if callable(source) and not isinstance(source, type):
+        source = foreign_code(f"objective: {path}")(source)
+    return as_objective(source, path)
