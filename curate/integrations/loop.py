@@ -16,7 +16,7 @@ from curate.influence import Differences, Scoring, Target, target_losses
 from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options
 from curate.integrations.paying import Paying, halved
 from curate.integrations.training import Training
-from curate.models import Objective, probe
+from curate.models import Objective, require_trainable
 from curate.output.audit_log import AuditLog
 from curate.runtime.trackers import careful
 from curate.runtime.trackers.base import tell
@@ -114,7 +114,7 @@ class LiveLoop:
         self._steps_decided = 0
         training.learning_rates(training.read()[1], 1)
         with training.simulated():
-            probe(training.read()[0], objective, targets[0].examples)
+            require_trainable(training.read()[0], objective, targets[0].examples)
 
     def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches, cut to what is kept, or with `keep="weights"` as pairs (batch, weights).

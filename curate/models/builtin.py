@@ -1,7 +1,7 @@
-"""The two models that need no code of the user's: a perceptron and a small convnet."""
+"""The models that need no code of the user's: a perceptron and a small convnet."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from torch import nn
@@ -65,3 +65,6 @@ def cnn(
     if dropout:
         layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers, nn.Linear(inputs * height * width, outputs))
+
+
+BUILTIN_MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"mlp": mlp, "cnn": cnn})

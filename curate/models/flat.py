@@ -1,13 +1,14 @@
 """A module seen as a function of one flat vector of its trainable parameters.
 
 The vector is put into the module's own parameters, and the module is called as training calls
-it: whatever trains can be scored, and what reaches for a layer by another road finds it moved.
+it: whatever trains can be scored, and code that reaches for a layer some other way sees theta too.
 """
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ class FlatModel:
         groups: parameter names of each param group; one group of all that require a
             gradient if None. What is not named counts as frozen.
         device, dtype: what the module is moved to; left as it is if None.
-        autocast: what its passes are computed in where torch thinks it safe.
-        tf32: whether CUDA's matrix products of float32 are in TF32; as they are set if None.
+        autocast: what its passes are autocast to; None for no autocast.
+        tf32: whether CUDA's matrix products of float32 are in TF32; left as set if None.
 
     Raises:
         ModelError: nothing is trainable, trainable parameters are of mixed
@@ -54,16 +55,17 @@ class FlatModel:
         trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
         if not trainable:
             raise ModelError("the model has no trainable parameters; unfreeze some of them.")
-        lazy = next((n for n, p in trainable.items() if nn.parameter.is_lazy(p)), None)
-        if lazy is not None:
-            raise ModelError(f"parameter {lazy} has no shape yet; run the model once before.")
-        complex_name = next((n for n, p in trainable.items() if p.is_complex()), None)
-        if complex_name is not None:
-            raise ModelError(f"parameter {complex_name} is complex; only real ones are supported.")
-        order = [name for group in groups for name in group] if groups is not None else [*trainable]
+        for name, p in trainable.items():
+            if nn.parameter.is_lazy(p):
+                raise ModelError(f"parameter {name} has no shape yet; run the model once before.")
+            if p.is_complex():
+                raise ModelError(f"parameter {name} is complex; only real ones are supported.")
+        groups = [[*trainable]] if groups is None else groups
+        order = [name for group in groups for name in group]
         if len(set(order)) < len(order) or not set(order) <= trainable.keys():
             raise ValueError("groups must name trainable parameters, each of them once")
-        kinds = {(trainable[n].device, trainable[n].dtype) for n in order}
+        self._parameters = {name: trainable[name] for name in order}
+        kinds = {(p.device, p.dtype) for p in self._parameters.values()}
         if len(kinds) > 1:
             raise ModelError(
                 "trainable parameters must be on one device and of one dtype but are "
@@ -71,50 +73,40 @@ class FlatModel:
             )
         ((self.device, self.dtype),) = kinds
         self.names = tuple(order)
-        self.shapes = tuple(trainable[name].shape for name in order)
-        self.numels = tuple(shape.numel() for shape in self.shapes)
+        self._numels = tuple(p.numel() for p in self._parameters.values())
+        self.size = sum(self._numels)
         self.group_shapes = tuple(
-            tuple(tuple(trainable[name].shape) for name in group)
-            for group in (groups if groups is not None else [order])
+            tuple(tuple(trainable[name].shape) for name in group) for group in groups
         )
         self.group_sizes = tuple(sum(map(math.prod, shapes)) for shapes in self.group_shapes)
-        self._parameters = trainable
-
-    @property
-    def size(self) -> int:
-        """P, the number of trainable parameters."""
-        return sum(self.numels)
 
     @property
     def held(self) -> list[Tensor]:
         """The module's own parameters, frozen ones included, and its buffers."""
         return [*self.module.parameters(), *self.module.buffers()]
 
-    def read(self) -> Tensor:
-        """A copy of the module's own parameters as theta, shape (P,)."""
-        return torch.cat([self._parameters[n].detach().reshape(-1) for n in self.names]).clone()
-
     @property
     def in_tf32(self) -> bool:
         """Whether its matrix products keep ten bits of what is multiplied."""
         return self.device.type == "cuda" and (_uses_tf32() if self._tf32 is None else self._tf32)
 
+    def members(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name, in the order of theta."""
+        return dict(self._parameters)
+
+    def read(self) -> Tensor:
+        """A copy of the module's own parameters as theta, shape (P,)."""
+        return torch.cat([p.detach().reshape(-1) for p in self._parameters.values()]).clone()
+
     def unpack(self, theta: Tensor) -> dict[str, Tensor]:
         """theta, shape (P,), as views in the parameters' shapes, by name."""
-        return {
-            name: part.view(shape)
-            for name, part, shape in zip(
-                self.names, theta.split(self.numels), self.shapes, strict=True
-            )
-        }
+        parts = zip(self._parameters.items(), theta.split(self._numels), strict=True)
+        return {name: part.view(p.shape) for (name, p), part in parts}
 
     def parameter_at(self, index: int) -> str:
         """The name of the parameter that owns entry `index` of theta."""
-        for name, numel in zip(self.names, self.numels, strict=True):
-            if index < numel:
-                return name
-            index -= numel
-        raise IndexError("index is past the end of theta")
+        ends = zip(self.names, accumulate(self._numels), strict=True)
+        return next(name for name, end in ends if index < end)
 
     @contextmanager
     def at(self, theta: Tensor, *, training: bool) -> Iterator[nn.Module]:
@@ -132,29 +124,26 @@ class FlatModel:
                 p.grad = None
             for name, part in self.unpack(theta.detach()).items():
                 self._parameters[name].data = part
-            torch.clear_autocast_cache()  # of the weights before, where autocast is around it all
+            torch.clear_autocast_cache()  # it holds the weights before, under an outer autocast
             with _uncompiled(), _products(self._tf32 if self.device.type == "cuda" else None):
                 yield self.module
         finally:
-            _certainly(lambda: _put_back(held, modes))
+            _put_back(held, modes)
 
     def gradient(self) -> Tensor:
         """What a backward pass inside `at` has left in the parameters, shape (P,)."""
-        return torch.cat([self._gradient_of(name) for name in self.names])
-
-    def _gradient_of(self, name: str) -> Tensor:
-        p = self._parameters[name]
-        if p.grad is None:
-            return p.data.new_zeros(p.numel())
-        return p.grad.detach().to_dense().reshape(-1)
-
-    def members(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters by name, in the order of theta."""
-        return {name: self._parameters[name] for name in self.names}
+        return torch.cat(
+            [
+                p.data.new_zeros(p.numel())
+                if p.grad is None
+                else p.grad.detach().to_dense().reshape(-1)
+                for p in self._parameters.values()
+            ]
+        )
 
     @contextmanager
     def computing(self, *, exactly: bool = False) -> Iterator[None]:
-        """What every pass of the model runs in: its precision, or `exactly` that of its weights."""
+        """The context of every pass: training's precision, or `exactly` that of the weights."""
         half = None if exactly else self.autocast
         with torch.enable_grad(), torch.autocast(self.device.type, half, enabled=bool(half)):
             yield
@@ -169,29 +158,39 @@ def _put_back(
     held: Sequence[tuple[nn.Parameter, Tensor, Tensor | None]],
     modes: Sequence[tuple[nn.Module, bool]],
 ) -> None:
-    for p, data, grad in held:
-        p.data = data
-        p.grad = grad
-    for layer, training in modes:
-        layer.training = training
-    torch.clear_autocast_cache()
-
-
-def _certainly(do: Callable[[], None]) -> None:
-    """Do it to the end, even where Ctrl-C comes in the middle; it may be begun twice."""
+    """Give parameters, gradients and modes back, all of them even where Ctrl-C comes between."""
     try:
-        do()
+        for p, data, grad in held:
+            p.data = data
+            p.grad = grad
+        for layer, training in modes:
+            layer.training = training
+        torch.clear_autocast_cache()
     except KeyboardInterrupt:
-        _certainly(do)
+        _put_back(held, modes)
         raise
 
 
 def _uncompiled() -> AbstractContextManager[None]:
-    """Nothing is compiled in the block: a graph would be one for every shift and every watch."""
+    """Run nothing compiled: it would be compiled anew for every shift and every watch."""
     if "torch._dynamo" not in sys.modules:  # then nothing is, and loading it takes a second
         return nullcontext()
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return stance
+
+
+@contextmanager
+def _products(tf32: bool | None) -> Iterator[None]:
+    """CUDA's matrix products and convolutions of float32 in TF32, or not; untouched if None."""
+    if tf32 is None:
+        yield
+        return
+    before = _uses_tf32(), torch.backends.cudnn.allow_tf32
+    try:
+        _use_tf32(tf32, tf32)
+        yield
+    finally:
+        _use_tf32(*before)
 
 
 def _uses_tf32() -> bool:
@@ -202,28 +201,12 @@ def _uses_tf32() -> bool:
         return bool(products.fp32_precision == "tf32")
 
 
-@contextmanager
-def _products(tf32: bool | None) -> Iterator[None]:
-    """CUDA's matrix products and convolutions of float32 in TF32, or not; untouched if None."""
-    if tf32 is None:
-        yield
-        return
-    cudnn = torch.backends.cudnn
-    before = _uses_tf32(), cudnn.allow_tf32
+def _use_tf32(products: bool, convolutions: bool) -> None:
     try:
-        _use_tf32(tf32)
-        cudnn.allow_tf32 = tf32
-        yield
-    finally:
-        _use_tf32(before[0])
-        cudnn.allow_tf32 = before[1]
-
-
-def _use_tf32(wanted: bool) -> None:
-    try:
-        torch.backends.cuda.matmul.allow_tf32 = wanted
+        torch.backends.cuda.matmul.allow_tf32 = products
     except RuntimeError:  # see `_uses_tf32`
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if wanted else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if products else "ieee"
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def refuse_coupled_examples(module: nn.Module) -> None:
@@ -242,9 +225,3 @@ def refuse_coupled_examples(module: nn.Module) -> None:
                 f"layer {name} ({type(layer).__name__}) keeps running statistics, a state that "
                 "the optimizer does not see; build it with track_running_stats=False."
             )
-
-
-def versions(module: nn.Module) -> dict[str, int]:
-    """How often each buffer and parameter has been written to; a change is a hidden state."""
-    named = [*module.named_buffers(), *module.named_parameters()]
-    return {name: tensor._version for name, tensor in named}

@@ -1,39 +1,41 @@
-"""Models and objectives of the user's own, named by `package.module:name`."""
+"""The user's own code: objects named by `package.module:name`, and what they raise."""
 
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from curate.errors import CurateError, ModelError
-from curate.models.objectives import Batch, FunctionObjective, Model, Objective
+
+FOREIGN = (RuntimeError, TypeError, ValueError, IndexError, KeyError)
+"""What torch and a model raise when they are called with what they cannot take."""
 
 
-class foreign_code:  # noqa: N801 (used like a function, as contextlib's are)
+def one_line(error: BaseException) -> str:
+    """The message of an error without its line breaks."""
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def foreign_code(what: str) -> Iterator[None]:
     """Run code that is not ours: whatever it raises becomes one ModelError that says what ran.
 
-    An ImportError of its own is left to the caller, who knows what was looked for.
+    An ImportError is left to the caller, who knows what was looked for.
     """
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        ours = isinstance(error, CurateError | ImportError | KeyboardInterrupt)
-        if error is not None and not ours:
-            message = " ".join(str(error).split())
-            raise ModelError(
-                f"{self.what} raised {type(error).__name__}{': ' if message else ''}{message} "
-                "(CURATE_TRACEBACK=1 shows where)."
-            ) from error
+    try:
+        yield
+    except (CurateError, ImportError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        message = one_line(error)
+        raise ModelError(
+            f"{what} raised {type(error).__name__}{': ' if message else ''}{message} "
+            "(CURATE_TRACEBACK=1 shows where)."
+        ) from error
 
 
 def load_attribute(path: str, key: str) -> Any:
@@ -74,32 +76,3 @@ def build_model(path: str, arguments: Mapping[str, Any]) -> nn.Module:
             f"{type(module).__name__}."
         )
     return module
-
-
-def load_objective(path: str) -> Objective:
-    """The objective at `path`: a function (model, batch) -> losses, or an Objective."""
-    found = load_attribute(path, "objective")
-    if isinstance(found, type) or not callable(found):
-        return as_objective(found, path)
-
-    def guarded(model: Model, batch: Batch) -> Any:
-        with foreign_code(f"objective: {path}"):
-            return found(model, batch)
-
-    return as_objective(guarded, path)
-
-
-def as_objective(found: Any, name: str) -> Objective:
-    """An Objective, a class of them, or a function (model, batch) -> losses; as an Objective."""
-    if isinstance(found, type):
-        found = found()
-    if all(callable(getattr(found, part, None)) for part in ("losses", "sizes", "metrics")):
-        objective: Objective = found
-        return objective
-    if callable(found):
-        function: Callable[..., Any] = found
-        return FunctionObjective(function, name)
-    raise ModelError(
-        f"objective: {name} is a {type(found).__name__}; it must be a function (model, batch) "
-        "-> losses, or an object with losses, sizes and metrics."
-    )

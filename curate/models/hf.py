@@ -1,4 +1,4 @@
-"""The way to what transformers and peft load: directories, and names on the Hub."""
+"""Loading with transformers and peft, from directories and names on the Hub."""
 
 import os
 import warnings
@@ -13,16 +13,16 @@ from huggingface_hub import try_to_load_from_cache
 
 from curate.datasets import HUB_NAME
 from curate.errors import MissingExtraError, ModelError
-from curate.models.from_path import foreign_code
+from curate.models.from_path import foreign_code, one_line
 
 WEIGHTS = (".safetensors", ".bin")
 LOADED = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
-"""What is read of a directory, by the ends of names."""
+"""Endings of the files that are read from a directory."""
 CONFIGS = ("config.json", "tokenizer_config.json", "adapter_config.json")
 
 
 def load(kind: str, path: str, key: str, **arguments: Any) -> Any:
-    """What `kind` of transformers' classes loads from `path`; `key` is the recipe's, for errors.
+    """What the class `kind` of transformers loads from `path`; `key` is the recipe's, for errors.
 
     Raises:
         ModelError: it cannot be loaded. MissingExtraError: transformers is not installed.
@@ -34,7 +34,7 @@ def load(kind: str, path: str, key: str, **arguments: Any) -> Any:
 
 @contextmanager
 def loading(path: str, key: str) -> Iterator[None]:
-    """Load from `path` without a word, and say in one line what went wrong."""
+    """Load from `path` silently; a failure becomes a ModelError of one line."""
     if not os.path.isdir(path) and not HUB_NAME.fullmatch(path):
         raise ModelError(f"{key}: {path}: no such directory.")
     try:
@@ -44,28 +44,26 @@ def loading(path: str, key: str) -> Iterator[None]:
         if not isinstance(error.__cause__, OSError | ValueError):
             raise
         where = "" if os.path.isdir(path) else "no such directory, and from the Hub: "
-        reason = " ".join(str(error.__cause__).split())
+        reason = one_line(error.__cause__)
         raise ModelError(f"{key}: {path}: cannot be loaded: {where}{reason}") from error
 
 
 def describe_files(path: str, *, weights: bool = True) -> dict[str, str]:
     """What identifies a model, tokenizer or adapter that was loaded, for provenance.
 
-    A directory by what its files hold, at about a gigabyte a second; a name on the Hub by the
-    revision that was taken.
-
-    weights: whether they count.
+    A directory is identified by what its files hold (`weights`: those of weights included), at
+    about a gigabyte a second; a name on the Hub by the revision that was taken.
     """
     if not os.path.isdir(path):
-        found = (try_to_load_from_cache(path, name) for name in CONFIGS)
-        revisions = [Path(own).parent.name for own in found if isinstance(own, str)]
-        return {"revision": revisions[0] if revisions else "unknown"}
+        cached = (try_to_load_from_cache(path, name) for name in CONFIGS)
+        revisions = (Path(config).parent.name for config in cached if isinstance(config, str))
+        return {"revision": next(revisions, "unknown")}
     digest = blake2b(digest_size=8)
-    for own in sorted(Path(path).iterdir()):
-        counts = own.suffix in LOADED and (weights or own.suffix not in WEIGHTS)
-        if counts and own.is_file():
-            with own.open("rb") as file:
-                digest.update(own.name.encode() + b"\0" + file_digest(file, blake2b).digest())
+    for entry in sorted(Path(path).iterdir()):
+        counts = entry.suffix in LOADED and (weights or entry.suffix not in WEIGHTS)
+        if counts and entry.is_file():
+            with entry.open("rb") as file:
+                digest.update(entry.name.encode() + b"\0" + file_digest(file, blake2b).digest())
     return {"fingerprint": digest.hexdigest()}
 
 
@@ -87,12 +85,12 @@ def quiet() -> Iterator[None]:
 
 
 def transformers() -> Any:
-    """The package, see `installed`."""
+    """The package transformers; raises MissingExtraError where it is not installed."""
     return installed("transformers", "model.pretrained", "hf")
 
 
 def installed(package: str, key: str, extra: str) -> Any:
-    """A package that only the recipe's `key` needs; `extra`: of ours that has it.
+    """A package that only the recipe's `key` needs; `extra`: curate's extra that installs it.
 
     Raises:
         MissingExtraError: it is not installed.

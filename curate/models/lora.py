@@ -1,7 +1,5 @@
-"""Low-rank adapters of peft's: new ones, or trained ones from a directory or the Hub."""
+"""Low-rank adapters of peft: new ones, or trained ones from a directory or the Hub."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -10,15 +8,13 @@ from curate.errors import ModelError
 from curate.models.from_path import foreign_code
 from curate.models.hf import installed, loading, quiet
 
-TASKS: Mapping[str, str] = MappingProxyType(
-    {"causal_lm": "CAUSAL_LM", "sequence_classification": "SEQ_CLS"}
-)
-
 
 def add_lora(
-    module: Any, objective: str, *, rank: int, alpha: float, target_modules: list[str] | None
+    module: Any, task: str, *, rank: int, alpha: float, target_modules: list[str] | None
 ) -> nn.Module:
     """New adapters in a model; they, and a new classification head, are trained.
+
+    task: what peft calls the model's task, such as CAUSAL_LM.
 
     Raises:
         ModelError: peft finds no such layers. MissingExtraError: it is not installed.
@@ -26,17 +22,17 @@ def add_lora(
     peft = installed("peft", "model.lora", "lora")
     with quiet(), foreign_code("model.lora: peft"):
         settings = peft.LoraConfig(
-            r=rank, lora_alpha=alpha, target_modules=target_modules, task_type=TASKS[objective]
+            r=rank, lora_alpha=alpha, target_modules=target_modules, task_type=task
         )
         adapted: nn.Module = peft.get_peft_model(module, settings)
     return adapted
 
 
-def load_adapter(module: Any, objective: str, path: str) -> nn.Module:
-    """The adapters at `path` in the model they were trained for; they go on being trained.
+def load_adapter(module: Any, task: str, path: str) -> nn.Module:
+    """The adapters at `path` in the model they were trained for, to be trained further.
 
     Raises:
-        ModelError: they cannot be loaded, or are not of this model or for this objective.
+        ModelError: they cannot be loaded, or are not of this model or not for this task.
         MissingExtraError: peft is not installed.
     """
     key = "model.adapter"
@@ -46,17 +42,16 @@ def load_adapter(module: Any, objective: str, path: str) -> nn.Module:
         weights = peft.load_peft_weights(path, device="cpu")
     if settings.peft_type != peft.PeftType.LORA:
         raise ModelError(f"{key}: {path}: is {settings.peft_type.value}; it must be LORA.")
-    if settings.task_type not in (None, TASKS[objective]):
+    if settings.task_type not in (None, task):
         raise ModelError(
-            f"{key}: {path}: was trained for {settings.task_type}, which objective {objective} is "
-            "not."
+            f"{key}: {path}: was trained for {settings.task_type}; the objective needs {task}."
         )
     settings.inference_mode = False
     with quiet(), foreign_code(f"{key}: {path}: peft"):
         adapted: nn.Module = peft.get_peft_model(module, settings)
-        found = peft.set_peft_model_state_dict(adapted, weights)
+        loaded = peft.set_peft_model_state_dict(adapted, weights)
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
-    strangers = [*sorted(trained & {*found.missing_keys}), *found.unexpected_keys]
+    strangers = [*sorted(trained.intersection(loaded.missing_keys)), *loaded.unexpected_keys]
     if strangers:
         raise ModelError(
             f"{key}: {path}: is not of this model; {strangers[0]} is in one of the two only."

@@ -1,4 +1,4 @@
-"""Models and tokenizers of transformers', from a directory or the Hub."""
+"""Models and tokenizers of transformers, from a directory or the Hub."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +14,13 @@ from curate.models.lora import add_lora, load_adapter
 
 DEFAULT_LENGTH = 1024
 """Tokens of a text where neither the recipe nor the model says less."""
-AUTO_CLASSES: Mapping[str, str] = MappingProxyType(
+HEADS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "causal_lm": "AutoModelForCausalLM",
-        "sequence_classification": "AutoModelForSequenceClassification",
+        "causal_lm": ("AutoModelForCausalLM", "CAUSAL_LM"),
+        "sequence_classification": ("AutoModelForSequenceClassification", "SEQ_CLS"),
     }
 )
+"""Objective -> the class of transformers, and the task of peft, whose head it needs."""
 
 
 def load_tokenizer(path: str) -> Any:
@@ -37,7 +38,11 @@ def load_tokenizer(path: str) -> Any:
 
 
 def load_config(path: str) -> Any:
-    """The configuration of the model at `path`, as `load_tokenizer` does."""
+    """The configuration of the model at `path`.
+
+    Raises:
+        ModelError: there is none, or adapters. MissingExtraError: transformers is not installed.
+    """
     if Path(path, "adapter_config.json").is_file():
         raise ModelError(
             f"model.pretrained: {path}: holds adapters; give the model that they were trained in, "
@@ -52,17 +57,17 @@ def vocabulary_size(config: Any) -> int:
 
 
 def most_tokens(tokenizer: Any, config: Any) -> int | None:
-    """The longest text that a model can take, where it or its tokenizer says so."""
+    """The longest text that a model can take, in tokens, if it or its tokenizer says so."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = [n for n in (positions, tokenizer.model_max_length) if n and 0 < n < 10**9]
     return min(limits, default=None)
 
 
 def pad_id(tokenizer: Any, config: Any) -> int:
-    """What to pad with: the tokenizer's or the model's padding, or EOS, or 0; it is masked."""
+    """The id to pad with: the tokenizer's or the model's, or that of EOS, or 0; it is masked."""
     ids = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.eos_token_id)
-    known = (i for i in ids if isinstance(i, int) and 0 <= i < vocabulary_size(config))
-    return next(known, 0)
+    usable = (i for i in ids if isinstance(i, int) and 0 <= i < vocabulary_size(config))
+    return next(usable, 0)
 
 
 def build_pretrained(
@@ -84,21 +89,20 @@ def build_pretrained(
         pad: id of padding, which classification heads look for.
         from_scratch: initialize the architecture anew instead of loading its weights.
         lora: rank, alpha and target_modules of new adapters, see `add_lora`.
-        checkpointing: by transformers' own `gradient_checkpointing_enable`.
-        vectorized: attention in matrix products: its kernels look into the mask, which no pass
-            example by example can do.
-        adapter: where trained ones are instead, see `load_adapter`.
+        adapter: the path of trained ones to use instead, see `load_adapter`.
+        checkpointing: recompute layers on the way back, see `save_activations`.
+        vectorized: attention in matrix products, because a pass example by example cannot look
+            into the mask as kernels do.
 
     Raises:
         ModelError: it cannot be loaded, or not as that kind of model.
     """
+    kind, task = HEADS[objective]
     labels = {} if objective == "causal_lm" else {"num_labels": outputs}
-    kind = AUTO_CLASSES[objective]
     attention = {"attn_implementation": "eager"} if vectorized else {}
     if from_scratch:
         auto, config = getattr(transformers(), kind), load_config(path)
-        for name, value in labels.items():
-            setattr(config, name, value)
+        config.update(labels)
         with quiet(), foreign_code(f"model.pretrained: {path}"):
             module = auto.from_config(config, **attention)
     else:
@@ -106,9 +110,9 @@ def build_pretrained(
     module.config.pad_token_id = pad
     module.config.use_cache = False
     if adapter is not None:
-        module = load_adapter(module, objective, adapter)
+        module = load_adapter(module, task, adapter)
     elif lora is not None:
-        module = add_lora(module, objective, **lora)
+        module = add_lora(module, task, **lora)
     if checkpointing:
         save_activations(module)
     built: nn.Module = module
@@ -116,11 +120,11 @@ def build_pretrained(
 
 
 def save_activations(module: Any) -> None:
-    """Have a model of transformers' compute its layers again on the way back, its own way.
+    """Have a model of transformers recompute its layers on the way back, in its own way.
 
     Raises:
-        ModelError: it has none.
+        ModelError: it cannot.
     """
-    new = getattr(module, "activation_checkpointing_enable", None)  # since transformers 5
+    enable = getattr(module, "activation_checkpointing_enable", None)  # since transformers 5
     with foreign_code("training.checkpointing"):
-        (new or module.gradient_checkpointing_enable)({"use_reentrant": False})
+        (enable or module.gradient_checkpointing_enable)({"use_reentrant": False})

@@ -28,7 +28,7 @@ from curate.runtime.ranks import ALONE, Ranks, require_same
 from curate.runtime.resume import LOSSES
 from curate.runtime.units import memory_bytes
 from curate.trajectory import HEADER, Disk, Step, Task, chunk_losses, seeded_rng, shard_bytes
-from curate.trajectory.step import step_flops
+from curate.trajectory.measure import step_flops
 
 MOST_STEPS = 10_000_000
 
@@ -176,7 +176,7 @@ def prepare(
         )
     task, _, state = job.start(recipe.training.seed)
     classes = None if data.classes is None else data.outputs
-    models.probe(task.model, objective, data.examples, classes)
+    models.require_trainable(task.model, objective, data.examples, classes)
     room_for_states(job, state, job.total_steps())
     return job
 

@@ -1,12 +1,11 @@
 """What happened: steps of training that can be redone and differentiated."""
 
 from curate.trajectory.checkpoints import redone
-from curate.trajectory.graphs import counting, graph_size
+from curate.trajectory.measure import counting, graph_size
 from curate.trajectory.per_example import example_gradients
 from curate.trajectory.recording import Recording, ignore_step, record, replay
 from curate.trajectory.snapshots import HEADER, Disk, Snapshots, shard_bytes
 from curate.trajectory.step import (
-    ChunkLosses,
     Gradient,
     Step,
     Task,
@@ -22,7 +21,6 @@ from curate.trajectory.step import (
 
 __all__ = [
     "HEADER",
-    "ChunkLosses",
     "Disk",
     "Gradient",
     "Recording",

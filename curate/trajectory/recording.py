@@ -12,53 +12,32 @@ from curate.trajectory.snapshots import Disk, Snapshots
 from curate.trajectory.step import Gradient, Step, Task, forward_step, gradient
 
 
-def ignore_step() -> None:
+def ignore_step(_: object = None) -> None:
     """The default for `on_step`: nobody is watching."""
-
-
-class Kept:
-    """At most `room` gradients of a window's steps.
-
-    The way back wants them last step first, so the later ones push out the earlier.
-    """
-
-    def __init__(self, room: int) -> None:
-        self._room = room
-        self._held: dict[int, Gradient] = {}
-
-    def keep(self, k: int, grad: Gradient) -> None:
-        """Keep the gradient of step k, if there is room that a later one does not need more."""
-        self._held[k] = grad
-        if len(self._held) > self._room:
-            del self._held[min(self._held)]
-
-    def take(self, k: int) -> Gradient | None:
-        """The gradient of step k, if it is here; it is no longer after."""
-        return self._held.pop(k, None)
 
 
 class Recording:
     """K steps that happened: their records, some of the states and gradients, the losses.
 
-    Memory is `snapshots` states, whatever the number of steps; a state is
-    P x (1 + slots) numbers. With room on disk for d more, s = snapshots + d are
-    kept. Time: each step is done at most r times there and back, where
-    C(s + r, s) > K (`checkpoints`); with s >= K, once. What goes to disk is written
-    once, and files are read at most K times in all. Gradients come on top.
+    With room for s states, in memory and on disk, whatever the number of steps, each step is
+    done at most r times there and back, where C(s + r, s) > K (`checkpoints`); with s >= K,
+    once. A state is P x (1 + slots) numbers. Gradients come on top.
 
     steps: the K records. final: the state after the last step.
     losses: per step, the candidates' losses before the update, shape (n,).
     """
 
+    final: State
+
     def __init__(
-        self, task: Task, rule: Rule, steps: Sequence[Step], kept: Snapshots,
-        final: State, losses: list[Tensor], gradients: Kept,
-    ) -> None:  # fmt: skip
+        self, task: Task, rule: Rule, steps: Sequence[Step], kept: Snapshots, room: int
+    ) -> None:
+        """`kept`: at first, the state before the first step. `room`: for how many gradients."""
         self.steps = steps
-        self.final = final
-        self.losses = losses
-        self._task, self._rule = task, rule
-        self._kept, self._gradients = kept, gradients
+        self.losses: list[Tensor] = []
+        self._task, self._rule, self._kept = task, rule, kept
+        self._gradients: dict[int, Gradient] = {}
+        self._room = room
 
     def backwards(self) -> Iterator[tuple[int, State, Gradient]]:
         """(k, state before step k, gradient there) for k = K-1 .. 0; can be gone through once.
@@ -68,20 +47,34 @@ class Recording:
         """
         if not self._kept:
             raise RuntimeError("this recording has been gone through already; record again")
-        kept, task = self._kept, self._task
-        for k in range(len(self.steps) - 1, -1, -1):
-            place, state = kept.top()
-            if place == k:
-                kept.pop()
-            places = set(placements(place, k + 1, kept.free + 1)[1:]) if place < k else set()
-            for j in range(place, k):
-                grad = self._gradients.take(j) or gradient(task, state.theta, self.steps[j])
-                self._gradients.keep(j, grad)
-                state, _ = forward_step(task, self._rule, state, self.steps[j], grad)
-                if j + 1 in places and j + 1 < k:
-                    kept.push(j + 1, state)
-            grad = self._gradients.take(k) or gradient(task, state.theta, self.steps[k])
-            yield k, state, grad
+        for k in reversed(range(len(self.steps))):
+            state = self.state_before(k)
+            yield k, state, self._gradient(k, state)
+
+    def state_before(self, k: int, done: Callable[[Tensor], None] = ignore_step) -> State:
+        """The state before step k, by redoing the steps from the nearest one that is kept.
+
+        States and gradients on the way are kept where there is room; the first sweep, which
+        records, goes to step K. `done` is called with the losses of each step.
+        """
+        place, state = self._kept.top()
+        if place == k:
+            self._kept.pop()
+        places = set(placements(place, k + 1, self._kept.free + 1)[1:])
+        for j in range(place, k):
+            if j in places:
+                self._kept.push(j, state)
+            grad = self._gradients[j] = self._gradient(j, state)
+            if len(self._gradients) > self._room:  # the way back wants the later ones first
+                del self._gradients[min(self._gradients)]
+            state, losses = forward_step(self._task, self._rule, state, self.steps[j], grad)
+            done(losses)
+        return state
+
+    def _gradient(self, k: int, state: State) -> Gradient:
+        """The gradient of step k; if it was kept, it is handed out and no longer kept."""
+        kept = self._gradients.pop(k, None)
+        return kept or gradient(self._task, state.theta, self.steps[k])
 
 
 def record(
@@ -102,10 +95,9 @@ def record(
     Args:
         snapshots: states kept in memory at once, `state` itself included; at least 1.
         disk: room for more in files.
-        sharded: of every state kept, each rank has its share only, and room is for so many
+        sharded: each rank keeps only its share of every state, and `snapshots` and `disk` count
             shares; states come back whole.
-        gradients: how many gradients are kept beside them, in memory; each saves one on the way
-            back.
+        gradients: gradients kept in memory beside them; each saves one on the way back.
         on_step: called after every step.
         first_step: number of the first step in the whole run, for error messages.
 
@@ -115,20 +107,17 @@ def record(
     """
     if snapshots < 1:
         raise ValueError(f"snapshots must be at least 1 but got {snapshots}")
-    # one longer than the steps: the sweep goes on to the state after the last, for the target
     kept = Snapshots(snapshots, disk, first_step, task.ranks, sharded=sharded)
-    places = set(placements(0, len(steps) + 1, kept.free))
-    losses, room = [], Kept(gradients)
-    for k, step in enumerate(steps):
-        if k in places:
-            kept.push(k, state)
-        grad = gradient(task, state.theta, step)
-        room.keep(k, grad)
-        state, step_losses = forward_step(task, rule, state, step, grad)
-        losses.append(step_losses)
+    kept.push(0, state)
+    recording = Recording(task, rule, steps, kept, gradients)
+
+    def done(losses: Tensor) -> None:
+        recording.losses.append(losses)
         on_step()
-    _require_finite(task, steps, losses, state, first_step)
-    return Recording(task, rule, steps, kept, state, losses, room)
+
+    recording.final = recording.state_before(len(steps), done)
+    _require_finite(task, recording, first_step)
+    return recording
 
 
 def replay(
@@ -145,23 +134,21 @@ def replay(
     return state
 
 
-def _require_finite(
-    task: Task, steps: Sequence[Step], losses: list[Tensor], final: State, first_step: int
-) -> None:
+def _require_finite(task: Task, recording: Recording, first_step: int) -> None:
+    losses = recording.losses
     finite = torch.stack([loss.isfinite().all() for loss in losses])
     if not finite.all():
         k = int(finite.int().argmin())
         position = int(losses[k].isfinite().int().argmin())
-        candidate = int(steps[k].rows[position])
+        row = task.examples.source_row(int(recording.steps[k].rows[position]))
         raise NonFiniteError(
-            f"step {first_step + k}: the loss of row {task.examples.source_row(candidate)} is "
-            f"{float(losses[k][position])}; lower the learning rate, clip the gradient, "
-            "or look at that row."
+            f"step {first_step + k}: the loss of row {row} is {float(losses[k][position])}; "
+            "lower the learning rate, clip the gradient, or look at that row."
         )
-    bad = ~final.theta.isfinite()
+    bad = ~recording.final.theta.isfinite()
     if bad.any():
         name = task.model.parameter_at(int(bad.int().argmax()))
         raise NonFiniteError(
-            f"step {first_step + len(steps) - 1}: parameter {name} is no longer finite; "
+            f"step {first_step + len(losses) - 1}: parameter {name} is no longer finite; "
             "lower the learning rate or clip the gradient."
         )

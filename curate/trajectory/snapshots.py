@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors.torch
@@ -17,14 +17,14 @@ from curate.runtime.files import checksum
 from curate.runtime.ranks import ALONE, Ranks, everywhere, own_share
 
 HEADER = 4096
-"""Bytes that a file takes beyond its state, about: names, and what disks round up to."""
+"""Bytes that a file takes beyond its state, about: names, and rounding up to disk blocks."""
 
 
 @dataclass(frozen=True)
 class Disk:
     """Room for `states` snapshots in files, in a folder of their own within `directory`.
 
-    None is the system's place for temporary files, which may itself be in memory.
+    A directory of None is the system's place for temporary files, which may itself be in memory.
     """
 
     states: int
@@ -33,7 +33,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class _File:
-    """A state in a file, and what it takes to have it back: the same bits, on the same device."""
+    """A state in a file, and what is needed to read back the same bits on the same device."""
 
     path: Path
     expected: int
@@ -46,7 +46,7 @@ class _File:
             mapped = safetensors.torch.load_file(self.path)
         except (OSError, SafetensorError):
             return None
-        # a copy, because the file may go, and arithmetic may round otherwise in other alignment
+        # a copy: the file may go, and arithmetic may round differently in another alignment
         tensors = {name: tensor.clone() for name, tensor in mapped.items()}
         if checksum(tensors) != self.expected:
             return None
@@ -55,6 +55,7 @@ class _File:
         return State(theta, slots, self.step)
 
 
+@dataclass(eq=False)
 class Snapshots:
     """States kept of a stretch of steps, a stack: the newest is the first to be wanted.
 
@@ -69,24 +70,24 @@ class Snapshots:
     `disk.states` files of a state and about `HEADER` bytes; a file goes when it is
     popped, all of them with this object, at the latest with the process.
 
-    `sharded`: each of the ranks keeps and writes its share of every state (`shard_bytes`), and
-    they put them together when a state is wanted. A file is used if it is sound on every rank.
+    first_step: number of the start in the whole run, for messages.
+    sharded: each of the ranks keeps and writes its share of every state (`shard_bytes`), and
+        they put them together when a state is wanted. A file is used if it is sound on every rank.
 
     Raises:
         RunError: a file cannot be written.
     """
 
-    def __init__(
-        self, memory: int, disk: Disk | None = None, first_step: int = 0, ranks: Ranks = ALONE,
-        *, sharded: bool = False,
-    ) -> None:  # fmt: skip
-        """`first_step`: number of the start in the whole run, for messages."""
-        self._memory, self._disk, self._first_step = memory, disk, first_step
-        self._ranks, self._sharded = ranks, sharded and ranks.size > 1
+    memory: int
+    disk: Disk | None = None
+    first_step: int = 0
+    ranks: Ranks = ALONE
+    sharded: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.sharded = self.sharded and self.ranks.size > 1
         self._numels: list[int] = []
-        self._capacity = memory + (disk.states if disk else 0)
         self._stack: list[tuple[int, State | _File]] = []
-        self._files = 0
         self._folder: Path | None = None
 
     def __len__(self) -> int:
@@ -95,19 +96,19 @@ class Snapshots:
     @property
     def free(self) -> int:
         """How many more there is room for."""
-        return self._capacity - len(self._stack)
+        return self.memory + (self.disk.states if self.disk else 0) - len(self._stack)
 
     def push(self, k: int, state: State) -> None:
         """Keep the state before step k, which comes after those that are there."""
         assert self.free > 0
         self._numels = [tensor.numel() for tensor in state.tensors()]
         self._stack.append((k, self._shard(state)))
-        if len(self._stack) - self._files > self._memory:
-            oldest = 1 + self._files  # the start is at 0, then come the files
+        files = sum(isinstance(kept, _File) for _, kept in self._stack)
+        if len(self._stack) - files > self.memory:
+            oldest = 1 + files  # the start is at 0, then come the files
             number, kept = self._stack[oldest]
             assert isinstance(kept, State)
             self._stack[oldest] = (number, self._write(number, kept))
-            self._files += 1
 
     def top(self) -> tuple[int, State]:
         """(k, state before step k), the newest that is kept."""
@@ -116,12 +117,12 @@ class Snapshots:
             if isinstance(kept, State):
                 return k, self._whole(kept)
             state = kept.read()
-            if everywhere(self._ranks, state is not None):
+            if everywhere(self.ranks, state is not None):
                 assert state is not None
                 return k, self._whole(state)
             if state is None:
                 warnings.warn(
-                    f"the snapshot before step {self._first_step + k} in {kept.path.parent} is "
+                    f"the snapshot before step {self.first_step + k} in {kept.path.parent} is "
                     "missing or damaged; its steps are redone from an earlier one.",
                     RuntimeWarning,
                     stacklevel=2,
@@ -132,50 +133,45 @@ class Snapshots:
         """Drop the newest, and its file if it has one."""
         _, kept = self._stack.pop()
         if isinstance(kept, _File):
-            self._files -= 1
             kept.path.unlink(missing_ok=True)
 
     def _shard(self, state: State) -> State:
-        """What this rank keeps of a state."""
-        if not self._sharded:
+        """This rank's share of a state."""
+        if not self.sharded:
             return state
         tensors = state.tensors()
         return state.with_tensors(
-            tuple(t[own_share(self._ranks, t.numel())].detach().clone() for t in tensors)
+            tuple(t[own_share(self.ranks, t.numel())].detach().clone() for t in tensors)
         )
 
     def _whole(self, kept: State) -> State:
-        """The state that the ranks keep the shares of."""
-        if not self._sharded:
+        """The state whose shares the ranks keep."""
+        if not self.sharded:
             return kept
         parts = zip(kept.tensors(), self._numels, strict=True)
-        return kept.with_tensors(tuple(self._ranks.join(part, count) for part, count in parts))
+        return kept.with_tensors(tuple(self.ranks.join(part, count) for part, count in parts))
 
     def _write(self, k: int, state: State) -> _File:
         named = {"theta": state.theta} | {f"/{name}": slot for name, slot in state.slots.items()}
         tensors = {name: tensor.detach().cpu() for name, tensor in named.items()}
+        assert self.disk is not None
         try:
-            path = self._place() / f"{k}.safetensors"
+            if self._folder is None:
+                made = tempfile.mkdtemp(prefix=".curate-snapshots-", dir=self.disk.directory)
+                self._folder = Path(made)
+                weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)
+            path = self._folder / f"{k}.safetensors"
             safetensors.torch.save_file(tensors, path)
         except (OSError, SafetensorError) as error:
-            where = self._folder or (self._disk and self._disk.directory) or tempfile.gettempdir()
+            where = self._folder or self.disk.directory or tempfile.gettempdir()
             raise RunError(
-                f"trajectory.disk: the state before step {self._first_step + k}, "
+                f"trajectory.disk: the state before step {self.first_step + k}, "
                 f"{state.nbytes() / 2**20:.1f} MiB, cannot be written to {where}: {error}; "
                 "make room there or allow less on disk."
             ) from error
         return _File(path, checksum(tensors), state.step, state.theta.device)
 
-    def _place(self) -> Path:
-        """The folder of the files, made when the first is written."""
-        if self._folder is None:
-            assert self._disk is not None
-            made = tempfile.mkdtemp(prefix=".curate-snapshots-", dir=self._disk.directory)
-            self._folder = Path(made)
-            weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)
-        return self._folder
-
 
 def shard_bytes(state: State, ranks: Ranks) -> int:
-    """Bytes of a rank's share of a state, of the largest one."""
+    """Bytes of the largest share that a rank has of a state."""
     return sum(-(-t.numel() // ranks.size) * t.element_size() for t in state.tensors())

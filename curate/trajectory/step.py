@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,29 +21,6 @@ from curate.rules import Rule, State
 from curate.runtime.ranks import ALONE, Ranks, own_share
 
 Watch = Callable[[slice], AbstractContextManager[Callable[[Tensor], None]]]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is being trained: a model, its objective, the candidates; and by which processes.
-
-    Each rank takes its share of the rows of a step, and all know what came of the whole.
-    """
-
-    model: FlatModel
-    objective: Objective
-    examples: Examples
-    ranks: Ranks = ALONE
-
-    def chunks(self, step: "Step") -> list[slice]:
-        """The slices of a step's rows that go through this rank's model together, if any.
-
-        Those of `Step.chunks`, cut where the share of this rank begins and ends. RNG goes by
-        chunk: dropout falls as in one process where no chunk is cut.
-        """
-        own = own_share(self.ranks, len(step.rows))
-        cut = (slice(max(c.start, own.start), min(c.stop, own.stop)) for c in step.chunks())
-        return [chunk for chunk in cut if chunk.start < chunk.stop]
 
 
 @dataclass(frozen=True)
@@ -80,7 +57,7 @@ class Step:
         ]
 
     def keep(self, positions: Tensor) -> "Step":
-        """The same step on some of its candidates, by ascending position, shape (k,)."""
+        """This step on some of its candidates, by ascending position, shape (k,)."""
         within = positions.tolist()
         cuts = {bisect_left(within, cut) for cut in self.cuts} - {0, len(within)}
         return replace(
@@ -91,8 +68,31 @@ class Step:
         )
 
     def reweight(self, weights: Tensor) -> "Step":
-        """The same step with other weights, shape (n,)."""
+        """This step with other weights, shape (n,)."""
         return replace(self, weights=weights)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is being trained: a model, its objective, the candidates; and by which processes.
+
+    Each rank computes its share of the rows of a step, and all get the result of the whole.
+    """
+
+    model: FlatModel
+    objective: Objective
+    examples: Examples
+    ranks: Ranks = ALONE
+
+    def chunks(self, step: Step) -> list[slice]:
+        """The slices of a step's rows that go through this rank's model together, if any.
+
+        Those of `Step.chunks`, cut where the share of this rank begins and ends. The RNG is
+        seeded by chunk: dropout falls as in one process where no chunk is cut.
+        """
+        share = own_share(self.ranks, len(step.rows))
+        cut = (slice(max(c.start, share.start), min(c.stop, share.stop)) for c in step.chunks())
+        return [chunk for chunk in cut if chunk.start < chunk.stop]
 
 
 class ChunkLosses(NamedTuple):
@@ -127,12 +127,12 @@ def gradient(
     """The step's gradient at theta, shape (P,). A step that weighs nothing has gradient 0.
 
     Forward and backward as training does them, in the module itself, one chunk held at a time;
-    on every rank those of its share, then the sums are put together.
+    every rank does those of its share, and the sums are joined.
 
     Args:
         exactly: in the precision of the parameters, whatever training computes in.
-        watch: a context around forward and backward of every chunk, given the chunk; it gives
-            what goes back from a scalar.
+        watch: called with each chunk, gives the context of its forward and backward pass; what
+            that yields is called with the loss to go back from.
     """
     rows = [theta.new_zeros(2, 0, dtype=torch.float64)]
     with task.model.at(theta, training=True) as module:
@@ -150,14 +150,14 @@ def gradient(
 
 
 def terms(step: Step, sizes: Tensor) -> Tensor:
-    """N = sum_i w_i n_i, what a step's mean is divided by."""
+    """N = sum_i w_i n_i, the divisor of a step's mean."""
     return (step.weights.to(sizes) * sizes).sum()
 
 
 def forward(
     task: Task, module: nn.Module, step: Step, chunk: slice, *, exactly: bool
 ) -> ChunkLosses:
-    """The forward pass of a chunk, by the parameters that are in the module."""
+    """The forward pass of a chunk, with the parameters that are in the module."""
     batch = task.examples.batch(step.rows[chunk], task.model.device)
     with (
         seeded_rng(step.seed + chunk.start, task.model.device),
@@ -172,7 +172,7 @@ def forward_step(
 ) -> tuple[State, Tensor]:
     """One optimizer update; returns the next state and the losses before it, shape (n,).
 
-    `grad` is the step's gradient at `state`, where somebody has it already.
+    `grad` is the step's gradient at `state`, for callers that have it already.
     """
     grad = grad or gradient(task, state.theta, step)
     with torch.no_grad():
@@ -180,13 +180,13 @@ def forward_step(
 
 
 def nonzero(denominator: Tensor) -> Tensor:
-    """A denominator to divide by: 1 in place of 0, whose numerator is 0 too."""
+    """A denominator with 1 in place of 0, where the numerator is 0 too."""
     return torch.where(denominator == 0, 1, denominator)
 
 
 @contextmanager
 def seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Run with the RNG started from `seed`, and give the caller's RNG state back after."""
+    """Run with the RNG started from `seed`; the caller's RNG state comes back after."""
     # not torch.manual_seed, which formats a stack trace at every call
     generators = [torch.default_generator]
     if device.type == "cuda":
@@ -200,34 +200,3 @@ def seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
     finally:
         for generator, state in zip(generators, before, strict=True):
             generator.set_state(state)
-
-
-def step_flops(task: Task, step: Step) -> int:
-    """Multiplications and additions in the matrix products of one training step, about.
-
-    Those of layers with a weight matrix; where there are none, two by every parameter and row.
-    (torch's own counter loads its compiler, which takes longer than a small run.)
-    """
-    few = step.keep(torch.arange(min(2, len(step.rows))))
-    found = 0
-
-    def add(layer: Any, _: Any, output: Any) -> None:
-        nonlocal found
-        if isinstance(output, Tensor):
-            found += 2 * layer.weight[0].numel() * output.numel()
-
-    layers = [layer for layer in task.model.module.modules() if _has_matrix(layer)]
-    hooks = [layer.register_forward_hook(add) for layer in layers]
-    try:
-        with torch.no_grad():
-            chunk_losses(task, task.model.read(), few, slice(0, None))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    found = found or 2 * task.model.size * len(few.rows)
-    return 3 * found * len(step.rows) // len(few.rows)
-
-
-def _has_matrix(layer: nn.Module) -> bool:
-    weight = getattr(layer, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim > 1 and not isinstance(layer, nn.Embedding)

@@ -1,4 +1,4 @@
-"""Models and tokenizers of transformers': what they say of themselves, and how they are built."""
+"""Models and tokenizers of transformers: what they say of themselves, and how they are built."""
 
 import sys
 from pathlib import Path
@@ -17,6 +17,7 @@ from curate.models import (
     load_tokenizer,
     most_tokens,
     pad_id,
+    save_activations,
     vocabulary_size,
 )
 from tests import words
@@ -25,14 +26,8 @@ from tests.tiny import bound
 ADAPTERS: dict[str, Any] = {"rank": 2, "alpha": 4.0, "target_modules": ["c_attn"]}
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> str:
-    words.write(tmp_path)
-    return str(tmp_path / "tiny")
-
-
-def test_padding_is_the_tokenizers_or_the_end_or_nothing(tiny: str) -> None:
-    config = load_config(tiny)
+def test_padding_is_the_tokenizers_or_the_end_or_nothing(there: Path) -> None:
+    config = load_config("tiny")
     assert vocabulary_size(config) == words.VOCABULARY
     plain = words.tokenizer()
     assert pad_id(plain, config) == plain.eos_token_id
@@ -42,15 +37,15 @@ def test_padding_is_the_tokenizers_or_the_end_or_nothing(tiny: str) -> None:
     assert pad_id(plain, config) == 0
 
 
-def test_the_longest_text_is_the_models_or_its_tokenizers(tiny: str) -> None:
-    config, tokenizer = load_config(tiny), load_tokenizer(tiny)
+def test_the_longest_text_is_the_models_or_its_tokenizers(there: Path) -> None:
+    config, tokenizer = load_config("tiny"), load_tokenizer("tiny")
     assert most_tokens(tokenizer, config) == words.POSITIONS
     tokenizer.model_max_length = 10
     assert most_tokens(tokenizer, config) == 10
 
 
-def test_padding_does_not_reach_a_classifier_even_where_it_is_token_0(tiny: str) -> None:
-    module = build_pretrained(tiny, "sequence_classification", outputs=3, pad=0).eval()
+def test_padding_does_not_reach_a_classifier_even_where_it_is_token_0(there: Path) -> None:
+    module = build_pretrained("tiny", "sequence_classification", outputs=3, pad=0).eval()
     model, objective = FlatModel(module), LabelsObjective(shifts=False)
     batch = {
         "input_ids": torch.tensor([[5, 6, 7, 0, 0], [5, 6, 7, 8, 9]]),
@@ -64,36 +59,22 @@ def test_padding_does_not_reach_a_classifier_even_where_it_is_token_0(tiny: str)
 
 
 def test_it_is_loaded_as_it_was_saved_and_reports_nothing(
-    tiny: str, capfd: pytest.CaptureFixture[str]
+    there: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     capfd.readouterr()
-    module = build_pretrained(tiny, "causal_lm", outputs=0, pad=0)
+    module = build_pretrained("tiny", "causal_lm", outputs=0, pad=0)
     for name, parameter in words.gpt2().named_parameters():
         assert torch.equal(parameter, module.get_parameter(name))
-    build_pretrained(tiny, "sequence_classification", outputs=3, pad=0)  # a head is missing
+    build_pretrained("tiny", "sequence_classification", outputs=3, pad=0)  # a head is missing
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
 
 
-def test_adapters_leave_the_model_what_it_was_at_first(tiny: str) -> None:
-    plain = build_pretrained(tiny, "causal_lm", outputs=0, pad=0).eval()
-    adapted = build_pretrained(tiny, "causal_lm", outputs=0, pad=0, lora=ADAPTERS).eval()
-    ids = torch.arange(10)[None]
-    assert torch.equal(plain(input_ids=ids).logits, adapted(input_ids=ids).logits)
-    trained = [n for n, p in adapted.named_parameters() if p.requires_grad]
-    assert trained
-    assert all("lora" in name for name in trained)
-    with torch.no_grad():
-        for name in trained:
-            adapted.get_parameter(name).add_(0.1)
-    assert not torch.allclose(plain(input_ids=ids).logits, adapted(input_ids=ids).logits)
-
-
-def test_from_scratch_takes_the_architecture_only(tiny: str) -> None:
+def test_from_scratch_takes_the_architecture_only(there: Path) -> None:
     made: list[nn.Module] = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        made.append(build_pretrained(tiny, "causal_lm", outputs=0, pad=0, from_scratch=True))
+        made.append(build_pretrained("tiny", "causal_lm", outputs=0, pad=0, from_scratch=True))
     first, again, other = (m.get_parameter("transformer.wpe.weight") for m in made)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -105,26 +86,39 @@ def test_from_scratch_takes_the_architecture_only(tiny: str) -> None:
     [("peft", ADAPTERS, "lora"), ("transformers", None, "hf")],
 )
 def test_packages_that_are_missing_are_named_with_their_extra(
-    tiny: str, monkeypatch: pytest.MonkeyPatch, missing: str, arguments: Any, extra: str
+    there: Path, monkeypatch: pytest.MonkeyPatch, missing: str, arguments: Any, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtraError, match=rf"{missing}; .*curate\[{extra}\]"):
-        build_pretrained(tiny, "causal_lm", outputs=0, pad=0, lora=arguments)
+        build_pretrained("tiny", "causal_lm", outputs=0, pad=0, lora=arguments)
 
 
-def test_what_is_not_there_is_named_by_its_key(tiny: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model.tokenizer: a/b/c: no such directory"):
-        load_tokenizer("a/b/c")
-    with pytest.raises(ModelError, match=r"model.pretrained: nope: cannot be loaded: no such dir"):
-        load_config("nope")
-    (tmp_path / "hollow").mkdir()
-    with pytest.raises(ModelError, match=r"model.pretrained: .*hollow: cannot be loaded: "):
-        load_config(str(tmp_path / "hollow"))
-    Path(tiny, "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(ModelError, match=r"model.pretrained: loading .*tiny raised Safetensor"):
-        build_pretrained(tiny, "causal_lm", outputs=0, pad=0)
-    words.write(tmp_path)
-    with pytest.raises(ModelError, match=r"model.lora: peft raised "):
-        build_pretrained(
-            tiny, "causal_lm", outputs=0, pad=0, lora=ADAPTERS | {"target_modules": ["nope"]}
-        )
+def test_torn_weights_are_named(there: Path) -> None:
+    Path("tiny/model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ModelError, match=r"model.pretrained: loading tiny raised Safetensor"):
+        build_pretrained("tiny", "causal_lm", outputs=0, pad=0)
+
+
+def test_a_tokenizer_is_not_made_up(there: Path) -> None:
+    words.gpt2().save_pretrained("bare")
+    with pytest.raises(ModelError, match=r"model.tokenizer: bare: "):
+        load_tokenizer("bare")
+
+
+def test_layers_are_recomputed_and_attention_is_written_out_where_asked(there: Path) -> None:
+    plain = build_pretrained("tiny", "causal_lm", outputs=0, pad=0)
+    other = build_pretrained(
+        "tiny", "causal_lm", outputs=0, pad=0, checkpointing=True, vectorized=True
+    )
+    assert other.config._attn_implementation == "eager" != plain.config._attn_implementation
+    ids = torch.arange(10)[None]
+    for module, passes in ((plain, 1), (other, 2)):
+        calls: list[None] = []
+        attention = module.get_submodule("transformer.h.0.attn")
+        attention.register_forward_hook(lambda *_, calls=calls: calls.append(None))
+        module.train()(input_ids=ids, labels=ids).loss.backward()
+        assert len(calls) == passes
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(other.get_parameter(name).grad, parameter.grad)
+    with pytest.raises(ModelError, match=r"training.checkpointing raised AttributeError"):
+        save_activations(nn.Linear(2, 2))

@@ -1,25 +1,26 @@
 """Recording and replaying: bit for bit, within the snapshot budget, at optimal cost."""
 
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
 
 import pytest
+import safetensors.torch
 import torch
 
 from curate.errors import NonFiniteError
-from curate.rules import State
-from curate.trajectory import Recording, checkpoints, gradient, record, recording, replay
+from curate.rules import Rule, State
+from curate.trajectory import Disk, gradient, record, recording, replay
 from tests import tiny
+from tests.trajectory.test_checkpoints import fewest_redone
 
 
 def states_of_a_plain_loop(dropout: float, count: int) -> list[State]:
     task = tiny.task(dropout=dropout)
     rule, lrs = tiny.rule_for("adamw")
-    state = tiny.start(task, rule)
-    states = [state]
+    states = [tiny.start(task, rule)]
     for step in tiny.steps(count, lrs):
-        state = replay(task, rule, state, [step])
-        states.append(state)
+        states.append(replay(task, rule, states[-1], [step]))
     return states
 
 
@@ -38,58 +39,60 @@ def test_states_come_back_bit_for_bit(snapshots: int, dropout: float) -> None:
             assert torch.equal(ours, theirs)
     assert order == list(range(12, -1, -1))
     assert torch.equal(made.final.theta, expected[13].theta)
+    with pytest.raises(RuntimeError, match="gone through already"):
+        next(made.backwards())
 
 
-@cache
-def fewest_redone(length: int, snapshots: int) -> int:
-    """Forward steps needed to reverse `length` steps, by dynamic programming."""
-    if length <= 1:
-        return 0
-    if snapshots == 1:
-        return length * (length - 1) // 2
-    return min(
-        m + fewest_redone(length - m, snapshots - 1) + fewest_redone(m, snapshots)
-        for m in range(1, length)
-    )
+def test_room_for_no_state_is_refused() -> None:
+    task = tiny.task()
+    rule, _ = tiny.rule_for("sgd")
+    with pytest.raises(ValueError, match="snapshots must be at least 1 but got 0"):
+        record(task, rule, tiny.start(task, rule), tiny.steps(1), snapshots=0)
 
 
-def count_redone(monkeypatch: pytest.MonkeyPatch, length: int, snapshots: int) -> tuple[int, int]:
-    """(forward steps in all, most states kept at once), with arithmetic taken out."""
-    calls = 0
+MEMORY_ONLY = [(snapshots, 0) for snapshots in (1, 2, 3, 4, 7)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "on_disk"), [*MEMORY_ONLY, (1, 1), (1, 3), (2, 2), (3, 1), (2, 40)]
+)
+def test_reversal_costs_what_dynamic_programming_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, on_disk: int
+) -> None:
+    """Counted with arithmetic taken out; a place on disk saves as much as one in memory."""
+    calls = {"forward": 0, "write": 0, "read": 0}
 
     def pretend(task: object, rule: object, state: State, *_: object) -> tuple[State, object]:
-        nonlocal calls
-        calls += 1
+        calls["forward"] += 1
         return State(state.theta, {}, state.step + 1), torch.zeros(1)
+
+    def counted(name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def counting(*arguments: object) -> object:
+            calls[name] += 1
+            return call(*arguments)
+
+        return counting
 
     monkeypatch.setattr(recording, "forward_step", pretend)
     monkeypatch.setattr(recording, "gradient", lambda *_: None)
-    task = tiny.task()
-    steps = tiny.steps(1) * length
-    start = State(torch.zeros(1), {}, 0)
-    made: Recording = record(task, None, start, steps, snapshots=snapshots)  # type: ignore[arg-type]
-    most = len(made._kept)
-    for k, state, _ in made.backwards():
-        assert state.step == k
-        most = max(most, len(made._kept) + 1)  # + the one just handed out
-    return calls, most
-
-
-@pytest.mark.parametrize("snapshots", [1, 2, 3, 4, 7])
-def test_reversal_costs_what_dynamic_programming_says(
-    monkeypatch: pytest.MonkeyPatch, snapshots: int
-) -> None:
-    for length in [1, 2, 3, 4, 5, 8, 13, 21, 40]:
-        calls, most = count_redone(monkeypatch, length, snapshots)
+    save, load = safetensors.torch.save_file, safetensors.torch.load_file
+    monkeypatch.setattr(safetensors.torch, "save_file", counted("write", save))
+    monkeypatch.setattr(safetensors.torch, "load_file", counted("read", load))
+    task, rule, start = tiny.task(), cast(Rule, None), State(torch.zeros(1), {}, 0)
+    disk = Disk(on_disk, tmp_path) if on_disk else None
+    for length in (1, 2, 3, 4, 5, 8, 13, 21, 40):
+        calls |= {"forward": 0, "write": 0, "read": 0}
+        made = record(task, rule, start, tiny.steps(1) * length, snapshots=memory, disk=disk)
+        assert len(made._kept) <= memory + on_disk
+        for k, state, _ in made.backwards():
+            assert state.step == k
+            assert len(made._kept) <= memory + on_disk
+            assert len(list(tmp_path.glob("*/*"))) <= on_disk
         # the target comes after the last step: one more place to come back from
-        assert calls == fewest_redone(length + 1, snapshots)
-        assert most <= snapshots + 1
-
-
-def test_split_of_one_leaves_room_on_both_sides() -> None:
-    for snapshots in range(2, 8):
-        for length in range(2, 60):
-            assert 1 <= checkpoints.split(length, snapshots) <= length - 1
+        assert calls["forward"] == fewest_redone(length + 1, memory + on_disk)
+        assert calls["read"] <= length
+        if memory + on_disk >= length:
+            assert calls["write"] == calls["read"] == max(0, length - memory)
 
 
 def test_learning_rate_too_large_is_named_with_step_and_row() -> None:
@@ -102,11 +105,9 @@ def test_learning_rate_too_large_is_named_with_step_and_row() -> None:
 def test_parameter_that_overflows_is_named() -> None:
     task = tiny.task()
     rule, _ = tiny.rule_for("sgd")
+    start, steps = tiny.start(task, rule), tiny.steps(1, (float("inf"),))
     with pytest.raises(NonFiniteError, match=r"step 100: parameter 0.weight is no longer finite"):
-        record(
-            task, rule, tiny.start(task, rule), tiny.steps(1, (float("inf"),)),
-            snapshots=2, first_step=100,
-        )  # fmt: skip
+        record(task, rule, start, steps, snapshots=2, first_step=100)
 
 
 def test_caller_keeps_its_rng_and_its_gradients() -> None:
@@ -116,25 +117,6 @@ def test_caller_keeps_its_rng_and_its_gradients() -> None:
     record(task, rule, tiny.start(task, rule), tiny.steps(2, lrs), snapshots=2)
     assert torch.equal(before, torch.get_rng_state())
     assert all(p.grad is None for p in task.model.module.parameters())
-
-
-def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
-    task = tiny.task()
-    theta = task.model.read()
-    whole = gradient(task, theta, tiny.steps(1)[0])
-    pieces = gradient(task, theta, tiny.steps(1, micro=4)[0])
-    torch.testing.assert_close(whole.mean, pieces.mean, rtol=1e-13, atol=1e-15)
-    torch.testing.assert_close(whole.losses, pieces.losses)
-
-
-def test_no_forward_pass_crosses_a_cut() -> None:
-    step = replace(tiny.steps(1, size=10)[0], cuts=(3, 7))
-    assert [(c.start, c.stop) for c in step.chunks()] == [(0, 3), (3, 7), (7, 10)]
-    small = replace(step, micro_batch=2)
-    assert [c.stop - c.start for c in small.chunks()] == [2, 1, 2, 2, 2, 1]
-    kept = small.keep(torch.tensor([0, 4, 5, 8, 9]))
-    assert kept.cuts == (1, 3)
-    assert step.keep(torch.tensor([8, 9])).cuts == ()
 
 
 @pytest.mark.parametrize("room", [0, 1, 3, 5, 9])

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from curate.datasets import TensorExamples
 from curate.models import ACTIVATIONS, BUILTIN_MODELS, Batch, Classification, FlatModel
-from curate.models.objectives import Model
+from curate.models.objectives.base import Model
 from curate.trajectory import Task
 
 DTYPE = torch.float64

@@ -1,30 +1,24 @@
-"""Adapters from a directory, and what identifies the files of models."""
+"""Adapters: new ones change nothing at first, trained ones are those of the model or refused."""
 
 import json
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from huggingface_hub import try_to_load_from_cache
+import torch
 from safetensors.torch import load_file, save_file
 
 from curate.errors import ModelError, RecipeError
-from curate.models import build_pretrained, describe_files, hf, load_config
+from curate.models import build_pretrained, load_config
 from curate.recipe import check_recipe
 from curate.recipe.load import parse
 from tests import words
 
+NEW: dict[str, Any] = {"rank": 2, "alpha": 4.0, "target_modules": ["c_attn"]}
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-
-
-@pytest.fixture
-def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    words.write(tmp_path)
-    words.write_adapter(tmp_path / "adapter")
-    return tmp_path
 
 
 def configured(folder: Path, **changes: object) -> None:
@@ -33,10 +27,10 @@ def configured(folder: Path, **changes: object) -> None:
 
 
 def renamed(folder: Path) -> None:
-    """Of a model with other names of layers."""
+    """Weights of a model whose layers have other names."""
     weights = load_file(folder / WEIGHTS)
-    found = {name.replace("h.0", "h.7"): tensor for name, tensor in weights.items()}
-    save_file(found, folder / WEIGHTS)
+    others = {name.replace("h.0", "h.7"): tensor for name, tensor in weights.items()}
+    save_file(others, folder / WEIGHTS)
 
 
 def partly(folder: Path) -> None:
@@ -56,7 +50,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another task": (
         partial(configured, task_type="SEQ_CLS"),
-        "adapter: was trained for SEQ_CLS, which objective causal_lm is not.",
+        "adapter: was trained for SEQ_CLS; the objective needs CAUSAL_LM.",
     ),
     "another rank": (partial(configured, r=3), "adapter: peft raised RuntimeError"),
     "other layers": (partial(configured, target_modules=["nope"]), "adapter: peft raised "),
@@ -87,31 +81,30 @@ def test_an_adapter_is_taken_as_it_is(other: str) -> None:
         check_recipe(parse(words.RECIPE), [model])
 
 
-def test_a_directory_is_what_its_files_hold(there: Path) -> None:
-    whole, architecture = describe_files("tiny"), describe_files("tiny", weights=False)
-    assert whole != architecture
-    (there / "tiny/README.md").write_text("of no consequence")
-    (there / "tiny/checkpoint-1").mkdir()
-    shutil.copytree("tiny", "elsewhere")
-    assert describe_files("elsewhere") == whole
-    weights = load_file("tiny/model.safetensors")
-    weights["transformer.wpe.weight"][0, 0] += 1e-3
-    save_file(weights, "tiny/model.safetensors", {"format": "pt"})
-    assert describe_files("tiny") != whole
-    assert describe_files("tiny", weights=False) == architecture
-    configuration = json.loads(Path("tiny/config.json").read_text())
-    Path("tiny/config.json").write_text(json.dumps(configuration | {"layer_norm_epsilon": 1e-3}))
-    assert describe_files("tiny", weights=False) != architecture
+def test_trained_adapters_are_loaded_as_they_are_and_trained_further(there: Path) -> None:
+    adapted = build_pretrained("tiny", "causal_lm", outputs=0, pad=0, adapter="adapter")
+    trained = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
+    saved = load_file(Path("adapter", WEIGHTS))
+    assert len(trained) == len(saved) > 0
+    for name, parameter in trained.items():
+        assert torch.equal(parameter, saved[name.replace(".default", "")])
 
 
-def test_a_name_on_the_hub_is_its_revision(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cached = partial(try_to_load_from_cache, cache_dir=str(there))
-    monkeypatch.setattr(hf, "try_to_load_from_cache", cached)
-    assert describe_files("some/model") == {"revision": "unknown"}
-    snapshot = there / "models--some--model/snapshots/0a1b2c"
-    snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text("{}")
-    refs = there / "models--some--model/refs"
-    refs.mkdir()
-    (refs / "main").write_text("0a1b2c")
-    assert describe_files("some/model") == {"revision": "0a1b2c"}
+def test_layers_that_are_not_there_are_refused(there: Path) -> None:
+    lora = NEW | {"target_modules": ["nope"]}
+    with pytest.raises(ModelError, match=r"model.lora: peft raised "):
+        build_pretrained("tiny", "causal_lm", outputs=0, pad=0, lora=lora)
+
+
+def test_adapters_leave_the_model_what_it_was_at_first(there: Path) -> None:
+    plain = build_pretrained("tiny", "causal_lm", outputs=0, pad=0).eval()
+    adapted = build_pretrained("tiny", "causal_lm", outputs=0, pad=0, lora=NEW).eval()
+    ids = torch.arange(10)[None]
+    assert torch.equal(plain(input_ids=ids).logits, adapted(input_ids=ids).logits)
+    trained = [n for n, p in adapted.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora" in name for name in trained)
+    with torch.no_grad():
+        for name in trained:
+            adapted.get_parameter(name).add_(0.1)
+    assert not torch.allclose(plain(input_ids=ids).logits, adapted(input_ids=ids).logits)

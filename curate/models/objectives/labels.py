@@ -1,4 +1,4 @@
-"""The objective of Hugging Face models: from `labels` in the batch and `logits` in the output."""
+"""The objectives of Hugging Face models: from `labels` in the batch and `logits` in the output."""
 
 from collections.abc import Collection, Mapping
 
@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 from curate.datasets import IGNORED
 from curate.errors import ModelError
-from curate.models.objectives import Batch, Model
+from curate.models.objectives.base import Batch, Model, Objective
 
 
-class LabelsObjective:
+class LabelsObjective(Objective):
     """The loss that a `transformers` model computes itself, example by example.
 
-    Of `model(**inputs).logits`: cross-entropy for a class per example, labels
-    of shape (n,); squared error for a number per example; cross-entropy summed
+    It compares `model(**inputs).logits` with the labels: cross-entropy for a class per
+    example, labels of shape (n,); squared error for a number per example; cross-entropy summed
     over tokens for labels of shape (n, tokens), those of -100 left out, an
     example counting for as many terms as it has labels.
 
@@ -79,22 +79,23 @@ class LabelsObjective:
 
 @torch.no_grad()
 def find_shift(model: Model, batch: Batch, unknown_to_model: Collection[str] = ()) -> bool:
-    """Whether the model's own loss on a batch is that of labels shifted by one, or of not.
+    """Whether the loss that a model computes itself shifts the labels by one.
 
     Raises:
-        ModelError: it is neither, so that `LabelsObjective` is not what it trains on.
+        ModelError: it computes none, or neither that of shifted labels nor of those as they are.
     """
     inputs = {key: value for key, value in batch.items() if key not in unknown_to_model}
-    own, found = getattr(model(**inputs), "loss", None), []
-    if own is None:
+    loss = getattr(model(**inputs), "loss", None)
+    if loss is None:
         raise ModelError("the model gives no loss for its labels; give an objective of your own.")
+    means = []
     for shifts in (False, True):
         objective = LabelsObjective(shifts=shifts, unknown_to_model=unknown_to_model)
         mean = objective.losses(model, batch).sum() / objective.sizes(batch).sum()
-        if torch.isclose(mean.double(), own.double(), rtol=1e-3):
+        if torch.isclose(mean.double(), loss.double(), rtol=1e-3):
             return shifts
-        found.append(f"{float(mean):.6g}")
+        means.append(f"{float(mean):.6g}")
     raise ModelError(
-        f"the model's own loss is {float(own):.6g}, and the default objective makes it "
-        f"{found[0]}, or {found[1]} with labels shifted by one; give an objective of your own."
+        f"the model's own loss is {float(loss):.6g}, and the default objective makes it "
+        f"{means[0]}, or {means[1]} with labels shifted by one; give an objective of your own."
     )

@@ -1,0 +1,41 @@
+"""Objectives: one loss per example, and how many terms each example has in a mean."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from curate.datasets import batch_length, leaves
+
+Batch = Any
+"""A mapping with "features" and "label" from a recipe, anything from a loader of the user's."""
+Model = Callable[..., Any]
+
+
+class Objective(Protocol):
+    """What is minimized: sum(losses) / sum(sizes), in training and on targets alike.
+
+    A subclass must define `losses`; by default each example is one term, without metrics.
+    """
+
+    def losses(self, model: Model, batch: Batch) -> Tensor:
+        """The loss of every example, summed over its terms, shape (n,)."""
+        ...
+
+    def sizes(self, batch: Batch) -> Tensor:
+        """Terms of every example (1, or its tokens), shape (n,); read from data alone."""
+        device = next((leaf.device for leaf in leaves(batch) if isinstance(leaf, Tensor)), None)
+        return torch.ones(batch_length(batch), device=device)
+
+    def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        """What people also want to know, per example: name -> shape (n,)."""
+        del model, batch
+        return {}
+
+
+def describe(output: object) -> str:
+    """What a function returned, for messages."""
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    return f"a {type(output).__name__}"

@@ -1,0 +1,28 @@
+"""The objective `classification`: one class per example."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from curate.errors import ModelError
+from curate.models.objectives.base import Batch, Model, Objective, describe
+
+
+class Classification(Objective):
+    """Cross-entropy of `model(batch["features"])`, shape (n, classes), with batch["label"]."""
+
+    def losses(self, model: Model, batch: Batch) -> Tensor:
+        return F.cross_entropy(_logits(model, batch), batch["label"], reduction="none")
+
+    def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        guess = _logits(model, batch).argmax(dim=1)
+        return {"accuracy": (guess == batch["label"]).double()}
+
+
+def _logits(model: Model, batch: Batch) -> Tensor:
+    logits, count = model(batch["features"]), len(batch["label"])
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
+        raise ModelError(
+            f"objective classification needs model(features) to be a tensor of shape "
+            f"({count}, classes) but got {describe(logits)}."
+        )
+    return logits

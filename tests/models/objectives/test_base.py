@@ -1,0 +1,52 @@
+"""Every objective that a recipe can name gives one loss and one size per example."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from curate.models import OBJECTIVES
+from curate.models.pretrained import HEADS
+from curate.recipe import schema
+
+COUNT = 5
+
+
+def batch_for(name: str) -> tuple[Any, dict[str, Tensor]]:
+    """A model with five outputs and a batch for it."""
+    generator = torch.Generator().manual_seed(1)
+    classes = torch.randint(0, 5, (COUNT,), generator=generator)
+    features, layer = torch.randn(COUNT, 4, generator=generator), nn.Linear(4, 5)
+    if name == "regression":
+        return layer, {"features": features, "label": torch.randn(COUNT, 5, generator=generator)}
+    if name == "classification":
+        return layer, {"features": features, "label": classes}
+    labels, table = classes, nn.Embedding(9, 5)
+    ids = torch.randint(0, 9, (COUNT, 7), generator=generator)
+    if name == "causal_lm":
+        labels = (ids % 5).masked_fill(ids > 6, -100)
+        return (lambda ids: SimpleNamespace(logits=table(ids))), {"ids": ids, "labels": labels}
+    return (lambda ids: SimpleNamespace(logits=table(ids).mean(1))), {"ids": ids, "labels": labels}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_each_example_has_its_own_loss_and_size(name: str) -> None:
+    model, batch = batch_for(name)
+    objective = OBJECTIVES[name]()
+    losses, sizes = objective.losses(model, batch), objective.sizes(batch)
+    assert losses.shape == sizes.shape == (COUNT,)
+    assert losses.requires_grad
+    assert (losses >= 0).all()
+    assert (sizes >= 1).all()
+    assert all(values.shape == (COUNT,) for values in objective.metrics(model, batch).values())
+    order = torch.tensor([3, 0])
+    some = {key: value[order] for key, value in batch.items()}
+    torch.testing.assert_close(objective.losses(model, some), losses[order])
+    assert torch.equal(objective.sizes(some), sizes[order])
+
+
+def test_objectives_on_text_have_a_head() -> None:
+    assert set(HEADS) == set(schema.ON_TEXT) <= set(OBJECTIVES)
+    assert set(schema.CLASSES) <= set(OBJECTIVES)

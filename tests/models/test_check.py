@@ -1,0 +1,100 @@
+"""What is refused before a long run, and what is not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from curate.datasets import TensorExamples
+from curate.errors import ModelError
+from curate.models import Classification, FlatModel, require_trainable
+from tests import tiny
+
+
+class Net(nn.Module):
+    """A linear layer, the forward pass around it, and a counter."""
+
+    calls: torch.Tensor
+
+    def __init__(self, forward: Callable[["Net", torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.linear = nn.Linear(4, 3)
+        self.register_buffer("calls", torch.zeros(1))
+        self._around = forward
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._around(self, x)
+
+
+def counting(net: Net, x: torch.Tensor) -> torch.Tensor:
+    net.calls += 1
+    output: torch.Tensor = net.linear(x)
+    return output
+
+
+def centering(net: Net, x: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = net.linear(x - x.mean(dim=0))
+    return output
+
+
+def detached(net: Net, x: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = net.linear(x)
+    return output.detach()
+
+
+class Reduced(Classification):
+    def losses(self, model: Any, batch: Any) -> torch.Tensor:
+        return super().losses(model, batch).mean()
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Net(counting), "calls changes in the forward pass"),
+        (Net(centering), "depends on who shares its batch"),
+        (Net(detached), "does not depend on any trainable parameter"),
+        (nn.Linear(5, 3), "cannot be trained on this data: RuntimeError"),
+        (nn.Linear(4, 2), "cannot be trained on this data: IndexError"),
+    ],
+    ids=["buffer", "mixing", "detached", "shape", "classes"],
+)
+def test_a_model_is_refused(module: nn.Module, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        require_trainable(FlatModel(module, dtype=torch.float64), Classification(), unlucky())
+    assert "\n" not in str(caught.value)
+
+
+def unlucky() -> TensorExamples:
+    """The first two examples have labels 2: out of range for two classes."""
+    examples = tiny.examples()
+    assert examples.labels is not None
+    return examples.take(torch.nonzero(examples.labels == 2).squeeze(1))
+
+
+def test_outputs_are_counted_even_where_the_first_rows_do_not_need_them() -> None:
+    model, examples = FlatModel(nn.Linear(4, 3), dtype=torch.float64), tiny.examples()
+    require_trainable(model, Classification(), examples, classes=3)
+    with pytest.raises(ModelError, match="puts out 3 numbers for each example, but there are 4 "):
+        require_trainable(model, Classification(), examples, classes=4)
+
+
+def test_an_objective_that_reduces_is_refused() -> None:
+    model = FlatModel(tiny.module(), dtype=torch.float64)
+    with pytest.raises(ModelError, match=r"one loss per example, shape \(2,\), but got \(\)"):
+        require_trainable(model, Reduced(), tiny.examples())
+
+
+@pytest.mark.parametrize("count", [1, 24])
+def test_dropout_is_accepted_and_nothing_is_changed(count: int) -> None:
+    module = tiny.module(0.5).double().train()
+    model, before = FlatModel(module), torch.get_rng_state()
+    theta = model.read()
+    require_trainable(model, Classification(), tiny.examples(count))
+    assert torch.equal(model.read(), theta)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert module.training
+    assert all(p.grad is None for p in module.parameters())
