@@ -128,10 +128,13 @@ class LookAheadMixin:
         # believes that the model has been given one
         added_up = self.model_accepts_loss_kwargs and not counted
         return LiveLoop(
-            training, as_objective(objective, getattr(objective, "__name__", "objective")),
-            targets, self._options, self.args.gradient_accumulation_steps,
+            training,
+            as_objective(objective, getattr(objective, "__name__", "objective")),
+            targets,
+            self._options,
+            self.args.gradient_accumulation_steps,
             float if added_up else one_mean,
-        )  # fmt: skip
+        )
 
     def _targets(self) -> list[Target]:
         named = isinstance(self._target_data, Mapping)
@@ -142,9 +145,10 @@ class LookAheadMixin:
         shifts = find_shift(self.model, batch, self._unknown_to_model())
         trainer_shifts = getattr(self, "_loss_shifts_labels", False)
         return LabelsObjective(
-            shifts=shifts, counts_first=counted and shifts and not trainer_shifts,
+            shifts=shifts,
+            counts_first=counted and shifts and not trainer_shifts,
             unknown_to_model=self._unknown_to_model(),
-        )  # fmt: skip
+        )
 
     @torch.no_grad()
     def _divides_by_count(self, batch: Any) -> bool:

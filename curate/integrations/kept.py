@@ -62,10 +62,12 @@ def write_kept(
     found = score_table(scores, choice, np.arange(len(table)), targets)
     source = "a dataset in memory" if isinstance(data, Dataset) else str(data)
     selection = Selection(
-        table, found, provenance=made_with()
+        table,
+        found,
+        provenance=made_with()
         | {"log": str(log), "keep": keep, "sources": {"train": source}}
         | {"composition": composition(table, choice.kept, None)},
-    )  # fmt: skip
+    )
     with staged(out, overwrite=overwrite) as stage:
         write_selection(stage, selection)
         leave_report(stage, table, found)

@@ -85,12 +85,18 @@ class LightningLookAhead:
         if trainer.gradient_clip_val and trainer.gradient_clip_algorithm == "value":
             raise OptionError("clipping by value is not modeled; clip by norm.")
         return LookAheadLoader(
-            self.loader, self._module, trainer.optimizers[0], self._objective, self._targets,
-            scheduler=_scheduler(trainer), clip_norm=trainer.gradient_clip_val or None,
+            self.loader,
+            self._module,
+            trainer.optimizers[0],
+            self._objective,
+            self._targets,
+            scheduler=_scheduler(trainer),
+            clip_norm=trainer.gradient_clip_val or None,
             autocast=_AUTOCAST.get(trainer.precision),
             accumulate=trainer.accumulate_grad_batches,
-            scale=lambda count: count / trainer.accumulate_grad_batches, **self._options,
-        )  # fmt: skip
+            scale=lambda count: count / trainer.accumulate_grad_batches,
+            **self._options,
+        )
 
 
 def _scheduler(trainer: Any) -> Any | None:

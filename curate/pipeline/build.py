@@ -32,13 +32,16 @@ def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
     if isinstance(section, Pretrained):
         assert isinstance(data.examples, TokenExamples)
         return models.build_pretrained(
-            section.pretrained, recipe.objective, outputs=data.outputs, pad=data.examples.pad,
+            section.pretrained,
+            recipe.objective,
+            outputs=data.outputs,
+            pad=data.examples.pad,
             from_scratch=section.from_scratch,
             lora=None if section.lora is None else section.lora.model_dump(),
             adapter=section.adapter,
             checkpointing=recipe.training.checkpointing,
             vectorized=recipe.selection.jump == "exact",
-        )  # fmt: skip
+        )
     arguments: dict[str, Any] = section.model_dump()
     kind = arguments.pop("kind")
     with models.foreign_code(f"model: {kind}"):  # torch, out of memory

@@ -154,9 +154,13 @@ def read_candidates(recipe: Recipe) -> Candidates:
         assert reader.label is not None
         assert reader.classes is not None
         planted = rooms.plant_label_noise(
-            table, reader.label, name, reader.classes,
-            fraction=section.label_noise.fraction, seed=section.label_noise.seed,
-        )  # fmt: skip
+            table,
+            reader.label,
+            name,
+            reader.classes,
+            fraction=section.label_noise.fraction,
+            seed=section.label_noise.seed,
+        )
         table, noisy = planted.data, planted.noisy
         noisy_labels = rooms.read_classes(table, reader.label, name, reader.classes)
         examples = examples.with_labels(noisy_labels)

@@ -175,9 +175,17 @@ def forecast(job: Job) -> Forecast:
     elif selector.halves is not None and selection.rounds == 1:
         judged = total
     return Forecast(
-        job, selector, state, steps, run, baselines, round(judged), ways * total, graph,
+        job,
+        selector,
+        state,
+        steps,
+        run,
+        baselines,
+        round(judged),
+        ways * total,
+        graph,
         target_graph(task.model, task.objective, judge.targets, state.theta, task.ranks),
-    )  # fmt: skip
+    )
 
 
 def measure(plan: Forecast) -> Prices:
@@ -205,9 +213,13 @@ def measure(plan: Forecast) -> Prices:
         task,
     )
     once = replace(
-        judge, policy=LookAhead(1), snapshots=len(few), gradients=len(few), disk=None,
+        judge,
+        policy=LookAhead(1),
+        snapshots=len(few),
+        gradients=len(few),
+        disk=None,
         differences=Differences(),
-    )  # fmt: skip
+    )
     scored = max(0.0, seconds_of(lambda: once.judge(state, few), task) - targets) / len(few)
     return Prices(forward, cut, scored, targets, _file_seconds(judge, state))
 

@@ -75,9 +75,13 @@ class Job:
         trainable = [n for n, p in module.named_parameters() if p.requires_grad]
         members = assign_groups(self.recipe, trainable)
         model = FlatModel(
-            module, members, device=self.device, dtype=dtype, autocast=autocast,
+            module,
+            members,
+            device=self.device,
+            dtype=dtype,
+            autocast=autocast,
             tf32=precision != "float32",
-        )  # fmt: skip
+        )
         return model, build_rule(self.recipe, model)
 
     def step_flops(self) -> int:

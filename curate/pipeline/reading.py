@@ -60,9 +60,12 @@ class FeatureReader:
     def examples(self, data: Dataset, source: str) -> TensorExamples:
         """All rows of `data`, with their labels if there are any."""
         features = rooms.read_features(
-            data, self.features, source,
-            dtype=self.dtype, image_shape=self.recipe.data.columns.image_shape,
-        )  # fmt: skip
+            data,
+            self.features,
+            source,
+            dtype=self.dtype,
+            image_shape=self.recipe.data.columns.image_shape,
+        )
         labels = None
         if self.label is not None and self.classes is not None:
             labels = rooms.read_classes(data, self.label, source, self.classes)

@@ -154,9 +154,12 @@ class Retraining:
         return found
 
     def _run(
-        self, examples: SourceExamples, rows: Array, juries: Sequence[int],
+        self,
+        examples: SourceExamples,
+        rows: Array,
+        juries: Sequence[int],
         watch: "_Watch | None" = None,
-    ) -> list[Measured]:  # fmt: skip
+    ) -> list[Measured]:
         """One training; with a `watch`, which sees every step, it goes on to its end."""
         job, seed = self.job, self.job.recipe.training.seed
         task, rule, state = job.start(seed)

@@ -91,9 +91,12 @@ def nothing_kept(job: Job, chosen: Chosen) -> str | None:
 
 
 def choose(
-    job: Job, policy: str, phases: Phases, unfinished: Unfinished | None = None,
+    job: Job,
+    policy: str,
+    phases: Phases,
+    unfinished: Unfinished | None = None,
     on_outcome: Callable[[Outcome, float | None], None] | None = None,
-) -> Chosen:  # fmt: skip
+) -> Chosen:
     """Value all candidates of a job by the named policy and apply the recipe's budget.
 
     Influences are taken on two halves of the target. Where one round is scored, a row's score is

@@ -31,10 +31,17 @@ from curate.selection.ranking import auroc
 
 
 def run_select(
-    recipe: Recipe, out: Path, *, device: str = "auto", overwrite: bool = False,
-    resume: bool = False, phases: Phases | None = None, say: Callable[[str], None] | None = None,
-    ranks: Ranks = ALONE, trackers: Sequence[Tracker] = (),
-) -> dict[str, Any]:  # fmt: skip
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    resume: bool = False,
+    phases: Phases | None = None,
+    say: Callable[[str], None] | None = None,
+    ranks: Ranks = ALONE,
+    trackers: Sequence[Tracker] = (),
+) -> dict[str, Any]:
     """Score the candidates of a recipe, keep what its budget allows, write it to `out`.
 
     Args:
@@ -64,9 +71,13 @@ def run_select(
 
 
 def _select(
-    recipe: Recipe, device: str, unfinished: Unfinished, phases: Phases,
-    say: Callable[[str], None] | None, trackers: Sequence[Tracker],
-) -> dict[str, Any]:  # fmt: skip
+    recipe: Recipe,
+    device: str,
+    unfinished: Unfinished,
+    phases: Phases,
+    say: Callable[[str], None] | None,
+    trackers: Sequence[Tracker],
+) -> dict[str, Any]:
     out, ranks = unfinished.out, unfinished.ranks
     with phases.phase("read"):
         job = prepare(recipe, choose_device(device, ranks), unfinished.folder, ranks)
@@ -81,17 +92,23 @@ def _select(
             announce(job, say)
         chosen, summary = _score_and_evaluate(job, phases, unfinished, trackers)
     table = score_table(
-        chosen.scores, chosen.choice, job.data.examples.rows.numpy(), [*job.data.validation],
+        chosen.scores,
+        chosen.choice,
+        job.data.examples.rows.numpy(),
+        [*job.data.validation],
         job.data.tokens,
-    )  # fmt: skip
+    )
     made_with = provenance(recipe, job.data.sources)
     made_with |= {"threads": threads, "run": unfinished.run, "resumed": going_on}
     summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
     parts = composition(job.data.table, chosen.choice.kept, recipe)
     selection = Selection(
-        job.data.table, table, provenance=made_with | summary | {"composition": parts},
-        recipe=recipe, windows=chosen.scores.window_rows(),
-    )  # fmt: skip
+        job.data.table,
+        table,
+        provenance=made_with | summary | {"composition": parts},
+        recipe=recipe,
+        windows=chosen.scores.window_rows(),
+    )
     with phases.phase("write"):
         if ranks.rank == 0:
             with unfinished.stage() as stage:
@@ -161,9 +178,11 @@ def _weigh(job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished) -> 
         retraining = Retraining(job, tick, unfinished.journal())
         plain = chosen.plain or retraining.plain(unfinished.savepoints("everything"))
         judge = Judge(
-            retraining, chosen.by_half, lambda values, budget: cut(job, values, budget).kept,
+            retraining,
+            chosen.by_half,
+            lambda values, budget: cut(job, values, budget).kept,
             plain.measured,
-        )  # fmt: skip
+        )
         return judge.weigh(plain.unlike())
 
 

@@ -200,9 +200,14 @@ class _Jury:
     def _mistaken(self, state: State, judged: Judged) -> list[Array]:
         judge = self.selector.judge
         made = record(
-            judge.task, judge.rule, state, judged.steps,
-            snapshots=judge.snapshots, disk=judge.disk, sharded=judge.sharded,
-        )  # fmt: skip
+            judge.task,
+            judge.rule,
+            state,
+            judged.steps,
+            snapshots=judge.snapshots,
+            disk=judge.disk,
+            sharded=judge.sharded,
+        )
         scoring = Scoring(removal=judge.scoring.removal, mistaken_rule=as_sgd(judge.rule))
         found = score_window(judge.task, judge.rule, made, judge.targets, scoring=scoring)
         return [own.numpy() for own in found.overall]
@@ -260,9 +265,15 @@ def reproduces(table: pl.DataFrame, scores: Scores) -> bool:
 
 
 def run_verify(
-    recipe: Recipe, out: Path, plan: Plan = Plan(), *, run: Path | None = None,
-    device: str = "auto", phases: Phases | None = None, say: Callable[[str], None] = lambda _: None,
-) -> tuple[Verified, dict[str, Any]]:  # fmt: skip
+    recipe: Recipe,
+    out: Path,
+    plan: Plan = Plan(),
+    *,
+    run: Path | None = None,
+    device: str = "auto",
+    phases: Phases | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Verified, dict[str, Any]]:
     """Leave examples out of a recipe's run and see what its influences were worth, see `verify`.
 
     Writes `verify.parquet`, `verify.png` and `verify.json` to `out`, over earlier ones.

@@ -182,24 +182,38 @@ class Judge:
         return Rounds(tree["done"], Judged(steps, final, losses, scores, values), probing, values)
 
     def _round(
-        self, state: State, steps: Sequence[Step], first_step: int, on_step: Callable[[], None],
+        self,
+        state: State,
+        steps: Sequence[Step],
+        first_step: int,
+        on_step: Callable[[], None],
         probing: Probing | None = None,
-    ) -> Judged:  # fmt: skip
+    ) -> Judged:
         recording = record(
-            self.task, self.rule, state, steps,
+            self.task,
+            self.rule,
+            state,
+            steps,
             snapshots=self.snapshots if self.goes_back else 1,
             disk=self.disk if self.goes_back else None,
             sharded=self.sharded,
             gradients=self.gradients if self.goes_back else 0,
-            first_step=first_step, on_step=on_step,
-        )  # fmt: skip
+            first_step=first_step,
+            on_step=on_step,
+        )
         scores = None
         if self.goes_back:
             scores = score_window(
-                self.task, self.rule, recording, self.targets,
-                scoring=self.scoring, differences=self.differences, probing=probing,
-                first_step=first_step, on_step=on_step,
-            )  # fmt: skip
+                self.task,
+                self.rule,
+                recording,
+                self.targets,
+                scoring=self.scoring,
+                differences=self.differences,
+                probing=probing,
+                first_step=first_step,
+                on_step=on_step,
+            )
         values = [
             self.policy.values(
                 self._offer(step, recording.losses[k], scores.influences[k] if scores else None)

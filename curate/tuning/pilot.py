@@ -92,6 +92,10 @@ def _view(horizon: int, proxy: ErrorProxy, failure: str | None) -> View:
         return View(horizon, 0, nan, nan, nan, nan, failure)
     found = expected_error(proxy.windows())
     return View(
-        horizon, int(found["probes"]), found["signal"], found["error"], found["jump"],
+        horizon,
+        int(found["probes"]),
+        found["signal"],
+        found["error"],
+        found["jump"],
         found["propagation"],
-    )  # fmt: skip
+    )

@@ -9,11 +9,21 @@ from curate.tuning.grid import Pair, Plan
 from curate.tuning.study import Entry, Unit
 
 SCHEMA: dict[str, Any] = {
-    "horizon": pl.Int64, "learning_rate": pl.Float64, "outcome": pl.String, "value": pl.Float64,
-    "values": pl.List(pl.Float64), "signal": pl.Float64, "error": pl.Float64, "jump": pl.Float64,
-    "propagation": pl.Float64, "probes": pl.Int64, "reason": pl.String, "trial": pl.Int64,
-    "passes": pl.Float64, "seconds": pl.Float64,
-}  # fmt: skip
+    "horizon": pl.Int64,
+    "learning_rate": pl.Float64,
+    "outcome": pl.String,
+    "value": pl.Float64,
+    "values": pl.List(pl.Float64),
+    "signal": pl.Float64,
+    "error": pl.Float64,
+    "jump": pl.Float64,
+    "propagation": pl.Float64,
+    "probes": pl.Int64,
+    "reason": pl.String,
+    "trial": pl.Int64,
+    "passes": pl.Float64,
+    "seconds": pl.Float64,
+}
 
 
 def table_of(entries: Mapping[Unit, Entry], plan: Plan, best: Pair) -> pl.DataFrame:

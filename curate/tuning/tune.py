@@ -96,9 +96,13 @@ class Tuned:
 
 
 def tune_job(
-    job: Job, out: Path, storage: str | None, phases: Phases, say: Callable[[str], None],
+    job: Job,
+    out: Path,
+    storage: str | None,
+    phases: Phases,
+    say: Callable[[str], None],
     trackers: Sequence[Tracker] = (),
-) -> Tuned:  # fmt: skip
+) -> Tuned:
     """Tune a recipe's horizon and learning rate.
 
     Stage 1: a pilot per learning rate (see `fly`) shows what influences are worth at every
@@ -270,9 +274,12 @@ class _Worker:
     def _save(self, pair: Pair, chosen: Chosen) -> None:
         data = self.bench.job.data
         table = score_table(
-            chosen.scores, chosen.choice, data.examples.rows.numpy(), [*data.validation],
+            chosen.scores,
+            chosen.choice,
+            data.examples.rows.numpy(),
+            [*data.validation],
             data.tokens,
-        )  # fmt: skip
+        )
         path = self._path(pair)
         path.parent.mkdir(exist_ok=True)
         write_whole(path, table.write_parquet)
@@ -323,10 +330,15 @@ def _reasons(entries: Mapping[Unit, Entry]) -> str:
 
 
 def tune(
-    recipe: Recipe, out: Path | str, *, storage: str | None = None, device: str = "auto",
-    phases: Phases | None = None, say: Callable[[str], None] = lambda _: None,
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    storage: str | None = None,
+    device: str = "auto",
+    phases: Phases | None = None,
+    say: Callable[[str], None] = lambda _: None,
     trackers: Sequence[Tracker] = (),
-) -> Tuned:  # fmt: skip
+) -> Tuned:
     """Tune a recipe's horizon together with its learning rate, see `tune_job`.
 
     Writes `recipe.yaml`, `tune.parquet`, `tune.png` and `tune.json` to `out`, beside the
