@@ -62,15 +62,24 @@ def test_texts_of_the_wanted_domain_are_kept(
     subprocess.run(make, check=True, capture_output=True)
     (tmp_path / "recipe.yaml").write_text((folder / "recipe.yaml").read_text())
     monkeypatch.chdir(tmp_path)
-    less = ("--set", "evaluation={seeds: [0]}", "--set", "selection.rounds=1",
-            "--set", "selection.probing=0", "--set", "training.epochs=2")  # fmt: skip
+    less = (
+        "--set",
+        "evaluation={seeds: [0]}",
+        "--set",
+        "selection.rounds=1",
+        "--set",
+        "selection.probing=0",
+        "--set",
+        "training.epochs=2",
+    )
     assert curate("recipe.yaml", "--json", *less) == 0
     summary = json.loads(capsys.readouterr().out)
     loss = {row["trained_on"]: row["loss"]["mean"] for row in summary["evaluation"]}
     assert loss["look_ahead"] < min(loss["everything"], loss["random"])
     made = json.loads(Path("out/recipe/provenance.json").read_text())
-    share = {part["value"]: part["kept"] / part["candidates"]
-             for part in made["composition"]["domain"]}  # fmt: skip
+    share = {
+        part["value"]: part["kept"] / part["candidates"] for part in made["composition"]["domain"]
+    }
     assert share.pop("debugger") > 1.5 * max(share.values())
 
 
@@ -102,9 +111,12 @@ def test_influence_predicts_leave_one_out(epochs: int) -> None:
     [("plain_pytorch", 4, 0.7), ("lightning_digits", 8, 0.7), ("hf_trainer", 4, 0.95)],
 )
 def test_training_loops_end_lower_with_look_ahead(
-    name: str, horizon: int, share: float, monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    horizon: int,
+    share: float,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """As printed by the example itself, plain against selected."""
     script = str(EXAMPLES / f"{name}.py")
     monkeypatch.setattr(sys, "argv", [script, "--seeds", "0", "--horizon", str(horizon)])

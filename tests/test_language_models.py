@@ -117,11 +117,14 @@ def test_tied_weights_are_one_parameter(there: Path) -> None:
 
 @pytest.mark.parametrize(
     ("micro_batch", "model"),
-    [(0, "{pretrained: tiny}"), (3, "{pretrained: tiny}"),
-     (0, "{pretrained: tiny, lora: {rank: 2, target_modules: [c_attn, lm_head]}}"),
-     (0, "{pretrained: tiny, adapter: adapter}")],
+    [
+        (0, "{pretrained: tiny}"),
+        (3, "{pretrained: tiny}"),
+        (0, "{pretrained: tiny, lora: {rank: 2, target_modules: [c_attn, lm_head]}}"),
+        (0, "{pretrained: tiny, adapter: adapter}"),
+    ],
     ids=["whole", "micro-batches", "adapters", "trained adapters"],
-)  # fmt: skip
+)
 def test_influences_are_finite_differences(there: Path, micro_batch: int, model: str) -> None:
     words.write_adapter(there / "adapter")
     prepared = job(
@@ -262,10 +265,18 @@ def test_conversations_are_selected(there: Path) -> None:
     tokenizer = words.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     tokenizer.save_pretrained("chatty")
-    assert curate(
-        "text.yaml", "--out", "out", "--set", "data.columns={messages: messages}",
-        "--set", "model.tokenizer=chatty",
-    ) == 0  # fmt: skip
+    assert (
+        curate(
+            "text.yaml",
+            "--out",
+            "out",
+            "--set",
+            "data.columns={messages: messages}",
+            "--set",
+            "model.tokenizer=chatty",
+        )
+        == 0
+    )
     assert len(load_from_disk("out")["train"]) == 18
 
 

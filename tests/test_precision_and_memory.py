@@ -126,8 +126,11 @@ def test_autocast_is_for_float32(
     monkeypatch.chdir(tmp_path)
     words.write(tmp_path)
     code = curate(
-        "text.yaml", "--set", "training.precision=bf16",
-        "--set", "training.dtype=float64",
-    )  # fmt: skip
+        "text.yaml",
+        "--set",
+        "training.precision=bf16",
+        "--set",
+        "training.dtype=float64",
+    )
     assert code == 2
     assert "training.precision: bf16 is for dtype float32" in capsys.readouterr().err

@@ -77,25 +77,42 @@ def at_home(saved: str, **others: str) -> list[str]:
 SMALL: dict[str, list[str]] = {
     "digits": ["training.epochs=2", "evaluation.seeds=[0]"],
     "mnist_mlp": [
-        *at_home("mnist"), "data.validation.fraction=0.2", "training.batch_size=32",
-        "training.schedule.warmup_steps=2", "model.hidden=[16]", "selection.horizon=4",
+        *at_home("mnist"),
+        "data.validation.fraction=0.2",
+        "training.batch_size=32",
+        "training.schedule.warmup_steps=2",
+        "model.hidden=[16]",
+        "selection.horizon=4",
         "evaluation.seeds=[0]",
     ],
     "mnist_cnn": [
-        *at_home("mnist"), "data.validation.fraction=0.2", "training.batch_size=32",
-        "training.schedule.warmup_steps=2", "model.channels=[4]", "evaluation.seeds=[0]",
+        *at_home("mnist"),
+        "data.validation.fraction=0.2",
+        "training.batch_size=32",
+        "training.schedule.warmup_steps=2",
+        "model.channels=[4]",
+        "evaluation.seeds=[0]",
     ],
     "gpt2_wikitext": [
-        *at_home("wikitext", validation="validation[:10%]"), "model.pretrained=gpt2",
-        "model.from_scratch=true", "data.max_length=64", "training.schedule.warmup_steps=1",
+        *at_home("wikitext", validation="validation[:10%]"),
+        "model.pretrained=gpt2",
+        "model.from_scratch=true",
+        "data.max_length=64",
+        "training.schedule.warmup_steps=1",
         "training.optimizer.lr=1e-3",
     ],
     "llama_lora": [
-        *at_home("gsm8k"), "model.pretrained=llama", "model.tokenizer=gpt2",
-        "model.from_scratch=true", "data.validation.fraction=0.2", "data.max_length=64",
-        "training.epochs=1", "training.schedule.warmup_steps=1", "selection.horizon=2",
+        *at_home("gsm8k"),
+        "model.pretrained=llama",
+        "model.tokenizer=gpt2",
+        "model.from_scratch=true",
+        "data.validation.fraction=0.2",
+        "data.max_length=64",
+        "training.epochs=1",
+        "training.schedule.warmup_steps=1",
+        "selection.horizon=2",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -88,9 +88,13 @@ def test_a_target_of_weight_0_has_no_part_in_what_is_expected(jump_bytes: int | 
     for targets in ([one], [one, Target("b", other.examples, weight=0.0)]):
         recording = record(task, rule, tiny.start(task, rule), steps, snapshots=9)
         scores = score_window(
-            task, rule, recording, targets,
-            scoring=Scoring(jump_bytes=jump_bytes), probing=Probing(5, 1),
-        )  # fmt: skip
+            task,
+            rule,
+            recording,
+            targets,
+            scoring=Scoring(jump_bytes=jump_bytes),
+            probing=Probing(5, 1),
+        )
         found.append(scores)
     alone, both = found
     assert both.overall_loss == pytest.approx(alone.overall_loss)

@@ -186,9 +186,12 @@ def test_scores_per_token_do_not_go_with_length(there: Path, policy: str) -> Non
     found = {}
     for unit in ("example", "token"):
         settings = [
-            "data.max_length=64", "selection.probing=0", "selection.rounds=1",
-            f"selection.per={unit}", f"selection.policy={policy}",
-        ]  # fmt: skip
+            "data.max_length=64",
+            "selection.probing=0",
+            "selection.rounds=1",
+            f"selection.per={unit}",
+            f"selection.policy={policy}",
+        ]
         tokens = select(*settings).sort("row")["tokens"].to_numpy().astype(float)
         scores = policy_scores(*settings).score
         size = np.abs(scores) if policy == "look_ahead" else -scores

@@ -1,6 +1,10 @@
 """Texts from Python's documentation, a tiny GPT-2 and its tokenizer, and recipes for them."""
 
+import atexit
 import re
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -83,11 +87,18 @@ def gpt2(vocabulary: int = VOCABULARY, dropout: float = 0.0) -> GPT2LMHeadModel:
     torch.manual_seed(0)
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=POSITIONS,
-            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
-            bos_token_id=None, eos_token_id=0,
+            vocab_size=vocabulary,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            n_positions=POSITIONS,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+            bos_token_id=None,
+            eos_token_id=0,
         )
-    )  # fmt: skip
+    )
 
 
 def llama() -> LlamaForCausalLM:
@@ -95,10 +106,15 @@ def llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=POSITIONS,
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=POSITIONS,
         )
-    )  # fmt: skip
+    )
 
 
 def bert() -> BertForSequenceClassification:
@@ -106,10 +122,14 @@ def bert() -> BertForSequenceClassification:
     torch.manual_seed(0)
     return BertForSequenceClassification(
         BertConfig(
-            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=POSITIONS,
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=POSITIONS,
         )
-    )  # fmt: skip
+    )
 
 
 def write_adapter(path: Path) -> None:
@@ -128,7 +148,15 @@ def write_adapter(path: Path) -> None:
 
 def write(folder: Path, **model: Any) -> None:
     """The dataset, the model with its tokenizer, and the recipe."""
+    shutil.copytree(_written(**model), folder, dirs_exist_ok=True)
+
+
+@cache
+def _written(**model: Any) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="curate-words-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     texts().to_parquet(str(folder / "texts.parquet"))
     gpt2(**model).save_pretrained(str(folder / "tiny"))
     tokenizer().save_pretrained(str(folder / "tiny"))
     (folder / "text.yaml").write_text(RECIPE)
+    return folder
