@@ -18,7 +18,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from curate.recipe import Source, load_recipe
 from tests import words
-from tests.job import curate
+from tests.job import curate, sets
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 PATHS = sorted(FOLDER.glob("*.yaml"))
@@ -142,8 +142,7 @@ def test_recipes_are_valid_as_they_are(path: Path) -> None:
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_recipes_run_end_to_end(path: Path, there: Path) -> None:
     overrides = SMALL[path.stem]
-    settings = [part for override in overrides for part in ("--set", override)]
-    assert curate(str(path), "--out", "out", *settings) == 0
+    assert curate(str(path), "--out", "out", *sets(*overrides)) == 0
     made = json.loads(Path("out/provenance.json").read_text())
     assert {row["trained_on"] for row in made["evaluation"]} >= {"look_ahead", "everything"}
     scores = pl.read_parquet("out/scores.parquet").sort("row")
