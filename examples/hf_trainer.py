@@ -70,16 +70,30 @@ def run(seed: int, horizon: int, select: bool) -> float:
     data, vocabulary = passages()
     train, validation, test = split(data, seed)
     config = BertConfig(
-        vocab_size=vocabulary, hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=128, max_position_embeddings=WORDS, num_labels=len(CHAPTERS),
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=WORDS,
+        num_labels=len(CHAPTERS),
+    )
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, num_train_epochs=6, per_device_train_batch_size=32,
-            gradient_accumulation_steps=2, learning_rate=3e-3, warmup_steps=5, use_cpu=True,
-            save_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no",
-            per_device_eval_batch_size=200, seed=seed,
-        )  # fmt: skip
+            output_dir=folder,
+            num_train_epochs=6,
+            per_device_train_batch_size=32,
+            gradient_accumulation_steps=2,
+            learning_rate=3e-3,
+            warmup_steps=5,
+            use_cpu=True,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            per_device_eval_batch_size=200,
+            seed=seed,
+        )
         given: dict[str, Any] = {"args": arguments, "train_dataset": train, "eval_dataset": test}
         model = BertForSequenceClassification(config)
         trainer = (

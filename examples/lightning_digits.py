@@ -51,8 +51,9 @@ class Digits(lightning.LightningModule):
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         return {
-            "optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }  # fmt: skip
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
 
 def data(seed: int) -> tuple[TensorDataset, Batch, Batch]:
@@ -80,10 +81,15 @@ def run(seed: int, horizon: int, select: bool) -> float:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about workers and progress bars
         trainer = lightning.Trainer(
-            accelerator="cpu", max_epochs=EPOCHS, gradient_clip_val=1.0, default_root_dir=folder,
-            logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            accelerator="cpu",
+            max_epochs=EPOCHS,
+            gradient_clip_val=1.0,
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
             enable_model_summary=False,
-        )  # fmt: skip
+        )
         trainer.fit(module, batches)
     module.eval()
     with torch.no_grad():

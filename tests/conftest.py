@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _cache = tempfile.mkdtemp(prefix="curate-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
@@ -15,8 +16,12 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from tests.job import RECIPE, rows
+
+RENDER = Figure.savefig
+BLANK = {"svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>', "png": b"\x89PNG\r\n\x1a\n"}
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +32,26 @@ def _same_start() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def blank_figures() -> Iterator[None]:
+    """Figures are made but not rendered, which is half of a small run. tests/output renders."""
+
+    def save(figure: Figure, file: Any, *, format: str = "png", **options: Any) -> None:
+        if isinstance(file, str | Path):
+            Path(file).write_bytes(BLANK[format])
+        else:
+            file.write(BLANK[format])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
+
+
+@pytest.fixture
+def real_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Figure, "savefig", RENDER)
 
 
 @pytest.fixture

@@ -31,6 +31,11 @@ def rows(count: int = 120) -> Dataset:
     )
 
 
+def sets(*overrides: str) -> list[str]:
+    """The options that override so much of a recipe."""
+    return [part for override in overrides for part in ("--set", override)]
+
+
 def curate(*arguments: str) -> int:
     return run(cli, ["select", *arguments])
 

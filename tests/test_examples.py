@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,63 +13,65 @@ import torch
 from safetensors.torch import load_file
 
 from curate.cli.main import cli, run
-from tests.job import curate
+from tests.job import curate, sets
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def test_own_model(
+def script(name: str, *arguments: str, main: bool = False) -> dict[str, Any]:
+    """The names in an example; main: it is run, with these arguments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *arguments])
+        return runpy.run_path(str(EXAMPLES / name), run_name="__main__" if main else "example")
+
+
+@pytest.fixture
+def selected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = EXAMPLES / "own_model"
-    make = [sys.executable, str(folder / "make_data.py"), "--to", str(tmp_path)]
-    subprocess.run(make, check=True, capture_output=True)
-    for name in ("bag_model.py", "recipe.yaml"):
-        (tmp_path / name).write_text((folder / name).read_text())
-    monkeypatch.chdir(tmp_path)
-    assert curate("recipe.yaml", "--json") == 0
-    summary = json.loads(capsys.readouterr().out)
-    loss = {row["trained_on"]: row["loss"]["mean"] for row in summary["evaluation"]}
+) -> Callable[..., tuple[dict[str, Any], dict[str, float]]]:
+    """Run a folder of examples in a copy: the summary, and what was lost by what was trained on."""
+
+    def select(name: str, make: str, *less: str) -> tuple[dict[str, Any], dict[str, float]]:
+        script(f"{name}/{make}", "--to", str(tmp_path), main=True)
+        for path in (EXAMPLES / name).iterdir():
+            if path.suffix in (".yaml", ".py"):
+                (tmp_path / path.name).write_text(path.read_text())
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        assert curate("recipe.yaml", "--json", *sets(*less)) == 0
+        summary = json.loads(capsys.readouterr().out)
+        losses = {row["trained_on"]: row["loss"]["mean"] for row in summary["evaluation"]}
+        return summary, losses
+
+    return select
+
+
+def test_own_model(selected: Callable[..., Any]) -> None:
+    summary, loss = selected("own_model", "make_data.py")
     assert loss["look_ahead"] < min(loss["everything"], loss["random"])
     assert len(pl.read_parquet("out/recipe/scores.parquet")) == summary["candidates"]
     sys.modules.pop("bag_model")
 
 
-def test_several_targets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = EXAMPLES / "several_targets"
-    make = [sys.executable, str(folder / "make_digits.py"), "--to", str(tmp_path)]
-    subprocess.run(make, check=True, capture_output=True)
-    (tmp_path / "recipe.yaml").write_text((folder / "recipe.yaml").read_text())
-    monkeypatch.chdir(tmp_path)
-    assert curate("recipe.yaml", "--json", "--set", "evaluation.seeds=[0]") == 0
-    summary = json.loads(capsys.readouterr().out)
-    loss = {row["trained_on"]: row["loss"]["mean"] for row in summary["evaluation"]}
+def test_several_targets(selected: Callable[..., Any]) -> None:
+    less = ["evaluation.seeds=[0]", "selection.judge=false"]
+    _, loss = selected("several_targets", "make_digits.py", *less)
     assert loss["look_ahead"] < 0.85 * min(loss["everything"], loss["random"])
     scores = pl.read_parquet("out/recipe/scores.parquet")
     weighted = (4 * scores["influence/upright"] + scores["influence/lying"]) / 5
     assert (scores["influence"] - weighted).abs().max() < 1e-9
 
 
-def test_texts_of_the_wanted_domain_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_texts_of_the_wanted_domain_are_kept(selected: Callable[..., Any]) -> None:
     """No score sees the column that says where a text is from."""
-    folder = EXAMPLES / "text_domains"
-    make = [sys.executable, str(folder / "make_texts.py"), "--to", str(tmp_path)]
-    subprocess.run(make, check=True, capture_output=True)
-    (tmp_path / "recipe.yaml").write_text((folder / "recipe.yaml").read_text())
-    monkeypatch.chdir(tmp_path)
-    less = ("--set", "evaluation={seeds: [0]}", "--set", "selection.rounds=1",
-            "--set", "selection.probing=0", "--set", "training.epochs=2")  # fmt: skip
-    assert curate("recipe.yaml", "--json", *less) == 0
-    summary = json.loads(capsys.readouterr().out)
-    loss = {row["trained_on"]: row["loss"]["mean"] for row in summary["evaluation"]}
+    less = ["selection.rounds=1", "selection.probing=0", "selection.judge=false"]
+    _, loss = selected(
+        "text_domains", "make_texts.py", *less, "training.epochs=2", "evaluation={seeds: [0]}"
+    )
     assert loss["look_ahead"] < min(loss["everything"], loss["random"])
     made = json.loads(Path("out/recipe/provenance.json").read_text())
-    share = {part["value"]: part["kept"] / part["candidates"]
-             for part in made["composition"]["domain"]}  # fmt: skip
+    domains = made["composition"]["domain"]
+    share = {part["value"]: part["kept"] / part["candidates"] for part in domains}
     assert share.pop("debugger") > 1.5 * max(share.values())
 
 
@@ -79,21 +80,22 @@ def test_a_tuned_recipe_is_one_to_select_with(
 ) -> None:
     recipe = EXAMPLES / "tune_digits.yaml"
     monkeypatch.chdir(tmp_path)
-    less = ("--set", "tune.learning_rates=[3e-3, 1e-2]", "--set", "tune.seeds=[0]")
-    assert run(cli, ["tune", str(recipe), "--out", "tuned", "--json", *less]) == 0
+    less = ["tune.learning_rates=[3e-3, 1e-2]", "tune.horizons=[1, full]", "tune.seeds=[0]"]
+    assert run(cli, ["tune", str(recipe), "--out", "tuned", "--json", *sets(*less)]) == 0
     found = json.loads(capsys.readouterr().out)
     mean = {name: values[0]["loss"] for name, values in found["test"].items()}
     assert mean["kept"] < mean["everything"]
-    assert curate("tuned/recipe.yaml", "--out", "best", "--json") == 0
+    best = ["tuned/recipe.yaml", "--out", "best", *sets("selection.judge=false")]
+    assert curate(*best, "--json") == 0
     assert json.loads(capsys.readouterr().out)["kept"] == round(0.6 * 899)
 
 
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_influence_predicts_leave_one_out(epochs: int) -> None:
-    script = runpy.run_path(str(EXAMPLES / "benchmarks" / "leave_one_out.py"))
-    chosen = torch.randperm(1200, generator=torch.Generator().manual_seed(2))[:30]
-    steps = script["plan"](epochs, 3e-3, 0.25)
-    renormalised, _ = script["compare"](steps, 0, chosen, "renormalised")
+    names = script("benchmarks/leave_one_out.py")
+    chosen = torch.randperm(1200, generator=torch.Generator().manual_seed(2))[:20]
+    steps = names["plan"](epochs, 3e-3, 0.25)
+    renormalised, _ = names["compare"](steps, 0, chosen, "renormalised")
     assert renormalised > 0.95
 
 
@@ -102,17 +104,10 @@ def test_influence_predicts_leave_one_out(epochs: int) -> None:
     [("plain_pytorch", 4, 0.7), ("lightning_digits", 8, 0.7), ("hf_trainer", 4, 0.95)],
 )
 def test_training_loops_end_lower_with_look_ahead(
-    name: str, horizon: int, share: float, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    name: str, horizon: int, share: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As printed by the example itself, plain against selected."""
-    script = str(EXAMPLES / f"{name}.py")
-    monkeypatch.setattr(sys, "argv", [script, "--seeds", "0", "--horizon", str(horizon)])
-    threads = torch.get_num_threads()
-    try:
-        runpy.run_path(script, run_name="__main__")
-    finally:
-        torch.set_num_threads(threads)
+    script(f"{name}.py", "--seeds", "0", "--horizon", str(horizon), main=True)
     lines = capsys.readouterr().out.splitlines()
     found = {line.split()[0]: float(line.split()[3]) for line in lines}
     assert found.keys() == {"plain", "selected"}
@@ -120,11 +115,10 @@ def test_training_loops_end_lower_with_look_ahead(
 
 
 def test_peak_memory_does_not_grow_with_the_run_where_states_go_to_disk() -> None:
-    script = runpy.run_path(str(EXAMPLES / "benchmarks" / "snapshot_memory.py"))
-    for total in (16, 128):
-        found = script["measure"](total, script["FEW"], total, 512)
-        assert found["grown"] < 5 * found["state"]
-        assert found["stored"] > (total - script["FEW"]) * found["state"]
+    names = script("benchmarks/snapshot_memory.py")
+    found = names["measure"](64, names["FEW"], 64, 512)
+    assert found["grown"] < 5 * found["state"]
+    assert found["stored"] > (64 - names["FEW"]) * found["state"]
 
 
 @pytest.fixture
@@ -159,7 +153,7 @@ def test_the_benchmark_of_gpus_runs_small_and_says_that_there_is_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    names = runpy.run_path("examples/benchmarks/gpu.py")
+    names = script("benchmarks/gpu.py")
     out = tmp_path / "rows.jsonl"
     meter = names["Meter"](torch.device("cpu"), out, 1e12)
     names["compare"](meter, "gpt2", names["gpt2"], "float32", 2, 2, True, True)

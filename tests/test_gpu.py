@@ -100,9 +100,12 @@ def test_memory_is_as_foretold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     sizes = words.gpt2().config.to_dict() | {"n_embd": 512, "n_layer": 4, "n_head": 8}
     GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(str(tmp_path / "wide"))
     given = (
-        "model={pretrained: wide, tokenizer: tiny}", "training.epochs=1", "evaluation=null",
-        "selection.horizon=4", "trajectory.snapshots=4",
-    )  # fmt: skip
+        "model={pretrained: wide, tokenizer: tiny}",
+        "training.epochs=1",
+        "evaluation=null",
+        "selection.horizon=4",
+        "trajectory.snapshots=4",
+    )
     prepared = job(GPU, *given)
     plan = forecast(prepared)
     expected = plan.summary(time_steps(plan))["memory"]["total"]
@@ -142,9 +145,12 @@ def test_one_process_under_torchrun(there: Path) -> None:
     arguments = ["select", "recipe.yaml", "--device", "cuda", "--out", "ranks", "--json"]
     command = ["torch.distributed.run", "--nproc-per-node", "1", "--standalone", "-m", "curate"]
     done = subprocess.run(
-        [sys.executable, "-m", *command, *arguments], cwd=there, capture_output=True, text=True,
+        [sys.executable, "-m", *command, *arguments],
+        cwd=there,
+        capture_output=True,
+        text=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["kept"] > 0
     run_select(check_recipe(parse(RECIPE), ()), there / "alone", device="cuda")

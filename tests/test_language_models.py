@@ -25,11 +25,12 @@ from curate.recipe.load import parse
 from curate.rules import AdamW
 from curate.trajectory import Step, counting, gradient, graph_size, record, replay
 from tests import tiny, words
-from tests.job import curate, verify
+from tests.job import curate, sets, verify
 
 CPU = torch.device("cpu")
 ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 COMPLETION = "data.columns={prompt: prompt, completion: completion}"
+LOSS = "selection.policy=loss"
 
 
 @pytest.fixture
@@ -54,8 +55,9 @@ def alone(prepared: Job, position: int, part: Any = None) -> tuple[Tensor, Tenso
 def plain_loss(module: Callable[..., Any], ids: Tensor, learned: Tensor) -> tuple[Tensor, int]:
     """Summed loss of one text, token by token, and how many were summed."""
     logits = module(input_ids=ids[None]).logits[0]
-    terms = [F.cross_entropy(logits[t - 1], ids[t]) for t in range(1, len(ids)) if bool(learned[t])]
-    return torch.stack(terms).sum(), len(terms)
+    places = [t for t in range(1, len(ids)) if bool(learned[t])]
+    before = [t - 1 for t in places]
+    return F.cross_entropy(logits[before], ids[places], reduction="sum"), len(places)
 
 
 @pytest.mark.parametrize("override", ["data.max_length=24", COMPLETION])
@@ -117,13 +119,17 @@ def test_tied_weights_are_one_parameter(there: Path) -> None:
 
 @pytest.mark.parametrize(
     ("micro_batch", "model"),
-    [(0, "{pretrained: tiny}"), (3, "{pretrained: tiny}"),
-     (0, "{pretrained: tiny, lora: {rank: 2, target_modules: [c_attn, lm_head]}}"),
-     (0, "{pretrained: tiny, adapter: adapter}")],
+    [
+        (0, "{pretrained: tiny}"),
+        (2, "{pretrained: tiny}"),
+        (0, "{pretrained: tiny, lora: {rank: 2, target_modules: [c_attn, lm_head]}}"),
+        (0, "{pretrained: tiny, adapter: adapter}"),
+    ],
     ids=["whole", "micro-batches", "adapters", "trained adapters"],
-)  # fmt: skip
+)
 def test_influences_are_finite_differences(there: Path, micro_batch: int, model: str) -> None:
-    words.write_adapter(there / "adapter")
+    words.write(there, layers=2)
+    words.write_adapter(there / "adapter", layers=2)
     prepared = job(
         COMPLETION, "data.max_length=64", "data.validation.fraction=0.1", f"model={model}"
     )
@@ -132,8 +138,8 @@ def test_influences_are_finite_differences(there: Path, micro_batch: int, model:
     rule, generator = AdamW(eps=1e-4, weight_decay=0.0), torch.Generator().manual_seed(1)
     order = torch.randperm(len(task.examples), generator=generator)
     steps = [
-        Step(rows, torch.tensor([1.0, 0.7, 1.3, 1.0], dtype=torch.float64), (lr,), 0, micro_batch)
-        for rows, lr in zip(order[:12].split(4), (3e-3, 2e-3, 1e-3), strict=True)
+        Step(rows, torch.tensor([1.0, 0.7, 1.3], dtype=torch.float64), (lr,), 0, micro_batch)
+        for rows, lr in zip(order[:9].split(3), (3e-3, 2e-3, 1e-3), strict=True)
     ]
     recording = record(task, rule, state, steps, snapshots=9)
     scores = score_window(task, rule, recording, prepared.data.targets)
@@ -143,7 +149,7 @@ def test_influences_are_finite_differences(there: Path, micro_batch: int, model:
         # of the weighted mean over tokens, from what leaving out does to it (`influence`)
         found = -scores.influences[t][0] * (terms.sum() - terms) / (step.weights * terms.sum())
         expected = []
-        for i in range(4):
+        for i in range(3):
             ends = []
             for change in (step_size, -step_size):
                 moved = step.weights.clone()
@@ -180,7 +186,7 @@ def test_a_model_from_scratch_depends_on_the_seed_alone(there: Path) -> None:
 def test_only_adapters_are_trained(there: Path) -> None:
     task, _, state = job("model.lora={rank: 2, alpha: 4, target_modules: [c_attn]}").start(0)
     assert all("lora_" in name for name in task.model.names)
-    assert state.theta.numel() == 2 * (32 * 2 + 2 * 96)
+    assert state.theta.numel() == 32 * 2 + 2 * 96
     task, _, _ = job("model.lora={rank: 2}", "objective=sequence_classification").start(0)
     assert [name for name in task.model.names if "lora_" not in name] == [
         "base_model.model.score.modules_to_save.default.weight"
@@ -206,7 +212,7 @@ def test_what_a_model_was_read_from_is_on_record(
 ) -> None:
     """Other weights under the same name are other scores."""
     words.write_adapter(there / "adapter")
-    settings = ("--set", "model={pretrained: tiny, tokenizer: tiny, adapter: adapter}")
+    settings = sets("model={pretrained: tiny, tokenizer: tiny, adapter: adapter}")
     assert curate("text.yaml", "--out", "out", *settings) == 0
     made = json.loads(Path("out/provenance.json").read_text())["sources"]
     assert [*made] == ["texts.parquet", "model tiny", "tokenizer tiny", "adapter adapter"]
@@ -223,18 +229,13 @@ def test_what_a_model_was_read_from_is_on_record(
 
 
 WHOLE_RUNS = [
-    ["data.max_length=24"],
-    ["selection.jump=exact"],
-    ["selection.policy=loss"],
-    ["selection.policy=random"],
-    ["training.micro_batch=3", "training.clip_norm=1.0"],
-    [COMPLETION, "data.max_length=64"],
     ["model.lora={rank: 2}", COMPLETION, "data.max_length=64"],
-    ["model.adapter=adapter"],
     ["objective=sequence_classification", "data.label_noise={fraction: 0.2}"],
-    ["objective=sequence_classification", "model={pretrained: tiny, lora: {rank: 2}}"],
     ["model.from_scratch=true", "selection.group_by=label"],
-    ["data.validation={near: texts.parquet, same: texts.parquet}"],
+    [LOSS],
+    ["training.micro_batch=3", "training.clip_norm=1.0"],
+    ["objective=sequence_classification", "model={pretrained: tiny, lora: {rank: 2}}"],
+    ["data.validation={near: texts.parquet, same: texts.parquet}", "selection.judge=true"],
     ["model.pretrained=llama", "model.tokenizer=tiny", "selection.jump=exact"],
     ["model.pretrained=bert", "model.tokenizer=tiny", "objective=sequence_classification"],
 ]
@@ -244,9 +245,7 @@ WHOLE_RUNS = [
 def test_select_from_text_to_dataset(there: Path, overrides: list[str]) -> None:
     words.llama().save_pretrained("llama")
     words.bert().save_pretrained("bert")
-    words.write_adapter(there / "adapter")
-    settings = [part for override in overrides for part in ("--set", override)]
-    assert curate("text.yaml", "--out", "out", *settings) == 0
+    assert curate("text.yaml", "--out", "out", *sets(*overrides)) == 0
     kept = load_from_disk("out")["train"]
     assert set(kept.column_names) >= set(words.texts(1).column_names)
     scores = pl.read_parquet("out/scores.parquet")
@@ -254,23 +253,22 @@ def test_select_from_text_to_dataset(there: Path, overrides: list[str]) -> None:
     assert kept["note"][:] == [f"row {row}" for row in rows]
     assert len(rows) == scores.height // 2
     assert scores["score"].is_finite().all()
-    assert curate("out/recipe.yaml", "--out", "again") == 0
-    assert scores.equals(pl.read_parquet("again/scores.parquet"))
+    if overrides in WHOLE_RUNS[:3]:
+        assert curate("out/recipe.yaml", "--out", "again") == 0
+        assert scores.equals(pl.read_parquet("again/scores.parquet"))
 
 
 def test_conversations_are_selected(there: Path) -> None:
     tokenizer = words.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     tokenizer.save_pretrained("chatty")
-    assert curate(
-        "text.yaml", "--out", "out", "--set", "data.columns={messages: messages}",
-        "--set", "model.tokenizer=chatty",
-    ) == 0  # fmt: skip
+    settings = ["data.columns={messages: messages}", "model.tokenizer=chatty", LOSS]
+    assert curate("text.yaml", "--out", "out", *sets(*settings)) == 0
     assert len(load_from_disk("out")["train"]) == 18
 
 
 def test_what_is_truncated_is_counted(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert curate("text.yaml", "--out", "out") == 0
+    assert curate("text.yaml", "--out", "out", *sets(LOSS)) == 0
     said = capsys.readouterr().out
     counts = json.loads(Path("out/provenance.json").read_text())["truncated"]
     lengths = [len(words.tokenizer()(row)["input_ids"]) + 1 for row in words.passages(60)]
@@ -283,10 +281,9 @@ def test_what_is_too_short_is_left_out_of_every_part(
     there: Path, objective: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a part of the same source and of another; rows are still counted in the source."""
-    settings = ("--set", "data.min_length=9", "--set", f"objective={objective}")
-    test = ("--set", "data.test={path: also.parquet}")
+    settings = sets(f"objective={objective}", "data.min_length=9", "data.test=also.parquet", LOSS)
     words.texts(40).to_parquet("also.parquet")
-    assert curate("text.yaml", "--out", "out", *settings, *test) == 0
+    assert curate("text.yaml", "--out", "out", *settings) == 0
     said = capsys.readouterr().out
     lengths = [len(ids) for ids in words.tokenizer()(words.passages(60))["input_ids"]]
     # EOS makes up for the first token, which nothing predicts
@@ -336,8 +333,8 @@ def test_the_plan_counts_the_graph_of_the_targets_where_it_is_the_larger(there: 
 
 
 def test_evaluation_retrains_and_verify_leaves_out(there: Path) -> None:
-    evaluation = "evaluation={seeds: [0, 1], against: [everything, random, loss]}"
-    assert curate("text.yaml", "--out", "out", "--set", evaluation) == 0
+    evaluation = "evaluation={seeds: [0], against: [everything, random, loss]}"
+    assert curate("text.yaml", "--out", "out", *sets(evaluation)) == 0
     found = json.loads(Path("out/provenance.json").read_text())["evaluation"]
     assert {row["trained_on"] for row in found} == {"look_ahead", "everything", "random", "loss"}
     assert all(row["loss"]["mean"] > 0 and "token_accuracy" in row for row in found)

@@ -18,7 +18,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from curate.recipe import Source, load_recipe
 from tests import words
-from tests.job import curate
+from tests.job import curate, sets
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 PATHS = sorted(FOLDER.glob("*.yaml"))
@@ -77,25 +77,42 @@ def at_home(saved: str, **others: str) -> list[str]:
 SMALL: dict[str, list[str]] = {
     "digits": ["training.epochs=2", "evaluation.seeds=[0]"],
     "mnist_mlp": [
-        *at_home("mnist"), "data.validation.fraction=0.2", "training.batch_size=32",
-        "training.schedule.warmup_steps=2", "model.hidden=[16]", "selection.horizon=4",
+        *at_home("mnist"),
+        "data.validation.fraction=0.2",
+        "training.batch_size=32",
+        "training.schedule.warmup_steps=2",
+        "model.hidden=[16]",
+        "selection.horizon=4",
         "evaluation.seeds=[0]",
     ],
     "mnist_cnn": [
-        *at_home("mnist"), "data.validation.fraction=0.2", "training.batch_size=32",
-        "training.schedule.warmup_steps=2", "model.channels=[4]", "evaluation.seeds=[0]",
+        *at_home("mnist"),
+        "data.validation.fraction=0.2",
+        "training.batch_size=32",
+        "training.schedule.warmup_steps=2",
+        "model.channels=[4]",
+        "evaluation.seeds=[0]",
     ],
     "gpt2_wikitext": [
-        *at_home("wikitext", validation="validation[:10%]"), "model.pretrained=gpt2",
-        "model.from_scratch=true", "data.max_length=64", "training.schedule.warmup_steps=1",
+        *at_home("wikitext", validation="validation[:10%]"),
+        "model.pretrained=gpt2",
+        "model.from_scratch=true",
+        "data.max_length=64",
+        "training.schedule.warmup_steps=1",
         "training.optimizer.lr=1e-3",
     ],
     "llama_lora": [
-        *at_home("gsm8k"), "model.pretrained=llama", "model.tokenizer=gpt2",
-        "model.from_scratch=true", "data.validation.fraction=0.2", "data.max_length=64",
-        "training.epochs=1", "training.schedule.warmup_steps=1", "selection.horizon=2",
+        *at_home("gsm8k"),
+        "model.pretrained=llama",
+        "model.tokenizer=gpt2",
+        "model.from_scratch=true",
+        "data.validation.fraction=0.2",
+        "data.max_length=64",
+        "training.epochs=1",
+        "training.schedule.warmup_steps=1",
+        "selection.horizon=2",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -125,8 +142,7 @@ def test_recipes_are_valid_as_they_are(path: Path) -> None:
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_recipes_run_end_to_end(path: Path, there: Path) -> None:
     overrides = SMALL[path.stem]
-    settings = [part for override in overrides for part in ("--set", override)]
-    assert curate(str(path), "--out", "out", *settings) == 0
+    assert curate(str(path), "--out", "out", *sets(*overrides)) == 0
     made = json.loads(Path("out/provenance.json").read_text())
     assert {row["trained_on"] for row in made["evaluation"]} >= {"look_ahead", "everything"}
     scores = pl.read_parquet("out/scores.parquet").sort("row")

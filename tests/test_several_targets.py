@@ -20,7 +20,7 @@ from curate.trajectory import record
 from curate.tuning.grid import Pair
 from curate.tuning.trials import set_up
 from tests import tiny
-from tests.job import RECIPE, curate, rows, verify
+from tests.job import RECIPE, curate, rows, sets, verify
 
 BOTH = "data.validation={near: near.parquet, far: far.parquet}"
 WHOLE_RUN = ["data.label_noise=null", "training.epochs=1", "selection.horizon=full"]
@@ -38,7 +38,7 @@ def two(here: Path) -> Path:
 
 
 def select(*overrides: str, out: str = "out") -> pl.DataFrame:
-    settings = [part for override in (*WHOLE_RUN, *overrides) for part in ("--set", override)]
+    settings = sets(*WHOLE_RUN, *overrides)
     assert curate("recipe.yaml", "--out", out, "--overwrite", *settings) == 0
     return pl.read_parquet(f"{out}/scores.parquet").sort("row")
 
@@ -87,11 +87,8 @@ def test_a_target_of_weight_0_has_no_part_in_what_is_expected(jump_bytes: int | 
     found = []
     for targets in ([one], [one, Target("b", other.examples, weight=0.0)]):
         recording = record(task, rule, tiny.start(task, rule), steps, snapshots=9)
-        scores = score_window(
-            task, rule, recording, targets,
-            scoring=Scoring(jump_bytes=jump_bytes), probing=Probing(5, 1),
-        )  # fmt: skip
-        found.append(scores)
+        how = {"scoring": Scoring(jump_bytes=jump_bytes), "probing": Probing(5, 1)}
+        found.append(score_window(task, rule, recording, targets, **how))
     alone, both = found
     assert both.overall_loss == pytest.approx(alone.overall_loss)
     for mine, theirs in zip(both.overall, alone.overall, strict=True):

@@ -45,9 +45,10 @@ RULES: dict[str, Any] = {
     "adafactor": Adafactor((), weight_decay=0.1),
     "adafactor-slow": Adafactor((), beta2_decay=-0.5, eps=(1e-4, 0.5), d=1.2),
     "muon": Muon(()),
-    "muon-heavy": Muon((), momentum=0.8, nesterov=False, ns_steps=3,
-                       adjust_lr_fn="match_rms_adamw"),
-}  # fmt: skip
+    "muon-heavy": Muon(
+        (), momentum=0.8, nesterov=False, ns_steps=3, adjust_lr_fn="match_rms_adamw"
+    ),
+}
 
 
 def examples(count: int = 24, seed: int = 1, dtype: torch.dtype = torch.float64) -> TensorExamples:
@@ -65,9 +66,12 @@ def module(dropout: float = 0.0, *, kinked: bool = False) -> nn.Module:
 
 
 def task(
-    *, dropout: float = 0.0, grouped: bool = False, dtype: torch.dtype = torch.float64,
+    *,
+    dropout: float = 0.0,
+    grouped: bool = False,
+    dtype: torch.dtype = torch.float64,
     kinked: bool = False,
-) -> Task:  # fmt: skip
+) -> Task:
     groups = [["0.weight", "3.weight"], ["0.bias", "3.bias"]] if grouped else None
     model = FlatModel(module(dropout, kinked=kinked), groups, dtype=dtype)
     return Task(model, Classification(), examples(dtype=dtype))

@@ -1,6 +1,11 @@
 """Texts from Python's documentation, a tiny GPT-2 and its tokenizer, and recipes for them."""
 
+import atexit
 import re
+import shutil
+import tempfile
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -32,19 +37,16 @@ data:
 model: {pretrained: tiny}
 objective: causal_lm
 training: {epochs: 2, batch_size: 8, optimizer: {kind: adamw, lr: 3e-3}}
-selection: {horizon: 4, rounds: 2, keep: {fraction: 0.5}}
+selection: {horizon: 4, rounds: 2, keep: {fraction: 0.5}, judge: false}
 """
 
 
 def passages(count: int) -> list[str]:
     """Passages of 3 to 30 words."""
     words = re.findall(r"\S+", " ".join(topics[name] for name in ("class", "strings", "numbers")))
-    found, start = [], 0
-    for i in range(count):
-        size = 3 + (7 * i) % 28
-        found.append(" ".join(words[start : start + size]))
-        start += size
-    return found
+    sizes = [3 + (7 * i) % 28 for i in range(count)]
+    ends = accumulate(sizes)
+    return [" ".join(words[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
 def texts(count: int = 60) -> Dataset:
@@ -79,15 +81,20 @@ def tokenizer(**special: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, **({"eos_token": EOS} | special))
 
 
-def gpt2(vocabulary: int = VOCABULARY, dropout: float = 0.0) -> GPT2LMHeadModel:
+def gpt2(vocabulary: int = VOCABULARY, dropout: float = 0.0, layers: int = 1) -> GPT2LMHeadModel:
     torch.manual_seed(0)
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=POSITIONS,
-            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
-            bos_token_id=None, eos_token_id=0,
+            vocab_size=vocabulary,
+            n_embd=32,
+            n_layer=layers,
+            n_head=2,
+            n_positions=POSITIONS,
+            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
+            bos_token_id=None,
+            eos_token_id=0,
         )
-    )  # fmt: skip
+    )
 
 
 def llama() -> LlamaForCausalLM:
@@ -95,10 +102,15 @@ def llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=POSITIONS,
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=POSITIONS,
         )
-    )  # fmt: skip
+    )
 
 
 def bert() -> BertForSequenceClassification:
@@ -106,20 +118,24 @@ def bert() -> BertForSequenceClassification:
     torch.manual_seed(0)
     return BertForSequenceClassification(
         BertConfig(
-            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=POSITIONS,
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=POSITIONS,
         )
-    )  # fmt: skip
+    )
 
 
-def write_adapter(path: Path) -> None:
+def write_adapter(path: Path, **model: Any) -> None:
     """Adapters for `gpt2`, as they are left by training."""
     settings = peft.LoraConfig(
         r=2, lora_alpha=6, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"
     )
     torch.manual_seed(1)
     with quiet():
-        adapted = peft.get_peft_model(gpt2(), settings)
+        adapted = peft.get_peft_model(gpt2(**model), settings)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:  # 0 in new ones
             torch.nn.init.normal_(parameter, std=0.1)
@@ -128,7 +144,15 @@ def write_adapter(path: Path) -> None:
 
 def write(folder: Path, **model: Any) -> None:
     """The dataset, the model with its tokenizer, and the recipe."""
+    shutil.copytree(_written(**model), folder, dirs_exist_ok=True)
+
+
+@cache
+def _written(**model: Any) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="curate-words-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     texts().to_parquet(str(folder / "texts.parquet"))
     gpt2(**model).save_pretrained(str(folder / "tiny"))
     tokenizer().save_pretrained(str(folder / "tiny"))
     (folder / "text.yaml").write_text(RECIPE)
+    return folder

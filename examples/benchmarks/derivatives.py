@@ -83,9 +83,18 @@ def gpt() -> Made:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        n_layer=4, n_embd=256, n_head=4, vocab_size=512, n_positions=64, resid_pdrop=0.0,
-        embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        n_layer=4,
+        n_embd=256,
+        n_head=4,
+        vocab_size=512,
+        n_positions=64,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     return texts(GPT2LMHeadModel(config), 512, 16, 10, 5e-4)
 
 
@@ -94,9 +103,14 @@ def llama(*, lora: bool) -> Made:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=256, use_cache=False,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=256,
+        use_cache=False,
+    )
     module: Any = LlamaForCausalLM(config)
     if lora:
         adapters = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])

@@ -95,16 +95,23 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
         for name, marker in (("gelu", "o"), ("relu", "^")):
             own = [row for row in found if row["activation"] == name]
             points = axes.scatter(
-                [row[jump][1] for row in own], [row[jump][0] for row in own],
-                c=[np.log2(row["horizon"]) for row in own], marker=marker, s=28, label=name,
-            )  # fmt: skip
+                [row[jump][1] for row in own],
+                [row[jump][0] for row in own],
+                c=[np.log2(row["horizon"]) for row in own],
+                marker=marker,
+                s=28,
+                label=name,
+            )
         ends = [min(r[jump][1] for r in found), max(r[jump][1] for r in found)]
         axes.plot(ends, ends, color="0.5", lw=1)
         axes.fill_between(ends, [e / 2 for e in ends], [e * 2 for e in ends], color="0.9", zorder=0)
         axes.set(
-            xscale="log", yscale="log", title=f"{jump} jump",
-            xlabel="true mean |error|", ylabel="predicted",
-        )  # fmt: skip
+            xscale="log",
+            yscale="log",
+            title=f"{jump} jump",
+            xlabel="true mean |error|",
+            ylabel="predicted",
+        )
         axes.legend()
     figure.colorbar(points, label="log2 K")
     figure.savefig(path, dpi=130)

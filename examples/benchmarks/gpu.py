@@ -103,13 +103,21 @@ def llama(small: bool) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     wide: dict[str, Any] = {
-        "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
-        "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 32000,
-    }  # fmt: skip
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "vocab_size": 32000,
+    }
     tiny = {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 512,
-    }  # fmt: skip
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    }
     torch.manual_seed(0)
     config = LlamaConfig(use_cache=False, **(tiny if small else wide))
     adapters = LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"])
@@ -145,9 +153,15 @@ def plain_step(
 
 
 def compare(
-    meter: Meter, name: str, build: Callable[[bool], nn.Module], how: str, steps: int, batch: int,
-    small: bool, check: bool,
-) -> None:  # fmt: skip
+    meter: Meter,
+    name: str,
+    build: Callable[[bool], nn.Module],
+    how: str,
+    steps: int,
+    batch: int,
+    small: bool,
+    check: bool,
+) -> None:
     """A plain step, one recorded and one recorded and scored, in one precision."""
     with precision(how) as autocast:
         module = build(small).to(meter.device)
@@ -179,20 +193,31 @@ def compare(
         seconds, peak, found = meter.measure(lambda: run(differences, steps))
         kept = steps * (start.nbytes() + start.theta.nbytes) / 2**20
         meter.row(
-            model=name, precision=how, way="recorded and scored", seconds=seconds / steps,
-            times_plain=seconds / steps / once, peak_mib=peak, beyond_states=peak - kept,
-            times_plain_memory=(peak - kept) / room if room else 0.0, steps=steps, batch=batch,
+            model=name,
+            precision=how,
+            way="recorded and scored",
+            seconds=seconds / steps,
+            times_plain=seconds / steps / once,
+            peak_mib=peak,
+            beyond_states=peak - kept,
+            times_plain_memory=(peak - kept) / room if room else 0.0,
+            steps=steps,
+            batch=batch,
             until_two_scored=first,
-        )  # fmt: skip
+        )
         more, _, _ = meter.measure(lambda: gradient(task, start.theta, plan[0]))
         meter.row(model=name, precision=how, way="gradient", seconds=more, times_plain=more / once)
         if check:
             central = Differences(central=True)
             seconds, _, right = meter.measure(lambda: run(central, steps))
             meter.row(
-                model=name, precision=how, way="central differences", seconds=seconds / steps,
-                times_plain=seconds / steps / once, **agreement(found, right),
-            )  # fmt: skip
+                model=name,
+                precision=how,
+                way="central differences",
+                seconds=seconds / steps,
+                times_plain=seconds / steps / once,
+                **agreement(found, right),
+            )
 
 
 def loop(meter: Meter, name: str, how: str, batch: int, small: bool) -> None:

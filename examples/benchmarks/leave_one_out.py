@@ -78,9 +78,12 @@ def compare(
     start, targets = initial_state(rule, model.read()), [Target("validation", held)]
     recording = record(task, rule, start, steps, snapshots=len(steps), gradients=len(steps))
     scored = score_window(
-        task, rule, recording, targets,
+        task,
+        rule,
+        recording,
+        targets,
         scoring=Scoring(removal=removal, jump_bytes=2**28 if jump == "exact" else None),
-    )  # fmt: skip
+    )
     predicted = torch.zeros(TRAIN, dtype=DTYPE)
     for step, influences in zip(steps, scored.influences, strict=True):
         predicted[step.rows] += influences[0]

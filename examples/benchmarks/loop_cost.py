@@ -32,11 +32,16 @@ CASES: dict[str, Callable[[], nn.Module]] = {
         nn.Flatten(), nn.Linear(784, 128), nn.GELU(), nn.Linear(128, 10)
     ),
     "cnn 16-32": lambda: nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.GELU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1), nn.GELU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(32 * 49, 10),
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.GELU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.GELU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * 49, 10),
     ),
-}  # fmt: skip
+}
 
 
 def losses(model: Any, batch: Batch) -> Tensor:

@@ -87,9 +87,10 @@ def measure(name: str, way: str, processes: int) -> dict[str, float | list[float
         child = [__file__, "--child", name, way, str(out)]
         subprocess.run(
             [sys.executable, "-m", *torchrun, *child],
-            check=True, capture_output=True,
+            check=True,
+            capture_output=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
-        )  # fmt: skip
+        )
         found: dict[str, float | list[float]] = json.loads(out.read_text())
         return found
 
@@ -116,10 +117,12 @@ def main() -> None:
             {way: measure(name, way, ways[way]) for way in ways} for _ in range(arguments.turns)
         ]
         best = {
-            way: {key: min(float(turn[way][key]) for turn in turns)  # type: ignore[arg-type]
-                  for key in ("parameters", "wall", "cpu", "grown")}
+            way: {
+                key: min(float(turn[way][key]) for turn in turns)  # type: ignore[arg-type]
+                for key in ("parameters", "wall", "cpu", "grown")
+            }
             for way in ways
-        }  # fmt: skip
+        }
         expected = torch.tensor(turns[0]["alone"]["influences"])
         for way, own in best.items():
             off = (torch.tensor(turns[0][way]["influences"]) - expected).abs().max()

@@ -51,9 +51,14 @@ def ways(task: Task, steps: list[Step], horizon: int) -> dict[str, Callable[[], 
 
     def scored(scoring: Scoring, rounds: int, share: float) -> Callable[[], object]:
         judge = Judge(
-            task, AdamW(), LookAhead(rounds), targets, scoring=scoring,
-            snapshots=horizon, gradients=horizon,
-        )  # fmt: skip
+            task,
+            AdamW(),
+            LookAhead(rounds),
+            targets,
+            scoring=scoring,
+            snapshots=horizon,
+            gradients=horizon,
+        )
         selector = Selector(judge, Budget(fraction=1.0), horizon, probing=share)
         return lambda: selector.run(state, steps)
 
@@ -91,8 +96,9 @@ def main() -> None:
             runs = ways(task, steps, horizon)
             for run in runs.values():
                 run()
-            turns = [{name: seconds(run) for name, run in runs.items()}
-                     for _ in range(arguments.repeats)]  # fmt: skip
+            turns = [
+                {name: seconds(run) for name, run in runs.items()} for _ in range(arguments.repeats)
+            ]
             ratio = {n: median(turn[n] / turn["plain"] for turn in turns) for n in WAYS}
             extra = {
                 n: median(turn[proxy] / turn[n] - 1 for turn in turns) for n, proxy in PAIRS.items()

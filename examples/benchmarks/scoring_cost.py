@@ -72,9 +72,11 @@ def runs(
         score_window(task, rule, recording, targets, differences=differences)
 
     return {
-        "plain": plain, "forward": ours, "record + score": lambda: scored(0),
+        "plain": plain,
+        "forward": ours,
+        "record + score": lambda: scored(0),
         "gradients kept": lambda: scored(count),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -21,9 +21,12 @@ from curate.runtime.progress import Phases
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "digits.yaml"
 FIXED = [  # a budget that is named, over the whole run, with rows dropped on the way
-    "selection.keep={fraction: 0.7}", "selection.horizon=17", "selection.rounds=4",
-    "selection.epochs=8", "selection.judge=false",
-]  # fmt: skip
+    "selection.keep={fraction: 0.7}",
+    "selection.horizon=17",
+    "selection.rounds=4",
+    "selection.epochs=8",
+    "selection.judge=false",
+]
 SEEDS = ("data.seed", "data.label_noise.seed", "training.seed")
 
 

@@ -92,16 +92,26 @@ def make_model(out: Path, parts: dict[str, pl.DataFrame]) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=["<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        special_tokens=["<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
     fast.save_pretrained(out)
     config = GPT2Config(
-        vocab_size=VOCABULARY, n_positions=4 * LENGTH, n_embd=128, n_layer=2, n_head=4,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        n_positions=4 * LENGTH,
+        n_embd=128,
+        n_layer=2,
+        n_head=4,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     GPT2LMHeadModel(config).save_pretrained(out)
 
 
@@ -123,14 +133,16 @@ def run(kind: str, folder: Path, out: Path, horizon: int | str, rounds: int) -> 
             "model": {"pretrained": str(out / "model"), "from_scratch": True},
             "objective": "causal_lm",
             "training": {
-                "epochs": 4, "batch_size": 16, "clip_norm": 1.0,
+                "epochs": 4,
+                "batch_size": 16,
+                "clip_norm": 1.0,
                 "optimizer": {"kind": "adamw", "lr": 2e-3},
                 "schedule": {"kind": "cosine", "warmup_steps": 10},
             },
             "selection": {"horizon": horizon, "rounds": rounds, "keep": {"fraction": 0.5}},
             "evaluation": {"seeds": [0, 1, 2], "against": ["everything", "random", "loss"]},
         }
-    )  # fmt: skip
+    )
     summary = run_select(recipe, out / "selected", overwrite=True)
     scores = pl.read_parquet(out / "selected" / "scores.parquet").sort("row")
     broken = parts["train"]["broken"].to_numpy()

@@ -136,9 +136,14 @@ def test_trainer(
     errors = foretell(monkeypatch)
     model, data, arguments = hf.CASES[case]
     made = hf.trainer(
-        tmp_path, model(), data(56), {"horizon": 3, "rounds": 1}, bf16=True, optim=optim,
+        tmp_path,
+        model(),
+        data(56),
+        {"horizon": 3, "rounds": 1},
+        bf16=True,
+        optim=optim,
         **arguments,
-    )  # fmt: skip
+    )
     made.train()
     assert made._chooser.training.autocast == torch.bfloat16
     assert max(errors) < most

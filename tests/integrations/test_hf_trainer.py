@@ -35,21 +35,33 @@ def bert(dropout: float = 0.0) -> Any:
     torch.manual_seed(0)
     return BertForSequenceClassification(
         BertConfig(
-            vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-            intermediate_size=32, max_position_embeddings=LENGTH, num_labels=2,
-            hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=LENGTH,
+            num_labels=2,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         )
-    )  # fmt: skip
+    )
 
 
 def gpt(dropout: float = 0.0) -> Any:
     torch.manual_seed(0)
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=VOCABULARY, n_embd=16, n_layer=1, n_head=2, n_positions=LENGTH,
-            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+            vocab_size=VOCABULARY,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            n_positions=LENGTH,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
         )
-    )  # fmt: skip
+    )
 
 
 def sentences(count: int, seed: int = 0) -> Dataset:
@@ -74,27 +86,47 @@ def texts(count: int, seed: int = 0) -> Dataset:
 
 
 def trainer(
-    folder: Path, model: nn.Module, data: Dataset, look_ahead: dict[str, Any],
-    *, kind: Any = LookAheadTrainer, callbacks: Any = None, objective: Any = None, **arguments: Any,
-) -> Any:  # fmt: skip
+    folder: Path,
+    model: nn.Module,
+    data: Dataset,
+    look_ahead: dict[str, Any],
+    *,
+    kind: Any = LookAheadTrainer,
+    callbacks: Any = None,
+    objective: Any = None,
+    **arguments: Any,
+) -> Any:
     settings: dict[str, Any] = {
-        "num_train_epochs": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-2,
-        "weight_decay": 0.1, "warmup_steps": 0, "max_grad_norm": 0.5, "lr_scheduler_type": "cosine",
-    }  # fmt: skip
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.1,
+        "warmup_steps": 0,
+        "max_grad_norm": 0.5,
+        "lr_scheduler_type": "cosine",
+    }
     return kind(
         model,
         TrainingArguments(
-            output_dir=str(folder), use_cpu=True, report_to="none", save_strategy="no",
-            disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False,
+            output_dir=str(folder),
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            logging_strategy="no",
+            dataloader_pin_memory=False,
             **settings | arguments,
         ),
         train_dataset=data,
         callbacks=callbacks,
-        **{} if kind is Trainer else {
+        **{}
+        if kind is Trainer
+        else {
             "targets": sentences(12, 5) if "row" in data.column_names else texts(12, 5),
-            "look_ahead": look_ahead, "objective": objective,
+            "look_ahead": look_ahead,
+            "objective": objective,
         },
-    )  # fmt: skip
+    )
 
 
 CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -163,9 +195,11 @@ def test_windows_are_simulated_in_training_mode_whatever_was_evaluated(
 
 def test_rows_are_logged_and_kept_from_the_model(tmp_path: Path) -> None:
     made = trainer(
-        tmp_path / "run", bert(), sentences(40),
+        tmp_path / "run",
+        bert(),
+        sentences(40),
         {"rounds": 1, "horizon": 2, "row": "row", "log": tmp_path / "log"},
-    )  # fmt: skip
+    )
     made.train()
     log = read_log(tmp_path / "log")
     assert sorted(log["row"].to_list()) == sorted([*range(40)] * 2)

@@ -66,9 +66,16 @@ def test_keep_everything_is_bit_for_bit_the_plain_loop(name: str) -> None:
         batches: Any = loader()
         if wrapped:
             batches = LookAheadLoader(
-                batches, model, optimizer, losses, target(),
-                keep=1.0, horizon=3, scheduler=scheduler, clip_norm=1.0,
-            )  # fmt: skip
+                batches,
+                model,
+                optimizer,
+                losses,
+                target(),
+                keep=1.0,
+                horizon=3,
+                scheduler=scheduler,
+                clip_norm=1.0,
+            )
         for _ in range(2):
             train(batches, model, optimizer, scheduler)
         ends.append(theta(model))
@@ -122,9 +129,15 @@ def test_batches_are_cut_in_order_and_all_of_them_come(horizon: int) -> None:
     model = net()
     optimizer = OPTIMIZERS["adamw"](model.parameters())
     wrapped = LookAheadLoader(
-        DataLoader(data(), batch_size=20), model, optimizer, losses, target(),
-        horizon=horizon, keep=0.3, rounds=2,
-    )  # fmt: skip
+        DataLoader(data(), batch_size=20),
+        model,
+        optimizer,
+        losses,
+        target(),
+        horizon=horizon,
+        keep=0.3,
+        rounds=2,
+    )
     assert len(wrapped) == 5
     assert wrapped.batch_size == 20
     sizes, seen = [], []
@@ -174,9 +187,15 @@ def test_reports_compare_what_was_predicted_with_what_came_of_it() -> None:
     doubled = TensorDataset(*(t.double() if t.is_floating_point() else t for t in data().tensors))
     goal = [target()[0].double(), target()[1]]
     wrapped = LookAheadLoader(
-        DataLoader(doubled, batch_size=16), model, optimizer, losses, goal,
-        horizon=2, rounds=1, keep=0.9,
-    )  # fmt: skip
+        DataLoader(doubled, batch_size=16),
+        model,
+        optimizer,
+        losses,
+        goal,
+        horizon=2,
+        rounds=1,
+        keep=0.9,
+    )
     for batch in wrapped:  # the loop itself clips nothing here
         optimizer.zero_grad()
         losses(model, batch).mean().backward()
@@ -255,9 +274,11 @@ def test_batches_of_any_structure(structure: str) -> None:
         x, y = torch.stack([i[0] for i in items]), torch.stack([i[1] for i in items])
         names = [f"{float(i[0][0]):.4f}" for i in items]
         whole: dict[str, Any] = {
-            "list": [x, y], "tuple": (x, y), "dict": {"x": x, "y": y, "name": names, "n": 3},
+            "list": [x, y],
+            "tuple": (x, y),
+            "dict": {"x": x, "y": y, "name": names, "n": 3},
             "dataclass": Pair(x, y, names),
-        }  # fmt: skip
+        }
         return whole[structure]
 
     def parts(batch: Any) -> tuple[Tensor, Tensor]:
@@ -285,9 +306,14 @@ def test_batches_of_any_structure(structure: str) -> None:
 def test_quota_keeps_the_same_share_of_every_label() -> None:
     model = net()
     wrapped = LookAheadLoader(
-        loader(), model, OPTIMIZERS["adamw"](model.parameters()), losses, target(),
-        group_by=lambda batch: batch[1], rounds=1,
-    )  # fmt: skip
+        loader(),
+        model,
+        OPTIMIZERS["adamw"](model.parameters()),
+        losses,
+        target(),
+        group_by=lambda batch: batch[1],
+        rounds=1,
+    )
     plain = list(DataLoader(data(), batch_size=16))
     for batch, decision in zip(plain, wrapped.choose(plain), strict=True):
         labels = batch[1].numpy()
@@ -298,9 +324,13 @@ def test_quota_keeps_the_same_share_of_every_label() -> None:
 def test_several_targets_by_name_and_as_loaders() -> None:
     model = net()
     wrapped = LookAheadLoader(
-        loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses,
-        {"a": target(), "b": DataLoader(data(30, seed=3), batch_size=16)}, rounds=1,
-    )  # fmt: skip
+        loader(),
+        model,
+        OPTIMIZERS["sgd"](model.parameters()),
+        losses,
+        {"a": target(), "b": DataLoader(data(30, seed=3), batch_size=16)},
+        rounds=1,
+    )
     assert [len(t.examples) for t in wrapped._chooser._targets] == [64, 30]
     wrapped.choose(list(loader())[:1])
 

@@ -85,9 +85,14 @@ def test_the_interval_is_the_bootstraps() -> None:
     one, other = pairs(60, 1.0)
     found = agree(one, other).pearson
     expected = stats.bootstrap(
-        (one, other), lambda a, b: stats.pearsonr(a, b)[0], paired=True, vectorized=False,
-        n_resamples=1000, method="percentile", rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
+        (one, other),
+        lambda a, b: stats.pearsonr(a, b)[0],
+        paired=True,
+        vectorized=False,
+        n_resamples=1000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
     assert found.low == pytest.approx(expected.low, abs=0.03)
     assert found.high == pytest.approx(expected.high, abs=0.03)
 

@@ -99,15 +99,19 @@ CASES: list[tuple[int, int, dict[str, Any]]] = [
     (T, 1, {"gradients": 4}),
     (T, 1, {"gradients": 0}),
     (T, 1, {"snapshots": 2, "gradients": 2}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("keep", [0.5, 1.0])
 @pytest.mark.parametrize(("horizon", "rounds", "options"), CASES)
 def test_work_is_what_is_done(
-    tmp_path: Path, done: Counter[str], horizon: int, rounds: int,
-    options: dict[str, Any], keep: float,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    done: Counter[str],
+    horizon: int,
+    rounds: int,
+    options: dict[str, Any],
+    keep: float,
+) -> None:
     options = {"snapshots": 64} | options
     steps = tiny.steps(T, size=6)
     chosen = selector(horizon, Budget(fraction=keep), LookAhead(rounds))
@@ -168,9 +172,12 @@ def test_a_batch_that_is_kept_whole_is_not_trained_again(done: Counter[str]) -> 
 
 def run_of(steps: int, **changes: Any) -> RunShape:
     settings: dict[str, Any] = {
-        "kept": [0.5] * steps, "horizon": steps, "rounds": 1, "goes_back": True,
+        "kept": [0.5] * steps,
+        "horizon": steps,
+        "rounds": 1,
+        "goes_back": True,
         "memory": 100,
-    }  # fmt: skip
+    }
     return RunShape(**settings | changes)
 
 
@@ -243,15 +250,27 @@ def test_memory_and_disk_stop_growing_where_the_budget_ends() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [["selection.policy=loss"], ["selection.rounds=1"], ["model.hidden=[512]"],
-     ["model.hidden=[128]", "training.epochs=40", "selection.horizon=20"],
-     ["model.hidden=[128]", "training.epochs=40", "selection.probing=0", "selection.horizon=20",
-      "training.dtype=float64", "data.validation={a: rows.parquet, b: rows.parquet}"]],
-)  # fmt: skip
+    [
+        ["selection.policy=loss"],
+        ["selection.rounds=1"],
+        ["model.hidden=[512]"],
+        ["model.hidden=[128]", "training.epochs=40", "selection.horizon=20"],
+        [
+            "model.hidden=[128]",
+            "training.epochs=40",
+            "selection.probing=0",
+            "selection.horizon=20",
+            "training.dtype=float64",
+            "data.validation={a: rows.parquet, b: rows.parquet}",
+        ],
+    ],
+)
 def test_savepoints_take_what_the_plan_says(
-    here: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch,
+    here: Path,
+    settings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """Of every offer one is written, and never are there more bytes than at the third."""
     given = [part for own in ["model.hidden=[512]", *settings] for part in ("--set", own)]
     assert curate("recipe.yaml", "--plan", "--json", *given) == 0
@@ -272,9 +291,11 @@ def test_savepoints_take_what_the_plan_says(
 
 
 EVALUATION = (
-    "--set", "evaluation={seeds: [0, 1], against: [everything, random, loss, knn_shapley]}",
-    "--set", "selection.probing=0",
-)  # fmt: skip
+    "--set",
+    "evaluation={seeds: [0, 1], against: [everything, random, loss, knn_shapley]}",
+    "--set",
+    "selection.probing=0",
+)
 
 
 def test_a_plan_counts_the_steps_of_the_whole_command(
@@ -323,10 +344,17 @@ def test_a_plan_of_every_policy(
 
 @pytest.mark.parametrize(
     "setting",
-    ["selection.jump=exact", "training.dtype=float64", "training.micro_batch=5",
-     "selection.keep={threshold: 0.0}", "selection.keep={count: 60}", "selection.horizon=1",
-     "selection.group_by=group", "training.batch_size=1000"],
-)  # fmt: skip
+    [
+        "selection.jump=exact",
+        "training.dtype=float64",
+        "training.micro_batch=5",
+        "selection.keep={threshold: 0.0}",
+        "selection.keep={count: 60}",
+        "selection.horizon=1",
+        "selection.group_by=group",
+        "training.batch_size=1000",
+    ],
+)
 def test_a_plan_of_every_setting(
     here: Path, setting: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

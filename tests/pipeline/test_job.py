@@ -24,7 +24,8 @@ def job(optimizer: dict[str, Any], dtype: str = "float64") -> Job:
 def test_every_group_has_its_optimizer_and_its_shapes(here: Path) -> None:
     prepared = job(
         {
-            "lr": 0.3, "betas": [0.8, 0.9],
+            "lr": 0.3,
+            "betas": [0.8, 0.9],
             "groups": [
                 {"match": ["1.weight"], "kind": "muon", "lr": 0.02, "ns_steps": 3},
                 {"match": ["*.weight"], "kind": "adafactor", "eps": [None, 0.5]},
@@ -33,7 +34,7 @@ def test_every_group_has_its_optimizer_and_its_shapes(here: Path) -> None:
             ],
         },
         dtype="float32",
-    )  # fmt: skip
+    )
     task, rule, _ = prepared.start(0)
     assert rule == Grouped(
         (

@@ -58,9 +58,13 @@ def test_a_target_among_the_candidates(capsys: pytest.CaptureFixture[str]) -> No
 def test_texts_among_the_candidates(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words.write(there)
     found = said(
-        capsys, "text.yaml", "--set", "data.validation={same: texts.parquet}",
-        "--set", "training.epochs=1",
-    )  # fmt: skip
+        capsys,
+        "text.yaml",
+        "--set",
+        "data.validation={same: texts.parquet}",
+        "--set",
+        "training.epochs=1",
+    )
     assert "of 60 rows of same are candidates as well" in found
 
 

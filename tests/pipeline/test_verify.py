@@ -187,9 +187,12 @@ def test_scores_as_sgd_are_those_of_the_same_run_by_a_mistaken_rule(
         window, row = windows[line["first_step"]], candidates[line["row"]]
         steps = window.judged.steps
         scored = score_window(
-            task, rule, record(task, rule, window.state, steps, snapshots=9), job.data.targets,
+            task,
+            rule,
+            record(task, rule, window.state, steps, snapshots=9),
+            job.data.targets,
             scoring=Scoring(removal, mistaken_rule=as_sgd(rule)),
-        )  # fmt: skip
+        )
         k = max(k for k, step in enumerate(steps) if row in step.rows.tolist())
         expected = float(scored.influences[k].mean(dim=0)[steps[k].rows.tolist().index(row)])
         assert line["influence_sgd"] == pytest.approx(expected, rel=1e-9)
@@ -227,8 +230,14 @@ def test_it_writes_a_table_a_picture_and_a_summary_and_nothing_else(
     assert (out / "verify.png").read_bytes().startswith(b"\x89PNG")
     table = pl.read_parquet(out / "verify.parquet")
     assert table.columns == [
-        "row", "first_step", "step", "influence", "actual", "influence_sgd", "error",
-    ]  # fmt: skip
+        "row",
+        "first_step",
+        "step",
+        "influence",
+        "actual",
+        "influence_sgd",
+        "error",
+    ]
     assert len(table) == 8
     summary = json.loads((out / "verify.json").read_text())
     assert summary["versions"]["torch"]
@@ -264,8 +273,10 @@ def test_a_run_is_verified_in_its_own_place_and_its_scores_are_found_again(
     assert verify("out", "--examples", "4", "--json") == 0
     assert json.loads(capsys.readouterr().out)["reproduced"] is True
     assert {p.name for p in Path("out").iterdir()} - before == {
-        "verify.json", "verify.parquet", "verify.png",
-    }  # fmt: skip
+        "verify.json",
+        "verify.parquet",
+        "verify.png",
+    }
     assert len(load_from_disk("out")["train"]) == 36
     # scores that code of another day made
     table = pl.read_parquet("out/scores.parquet")
@@ -305,8 +316,10 @@ def rows_done(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
     counted = Interrupted(monkeypatch, None)
     assert verify(*OPTIONS, *options) == 0
     assert sorted(p.name for p in Path("v").iterdir()) == [
-        "verify.json", "verify.parquet", "verify.png",
-    ]  # fmt: skip
+        "verify.json",
+        "verify.parquet",
+        "verify.png",
+    ]
     return counted.rows
 
 
@@ -455,9 +468,12 @@ def gone(run: Path) -> None:
     ids=lambda x: getattr(x, "__name__", ""),
 )
 def test_a_directory_that_is_no_run_any_more_is_refused_before_any_work(
-    here: Path, spoil: Callable[[Path], None], message: str, monkeypatch: pytest.MonkeyPatch,
+    here: Path,
+    spoil: Callable[[Path], None],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     def worked(*_: Any) -> None:
         raise AssertionError("it went to work")
 

@@ -67,8 +67,11 @@ def test_where_labels_are_wrong_choosing_pays_and_a_budget_is_found(
     assert summary["kept"] == round(worth["share"] * 480)
     assert worth["chosen"]["low"] > 0
     assert {own["name"] for own in worth["against"]} == {
-        "everything", "random", "target alone", "everything and target",
-    }  # fmt: skip
+        "everything",
+        "random",
+        "target alone",
+        "everything and target",
+    }
     assert describe(summary).startswith("choosing pays: loss is ")
     assert json.loads((out / "provenance.json").read_text())["worth"] == worth
     assert "Choosing pays" in (out / "report.html").read_text()
@@ -213,9 +216,14 @@ def test_answers(gain: float, random: float, kept: bool, answer: str) -> None:
 
 def test_words_for_scores_that_are_mostly_chance(clean: tuple[dict, Path]) -> None:
     repeats = {
-        "correlation": 0.1, "low": 0.05, "high": 0.15, "reliability": 0.18, "foretold": 0.2,
-        "target_rows": 100, "rows_needed": 1800,
-    }  # fmt: skip
+        "correlation": 0.1,
+        "low": 0.05,
+        "high": 0.15,
+        "reliability": 0.18,
+        "foretold": 0.2,
+        "target_rows": 100,
+        "rows_needed": 1800,
+    }
     assert "about 1,800 target rows would do, instead of 100" in repeats_line(repeats)
     assert "more target rows are needed" in repeats_line(repeats | {"low": -0.1})
     assert "best of" in worth_line(clean[0]["worth"])

@@ -120,20 +120,22 @@ def test_windows_after_the_first_start_from_what_was_kept() -> None:
     # by hand: score two steps, keep the best three of each, commit, score the next two
     begin = start(chosen)
     first = score_window(
-        chosen.judge.task, chosen.judge.rule,
+        chosen.judge.task,
+        chosen.judge.rule,
         record(chosen.judge.task, chosen.judge.rule, begin, steps[:2], snapshots=2),
         chosen.judge.targets,
-    )  # fmt: skip
+    )
     kept = [
         step.keep(scores.mean(dim=0).topk(3).indices.sort().values)
         for step, scores in zip(steps[:2], first.influences, strict=True)
     ]
     state = replay(chosen.judge.task, chosen.judge.rule, begin, kept)
     second = score_window(
-        chosen.judge.task, chosen.judge.rule,
+        chosen.judge.task,
+        chosen.judge.rule,
         record(chosen.judge.task, chosen.judge.rule, state, steps[2:], snapshots=2),
         chosen.judge.targets,
-    )  # fmt: skip
+    )
     expected = np.zeros((2, 24))
     for step, scores in zip(steps, first.influences + second.influences, strict=True):
         expected[:, step.rows.numpy()] += scores.numpy()

@@ -57,8 +57,9 @@ def test_pilots_look_at_windows_of_the_run_spread_evenly(steps: int, coverage: f
         windows = looked_at(steps, horizon, coverage)
         whole = -(-steps // horizon)
         assert len(windows) == max(1, round(coverage * whole))
-        assert all(w.start % horizon == 0 and w.stop == min(w.start + horizon, steps)
-                   for w in windows)  # fmt: skip
+        assert all(
+            w.start % horizon == 0 and w.stop == min(w.start + horizon, steps) for w in windows
+        )
         gaps = np.diff([w.start // horizon for w in windows])
         assert len(gaps) == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
 
@@ -117,18 +118,25 @@ def test_an_unfinished_batch_ends_the_walk_for_the_time_being() -> None:
 
 RAW = {
     "data": {
-        "train": "x.parquet", "validation": {"fraction": 0.2},
+        "train": "x.parquet",
+        "validation": {"fraction": 0.2},
         "columns": {"features": ["x"], "label": "y"},
     },
     "training": {"optimizer": {"kind": "adamw", "lr": 2e-3}},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
     ("steps", "horizons"),
-    [(1, (1,)), (3, (1, 3)), (5, (1, 5)), (8, (1, 2, 8)), (136, (1, 2, 4, 16, 32, 136)),
-     (1000, (1, 4, 16, 32, 128, 1000))],
-)  # fmt: skip
+    [
+        (1, (1,)),
+        (3, (1, 3)),
+        (5, (1, 5)),
+        (8, (1, 2, 8)),
+        (136, (1, 2, 4, 16, 32, 136)),
+        (1000, (1, 4, 16, 32, 128, 1000)),
+    ],
+)
 def test_a_grid_that_is_not_given_comes_from_the_recipe(
     steps: int, horizons: tuple[int, ...]
 ) -> None:

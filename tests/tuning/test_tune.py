@@ -159,8 +159,11 @@ def test_it_ends_with_what_the_choice_is_worth_beside_everything_at_its_own_lear
     assert worth["chosen"]["loss"] == pytest.approx(best[0], rel=1e-5)
     assert worth["chosen"]["gain"] == pytest.approx(best[1] - best[0], rel=1e-4, abs=1e-6)
     assert {own["name"] for own in worth["against"]} == {
-        "everything", "random", "target alone", "everything and target"
-    }  # fmt: skip
+        "everything",
+        "random",
+        "target alone",
+        "everything and target",
+    }
     assert json.loads((here / "out/tune.json").read_text())["worth"] == worth
     said = describe_tuning(tuned.summary(), tuned.table, here / "out")
     assert worth_line(worth) in said
@@ -282,19 +285,24 @@ def test_groups_keep_their_ratio() -> None:
     given = check_recipe(
         {
             "data": {
-                "train": "x.parquet", "validation": {"fraction": 0.2},
+                "train": "x.parquet",
+                "validation": {"fraction": 0.2},
                 "columns": {"features": ["x"], "label": "y"},
             },
             "training": {
                 "optimizer": {
-                    "kind": "adamw", "lr": 1e-2,
-                    "groups": [{"match": ["a"], "lr": 1e-3}, {"match": ["b"], "weight_decay": 0.0},
-                               {"match": ["c"], "kind": "sgd", "lr": 0.1}],
+                    "kind": "adamw",
+                    "lr": 1e-2,
+                    "groups": [
+                        {"match": ["a"], "lr": 1e-3},
+                        {"match": ["b"], "weight_decay": 0.0},
+                        {"match": ["c"], "kind": "sgd", "lr": 0.1},
+                    ],
                 }
             },
             "selection": {"horizon": 16},
         }
-    )  # fmt: skip
+    )
     changed = with_pair(given, Pair(8, 2e-2), 100)
     rates = [group.lr for group in changed.training.optimizer.groups]
     assert rates == [pytest.approx(2e-3), None, pytest.approx(0.2)]

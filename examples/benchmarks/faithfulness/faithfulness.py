@@ -140,10 +140,14 @@ def run(network: str, lr: float, seed: int, folder: Path, images: int | None) ->
     middle = time.perf_counter()
     guesses = predicted(task, RULE, start, steps, targets)
     return {
-        "network": network, "lr": lr, "seed": seed, "images": single,
-        "truth_seconds": middle - begin, "seconds": time.perf_counter() - begin,
+        "network": network,
+        "lr": lr,
+        "seed": seed,
+        "images": single,
+        "truth_seconds": middle - begin,
+        "seconds": time.perf_counter() - begin,
         "rows": {name: judge(guesses[name][chosen], truth) for name in ROWS},
-    }  # fmt: skip
+    }
 
 
 def print_table(runs: Iterable[dict[str, Any]]) -> None:
@@ -161,9 +165,10 @@ def print_table(runs: Iterable[dict[str, Any]]) -> None:
     )
     order = {name: k for k, name in enumerate((*SETTINGS, *ROWS))}
     groups = frame.group_by("network", "lr", "row").agg(
-        pl.len().alias("seeds"), pl.col("mean_loss").min().alias("worst"),
+        pl.len().alias("seeds"),
+        pl.col("mean_loss").min().alias("worst"),
         pl.col("mean_loss", "single", "error").mean(),
-    )  # fmt: skip
+    )
     for cell in sorted(
         groups.to_dicts(), key=lambda c: (order[c["network"]], -c["lr"], order[c["row"]])
     ):

@@ -134,10 +134,13 @@ def problem(network: str, folder: Path, seed: int) -> tuple[Task, TensorExamples
     else:
         act = ACTIVATIONS[activation]
         module = nn.Sequential(
-            nn.Conv2d(1, 8, 5, stride=2, padding=2), act(),
-            nn.Conv2d(8, 16, 3, stride=2, padding=1), act(),
-            nn.Flatten(), nn.Linear(784, 10),
-        )  # fmt: skip
+            nn.Conv2d(1, 8, 5, stride=2, padding=2),
+            act(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),
+            act(),
+            nn.Flatten(),
+            nn.Linear(784, 10),
+        )
     return Task(FlatModel(module, dtype=DTYPE), Classification(), train), tests
 
 

@@ -44,9 +44,16 @@ from scipy.stats import pearsonr, spearmanr
 
 HERE = Path(__file__).parent
 SMALL = {
-    "layers": 2, "width": 32, "heads": 2, "vocabulary": 64, "length": 16, "batch": 4, "steps": 4,
-    "held": 4, "warmup": 2,
-}  # fmt: skip
+    "layers": 2,
+    "width": 32,
+    "heads": 2,
+    "vocabulary": 64,
+    "length": 16,
+    "batch": 4,
+    "steps": 4,
+    "held": 4,
+    "warmup": 2,
+}
 Scores = NDArray[np.float64]
 
 
@@ -54,9 +61,11 @@ def call(python: str, script: str, *arguments: str) -> dict[str, Any]:
     """What a script prints on its last line, if anything."""
     done = subprocess.run(
         [python, str(HERE / script), *arguments],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     if done.returncode:
         raise SystemExit(f"{script} {' '.join(arguments)}\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}

@@ -57,16 +57,25 @@ def run(
     placed = torch.empty_like(tokens["train"])
     placed[order] = tokens["train"]
     shared = {
-        "run_path": str(work / "run"), "model": str(folder), "precision": precision,
+        "run_path": str(work / "run"),
+        "model": str(folder),
+        "precision": precision,
         "data": DataConfig(dataset=write(placed, work / "train")),
         "lr_schedule": LRScheduleConfig(
-            lr=setting["lr"], lr_scheduler_type="constant_with_warmup",
-            lr_start=setting["lr"] / setting["warmup"], warmup_steps=setting["warmup"] - 1,
+            lr=setting["lr"],
+            lr_scheduler_type="constant_with_warmup",
+            lr_start=setting["lr"] / setting["warmup"],
+            warmup_steps=setting["warmup"] - 1,
         ),
-        "batch_size": setting["batch"], "seed": SEED, "wandb_project": "",
-        "adam_beta1": 0.9, "adam_beta2": 0.999, "weight_decay": 0.01, "eps_root": eps_root,
+        "batch_size": setting["batch"],
+        "seed": SEED,
+        "wandb_project": "",
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "weight_decay": 0.01,
+        "eps_root": eps_root,
         "save_mode": save_mode if what == "score" else "final",
-    }  # fmt: skip
+    }
     results: dict[str, Any] = {}
     timed(trainer.Trainer, "train", meter, "train", results)
     if what == "train":
@@ -96,9 +105,13 @@ def main() -> None:
     shutil.rmtree(arguments.work, ignore_errors=True)
     arguments.work.mkdir(parents=True)
     found = run(
-        arguments.what, arguments.folder.resolve(), arguments.save_mode, arguments.eps_root,
-        arguments.precision, arguments.work,
-    )  # fmt: skip
+        arguments.what,
+        arguments.folder.resolve(),
+        arguments.save_mode,
+        arguments.eps_root,
+        arguments.precision,
+        arguments.work,
+    )
     print(json.dumps(found))
 
 

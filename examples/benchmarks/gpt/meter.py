@@ -55,7 +55,10 @@ class Meter:
         """What is known so far."""
         self.end()
         return {
-            "cpu": self.cpu, "cpu_total": sum(self.cpu.values()),
-            "wall": self.wall, "wall_total": sum(self.wall.values()),
-            "peak": peak() - self.start, "start": self.start,
-        }  # fmt: skip
+            "cpu": self.cpu,
+            "cpu_total": sum(self.cpu.values()),
+            "wall": self.wall,
+            "wall_total": sum(self.wall.values()),
+            "peak": peak() - self.start,
+            "start": self.start,
+        }

@@ -103,9 +103,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warm_up()
     dtype = getattr(torch, arguments.dtype)
-    found = run(
-        arguments.what, arguments.folder, dtype, arguments.micro_batch, arguments.in_memory
-    )  # fmt: skip
+    found = run(arguments.what, arguments.folder, dtype, arguments.micro_batch, arguments.in_memory)
     print(json.dumps(found))
 
 

@@ -79,10 +79,18 @@ def prepare(folder: Path, setting: Setting) -> None:
     save_file({"train": train[order], "held": held}, folder / "tokens.safetensors")
 
     config = GPT2Config(
-        vocab_size=setting.vocabulary, n_positions=setting.length, n_embd=setting.width,
-        n_layer=setting.layers, n_head=setting.heads, tie_word_embeddings=setting.tied,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=setting.vocabulary,
+        n_positions=setting.length,
+        n_embd=setting.width,
+        n_layer=setting.layers,
+        n_head=setting.heads,
+        tie_word_embeddings=setting.tied,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     config.save_pretrained(folder)
     torch.manual_seed(setting.seed)
     module = build_pretrained(str(folder), "causal_lm", outputs=0, pad=0, from_scratch=True)

@@ -45,27 +45,50 @@ def digits(noise: float, data: Path, split: int) -> Setting:
 
     found = load_digits()
     return _labeled(
-        found.data / 16, found.target, (1078, 270, 449), noise, split,
-        hidden=[64], batch_size=64, epochs=8, lr=3e-3, standardize=True,
-    )  # fmt: skip
+        found.data / 16,
+        found.target,
+        (1078, 270, 449),
+        noise,
+        split,
+        hidden=[64],
+        batch_size=64,
+        epochs=8,
+        lr=3e-3,
+        standardize=True,
+    )
 
 
 def mnist(noise: float, data: Path, split: int, *, asymmetric: bool = False) -> Setting:
     """Two thousand MNIST digits; asymmetric: a wrong label is always the next class."""
     features, labels = _mnist(data)
     return _labeled(
-        features, labels, (2000, 300, 3000), noise, split, asymmetric=asymmetric,
-        hidden=[128], batch_size=64, epochs=6, lr=1e-3,
-    )  # fmt: skip
+        features,
+        labels,
+        (2000, 300, 3000),
+        noise,
+        split,
+        asymmetric=asymmetric,
+        hidden=[128],
+        batch_size=64,
+        epochs=6,
+        lr=1e-3,
+    )
 
 
 def domains(data: Path, split: int) -> Setting:
     """MNIST again, no label wrong; half of the candidates lie on their side, no target does."""
     features, labels = _mnist(data)
     setting = _labeled(
-        features, labels, (2000, 300, 3000), 0.0, split,
-        hidden=[128], batch_size=64, epochs=6, lr=1e-3,
-    )  # fmt: skip
+        features,
+        labels,
+        (2000, 300, 3000),
+        0.0,
+        split,
+        hidden=[128],
+        batch_size=64,
+        epochs=6,
+        lr=1e-3,
+    )
     train = setting.tables["train"]
     turned = np.random.default_rng([split, 9]).random(len(train)) < 0.5
     x = np.array(train["x"].to_list()).reshape(-1, 28, 28)
@@ -80,19 +103,34 @@ def texts(name: str, label: str, noise: float, data: Path, split: int) -> Settin
     """Short texts as 200 numbers each (tf-idf of words and pairs, by singular values)."""
     features, labels = _texts(data, name, label)
     return _labeled(
-        features, labels, (3000, 450, 2000), noise, split,
-        hidden=[64], batch_size=128, epochs=12, lr=1e-3, standardize=True,
-    )  # fmt: skip
+        features,
+        labels,
+        (3000, 450, 2000),
+        noise,
+        split,
+        hidden=[64],
+        batch_size=128,
+        epochs=12,
+        lr=1e-3,
+        standardize=True,
+    )
 
 
 def encoder(name: str, label: str, noise: float, data: Path, split: int) -> Setting:
     """Short texts and a small BERT, both from scratch. The numbers of `texts` are for others."""
     features, labels = _texts(data, name, label)
     found = _labeled(
-        features, labels, (1500, 300, 1000), noise, split,
-        hidden=[], batch_size=32, epochs=5, lr=1e-3,
+        features,
+        labels,
+        (1500, 300, 1000),
+        noise,
+        split,
+        hidden=[],
+        batch_size=32,
+        epochs=5,
+        lr=1e-3,
         texts=pl.read_parquet(data / f"{name}.parquet")["text"],
-    )  # fmt: skip
+    )
     recipe = found.recipe | {
         "data": {"columns": {"text": "text", "label": "label"}, "max_length": 48},
         "model": {"from_scratch": True},
@@ -153,10 +191,20 @@ SETTINGS: dict[str, Callable[[Path, int], Setting]] = {
 
 
 def _labeled(
-    features: Array, labels: Array, sizes: tuple[int, int, int], noise: float, split: int, *,
-    hidden: list[int], batch_size: int, epochs: int, lr: float, standardize: bool = False,
-    asymmetric: bool = False, texts: pl.Series | None = None,
-) -> Setting:  # fmt: skip
+    features: Array,
+    labels: Array,
+    sizes: tuple[int, int, int],
+    noise: float,
+    split: int,
+    *,
+    hidden: list[int],
+    batch_size: int,
+    epochs: int,
+    lr: float,
+    standardize: bool = False,
+    asymmetric: bool = False,
+    texts: pl.Series | None = None,
+) -> Setting:
     random = np.random.default_rng(split)
     order, classes = random.permutation(len(labels)), int(labels.max()) + 1
     wrong = random.random(sizes[0]) < noise
@@ -210,9 +258,15 @@ def _bert(texts: list[str], classes: int, out: Path) -> None:
 
     _tokenizer(texts, 2000).save_pretrained(out)
     config = BertConfig(
-        vocab_size=2000, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=256, max_position_embeddings=64, num_labels=classes, pad_token_id=1,
-    )  # fmt: skip
+        vocab_size=2000,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=256,
+        max_position_embeddings=64,
+        num_labels=classes,
+        pad_token_id=1,
+    )
     BertForSequenceClassification(config).save_pretrained(out)
 
 
@@ -221,9 +275,17 @@ def _gpt(texts: list[str], out: Path) -> None:
 
     _tokenizer(texts, 1024).save_pretrained(out)
     config = GPT2Config(
-        vocab_size=1024, n_positions=128, n_embd=64, n_layer=2, n_head=4,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=1024,
+        n_positions=128,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     GPT2LMHeadModel(config).save_pretrained(out)
 
 
@@ -236,8 +298,10 @@ def _tokenizer(texts: list[str], vocabulary: int) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=["<eos>", "<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        special_tokens=["<eos>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")

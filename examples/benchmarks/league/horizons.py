@@ -85,16 +85,25 @@ def one_rate(setting: Setting, split: int, factor: float) -> list[dict[str, Any]
                     continue
                 halves, seconds = score(own, steps)
                 for way, evidence in (
-                    ("alone", np.zeros((0, len(broken)))), ("with losses", plain.evidence()),
-                ):  # fmt: skip
+                    ("alone", np.zeros((0, len(broken)))),
+                    ("with losses", plain.evidence()),
+                ):
                     values = shrink(halves, evidence, job.data.target_rows).values
                     kept = np.flatnonzero(cut(job, values, keep).kept)
                     test = stopped(curve(job, task, kept, total))["test"]
-                    lines.append({
-                        "horizon": k, "time": name, "way": way, "factor": factor,
-                        "steps": steps, "seconds": seconds, "test": test, "gain": base - test,
-                        "auroc": auroc(-values, broken) if broken.any() else None,
-                    })  # fmt: skip
+                    lines.append(
+                        {
+                            "horizon": k,
+                            "time": name,
+                            "way": way,
+                            "factor": factor,
+                            "steps": steps,
+                            "seconds": seconds,
+                            "test": test,
+                            "gain": base - test,
+                            "auroc": auroc(-values, broken) if broken.any() else None,
+                        }
+                    )
         return lines
 
 
@@ -157,7 +166,10 @@ def _gains(lines: list[dict[str, Any]], horizon: Any, way: str, factor: float) -
 if __name__ == "__main__":
     sys.exit(
         command(
-            "Is looking ahead worth it?", ["digits, 20 % wrong", "TREC, 20 % wrong"], one_split,
-            lambda found: f"{found['seconds']:.0f} s", tables,
+            "Is looking ahead worth it?",
+            ["digits, 20 % wrong", "TREC, 20 % wrong"],
+            one_split,
+            lambda found: f"{found['seconds']:.0f} s",
+            tables,
         )
-    )  # fmt: skip
+    )

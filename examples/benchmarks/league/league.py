@@ -191,8 +191,9 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     for name, splits in found.items():
         if not splits:
             continue
-        losses = {way: [own["results"][way]["test"] for own in splits] for way in
-                  splits[0]["results"]}  # fmt: skip
+        losses = {
+            way: [own["results"][way]["test"] for own in splits] for way in splits[0]["results"]
+        }
         base = losses["everything"]
         answers = [own["answer"] for own in splits]
         kept = mean(own["kept"] / own["rows"] for own in splits)
@@ -234,10 +235,12 @@ def _multiplier(splits: list[dict[str, Any]]) -> str:
 
 
 def command(
-    about: str, default: Sequence[str],
-    measure: Callable[[Setting, int], dict[str, Any]], told: Callable[[dict[str, Any]], str],
+    about: str,
+    default: Sequence[str],
+    measure: Callable[[Setting, int], dict[str, Any]],
+    told: Callable[[dict[str, Any]], str],
     table: Callable[[dict[str, list[dict[str, Any]]]], str],
-) -> int:  # fmt: skip
+) -> int:
     """Measure every split of some settings that is not there yet; a table of all that is."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--data", type=Path, required=True)
@@ -250,8 +253,9 @@ def command(
     asked = parser.parse_args()
     names = asked.names or default
     if unknown := [name for name in names if name not in SETTINGS]:
-        print(f"no setting is called {unknown[0]!r}; there are {'; '.join(SETTINGS)}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"no setting is called {unknown[0]!r}; there are {'; '.join(SETTINGS)}", file=sys.stderr
+        )
         return 2
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
@@ -276,7 +280,10 @@ def command(
 if __name__ == "__main__":
     sys.exit(
         command(
-            "What choosing is worth.", [*SETTINGS], one_split,
-            lambda found: f"{found['answer']}, kept {found['kept']}", table,
+            "What choosing is worth.",
+            [*SETTINGS],
+            one_split,
+            lambda found: f"{found['answer']}, kept {found['kept']}",
+            table,
         )
-    )  # fmt: skip
+    )

@@ -63,9 +63,11 @@ def loop(setting: Setting, options: dict[str, Any] | None, seed: int) -> tuple[f
     model = BUILTIN_MODELS["mlp"](shape, classes, hidden=tuple(hidden), activation="gelu")
     optimizer = torch.optim.AdamW(model.parameters(), lr=training["optimizer"]["lr"])
     batches: Any = DataLoader(
-        TensorDataset(*data["train"]), batch_size=training["batch_size"], shuffle=True,
+        TensorDataset(*data["train"]),
+        batch_size=training["batch_size"],
+        shuffle=True,
         generator=torch.Generator().manual_seed(seed),
-    )  # fmt: skip
+    )
     if options is not None:
         batches = LookAheadLoader(batches, model, optimizer, losses, data["validation"], **options)
     begin, trained = time.perf_counter(), 0
@@ -102,8 +104,9 @@ def main() -> int:
             each = " ".join(f"{own:.3f}" for own in loss)
             print(
                 f"  {way:13s} {mean(loss):.3f} ({each})  trained on {mean(share):.0%}  "
-                f"{mean(seconds):.1f} s", flush=True,
-            )  # fmt: skip
+                f"{mean(seconds):.1f} s",
+                flush=True,
+            )
     return 0
 
 

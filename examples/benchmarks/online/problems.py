@@ -59,10 +59,13 @@ def model(kind: str, data: Data) -> nn.Module:
         )
     if kind == "cnn":
         return nn.Sequential(
-            nn.Conv2d(1, 8, 5, stride=2, padding=2), nn.GELU(),
-            nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.GELU(),
-            nn.Flatten(), nn.Linear(16 * 49, data.classes),
-        )  # fmt: skip
+            nn.Conv2d(1, 8, 5, stride=2, padding=2),
+            nn.GELU(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(16 * 49, data.classes),
+        )
     return BagOfEmbeddings(data.vocabulary, data.classes)
 
 
@@ -80,9 +83,12 @@ def mnist(folder: Path, seed: int) -> Data:
     train, validation = rows[:TRAIN], rows[TRAIN : TRAIN + VALIDATION]
     flat = images.flatten(1)
     return Data(
-        (images[train], labels[train]), (images[validation], labels[validation]), read("test"),
-        (flat[train], flat[validation]), classes=10,
-    )  # fmt: skip
+        (images[train], labels[train]),
+        (images[validation], labels[validation]),
+        read("test"),
+        (flat[train], flat[validation]),
+        classes=10,
+    )
 
 
 def text(folder: Path, name: str, seed: int) -> Data:
@@ -106,10 +112,13 @@ def text(folder: Path, name: str, seed: int) -> Data:
         words[row, : len(found)] = torch.tensor(found)
     features = _latent(table["text"].to_list(), train)
     return Data(
-        (words[train], labels[train]), (words[validation], labels[validation]),
-        (words[test], labels[test]), (features[train], features[validation]),
-        classes=len(names), vocabulary=len(known) + 2,
-    )  # fmt: skip
+        (words[train], labels[train]),
+        (words[validation], labels[validation]),
+        (words[test], labels[test]),
+        (features[train], features[validation]),
+        classes=len(names),
+        vocabulary=len(known) + 2,
+    )
 
 
 def corrupt(labels: Tensor, noise: str, classes: int, seed: int) -> Tensor:

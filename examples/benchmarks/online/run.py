@@ -36,10 +36,13 @@ Value = Callable[[nn.Module, Batch], Tensor]
 BATCH, NEIGHBORS = 100, 10
 EPOCHS = {"mnist-mlp": 4, "mnist-cnn": 4, "trec": 8, "subj": 8}
 METHODS = [
-    "plain", "random", "loss", "knn",
+    "plain",
+    "random",
+    "loss",
+    "knn",
     *(f"K={horizon} R={rounds}" for rounds in (1, 4) for horizon in (1, 2, 4, 8, 16)),
     "K=4 R=4 weights",
-]  # fmt: skip
+]
 
 
 def losses(module: Any, batch: Batch) -> Tensor:
@@ -75,9 +78,14 @@ def baseline(method: str, data: Data, noisy: Tensor, seed: int) -> Value:
 
 
 def selected(
-    method: str, batches: Any, data: Data, noisy: Tensor, module: nn.Module, optimizer: Any,
+    method: str,
+    batches: Any,
+    data: Data,
+    noisy: Tensor,
+    module: nn.Module,
+    optimizer: Any,
     seed: int,
-) -> Callable[[], Iterable[Any]]:  # fmt: skip
+) -> Callable[[], Iterable[Any]]:
     """What a method's training loop iterates over, epoch by epoch: batches, or with weights."""
     if method == "plain":
         return lambda: batches
@@ -86,10 +94,15 @@ def selected(
         return lambda: best_half(batches, module, value)
     horizon, rounds = (part.split("=")[1] for part in method.split()[:2])
     wrapped = LookAheadLoader(
-        batches, module, optimizer, losses, list(data.validation),
-        horizon=int(horizon), rounds=int(rounds),
+        batches,
+        module,
+        optimizer,
+        losses,
+        list(data.validation),
+        horizon=int(horizon),
+        rounds=int(rounds),
         keep="weights" if method.endswith("weights") else 0.5,
-    )  # fmt: skip
+    )
     return lambda: wrapped
 
 
@@ -101,9 +114,11 @@ def run(problem: str, data: Data, noise: str, lr: float, seed: int, method: str)
     module = model(problem.removeprefix("mnist-"), data)
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr)
     batches = DataLoader(
-        TensorDataset(data.train[0], noisy, rows), batch_size=BATCH, shuffle=True,
+        TensorDataset(data.train[0], noisy, rows),
+        batch_size=BATCH,
+        shuffle=True,
         generator=torch.Generator().manual_seed(seed),
-    )  # fmt: skip
+    )
     epoch = selected(method, batches, data, noisy, module, optimizer, seed)
     begin, wrong = time.perf_counter(), []
     for _ in range(EPOCHS[problem]):
@@ -121,9 +136,16 @@ def run(problem: str, data: Data, noise: str, lr: float, seed: int, method: str)
     loss = nn.functional.cross_entropy(logits, data.test[1]).item()
     accuracy = (logits.argmax(1) == data.test[1]).float().mean().item()
     return {
-        "problem": problem, "noise": noise, "lr": lr, "seed": seed, "method": method,
-        "loss": loss, "accuracy": accuracy, "wrong": float(np.mean(wrong)), "seconds": seconds,
-    }  # fmt: skip
+        "problem": problem,
+        "noise": noise,
+        "lr": lr,
+        "seed": seed,
+        "method": method,
+        "loss": loss,
+        "accuracy": accuracy,
+        "wrong": float(np.mean(wrong)),
+        "seconds": seconds,
+    }
 
 
 def key(record: dict[str, Any]) -> tuple[Any, ...]:

@@ -90,11 +90,14 @@ def compare(
     pairs = [Pair(*pair) for pair in dropped.select("horizon", "learning_rate").rows()]
     grid = tuned.plan.grid_passes()
     return {
-        "setting": setting, "seed": seed, "best": (best, test[best]),
+        "setting": setting,
+        "seed": seed,
+        "best": (best, test[best]),
         "ways": {n: (p, test[p] / test[best], cost / grid) for n, (p, cost) in ways.items()},
-        "dropped": pairs, "winner_dropped": best in pairs,
+        "dropped": pairs,
+        "winner_dropped": best in pairs,
         "chosen_dropped": ways["exhaustive"][0] in pairs,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

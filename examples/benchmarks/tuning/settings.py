@@ -79,9 +79,10 @@ def mnist(folder: Path, seed: int) -> dict[str, Any]:
         ROWS["train"] + ROWS["validation"], seed=seed, shuffle=True
     )
     parts = {
-        "train": train[: ROWS["train"]], "validation": train[ROWS["train"] :],
+        "train": train[: ROWS["train"]],
+        "validation": train[ROWS["train"] :],
         "test": pl.read_parquet(folder / "mnist_test.parquet").sample(ROWS["test"], seed=seed),
-    }  # fmt: skip
+    }
     for name, table in parts.items():
         path = Path(f"mnist-{name}-{seed}.parquet")
         if not path.exists():
