@@ -131,7 +131,7 @@ def test_wrappers_are_seen_through() -> None:
         (lambda p: torch.optim.Adamax(p), "optimizer Adamax is not modeled; use torch.optim's"),
         (lambda p: torch.optim.Adam(p, amsgrad=True), "Adam with amsgrad=True is not modeled"),
         (lambda p: torch.optim.SGD(p, lr=1, maximize=True), "SGD with maximize=True is not"),
-        (lambda _: nn.Linear(1, 1), "a Linear is no torch.optim optimizer"),
+        (lambda _: nn.Linear(1, 1), "a Linear is not a torch.optim optimizer"),
     ],
 )
 def test_what_is_not_modeled_is_refused(make_one: Any, message: str) -> None:
