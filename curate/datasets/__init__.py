@@ -17,7 +17,7 @@ from curate.datasets.text import (
     encode_messages,
     encode_texts,
     encode_whole,
-    shorten,
+    truncate,
 )
 from curate.datasets.tokens import IGNORED, Encoded, TokenExamples
 
@@ -49,6 +49,6 @@ __all__ = [
     "read_features",
     "read_numbers",
     "require_columns",
-    "shorten",
     "take",
+    "truncate",
 ]

@@ -3,12 +3,13 @@
 import fnmatch
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset
+from datasets import Dataset, Value
 from torch import Tensor
 
 from curate.datasets.images import decode_images, is_image_column
@@ -75,6 +76,11 @@ def read_features(
             f"data.columns.features chose {', '.join(names)}."
         )
     return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def holds_strings(feature: Any) -> bool:
+    """Whether a column of this feature holds strings."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def refuse_nulls(data: Dataset, name: str, source: str) -> pa.ChunkedArray:

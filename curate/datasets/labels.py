@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from curate.datasets.columns import read_features, refuse_nulls, require_columns
+from curate.datasets.columns import holds_strings, read_features, refuse_nulls, require_columns
 from curate.errors import DataError
 
 
@@ -103,9 +103,7 @@ def read_numbers(
 def holds_names(data: Dataset, name: str) -> bool:
     """Whether a label column says by itself that it holds classes: strings or ClassLabel."""
     feature = data.features[name]
-    return isinstance(feature, datasets.ClassLabel) or (
-        isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
-    )
+    return isinstance(feature, datasets.ClassLabel) or holds_strings(feature)
 
 
 class PlantedNoise(NamedTuple):

@@ -11,7 +11,7 @@ from curate.datasets import (
     encode_messages,
     encode_texts,
     encode_whole,
-    shorten,
+    truncate,
 )
 from curate.errors import DataError
 from tests import words
@@ -90,7 +90,7 @@ def test_keys_that_a_turn_does_not_have_are_not_there_for_the_template() -> None
 
 
 def test_texts_are_cut_after_so_many_tokens_and_say_so() -> None:
-    long, short = shorten(iter([Encoded([1, 2, 3], [True] * 3), Encoded([1, 2], [True] * 2)]), 2)
+    long, short = truncate(iter([Encoded([1, 2, 3], [True] * 3), Encoded([1, 2], [True] * 2)]), 2)
     assert (long.ids, long.cut) == ([1, 2], True)
     assert (short.ids, short.cut) == ([1, 2], False)
 
