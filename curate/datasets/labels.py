@@ -96,8 +96,8 @@ def read_numbers(
     """
     require_columns(data, [name], source)
     ints = keep_ints and getattr(data.features[name], "dtype", "").startswith(("int", "uint"))
-    numbers = read_features(data, [name], source, dtype=torch.int64 if ints else dtype).flatten(1)
-    return numbers.squeeze(1)
+    dtype = torch.int64 if ints else dtype
+    return read_features(data, [name], source, dtype=dtype).flatten(1).squeeze(1)
 
 
 def holds_names(data: Dataset, name: str) -> bool:

@@ -45,10 +45,10 @@ def read(path: str, *, split: str | None = None, name: str | None = None) -> Dat
     """
     source = next((source for source in SOURCES if source.matches(path)), None)
     if source is None:
-        kinds = f"files of this kind cannot be read; use one of {', '.join(BUILDERS)}."
-        raise DataError(
-            f"{path}: {kinds if os.path.isfile(path) else 'no such file or directory.'}"
-        )
+        reason = "no such file or directory"
+        if os.path.isfile(path):
+            reason = f"files of this kind cannot be read; use one of {', '.join(BUILDERS)}"
+        raise DataError(f"{path}: {reason}.")
     for option, value in (("split", split), ("name", name)):
         if option not in source.options:
             _refuse_option(path, option, value)
@@ -147,7 +147,7 @@ def _refuse_header(path: str) -> None:
     if other:
         raise DataError(
             f"{path}: has one column, {names[0]!r}; columns must be separated by commas, but "
-            f"these seem to be by {other[0]!r}."
+            f"these seem to be separated by {other[0]!r}."
         )
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
@@ -168,7 +168,7 @@ def _read_hub(path: str, name: str | None) -> Dataset | DatasetDict:
         return datasets.load_dataset(path, name)
     except OSError as error:  # DatasetNotFoundError is one
         raise DataError(
-            f"{path}: is no file or directory here, and no dataset of that name could be "
+            f"{path}: is not a file or directory here, and no dataset of that name could be "
             f"reached on the Hub: {_innermost(error)}"
         ) from error
 

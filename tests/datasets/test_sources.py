@@ -94,7 +94,11 @@ def test_digits_come_with_scikit_learn() -> None:
         ("empty.jsonl", "", "is empty"),
         ("broken.jsonl", '{"a": 1}\n{"a":\n', "cannot be read"),
         ("header.csv", "a,b\n", "has no rows"),
-        ("semicolons.csv", "a;b\n1;2\n", "columns must be separated by commas, .* by ';'"),
+        (
+            "semicolons.csv",
+            "a;b\n1;2\n",
+            "columns must be separated by commas, .* separated by ';'",
+        ),
         ("tabs.csv", "a\tb\n1\t2\n", "columns must be separated by commas"),
         ("twice.csv", "a,b,a\n1,2,3\n", "has two columns 'a'"),
         ("broken.parquet", "not parquet", "cannot be read"),
