@@ -27,17 +27,17 @@ class Examples(Protocol):
 
 
 class SourceExamples(Examples, Protocol):
-    """Examples read from a source: they know their rows there, and can be divided."""
+    """Examples read from a source: they know their rows there, and can be divided.
 
-    @property
-    def rows(self) -> Tensor:
-        """The position of every example in the source, shape (N,)."""
-        ...
+    labels: the class or number of every example, shape (N,) or (N, k); None without any.
+    rows: the position of every example in the source, shape (N,).
+    """
 
-    @property
-    def labels(self) -> Tensor | None:
-        """The class or number of every example, shape (N,) or (N, k); None without any."""
-        ...
+    labels: Tensor | None
+    rows: Tensor
+
+    def source_row(self, position: int) -> int:
+        return int(self.rows[position])
 
     def take(self, positions: Tensor) -> Self:
         """The examples at `positions`, shape (n,), as examples of their own."""
@@ -84,7 +84,7 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class TensorExamples:
+class TensorExamples(SourceExamples):
     """Examples held in memory, with features and labels as tensors.
 
     features: shape (N, ...); uint8 images stay bytes and become floats in 0..1 batch by batch.
@@ -121,9 +121,6 @@ class TensorExamples:
     def all_features(self) -> Tensor:
         """The features of all examples as a batch would have them, shape (N, ...)."""
         return self.batch(torch.arange(len(self)), self.features.device)["features"]
-
-    def source_row(self, position: int) -> int:
-        return int(self.rows[position])
 
     def contents(self) -> Iterator[bytes]:
         return (row.tobytes() for row in self.features.numpy())

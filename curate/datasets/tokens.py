@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curate.datasets.examples import joined_labels
+from curate.datasets.examples import SourceExamples, joined_labels
 
 IGNORED = -100
 CHUNK_TOKENS = 1024
@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TokenExamples:
+class TokenExamples(SourceExamples):
     """Texts held in memory as token ids, 5 bytes a token.
 
     tokens: ids of all texts, one after the other, int32, shape (T,).
@@ -111,9 +111,6 @@ class TokenExamples:
         counted[self.starts[:-1][self.lengths() > 0]] = False
         sums = torch.cat([torch.zeros(1, dtype=torch.int64), counted.cumsum(0)])
         return sums[self.starts].diff()
-
-    def source_row(self, position: int) -> int:
-        return int(self.rows[position])
 
     def take(self, positions: Tensor) -> "TokenExamples":
         lengths = self.lengths()[positions]
