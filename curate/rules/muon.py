@@ -34,7 +34,7 @@ class Muon(Rule):
 
     torch iterates in bfloat16 whatever the dtype of the parameters; here the iteration is in
     their dtype, since a derivative through bfloat16 is noise. The parameters differ by
-    bfloat16's rounding of the step.
+    bfloat16's rounding of the step, so a live one is not read: `TORCH` stays None.
 
     Jordan et al., kellerjordan.github.io/posts/muon, 2024; match_rms_adamw:
     Liu et al., arXiv:2502.16982, equation 4.
