@@ -1,32 +1,23 @@
 """Where candidates and targets come from."""
 
-from curate.datasets.batches import (
-    BatchExamples,
-    batch_length,
-    leaves,
-    map_leaves,
-    mapped_tensors,
-    take,
-    to_device,
-)
+from curate.datasets.batches import BatchExamples, batch_length, leaves, mapped_tensors, take
 from curate.datasets.columns import match_features, read_features, require_columns
 from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples
 from curate.datasets.labels import (
     Classes,
-    PlantedNoise,
     find_classes,
     holds_names,
     plant_label_noise,
     read_classes,
     read_numbers,
 )
-from curate.datasets.readers import HUB_NAME, describe, read
+from curate.datasets.sources import HUB_NAME, fingerprint_of, read
 from curate.datasets.text import (
     encode_completions,
     encode_messages,
     encode_texts,
     encode_whole,
-    shorten,
+    truncate,
 )
 from curate.datasets.tokens import IGNORED, Encoded, TokenExamples
 
@@ -37,21 +28,19 @@ __all__ = [
     "Classes",
     "Encoded",
     "Examples",
-    "PlantedNoise",
     "Scaling",
     "SourceExamples",
     "TensorExamples",
     "TokenExamples",
     "batch_length",
-    "describe",
     "encode_completions",
     "encode_messages",
     "encode_texts",
     "encode_whole",
     "find_classes",
+    "fingerprint_of",
     "holds_names",
     "leaves",
-    "map_leaves",
     "mapped_tensors",
     "match_features",
     "plant_label_noise",
@@ -60,7 +49,6 @@ __all__ = [
     "read_features",
     "read_numbers",
     "require_columns",
-    "shorten",
     "take",
-    "to_device",
+    "truncate",
 ]

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from curate.errors import DataError
 
-Leaf = Callable[[Any], Any]
-
 
 def batch_length(batch: Any) -> int:
     """Examples in a batch: the first dimension of the first tensor in it.
@@ -32,7 +30,7 @@ def take(batch: Any, positions: Tensor) -> Any:
     length, chosen = batch_length(batch), positions.tolist()
 
     def pick(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == length:
+        if _runs_along(leaf, length):
             return leaf[positions.to(leaf.device)]
         if isinstance(leaf, list) and len(leaf) == length:
             return [leaf[i] for i in chosen]
@@ -50,54 +48,50 @@ def mapped_tensors(batch: Any) -> tuple[list[Tensor], Callable[[Sequence[Tensor]
     """A batch's tensors that run along its examples, and the way back from others like them."""
     length = batch_length(batch)
 
-    def along(leaf: Any) -> bool:
-        return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == length
-
     def rebuild(tensors: Sequence[Tensor]) -> Any:
-        given = iter(tensors)
-        return map_leaves(batch, lambda leaf: next(given) if along(leaf) else leaf)
+        following = iter(tensors)
+        return map_leaves(
+            batch, lambda leaf: next(following) if _runs_along(leaf, length) else leaf
+        )
 
-    return [leaf for leaf in leaves(batch) if along(leaf)], rebuild
+    return [leaf for leaf in leaves(batch) if _runs_along(leaf, length)], rebuild
+
+
+def _runs_along(leaf: Any, length: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == length
 
 
 def leaves(batch: Any) -> Iterator[Any]:
     """Everything in a batch that is not a container of tensors."""
-    if isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from leaves(value)
-    elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        for field in dataclasses.fields(batch):
-            yield from leaves(getattr(batch, field.name))
-    elif isinstance(batch, tuple) or _holds_tensors(batch):
-        for value in batch:
-            yield from leaves(value)
-    else:
+    parts, _ = _opened(batch)
+    if parts is None:
         yield batch
+    else:
+        for part in parts:
+            yield from leaves(part)
 
 
-def map_leaves(batch: Any, change: Leaf) -> Any:
+def map_leaves(batch: Any, change: Callable[[Any], Any]) -> Any:
     """A batch of the same structure with every leaf changed, see `leaves`."""
+    parts, rebuild = _opened(batch)
+    return change(batch) if parts is None else rebuild([map_leaves(part, change) for part in parts])
+
+
+def _opened(batch: Any) -> tuple[list[Any] | None, Callable[[list[Any]], Any]]:
+    """The parts of a container (None for a leaf), and the way back from changed parts."""
+    kind: Any = type(batch)
     if isinstance(batch, Mapping):
-        changed = {key: map_leaves(value, change) for key, value in batch.items()}
-        return changed if type(batch) is dict else type(batch)(changed)  # type: ignore[call-arg]
+        return list(batch.values()), lambda parts: kind(dict(zip(batch, parts, strict=True)))
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        return dataclasses.replace(
-            batch,
-            **{
-                f.name: map_leaves(getattr(batch, f.name), change)
-                for f in dataclasses.fields(batch)
-            },
+        names = [field.name for field in dataclasses.fields(batch)]
+        return [getattr(batch, name) for name in names], lambda parts: dataclasses.replace(
+            batch, **dict(zip(names, parts, strict=True))
         )
     if isinstance(batch, tuple):
-        parts = [map_leaves(value, change) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
-    if _holds_tensors(batch):
-        return [map_leaves(value, change) for value in batch]
-    return change(batch)
-
-
-def _holds_tensors(batch: Any) -> bool:
-    return isinstance(batch, list) and any(isinstance(value, Tensor) for value in batch)
+        return list(batch), (lambda parts: kind(*parts)) if hasattr(batch, "_fields") else tuple
+    if isinstance(batch, list) and any(isinstance(part, Tensor) for part in batch):
+        return batch, list
+    return None, list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,11 +121,10 @@ class BatchExamples:
 
     def batch(self, rows: Tensor, device: torch.device) -> Any:
         """The examples at `rows`, shape (n,), all from one batch."""
-        for batch, own in zip(self.batches, self.positions(), strict=True):
-            if own[0] <= rows[0] <= own[-1]:
-                within = rows - own[0]
-                whole = len(within) == len(own) and torch.equal(within, torch.arange(len(own)))
-                return to_device(batch if whole else take(batch, within), device)
+        for batch, positions in zip(self.batches, self.positions(), strict=True):
+            if positions[0] <= rows[0] <= positions[-1]:
+                whole = len(rows) == len(positions) and torch.equal(rows, positions)
+                return to_device(batch if whole else take(batch, rows - positions[0]), device)
         raise IndexError(f"row {int(rows[0])} is in none of the batches")
 
     def source_row(self, position: int) -> int:

@@ -1,6 +1,7 @@
 """From the columns of a dataset to tensors, refusing what would be silently wrong."""
 
 import fnmatch
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset
+from datasets import Dataset, Value
 from torch import Tensor
 
 from curate.datasets.images import decode_images, is_image_column
@@ -27,17 +28,19 @@ def require_columns(data: Dataset, names: Sequence[str], source: str) -> None:
 def match_features(
     data: Dataset, patterns: Sequence[str], exclude: Sequence[str], source: str
 ) -> list[str]:
-    """The columns that `patterns` (names or shell patterns) choose, in the source's order."""
+    """The columns that `patterns` choose, in the order of patterns and then of the source.
+
+    A pattern is a name or a shell pattern. Columns in `exclude` are never chosen.
+    """
+    offered = [name for name in data.column_names if name not in exclude]
     chosen: list[str] = []
     for pattern in patterns:
-        found = [
-            n for n in data.column_names if fnmatch.fnmatchcase(n, pattern) and n not in exclude
-        ]
-        if not found:
+        matching = [n for n in offered if fnmatch.fnmatchcase(n, pattern)]
+        if not matching:
             raise DataError(
                 f"{source}: no column matches {pattern}; it has {', '.join(data.column_names)}."
             )
-        chosen += [name for name in found if name not in chosen]
+        chosen += [name for name in matching if name not in chosen]
     return chosen
 
 
@@ -58,14 +61,13 @@ def read_features(
         DataError: a null, a NaN, a ragged list or a column of another kind, with
             the column and the first row where it happens.
     """
-    require_columns(data, names, source)
     parts = []
     for name in names:
-        refuse_nulls(data, name, source)
+        column = refuse_nulls(data, name, source)
         if is_image_column(data.features[name]):
             parts.append(decode_images(data, name, source, image_shape))
         else:
-            parts.append(_numeric(data, name, source, dtype))
+            parts.append(_numeric(column, f"{source}: column {name}", dtype))
     if len(parts) == 1:
         return parts[0]
     if any(part.dtype == torch.uint8 for part in parts):
@@ -76,73 +78,61 @@ def read_features(
     return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
-def as_numpy(data: Dataset, name: str) -> np.ndarray[Any, Any]:
-    """A column as `datasets` makes it NumPy: floats become float32, too large ones infinite."""
-    with np.errstate(over="ignore"):
-        values: np.ndarray[Any, Any] = data.select_columns(name).with_format("numpy")[:][name]
-    return values
+def holds_strings(feature: Any) -> bool:
+    """Whether a column of this feature holds strings."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
-def refuse_nulls(data: Dataset, name: str, source: str) -> None:
-    """Raise DataError for the first null in a column."""
+def refuse_nulls(data: Dataset, name: str, source: str) -> pa.ChunkedArray:
+    """The column in Arrow; raises DataError if there is none, or at its first null."""
+    require_columns(data, [name], source)
     column = data.with_format("arrow")[:][name]
     if column.null_count:
-        row = int(np.argmax(pc.is_null(column).to_numpy(zero_copy_only=False)))
+        row = _first_null(column)
         raise DataError(f"{source}: column {name} is null at row {row}; fill it or drop the row.")
+    return column
 
 
-def _numeric(data: Dataset, name: str, source: str, dtype: torch.dtype) -> Tensor:
-    column = data.with_format("arrow")[:][name].combine_chunks()
-    values = column
-    widths: list[int] = []
-    if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([])
+def _first_null(values: pa.Array | pa.ChunkedArray) -> int:
+    return int(np.argmax(pc.is_null(values).to_numpy(zero_copy_only=False)))
+
+
+def _numeric(column: pa.ChunkedArray, where: str, dtype: torch.dtype) -> Tensor:
+    """Numbers of shape (N, 1), or lists of numbers of shape (N, ...)."""
+    values = column.combine_chunks()
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
-    kind = values.type
-    while _is_list(values.type):
-        widths.append(_width(values, name, source, len(data), widths))
+    kind, widths = values.type, list[int]()
+    while isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+        widths.append(_width(values, where, math.prod(widths)))
         values = values.flatten()
         if values.null_count:
-            position = int(np.argmax(pc.is_null(values).to_numpy(zero_copy_only=False)))
-            row = position // int(np.prod(widths))
-            raise DataError(f"{source}: column {name} has a null inside the list at row {row}.")
-    if not (
-        pa.types.is_integer(values.type)
-        or pa.types.is_floating(values.type)
-        or pa.types.is_boolean(values.type)
-    ):
+            row = _first_null(values) // math.prod(widths)
+            raise DataError(f"{where} has a null inside the list at row {row}.")
+    types = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    if not any(is_type(values.type) for is_type in types):
         raise DataError(
-            f"{source}: column {name} holds {kind}; features must be numbers, lists of numbers "
-            "or images."
+            f"{where} holds {kind}; features must be numbers, lists of numbers or images."
         )
-    array = values.to_numpy(zero_copy_only=False)
-    tensor = torch.from_numpy(np.array(array, dtype=np.float64)).to(dtype)
-    tensor = tensor.reshape(len(data), *(widths or [1]))
+    array = values.to_numpy(zero_copy_only=False).astype(np.float64)
+    tensor = torch.from_numpy(array).to(dtype).reshape(len(column), *(widths or [1]))
     finite = tensor.flatten(1).isfinite().all(dim=1)
     if not finite.all():
         row = int(finite.int().argmin())
-        raise DataError(
-            f"{source}: column {name} is NaN or infinite at row {row}; fill it or drop the row."
-        )
+        raise DataError(f"{where} is NaN or infinite at row {row}; fill it or drop the row.")
     return tensor
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-
-
-def _width(values: pa.Array, name: str, source: str, rows: int, outer: list[int]) -> int:
-    lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
+def _width(lists: pa.Array, where: str, per_row: int) -> int:
+    """The length that all lists have, of which there are `per_row` in a row."""
+    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
     different = lengths != lengths[0]
     if different.any():
-        row = int(np.argmax(different)) // int(np.prod(outer, dtype=int))
+        first = int(np.argmax(different))
         raise DataError(
-            f"{source}: column {name} has lists of different lengths, first at row {row} "
-            f"({lengths[np.argmax(different)]} instead of {lengths[0]}); pad them first."
+            f"{where} has lists of different lengths, first at row {first // per_row} "
+            f"({lengths[first]} instead of {lengths[0]}); pad them first."
         )
     if lengths[0] == 0:
-        raise DataError(f"{source}: column {name} holds empty lists ({rows} rows).")
+        raise DataError(f"{where} holds empty lists ({len(lists)} rows).")
     return int(lengths[0])

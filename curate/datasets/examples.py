@@ -27,17 +27,17 @@ class Examples(Protocol):
 
 
 class SourceExamples(Examples, Protocol):
-    """Examples read from a source: they know their rows there, and can be divided."""
+    """Examples read from a source: they know their rows there, and can be divided.
 
-    @property
-    def rows(self) -> Tensor:
-        """Each example's position in the source, shape (N,)."""
-        ...
+    labels: the class or number of every example, shape (N,) or (N, k); None without any.
+    rows: the position of every example in the source, shape (N,).
+    """
 
-    @property
-    def labels(self) -> Tensor | None:
-        """Each example's class or number, shape (N,) or (N, k); None without any."""
-        ...
+    labels: Tensor | None
+    rows: Tensor
+
+    def source_row(self, position: int) -> int:
+        return int(self.rows[position])
 
     def take(self, positions: Tensor) -> Self:
         """The examples at `positions`, shape (n,), as examples of their own."""
@@ -48,11 +48,11 @@ class SourceExamples(Examples, Protocol):
         ...
 
     def contents(self) -> Iterator[bytes]:
-        """What each example is made of, its label aside: equal for equal ones."""
+        """The content of every example as bytes, its label aside: equal for equal ones."""
         ...
 
     def with_labels(self, labels: Tensor) -> Self:
-        """The same examples with other labels."""
+        """These examples with other labels."""
         ...
 
 
@@ -84,12 +84,13 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class TensorExamples:
+class TensorExamples(SourceExamples):
     """Examples held in memory, with features and labels as tensors.
 
     features: shape (N, ...); uint8 images stay bytes and become floats in 0..1 batch by batch.
     labels: shape (N,) int64 for classes, (N,) or (N, k) floats for numbers, None without labels.
-    rows: each example's position in the source, shape (N,).
+    rows: the position of every example in the source, shape (N,).
+    scaling: applied on the way into a batch.
     """
 
     features: Tensor
@@ -121,35 +122,22 @@ class TensorExamples:
         """The features of all examples as a batch would have them, shape (N, ...)."""
         return self.batch(torch.arange(len(self)), self.features.device)["features"]
 
-    def source_row(self, position: int) -> int:
-        return int(self.rows[position])
-
     def contents(self) -> Iterator[bytes]:
-        """Every example's features as bytes."""
         return (row.tobytes() for row in self.features.numpy())
 
     def take(self, positions: Tensor) -> "TensorExamples":
-        """The examples at `positions`, shape (n,), as examples of their own."""
-        return replace(
-            self,
-            features=self.features[positions],
-            labels=None if self.labels is None else self.labels[positions],
-            rows=self.rows[positions],
-        )
+        labels = None if self.labels is None else self.labels[positions]
+        features, rows = self.features[positions], self.rows[positions]
+        return replace(self, features=features, labels=labels, rows=rows)
 
     def joined(self, other: Self) -> "TensorExamples":
-        """These examples and then those of `other`, of the same kind."""
-        return replace(
-            self,
-            features=torch.cat([self.features, other.features]),
-            labels=joined_labels(self, other),
-            rows=torch.cat([self.rows, other.rows]),
-        )
+        features = torch.cat([self.features, other.features])
+        rows = torch.cat([self.rows, other.rows])
+        return replace(self, features=features, labels=joined_labels(self, other), rows=rows)
 
     def with_labels(self, labels: Tensor) -> "TensorExamples":
-        """The same examples with other labels, shape (N,) or (N, k)."""
         return replace(self, labels=labels)
 
     def standardized_by(self, scaling: Scaling | None) -> "TensorExamples":
-        """The same examples, scaled on the way into a batch."""
+        """These examples, scaled on the way into a batch."""
         return replace(self, scaling=scaling)

@@ -1,6 +1,7 @@
 """Image columns: `datasets.Image`, encoded bytes (PNG, JPEG, ...), or raw pixels."""
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from datasets import Dataset
 from torch import Tensor
 
 from curate.errors import DataError
+
+Pixels = np.ndarray[Any, Any]
+"""Shape (height, width, channels), uint8."""
 
 
 def is_image_column(feature: Any) -> bool:
@@ -36,10 +40,10 @@ def decode_images(
     """
     if isinstance(data.features[name], datasets.Image):
         data = data.cast_column(name, datasets.Image(decode=False))
-    images: list[np.ndarray[Any, Any]] = []
+    images: list[Pixels] = []
     for row, cell in enumerate(data.with_format(None)[name]):
         where = f"{source}: column {name}, row {row}"
-        pixels = _raw(cell, shape, where) if shape is not None else _decoded(cell, where)
+        pixels = _decoded(cell, where) if shape is None else _raw(cell, shape, where)
         if images and pixels.shape != images[0].shape:
             raise DataError(
                 f"{where}: the image is {_size(pixels)} but the first one is {_size(images[0])}; "
@@ -49,24 +53,23 @@ def decode_images(
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def _raw(cell: Any, shape: Sequence[int], where: str) -> np.ndarray[Any, Any]:
+def _raw(cell: Any, shape: Sequence[int], where: str) -> Pixels:
     if not isinstance(cell, bytes):
         raise DataError(f"{where}: data.columns.image_shape is for raw bytes; remove it.")
-    height, width, channels = (*shape, 1)[:3]
-    if len(cell) != height * width * channels:
+    if len(cell) != math.prod(shape):
         raise DataError(
             f"{where}: {len(cell)} bytes, but data.columns.image_shape {list(shape)} "
-            f"needs {height * width * channels}."
+            f"needs {math.prod(shape)}."
         )
-    return np.frombuffer(cell, dtype=np.uint8).reshape(height, width, channels)
+    return np.frombuffer(cell, dtype=np.uint8).reshape((*shape, 1)[:3])
 
 
-def _decoded(cell: Any, where: str) -> np.ndarray[Any, Any]:
+def _decoded(cell: Any, where: str) -> Pixels:
     raw = cell if isinstance(cell, bytes) else cell["bytes"]
     try:
-        with PIL.Image.open(io.BytesIO(raw) if raw is not None else cell["path"]) as image:
+        with PIL.Image.open(cell["path"] if raw is None else io.BytesIO(raw)) as image:
             pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except (OSError, PIL.UnidentifiedImageError) as error:
+    except OSError as error:  # UnidentifiedImageError is one
         raise DataError(
             f"{where}: not an image that can be decoded ({error}); "
             "for raw pixels give data.columns.image_shape."
@@ -74,5 +77,5 @@ def _decoded(cell: Any, where: str) -> np.ndarray[Any, Any]:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def _size(pixels: np.ndarray[Any, Any]) -> str:
+def _size(pixels: Pixels) -> str:
     return "x".join(str(n) for n in pixels.shape)

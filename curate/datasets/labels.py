@@ -1,6 +1,7 @@
 """Label columns: classes as 0..C-1, numbers as floats, and planted noise."""
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from curate.datasets.columns import as_numpy, read_features, refuse_nulls, require_columns
+from curate.datasets.columns import holds_strings, read_features, refuse_nulls, require_columns
 from curate.errors import DataError
 
 
@@ -29,12 +30,10 @@ def find_classes(data: Dataset, name: str, source: str, count: int | None = None
 
     Int labels must be 0..C-1 with none left out, unless `count` says how many there are.
     """
-    require_columns(data, [name], source)
-    refuse_nulls(data, name, source)
+    values = _values(data, name, source)
     feature = data.features[name]
     if isinstance(feature, datasets.ClassLabel):
         return Classes(int(feature.num_classes))
-    values = as_numpy(data, name)
     single = values.ndim == 1 and isinstance(feature, datasets.Value)  # no lists, no mappings
     if not single or values.dtype.kind not in "biuUO":
         raise DataError(
@@ -42,7 +41,8 @@ def find_classes(data: Dataset, name: str, source: str, count: int | None = None
             "ClassLabel (objective regression takes numbers)."
         )
     if values.dtype.kind in "UO":
-        return Classes(len(set(values.tolist())), tuple(sorted(set(values.tolist()))))
+        names = tuple(sorted(set(values.tolist())))
+        return Classes(len(names), names)
     if count is None:
         present = np.unique(values)
         if present[0] >= 0 and present[-1] >= len(present):
@@ -61,28 +61,30 @@ def read_classes(data: Dataset, name: str, source: str, classes: Classes) -> Ten
     Raises:
         DataError: a null, or a label outside the classes, with its row.
     """
-    require_columns(data, [name], source)
-    refuse_nulls(data, name, source)
-    values = as_numpy(data, name)
+    values = _values(data, name, source)
     if classes.names is not None:
-        ids = {value: index for index, value in enumerate(classes.names)}
-        for row, value in enumerate(values.tolist()):
-            if value not in ids:
-                raise DataError(
-                    f"{source}: column {name} is {value!r} at row {row}, "
-                    "a label that the training data does not have."
-                )
-        return torch.tensor([ids[value] for value in values.tolist()])
-    if values.dtype.kind not in "biu":
+        ids_of = {value: index for index, value in enumerate(classes.names)}
+        ids = np.array([ids_of.get(value, -1) for value in values.tolist()])
+        reason = "a label that the training data does not have"
+    elif values.dtype.kind in "biu":
+        ids = values.astype(np.int64)
+        reason = f"but labels must be 0..{classes.count - 1}"
+    else:
         raise DataError(f"{source}: column {name} must hold ints but holds {data.features[name]}.")
-    outside = (values.astype(np.int64) < 0) | (values.astype(np.int64) >= classes.count)
+    outside = (ids < 0) | (ids >= classes.count)
     if outside.any():
         row = int(np.argmax(outside))
-        raise DataError(
-            f"{source}: column {name} is {values[row]} at row {row}, "
-            f"but labels must be 0..{classes.count - 1}."
-        )
-    return torch.from_numpy(values.astype(np.int64))
+        value = values.tolist()[row]
+        raise DataError(f"{source}: column {name} is {value!r} at row {row}, {reason}.")
+    return torch.from_numpy(ids)
+
+
+def _values(data: Dataset, name: str, source: str) -> np.ndarray[Any, Any]:
+    """A column without nulls as `datasets` makes it NumPy; floats too large for float32 are inf."""
+    refuse_nulls(data, name, source)
+    with np.errstate(over="ignore"):
+        values: np.ndarray[Any, Any] = data.select_columns(name).with_format("numpy")[:][name]
+    return values
 
 
 def read_numbers(
@@ -94,21 +96,18 @@ def read_numbers(
     """
     require_columns(data, [name], source)
     ints = keep_ints and getattr(data.features[name], "dtype", "").startswith(("int", "uint"))
-    numbers = read_features(data, [name], source, dtype=torch.int64 if ints else dtype).flatten(1)
-    return numbers.squeeze(1)
+    dtype = torch.int64 if ints else dtype
+    return read_features(data, [name], source, dtype=dtype).flatten(1).squeeze(1)
 
 
 def holds_names(data: Dataset, name: str) -> bool:
     """Whether a label column says by itself that it holds classes: strings or ClassLabel."""
     feature = data.features[name]
-    return isinstance(feature, datasets.ClassLabel) or (
-        isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
-    )
+    return isinstance(feature, datasets.ClassLabel) or holds_strings(feature)
 
 
-@dataclass(frozen=True)
-class PlantedNoise:
-    """Data with wrong labels on purpose; `noisy` says where, shape (N,)."""
+class PlantedNoise(NamedTuple):
+    """Data with wrong labels on purpose; `noisy` says where, shape (N,), bool."""
 
     data: Dataset
     noisy: Tensor
@@ -120,14 +119,15 @@ def plant_label_noise(
     """Give `fraction` of the rows another class, uniformly among the others.
 
     The column `name` holds the labels to train on; `<name>_clean` (as before)
-    and `<name>_noisy` (bool) are added for whoever looks at the result. Nothing
+    and `<name>_noisy` (bool) are added for readers of the result. Nothing
     that scores reads them.
     """
     if classes.count < 2:
         raise DataError(f"{source}: column {name} has one class; label noise needs two.")
-    for added in (f"{name}_clean", f"{name}_noisy"):
-        if added in data.column_names:
-            raise DataError(f"{source}: label noise adds column {added}, which is there already.")
+    added = {f"{name}_clean": data.features[name], f"{name}_noisy": datasets.Value("bool")}
+    for column in added:
+        if column in data.column_names:
+            raise DataError(f"{source}: label noise adds column {column}, which is there already.")
     clean = read_classes(data, name, source, classes).numpy()
     rng = np.random.default_rng(seed)
     noisy = np.zeros(len(data), dtype=bool)
@@ -135,21 +135,11 @@ def plant_label_noise(
     shifted = (clean + rng.integers(1, classes.count, size=len(data))) % classes.count
     ids = np.where(noisy, shifted, clean)
 
+    values = ids if classes.names is None else [classes.names[i] for i in ids]
     table: pa.Table = data.with_format("arrow")[:]
-    column = table.column(name)
-    values = [classes.names[i] for i in ids] if classes.names is not None else ids
-    features = datasets.Features(
-        {
-            **data.features,
-            f"{name}_clean": data.features[name],
-            f"{name}_noisy": datasets.Value("bool"),
-        }
-    )
-    table = table.set_column(
-        table.column_names.index(name), name, pa.array(values, type=column.type)
-    )
-    table = table.append_column(f"{name}_clean", column)
+    position, before = table.column_names.index(name), table.column(name)
+    table = table.set_column(position, name, pa.array(values, type=before.type))
+    table = table.append_column(f"{name}_clean", before)
     table = table.append_column(f"{name}_noisy", pa.array(noisy))
-    return PlantedNoise(
-        Dataset(table, info=datasets.DatasetInfo(features=features)), torch.from_numpy(noisy)
-    )
+    info = datasets.DatasetInfo(features=datasets.Features({**data.features, **added}))
+    return PlantedNoise(Dataset(table, info=info), torch.from_numpy(noisy))

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curate.datasets.examples import joined_labels
+from curate.datasets.examples import SourceExamples, joined_labels
 
 IGNORED = -100
 CHUNK_TOKENS = 1024
-"""Tokens, padding included, that go through a model together where all examples are gone
-through: no more than a small step has, because the graph of a language model with 100 million
-parameters takes some 1.3 MB a token, and with a billion 3 MB."""
+"""Tokens, padding included, that go through a model together in a pass over all examples: no
+more than a small step has, because the graph of a language model with 100 million parameters
+takes some 1.3 MB a token, and with a billion 3 MB."""
 
 
 class Encoded(NamedTuple):
     """One text as token ids.
 
-    learned: which of them the loss is about. cut: whether some are missing at its end.
+    learned: which of them the loss is about. cut: whether tokens are missing at its end.
     """
 
     ids: Sequence[int]
@@ -30,14 +30,14 @@ class Encoded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TokenExamples:
+class TokenExamples(SourceExamples):
     """Texts held in memory as token ids, 5 bytes a token.
 
     tokens: ids of all texts, one after the other, int32, shape (T,).
     learned: whether the loss is about a token, shape (T,).
     starts: where each text begins in `tokens`, and T, int64, shape (N + 1,).
     labels: class of every text, int64, shape (N,); None where a text's tokens are its labels.
-    rows: each text's position in the source, shape (N,).
+    rows: the position of every text in the source, shape (N,).
     cut: whether tokens were left out at the end of a text, shape (N,).
     pad: id that shorter texts of a batch are filled up with, on the right.
     """
@@ -53,25 +53,23 @@ class TokenExamples:
     @classmethod
     def gather(cls, texts: Iterable[Encoded], labels: Tensor | None, pad: int) -> "TokenExamples":
         """Examples from encoded texts, in the order of the source."""
-        tokens, learned = [], []
-        lengths, cut = [0], []
+        tokens, learned, lengths, cut = [], [], [0], []
         for text in texts:
             tokens.append(np.asarray(text.ids, dtype=np.int32))
             learned.append(np.asarray(text.learned, dtype=bool))
             lengths.append(len(text.ids))
             cut.append(text.cut)
         return cls(
-            torch.from_numpy(np.concatenate(tokens)),
-            torch.from_numpy(np.concatenate(learned)),
-            torch.tensor(lengths).cumsum(0),
-            labels,
-            torch.arange(len(cut)),
-            torch.tensor(cut),
-            pad,
+            tokens=torch.from_numpy(np.concatenate(tokens)),
+            learned=torch.from_numpy(np.concatenate(learned)),
+            starts=torch.tensor(lengths).cumsum(0),
+            labels=labels,
+            rows=torch.arange(len(cut)),
+            cut=torch.tensor(cut),
+            pad=pad,
         )
 
     def contents(self) -> Iterator[bytes]:
-        """Every text's tokens as bytes."""
         tokens, starts = self.tokens.numpy(), self.starts.tolist()
         return (tokens[start:end].tobytes() for start, end in pairwise(starts))
 
@@ -84,13 +82,12 @@ class TokenExamples:
         inside = places < ends[:, None]
         places = places.where(inside, 0)
         ids = self.tokens[places].long()
-        batch = {
-            "input_ids": ids.where(inside, self.pad),
-            "attention_mask": inside.long(),
-            "labels": ids.where(inside & self.learned[places], IGNORED)
-            if self.labels is None
-            else self.labels[rows],
-        }
+        if self.labels is None:
+            labels = ids.where(inside & self.learned[places], IGNORED)
+        else:
+            labels = self.labels[rows]
+        ids, mask = ids.where(inside, self.pad), inside.long()
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
     def chunks(self, size: int) -> Iterator[Tensor]:
@@ -109,17 +106,13 @@ class TokenExamples:
         return self.starts.diff()
 
     def terms(self) -> Tensor:
-        """Tokens of every text that are predicted and learned, so never a first one, shape (N,)."""
+        """Learned tokens of every text but its first, which nothing predicts, shape (N,)."""
         counted = self.learned.clone()
         counted[self.starts[:-1][self.lengths() > 0]] = False
         sums = torch.cat([torch.zeros(1, dtype=torch.int64), counted.cumsum(0)])
         return sums[self.starts].diff()
 
-    def source_row(self, position: int) -> int:
-        return int(self.rows[position])
-
     def take(self, positions: Tensor) -> "TokenExamples":
-        """The texts at `positions`, shape (n,), as examples of their own."""
         lengths = self.lengths()[positions]
         ends = lengths.cumsum(0)
         shift = self.starts[:-1][positions] - (ends - lengths)
@@ -135,7 +128,6 @@ class TokenExamples:
         )
 
     def joined(self, other: Self) -> "TokenExamples":
-        """These texts and then those of `other`, of the same tokenizer."""
         return replace(
             self,
             tokens=torch.cat([self.tokens, other.tokens]),
@@ -147,5 +139,4 @@ class TokenExamples:
         )
 
     def with_labels(self, labels: Tensor) -> "TokenExamples":
-        """The same texts with other classes, shape (N,)."""
         return replace(self, labels=labels)

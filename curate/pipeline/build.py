@@ -2,7 +2,6 @@
 
 import fnmatch
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from curate.errors import ModelError, OptimizerError, RecipeError
 from curate.models import FlatModel
 from curate.pipeline.candidates import Candidates
 from curate.recipe import Factory, Optimizer, OwnGroup, Pretrained, Recipe
-from curate.rules import Rule, Shapes
+from curate.rules import Rule
 from curate.runtime.ranks import ALONE, Ranks
 
 
@@ -95,25 +94,14 @@ def build_rule(recipe: Recipe, model: FlatModel) -> Rule:
     each = []
     for k, section in enumerate(param_groups(recipe)):
         try:
-            each.append(_one_rule(section, model.group_shapes[k], model.dtype))
+            kind, shapes = rules.RULES[section.kind], model.group_shapes[k]
+            each.append(rules.make_rule(kind, section.model_dump(), shapes, model.dtype))
         except OptimizerError as error:
             where = f"training.optimizer{f'.groups.{k - 1}' if k else ''}"
             raise RecipeError(f"{where}: {error}") from error
     rule = rules.Grouped(tuple(each), model.group_sizes) if len(each) > 1 else each[0]
     clip_norm = recipe.training.clip_norm
     return rule if clip_norm is None else rules.Clipped(rule, clip_norm)
-
-
-def _one_rule(section: Optimizer, shapes: Shapes, dtype: torch.dtype) -> Rule:
-    given = section.model_dump(exclude={"kind", "lr", "groups", "match"})
-    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-    kind: Any = rules.RULES[section.kind]
-    if any(entry.name == "shapes" for entry in fields(kind)):
-        settings["shapes"] = shapes
-    if section.kind == "adafactor" and settings["eps"][0] is None:
-        settings["eps"] = (torch.finfo(dtype).eps, settings["eps"][1])
-    rule: Rule = kind(**settings)
-    return rule
 
 
 def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:

@@ -166,13 +166,13 @@ def read_candidates(recipe: Recipe) -> Candidates:
         examples = examples.with_labels(noisy_labels)
     scale = _scaling(examples) if section.standardize else lambda part: part
 
-    sources = {name: rooms.describe(source)}
+    sources = {name: rooms.fingerprint_of(source)}
     used = {name: len(everything)}
 
     def other(part: str, where: Source) -> SourceExamples:
         data = _read(where)
         found = reader.examples(data, str(where))
-        sources[str(where)], used[str(where)] = rooms.describe(data), len(found)
+        sources[str(where)], used[str(where)] = rooms.fingerprint_of(data), len(found)
         _refuse_other_shape(found, examples, f"{where} (data.{part})", name)
         return scale(found)
 

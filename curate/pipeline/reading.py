@@ -125,7 +125,7 @@ class TextReader:
             texts = rooms.encode_completions(
                 data, columns.prompt, columns.completion, source, tokenizer
             )
-        return rooms.shorten(texts, self.max_length)
+        return rooms.truncate(texts, self.max_length)
 
     def _long_enough(self, found: TokenExamples, source: str) -> TokenExamples:
         terms = found.lengths() if self.label is not None else found.terms()

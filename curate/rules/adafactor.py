@@ -6,12 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from curate.errors import OptimizerError
-from curate.rules.base import Shapes, Slots, State, flatten, unflatten
+from curate.rules.base import Rule, Shapes, Slots, State, flatten, refuse_zero_eps, unflatten
 
 
 @dataclass(frozen=True)
-class Adafactor:
+class Adafactor(Rule):
     """Adafactor as in `torch.optim.Adafactor`, parameter by parameter.
 
         f = t^beta2_decay                                      t = 1 at first
@@ -23,20 +22,23 @@ class Adafactor:
         a = max(eps2, rms(theta)) min(lr, 1 / sqrt(t))
         theta <- (1 - lr * weight_decay) theta - a u
 
-    Of more than two dimensions, the last two are the matrix. Shazeer & Stern,
+    In more than two dimensions the last two are the matrix. Shazeer & Stern,
     arXiv:1804.04235, algorithms 4 to 6, with eps1 where torch has it.
 
     Args:
         shapes: of the parameters that theta is made of.
         eps: (eps1, eps2). torch's eps1 of None is the eps of the parameters' dtype;
-            here it is a number (that of float32 if not given), so that a step done
-            again in another dtype is the same step.
+            here it is a number (by default that of float32), so that a step repeated
+            in another dtype is the same step.
 
     Raises:
         OptimizerError: eps1 is not above 0.
     """
 
-    elementwise: ClassVar[bool] = False
+    elementwise = False
+    TORCH = torch.optim.Adafactor
+    SLOTS: ClassVar = {"rows": "row_var", "columns": "col_var", "v": "variance"}
+
     shapes: Shapes
     beta2_decay: float = -0.8
     eps: tuple[float, float] = (torch.finfo(torch.float32).eps, 1e-3)
@@ -44,11 +46,7 @@ class Adafactor:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.eps[0] > 0:
-            raise OptimizerError(
-                f"the first eps must be above 0 but got {self.eps[0]}: without it the update has "
-                "no derivative where a gradient is 0."
-            )
+        refuse_zero_eps(self.eps[0], "the first eps")
 
     def init(self, theta: Tensor) -> Slots:
         return {
@@ -61,11 +59,11 @@ class Adafactor:
         step = state.step + 1
         eps1, eps2 = self.eps
         shapes = self._slot_shapes()
-        before = {name: iter(unflatten(state.slots[name], each)) for name, each in shapes.items()}
+        before = {name: iter(unflatten(state.slots[name], shapes[name])) for name in shapes}
         after: dict[str, list[Tensor]] = {name: [] for name in shapes}
 
-        def follow(name: str, square: Tensor) -> Tensor:
-            """The parameter's moment in slot `name` after `square`."""
+        def average(name: str, square: Tensor) -> Tensor:
+            """The parameter's moment in slot `name`, updated by `square`."""
             moment = torch.lerp(next(before[name]), square, step**self.beta2_decay)
             after[name].append(moment)
             return moment
@@ -76,11 +74,11 @@ class Adafactor:
         ):
             square = g.square()
             if g.dim() > 1:
-                rows = follow("rows", square.mean(-1, keepdim=True))
-                columns = follow("columns", square.mean(-2, keepdim=True))
+                rows = average("rows", square.mean(-1, keepdim=True))
+                columns = average("columns", square.mean(-2, keepdim=True))
                 v = rows @ columns / rows.mean(-2, keepdim=True).clamp(min=eps1)
             else:
-                v = follow("v", square)
+                v = average("v", square)
             u = g * v.clamp(min=eps1**2).rsqrt()  # the clamp's derivative below it is 0
             u = u / (_rms(u) / self.d).clamp(min=1)
             rate = _rms(theta).clamp(min=eps2) * min(lr, step**-0.5)
@@ -89,14 +87,14 @@ class Adafactor:
         return State(flatten(thetas, like=grad), slots, step)
 
     def _slot_shapes(self) -> dict[str, Shapes]:
-        """Of the moments, parameter by parameter; slots that would be empty are not there."""
+        """Shapes of the moments, parameter by parameter, for every slot that is not empty."""
         factored = [shape for shape in self.shapes if len(shape) > 1]
         shapes: dict[str, Shapes] = {
             "rows": tuple((*shape[:-1], 1) for shape in factored),
             "columns": tuple((*shape[:-2], 1, shape[-1]) for shape in factored),
             "v": tuple(shape for shape in self.shapes if len(shape) <= 1),
         }
-        return {name: each for name, each in shapes.items() if each}
+        return {name: slot_shapes for name, slot_shapes in shapes.items() if slot_shapes}
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -6,12 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from curate.errors import OptimizerError
-from curate.rules.base import Slots, State, safe_sqrt
+from curate.rules.base import Rule, Slots, State, refuse_zero_eps, safe_sqrt
 
 
 @dataclass(frozen=True)
-class Adagrad:
+class Adagrad(Rule):
     """Adagrad as in `torch.optim.Adagrad`.
 
         g <- g + weight_decay * theta
@@ -21,18 +20,17 @@ class Adagrad:
     Duchi, Hazan & Singer, JMLR 12 (2011).
     """
 
-    elementwise: ClassVar[bool] = True
+    elementwise = True
+    TORCH = torch.optim.Adagrad
+    SLOTS: ClassVar = {"sum": "sum"}
+
     lr_decay: float = 0.0
     weight_decay: float = 0.0
     initial_accumulator_value: float = 0.0
     eps: float = 1e-10
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise OptimizerError(
-                f"eps must be above 0 but got {self.eps}: without it the update has no "
-                "derivative where a gradient is 0."
-            )
+        refuse_zero_eps(self.eps)
 
     def init(self, theta: Tensor) -> Slots:
         return {"sum": torch.full_like(theta, self.initial_accumulator_value)}

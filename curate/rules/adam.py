@@ -7,12 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from curate.errors import OptimizerError
-from curate.rules.base import Adjoint, Slots, State, safe_sqrt
+from curate.rules.base import Adjoint, Rule, Slots, State, refuse_zero_eps, safe_sqrt
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(Rule):
     """Adam as in `torch.optim.Adam`: the weight decay joins the gradient (coupled L2).
 
         g <- g + weight_decay * theta
@@ -22,17 +21,16 @@ class Adam:
     Kingma & Ba, arXiv:1412.6980, algorithm 1.
     """
 
-    elementwise: ClassVar[bool] = True
+    elementwise = True
+    TORCH: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
+    SLOTS: ClassVar = {"m": "exp_avg", "v": "exp_avg_sq"}
+
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise OptimizerError(
-                f"eps must be above 0 but got {self.eps}: without it the update has no "
-                "derivative where a gradient is 0."
-            )
+        refuse_zero_eps(self.eps)
 
     def init(self, theta: Tensor) -> Slots:
         return {"m": torch.zeros_like(theta), "v": torch.zeros_like(theta)}
@@ -43,7 +41,7 @@ class Adam:
         return (grad + self.weight_decay * theta if self.weight_decay else grad), theta
 
     def undecay(self, to_grad: Tensor, to_theta: Tensor, lr: float) -> Tensor:
-        """The adjoint of the parameters before `decay`, from those of what it returned."""
+        """The adjoint of the parameters before `decay`, from the adjoints of its results."""
         del lr
         return torch.add(to_theta, to_grad, alpha=self.weight_decay)
 
@@ -93,6 +91,8 @@ class AdamW(Adam):
 
     Loshchilov & Hutter, arXiv:1711.05101, algorithm 2.
     """
+
+    TORCH = torch.optim.AdamW
 
     weight_decay: float = 0.01
 

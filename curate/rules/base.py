@@ -1,15 +1,21 @@
-"""What a rule is: an optimizer as a pure function of gradient and state."""
+"""The contract of a rule: an optimizer as a pure function of gradient and state."""
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from curate.errors import OptimizerError
+
 Slots = dict[str, Tensor]
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, ...]
+Adjoint = tuple[Tensor, ...]
+"""Derivative of Q target losses with respect to a state: one (Q, size) tensor for
+each of `State.tensors()`, in that order."""
 
 
 class State(NamedTuple):
@@ -29,7 +35,7 @@ class State(NamedTuple):
         return (self.theta, *(self.slots[name] for name in sorted(self.slots)))
 
     def with_tensors(self, tensors: tuple[Tensor, ...]) -> "State":
-        """The same state with other tensors, given in the order of `tensors()`."""
+        """This state with other tensors, given in the order of `tensors()`."""
         return State(tensors[0], dict(zip(sorted(self.slots), tensors[1:], strict=True)), self.step)
 
     def saved(self) -> dict[str, Any]:
@@ -38,26 +44,31 @@ class State(NamedTuple):
 
     @classmethod
     def restored(cls, tree: Mapping[str, Any], device: torch.device) -> "State":
-        """What was `saved`, on a device."""
+        """The state that `saved` returned as `tree`, on a device."""
         slots = {name: slot.to(device) for name, slot in tree["slots"].items()}
         return cls(tree["theta"].to(device), slots, tree["step"])
 
     def nbytes(self) -> int:
         """Bytes that keeping this state costs."""
-        return sum(t.numel() * t.element_size() for t in self.tensors())
+        return sum(t.nbytes for t in self.tensors())
 
 
 class Rule(Protocol):
     """An optimizer: a start for its slots, and a differentiable update.
 
-    `update` must not mutate what it is given; it is differentiated with
-    respect to `grad` and to every tensor of `state`.
+    `update` must not mutate its arguments; it is differentiated with respect to `grad`
+    and to every tensor of `state`.
 
-    elementwise: whether what becomes of a parameter depends on nothing but its own entries
-        of gradient and state, so that any part of them can be updated by itself.
+    elementwise: whether the update of a parameter depends only on its own entries of
+        gradient and state, so that any part of the parameters can be updated by itself.
+    TORCH: the class of `torch.optim` that takes the same steps; its settings have the
+        names of the rule's fields. None if a live one cannot be read.
+    SLOTS: the rule's slots -> their names in the state of that class.
     """
 
     elementwise: ClassVar[bool]
+    TORCH: ClassVar[type[torch.optim.Optimizer] | None] = None
+    SLOTS: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def init(self, theta: Tensor) -> Slots:
         """The slots before the first step, for parameters `theta` of shape (P,)."""
@@ -66,11 +77,6 @@ class Rule(Protocol):
     def update(self, grad: Tensor, state: State, lrs: tuple[float, ...]) -> State:
         """The next state; `lrs` has one learning rate per param group."""
         ...
-
-
-Adjoint = tuple[Tensor, ...]
-"""Derivative of Q target losses with respect to a state: one (Q, size) tensor for
-each of `State.tensors()`, in that order."""
 
 
 @runtime_checkable
@@ -92,6 +98,15 @@ def initial_state(rule: Rule, theta: Tensor) -> State:
     return State(theta, rule.init(theta), 0)
 
 
+def refuse_zero_eps(eps: float, name: str = "eps") -> None:
+    """Raise OptimizerError unless `eps` is above 0."""
+    if not eps > 0:
+        raise OptimizerError(
+            f"{name} must be above 0 but got {eps}: without it the update has no derivative "
+            "where a gradient is 0."
+        )
+
+
 def unflatten(vector: Tensor, shapes: Shapes) -> list[Tensor]:
     """Consecutive parts of a vector, in the shapes of the parameters that it is made of."""
     parts = vector.split([math.prod(shape) for shape in shapes])
@@ -99,7 +114,7 @@ def unflatten(vector: Tensor, shapes: Shapes) -> list[Tensor]:
 
 
 def flatten(parts: Sequence[Tensor], *, like: Tensor) -> Tensor:
-    """Tensors as one vector, the inverse of `unflatten`; none are an empty one like `like`."""
+    """Tensors as one vector, the inverse of `unflatten`; without any, an empty one like `like`."""
     return torch.cat([part.reshape(-1) for part in parts]) if parts else like.new_empty(0)
 
 

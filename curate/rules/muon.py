@@ -4,13 +4,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from curate.errors import OptimizerError
-from curate.rules.base import Shape, Shapes, Slots, State, flatten, unflatten
+from curate.rules.base import Rule, Shapes, Slots, State, flatten, refuse_zero_eps, unflatten
 
 ADJUSTMENTS: MappingProxyType[str, Callable[[int, int], float]] = MappingProxyType(
     {
@@ -21,7 +20,7 @@ ADJUSTMENTS: MappingProxyType[str, Callable[[int, int], float]] = MappingProxyTy
 
 
 @dataclass(frozen=True)
-class Muon:
+class Muon(Rule):
     """Muon as in `torch.optim.Muon`, for parameters that are matrices.
 
         b <- momentum b + (1 - momentum) g
@@ -33,9 +32,9 @@ class Muon:
         adjust: sqrt(max(1, rows / columns))  if original,
                 0.2 sqrt(max(rows, columns))  if match_rms_adamw
 
-    torch does the iteration in bfloat16 whatever the parameters are in; here it
-    is in their own dtype, since a derivative through bfloat16 is noise. The
-    parameters differ by bfloat16's rounding of the step.
+    torch iterates in bfloat16 whatever the dtype of the parameters; here the iteration is in
+    their dtype, since a derivative through bfloat16 is noise. The parameters differ by
+    bfloat16's rounding of the step, so a live one is not read: `TORCH` stays None.
 
     Jordan et al., kellerjordan.github.io/posts/muon, 2024; match_rms_adamw:
     Liu et al., arXiv:2502.16982, equation 4.
@@ -44,10 +43,11 @@ class Muon:
         shapes: of the parameters that theta is made of, all of two dimensions.
 
     Raises:
-        OptimizerError: a parameter is no matrix, or a setting is out of range.
+        OptimizerError: a parameter is not a matrix, or a setting is out of range.
     """
 
-    elementwise: ClassVar[bool] = False
+    elementwise = False
+
     shapes: Shapes
     momentum: float = 0.95
     nesterov: bool = True
@@ -64,11 +64,7 @@ class Muon:
                     f"Muon is for matrices, but a parameter has shape {tuple(shape)}; give such "
                     "parameters to another optimizer by `groups`."
                 )
-        if not self.eps > 0:
-            raise OptimizerError(
-                f"eps must be above 0 but got {self.eps}: without it the update is undefined "
-                "where a gradient is 0."
-            )
+        refuse_zero_eps(self.eps)
         if self.adjust_lr_fn not in ADJUSTMENTS:
             raise OptimizerError(
                 f"adjust_lr_fn must be {' or '.join(ADJUSTMENTS)} but got {self.adjust_lr_fn}."
@@ -81,21 +77,12 @@ class Muon:
         (lr,) = lrs
         momentum = torch.lerp(state.slots["momentum"], grad, 1 - self.momentum)
         direction = torch.lerp(grad, momentum, self.momentum) if self.nesterov else momentum
-        step = flatten(
-            [
-                self._adjustment(shape) * self._orthogonal(matrix)
-                for shape, matrix in zip(
-                    self.shapes, unflatten(direction, self.shapes), strict=True
-                )
-            ],
-            like=grad,
-        )
+        adjust = ADJUSTMENTS[self.adjust_lr_fn]
+        matrices = unflatten(direction, self.shapes)
+        steps = [adjust(*matrix.shape) * self._orthogonal(matrix) for matrix in matrices]
+        step = flatten(steps, like=grad)
         theta = torch.add(state.theta * (1 - lr * self.weight_decay), step, alpha=-lr)
         return State(theta, {"momentum": momentum}, state.step + 1)
-
-    def _adjustment(self, shape: Shape) -> float:
-        rows, columns = shape
-        return ADJUSTMENTS[self.adjust_lr_fn](rows, columns)
 
     def _orthogonal(self, matrix: Tensor) -> Tensor:
         """Newton-Schulz: the matrix with its singular values brought near 1."""

@@ -6,12 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from curate.errors import OptimizerError
-from curate.rules.base import Slots, State, safe_sqrt
+from curate.rules.base import Rule, Slots, State, refuse_zero_eps, safe_sqrt
 
 
 @dataclass(frozen=True)
-class RMSprop:
+class RMSprop(Rule):
     """RMSprop as in `torch.optim.RMSprop`.
 
         g <- g + weight_decay * theta
@@ -23,7 +22,10 @@ class RMSprop:
     Tieleman & Hinton, Coursera lecture 6.5, 2012; centered: Graves, arXiv:1308.0850.
     """
 
-    elementwise: ClassVar[bool] = True
+    elementwise = True
+    TORCH = torch.optim.RMSprop
+    SLOTS: ClassVar = {"v": "square_avg", "average": "grad_avg", "momentum": "momentum_buffer"}
+
     alpha: float = 0.99
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -31,11 +33,7 @@ class RMSprop:
     centered: bool = False
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise OptimizerError(
-                f"eps must be above 0 but got {self.eps}: without it the update has no "
-                "derivative where a gradient is 0."
-            )
+        refuse_zero_eps(self.eps)
 
     def init(self, theta: Tensor) -> Slots:
         names = ["v", *["average"] * self.centered, *["momentum"] * (self.momentum > 0)]
@@ -45,10 +43,8 @@ class RMSprop:
         (lr,) = lrs
         if self.weight_decay:
             grad = grad + self.weight_decay * state.theta
-        slots = {
-            "v": torch.addcmul(self.alpha * state.slots["v"], grad, grad, value=1 - self.alpha)
-        }
-        spread = slots["v"]
+        spread = torch.addcmul(self.alpha * state.slots["v"], grad, grad, value=1 - self.alpha)
+        slots = {"v": spread}
         if self.centered:
             slots["average"] = torch.lerp(state.slots["average"], grad, 1 - self.alpha)
             spread = spread - slots["average"].square()

@@ -5,21 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
-
-def _constant(_progress: float) -> float:
-    return 1.0
-
-
-def _linear(progress: float) -> float:
-    return 1.0 - progress
-
-
-def _cosine(progress: float) -> float:
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
 DECAYS: MappingProxyType[str, Callable[[float], float]] = MappingProxyType(
-    {"constant": _constant, "linear": _linear, "cosine": _cosine}
+    {
+        "constant": lambda _: 1.0,
+        "linear": lambda progress: 1.0 - progress,
+        "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    }
 )
 
 
@@ -35,7 +26,7 @@ class Schedule:
     warmup_steps: int = 0
 
     def multiplier(self, step: int, total_steps: int) -> float:
-        """What the base learning rate is multiplied by at `step` (from 0)."""
+        """The factor on the base learning rate at `step` (from 0)."""
         if step < self.warmup_steps:
             return step / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)

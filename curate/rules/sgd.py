@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from curate.errors import OptimizerError
-from curate.rules.base import Slots, State
+from curate.rules.base import Rule, Slots, State
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(Rule):
     """SGD as in `torch.optim.SGD`.
 
     g  <- g + weight_decay * theta
@@ -20,7 +20,10 @@ class SGD:
     theta <- theta - lr * g
     """
 
-    elementwise: ClassVar[bool] = True
+    elementwise = True
+    TORCH = torch.optim.SGD
+    SLOTS: ClassVar = {"momentum": "momentum_buffer"}
+
     momentum: float = 0.0
     dampening: float = 0.0
     nesterov: bool = False
@@ -42,9 +45,8 @@ class SGD:
         if self.weight_decay:
             grad = grad + self.weight_decay * theta
         if self.momentum:
-            if state.step == 0:
-                buffer = grad
-            else:
+            buffer = grad
+            if state.step > 0:
                 buffer = self.momentum * state.slots["momentum"] + (1 - self.dampening) * grad
             slots["momentum"] = buffer
             grad = grad + self.momentum * buffer if self.nesterov else buffer

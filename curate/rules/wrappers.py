@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,17 +11,18 @@ from curate.rules.sgd import SGD
 
 
 @dataclass(frozen=True)
-class Clipped:
+class Clipped(Rule):
     """Clip the gradient's global norm, then update: `torch.nn.utils.clip_grad_norm_`.
 
         g <- g * min(1, max_norm / (|g| + 1e-6))
 
-    Being part of the rule, the clip is differentiated with it.
+    The clip is part of the rule and is differentiated with it.
     """
+
+    elementwise = False
 
     rule: Rule
     max_norm: float
-    elementwise: ClassVar[bool] = False
 
     def init(self, theta: Tensor) -> Slots:
         return self.rule.init(theta)
@@ -38,12 +38,13 @@ class Clipped:
 
 
 @dataclass(frozen=True)
-class Grouped:
+class Grouped(Rule):
     """One rule per param group; group k owns `sizes[k]` consecutive entries of theta."""
+
+    elementwise = False
 
     rules: Sequence[Rule]
     sizes: Sequence[int]
-    elementwise: ClassVar[bool] = False
 
     def init(self, theta: Tensor) -> Slots:
         return {
@@ -55,32 +56,32 @@ class Grouped:
     def split(
         self, grad: Tensor, state: State, lrs: tuple[float, ...]
     ) -> Iterator[tuple[Rule, Tensor, State, tuple[float, ...]]]:
-        """Group by group: its rule, and its part of what `update` is given."""
+        """For every group its rule and its part of the arguments of `update`."""
         parts = zip(
             self.rules, grad.split(self.sizes), state.theta.split(self.sizes), lrs, strict=True
         )
-        for k, (rule, own_grad, theta, lr) in enumerate(parts):
+        for k, (rule, group_grad, theta, lr) in enumerate(parts):
             slots = {
                 name.removeprefix(f"{k}/"): slot
                 for name, slot in state.slots.items()
                 if name.startswith(f"{k}/")
             }
-            yield rule, own_grad, State(theta, slots, state.step), (lr,)
+            yield rule, group_grad, State(theta, slots, state.step), (lr,)
 
     def update(self, grad: Tensor, state: State, lrs: tuple[float, ...]) -> State:
         thetas: list[Tensor] = []
         slots: Slots = {}
-        for k, (rule, own_grad, own, own_lrs) in enumerate(self.split(grad, state, lrs)):
-            after = rule.update(own_grad, own, own_lrs)
+        for k, (rule, gradient, before, rates) in enumerate(self.split(grad, state, lrs)):
+            after = rule.update(gradient, before, rates)
             thetas.append(after.theta)
             slots |= {f"{k}/{name}": slot for name, slot in after.slots.items()}
         return State(torch.cat(thetas), slots, state.step + 1)
 
 
 def as_sgd(rule: Rule) -> Rule:
-    """Plain SGD where a rule has another optimizer, clipping and param groups left as they are.
+    """The rule with plain SGD in place of every optimizer; clipping and param groups stay.
 
-    What most influence scores take for granted, whatever the model was trained with.
+    Most influence scores assume it, whatever the model was trained with.
     """
     if isinstance(rule, Clipped):
         return Clipped(as_sgd(rule.rule), rule.max_norm)

@@ -1,26 +1,15 @@
 """Columns to tensors, and the first offending row by number."""
 
-import io
 from typing import Any
 
 import datasets
 import numpy as np
-import PIL.Image
-import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, Features, Value
 
-from curate.datasets import (
-    Scaling,
-    TensorExamples,
-    find_classes,
-    match_features,
-    plant_label_noise,
-    read_classes,
-    read_features,
-    read_numbers,
-)
+from curate.datasets import match_features, read_features, require_columns
+from curate.datasets.columns import holds_strings, refuse_nulls
 from curate.errors import DataError
 
 F64 = torch.float64
@@ -31,10 +20,10 @@ def features(columns: dict[str, Any], names: list[str], **options: Any) -> torch
 
 
 def test_numbers_and_lists_side_by_side() -> None:
-    found = features(
+    table = features(
         {"a": [1, 2], "b": [[0.5, 1.5], [2.5, 3.5]], "c": [True, False]}, ["a", "b", "c"]
     )
-    assert found.tolist() == [[1, 0.5, 1.5, 1], [2, 2.5, 3.5, 0]]
+    assert table.tolist() == [[1, 0.5, 1.5, 1], [2, 2.5, 3.5, 0]]
 
 
 def test_nested_lists_and_array_features_keep_their_shape() -> None:
@@ -62,7 +51,9 @@ def test_rows_picked_and_shuffled_stay_in_step() -> None:
         ),
         ({"a": [[[1.0], [2.0]], [[1.0], [2.0, 3.0]]]}, "different lengths, first at row 1"),
         ({"a": [[1.0, 2.0], [3.0, None]]}, "null inside the list at row 1"),
-        ({"a": [[], []]}, "holds empty lists"),
+        ({"a": [[], []]}, r"holds empty lists \(2 rows\)"),
+        ({"a": [[[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [None, 4.0]]]}, "inside the list at row 1"),
+        ({"a": [[["x"]]]}, r"column a holds list<.*string.*>; features must be numbers"),
         ({"a": ["x", "y"]}, "column a holds string; features must be numbers"),
         ({"b": [1.0]}, "there is no column a; it has b"),
     ],
@@ -79,147 +70,46 @@ def test_patterns_choose_columns_but_never_the_label() -> None:
         match_features(data, ["label"], ["label"], "src")
 
 
-def png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
+def test_integers_that_float64_holds_survive_and_bool_is_a_number() -> None:
+    data = Dataset.from_dict({"a": [2**52 + 1, 3], "b": [True, False]})
+    read = read_features(data, ["a", "b"], "src", dtype=torch.int64)
+    assert read.tolist() == [[2**52 + 1, 1], [3, 0]]
 
 
-GRAY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-RGB = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+def test_a_number_too_large_for_the_dtype_is_refused() -> None:
+    data = Dataset.from_dict({"a": [1.0, 1e300]})
+    assert read_features(data, ["a"], "src", dtype=F64).tolist() == [[1.0], [1e300]]
+    with pytest.raises(DataError, match="column a is NaN or infinite at row 1"):
+        read_features(data, ["a"], "src", dtype=torch.float32)
 
 
-@pytest.mark.parametrize("kind", ["raw", "encoded", "image"])
-@pytest.mark.parametrize("color", [False, True], ids=["gray", "rgb"])
-def test_images_become_bytes_with_channels_first(kind: str, color: bool) -> None:
-    pixels = RGB if color else GRAY
-    shape = None
-    if kind == "raw":
-        data = Dataset.from_dict({"image": [p.tobytes() for p in pixels]})
-        shape = list(pixels.shape[1:])
-    elif kind == "encoded":
-        data = Dataset.from_dict({"image": [png(p) for p in pixels]})
-    else:
-        data = Dataset.from_dict(
-            {"image": [PIL.Image.fromarray(p) for p in pixels]},
-            features=Features({"image": datasets.Image()}),
-        )
-    found = read_features(data, ["image"], "src", dtype=F64, image_shape=shape)
-    expected = pixels if color else pixels[..., None]
-    assert found.dtype == torch.uint8
-    assert np.array_equal(found.numpy(), np.moveaxis(expected, 3, 1))
+def test_images_stay_bytes_and_do_not_mix_with_numbers() -> None:
+    columns = {"image": [b"ab"], "a": [1.0]}
+    pixels = features(columns, ["image"], image_shape=[1, 2])
+    assert (pixels.dtype, pixels.shape) == (torch.uint8, (1, 1, 1, 2))
+    with pytest.raises(DataError, match=r"cannot be mixed with others; .* chose image, a"):
+        features(columns, ["image", "a"], image_shape=[1, 2])
 
 
-def test_raw_images_in_a_column_of_fixed_size() -> None:
-    cells = pa.array([bytes(range(4)), bytes(range(4, 8))], type=pa.binary(4))
-    data = Dataset(pa.table({"image": cells}))
-    found = read_features(data, ["image"], "src", dtype=F64, image_shape=[2, 2])
-    assert found.flatten().tolist() == list(range(8))
-
-
-def test_image_errors_name_the_row() -> None:
-    good = png(GRAY[0])
-    with pytest.raises(DataError, match="column image, row 1: not an image that can be decoded"):
-        features({"image": [good, b"junk"]}, ["image"])
-    with pytest.raises(DataError, match=r"row 1: the image is 2x2x1 but the first one is 3x4x1"):
-        features({"image": [good, png(np.zeros((2, 2), np.uint8))]}, ["image"])
-    with pytest.raises(DataError, match=r"row 1: 3 bytes, but data.columns.image_shape \[2, 2\]"):
-        features({"image": [b"1234", b"123"]}, ["image"], image_shape=[2, 2])
-    with pytest.raises(DataError, match="cannot be mixed with others"):
-        features({"image": [good], "a": [1.0]}, ["image", "a"])
-
-
-def labels(values: list[Any], feature: Any = None) -> Dataset:
-    declared = None if feature is None else Features({"label": feature})
-    return Dataset.from_dict({"label": values}, features=declared)
-
-
-def test_labels_of_every_kind() -> None:
-    for data, count, ids in [
-        (labels([0, 2, 1]), 3, [0, 2, 1]),
-        (labels(["b", "a", "b"]), 2, [1, 0, 1]),
-        (labels([0, 2], datasets.ClassLabel(num_classes=4)), 4, [0, 2]),
-        (labels([True, False]), 2, [1, 0]),
-    ]:
-        classes = find_classes(data, "label", "src")
-        assert classes.count == count
-        assert read_classes(data, "label", "src", classes).tolist() == ids
-    assert find_classes(labels([0, 5]), "label", "src", count=6).count == 6
+def test_columns_that_are_required() -> None:
+    data = Dataset.from_dict({"a": [1], "b": [None]})
+    require_columns(data, ["b", "a"], "src")
+    with pytest.raises(DataError, match="src: there is no column c; it has a, b"):
+        require_columns(data, ["a", "c"], "src")
+    assert refuse_nulls(data, "a", "src").to_pylist() == [1]
+    with pytest.raises(DataError, match="src: column b is null at row 0; fill it or drop the row"):
+        refuse_nulls(data, "b", "src")
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("feature", "strings"),
     [
-        (labels([0, 1, -1]), "column label is -1 at row 2"),
-        (labels([0, 7, 7]), r"2 different labels but the largest is 7 \(row 1\)"),
-        (labels([0, None]), "column label is null at row 1"),
-        (labels([0.5, 1.5]), "class labels must be ints, strings or ClassLabel"),
-        (labels([0, -1], datasets.ClassLabel(num_classes=4)), "column label is -1 at row 1"),
-        (labels([[0], [1]]), "class labels must be ints"),
+        (Value("string"), True),
+        (Value("large_string"), True),
+        (Value("int64"), False),
+        (datasets.List(Value("string")), False),
+        (datasets.ClassLabel(names=["a"]), False),
     ],
 )
-def test_bad_labels_are_named_with_their_row(data: Dataset, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read_classes(data, "label", "src", find_classes(data, "label", "src"))
-
-
-def test_validation_labels_have_to_be_known() -> None:
-    classes = find_classes(labels(["a", "b"]), "label", "train")
-    with pytest.raises(DataError, match=r"val: column label is 'c' at row 1"):
-        read_classes(labels(["a", "c"]), "label", "val", classes)
-    with pytest.raises(DataError, match=r"column label is 2 at row 0, but labels must be 0..1"):
-        read_classes(labels([2]), "label", "val", find_classes(labels([0, 1]), "label", "train"))
-
-
-def test_numbers_as_labels() -> None:
-    assert read_numbers(labels([1, 2]), "label", "src", F64).dtype == F64
-    assert read_numbers(labels([1, 2]), "label", "src", F64, keep_ints=True).dtype == torch.int64
-    assert read_numbers(labels([[1.0, 2.0]]), "label", "src", F64).shape == (1, 2)
-
-
-@pytest.mark.parametrize("values", [["a", "b", "c"] * 40, [0, 1, 2] * 40])
-def test_planted_noise_is_wrong_recorded_and_reproducible(values: list[Any]) -> None:
-    data = labels(values)
-    classes = find_classes(data, "label", "src")
-    first = plant_label_noise(data, "label", "src", classes, fraction=0.25, seed=3)
-    again = plant_label_noise(data, "label", "src", classes, fraction=0.25, seed=3)
-    table = first.data
-    assert table[:] == again.data[:]
-    assert first.noisy.sum() == 30
-    assert table["label_noisy"][:] == first.noisy.tolist()
-    assert table["label_clean"][:] == values
-    changed = [a != b for a, b in zip(table["label"], table["label_clean"], strict=True)]
-    assert changed == first.noisy.tolist()
-    assert table.features["label"] == data.features["label"]
-
-
-def test_noise_needs_room_for_its_columns_and_two_classes() -> None:
-    data = Dataset.from_dict({"label": [0, 1], "label_noisy": [0, 0]})
-    with pytest.raises(DataError, match="label_noisy, which is there already"):
-        plant_label_noise(
-            data, "label", "s", find_classes(data, "label", "s"), fraction=0.5, seed=0
-        )
-    one = labels([0, 0])
-    with pytest.raises(DataError, match="label noise needs two"):
-        plant_label_noise(one, "label", "s", find_classes(one, "label", "s"), fraction=0.5, seed=0)
-
-
-def test_scaling_standardizes_and_leaves_constants_at_zero() -> None:
-    values = torch.tensor([[1.0, 5.0], [3.0, 5.0]], dtype=F64)
-    examples = TensorExamples(values, None, torch.arange(2), dtype=F64)
-    scaled = examples.standardized_by(Scaling.standardizing(values, F64)).all_features()
-    assert scaled.tolist() == [[-1, 0], [1, 0]]
-
-
-def test_bytes_become_floats_between_zero_and_one() -> None:
-    pixels = torch.tensor([[[[0, 255]]]], dtype=torch.uint8)
-    batch = TensorExamples(pixels, None, torch.arange(1)).batch(
-        torch.tensor([0]), torch.device("cpu")
-    )
-    assert batch["features"].flatten().tolist() == [0.0, 1.0]
-    assert "label" not in batch
-
-
-def test_dataset_values_of_large_ints_survive() -> None:
-    data = Dataset.from_dict({"label": [2**40, 1]}, features=Features({"label": Value("int64")}))
-    assert read_numbers(data, "label", "s", F64, keep_ints=True).tolist() == [2**40, 1]
+def test_which_features_hold_strings(feature: Any, strings: bool) -> None:
+    assert holds_strings(feature) is strings

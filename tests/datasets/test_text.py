@@ -11,7 +11,7 @@ from curate.datasets import (
     encode_messages,
     encode_texts,
     encode_whole,
-    shorten,
+    truncate,
 )
 from curate.errors import DataError
 from tests import words
@@ -90,7 +90,7 @@ def test_keys_that_a_turn_does_not_have_are_not_there_for_the_template() -> None
 
 
 def test_texts_are_cut_after_so_many_tokens_and_say_so() -> None:
-    long, short = shorten(iter([Encoded([1, 2, 3], [True] * 3), Encoded([1, 2], [True] * 2)]), 2)
+    long, short = truncate(iter([Encoded([1, 2, 3], [True] * 3), Encoded([1, 2], [True] * 2)]), 2)
     assert (long.ids, long.cut) == ([1, 2], True)
     assert (short.ids, short.cut) == ([1, 2], False)
 
@@ -114,9 +114,13 @@ BAD_MESSAGES: list[tuple[Any, str | None, str]] = [
     (["hello"], UNMARKED, "messages must be lists of {role, content}"),
     ([[{"from": "user", "value": "a"}]], UNMARKED, "messages must be lists of {role, content}"),
     ([[{"role": "user", "content": "a"}], None], UNMARKED, "column messages is null at row 1"),
-    ([[{"role": "user", "content": "a"}]], "{{ raise_exception('no system') }}",
-     "column messages: the chat template cannot take row 0: TemplateError: no system"),
-]  # fmt: skip
+    (
+        [[{"role": "user", "content": "a"}]],
+        "{{ raise_exception('no system') }}",
+        "column messages: the chat template cannot take row 0: TemplateError: no system",
+    ),
+    ([[]], UNMARKED, "messages must be lists of {role, content}"),
+]
 
 
 @pytest.mark.parametrize(("messages", "template", "message"), BAD_MESSAGES)
@@ -127,3 +131,29 @@ def test_messages_that_cannot_be_used(messages: Any, template: str | None, messa
     with pytest.raises(DataError) as error:
         list(encode_messages(data, "messages", "here", tokenizer))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a", None], "here: column text is null at row 1"),
+        ([1, 2], "here: column text holds Value('int64'); text must be strings"),
+    ],
+)
+def test_texts_that_cannot_be_used(texts: list[Any], message: str) -> None:
+    tokenizer, data = words.tokenizer(), Dataset.from_dict({"text": texts})
+    for encoded in (
+        encode_texts(data, "text", "here", tokenizer),
+        encode_completions(data, "text", "text", "here", tokenizer),
+        encode_whole(data, "text", "here", tokenizer, 4),
+    ):
+        with pytest.raises(DataError) as error:
+            list(encoded)
+        assert message in str(error.value)
+
+
+def test_many_rows_are_encoded_as_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, data = words.tokenizer(), words.texts(30)
+    at_once = list(encode_completions(data, "prompt", "completion", "here", tokenizer))
+    monkeypatch.setattr("curate.datasets.text.TOGETHER", 7)
+    assert list(encode_completions(data, "prompt", "completion", "here", tokenizer)) == at_once

@@ -30,9 +30,11 @@ def test_a_batch_is_padded_on_the_right_and_learns_no_padding() -> None:
 
 
 def test_classes_take_the_place_of_tokens_as_labels() -> None:
-    found = examples([2, 3], torch.tensor([1, 0]))
-    assert found.batch(torch.tensor([1]), CPU)["labels"].tolist() == [0]
-    assert found.with_labels(torch.tensor([1, 1])).take(torch.tensor([1])).labels.tolist() == [1]  # type: ignore[union-attr]
+    classified = examples([2, 3], torch.tensor([1, 0]))
+    assert classified.batch(torch.tensor([1]), CPU)["labels"].tolist() == [0]
+    labels = classified.with_labels(torch.tensor([1, 1])).take(torch.tensor([1])).labels
+    assert labels is not None
+    assert labels.tolist() == [1]
 
 
 def test_parts_are_the_same_texts() -> None:
@@ -50,18 +52,18 @@ def test_parts_are_the_same_texts() -> None:
 
 
 def test_terms_are_the_learned_tokens_that_are_predicted() -> None:
-    found = examples([1, 2, 5, 8])
-    labels = found.batch(torch.arange(4), CPU)["labels"]
-    assert torch.equal(found.terms(), (labels[:, 1:] != IGNORED).sum(dim=1))
-    assert found.terms().tolist() == [0, 1, 3, 4]
+    texts = examples([1, 2, 5, 8])
+    labels = texts.batch(torch.arange(4), CPU)["labels"]
+    assert torch.equal(texts.terms(), (labels[:, 1:] != IGNORED).sum(dim=1))
+    assert texts.terms().tolist() == [0, 1, 3, 4]
 
 
 def test_chunks_hold_so_many_texts_and_so_many_tokens() -> None:
     rng = random.Random(1)
     lengths = [rng.randrange(1, 900) for _ in range(300)] + [2 * CHUNK_TOKENS, 3]
-    found = examples(lengths)
+    texts = examples(lengths)
     for size in (1, 7, 1000):
-        chunks = list(found.chunks(size))
+        chunks = list(texts.chunks(size))
         assert torch.equal(torch.cat(chunks), torch.arange(302))
         for chunk in chunks:
             padded = len(chunk) * max(lengths[i] for i in chunk.tolist())
@@ -70,5 +72,21 @@ def test_chunks_hold_so_many_texts_and_so_many_tokens() -> None:
 
 
 def test_memory_is_that_of_the_tokens() -> None:
-    found = examples([3] * 50 + [5000])
-    assert found.tokens.nbytes + found.learned.nbytes == 5 * (150 + 5000)
+    texts = examples([3] * 50 + [5000])
+    assert texts.tokens.nbytes + texts.learned.nbytes == 5 * (150 + 5000)
+
+
+def test_joined_texts_come_one_after_the_other_with_their_rows() -> None:
+    whole = examples([3, 1, 8, 2])
+    joined = whole.take(torch.tensor([2, 0])).joined(whole.take(torch.tensor([1])))
+    assert joined.rows.tolist() == [2, 0, 1]
+    assert joined.cut.tolist() == [True, False, False]
+    expected = list(whole.contents())
+    assert list(joined.contents()) == [expected[2], expected[0], expected[1]]
+
+
+def test_a_text_without_tokens_has_nothing_to_learn() -> None:
+    texts = examples([0, 3, 0])
+    assert texts.lengths().tolist() == [0, 3, 0]
+    assert texts.terms().tolist() == [0, 2, 0]
+    assert [len(content) for content in texts.contents()] == [0, 12, 0]

@@ -1,4 +1,4 @@
-"""A live optimizer read and continued by our rule does what it would have done."""
+"""A rule that is read from a live optimizer takes the steps that the optimizer would take."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from curate.errors import OptimizerError
 from curate.rules import State, from_torch
+from curate.rules.from_torch import READABLE
 
 CASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"lr": 0.1}),
@@ -63,7 +64,7 @@ def flat(parts: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("done", [0, 1, 4])
 @pytest.mark.parametrize("name", CASES)
-def test_our_rule_goes_on_where_the_optimizer_stands(
+def test_the_rule_continues_from_where_the_optimizer_stands(
     name: str, done: int, clip: float | None
 ) -> None:
     net = module()
@@ -80,6 +81,10 @@ def test_our_rule_goes_on_where_the_optimizer_stands(
         step(optimizer, clip)
         state = live.rule.update(flat([gradients[p] for p in ordered]), state, live.lrs)
     assert (state.theta - flat([p.detach() for p in ordered])).abs().max() <= 1e-12
+
+
+def test_every_optimizer_that_can_be_read_is_in_the_table() -> None:
+    assert {kind for kind, _ in CASES.values()} == set(READABLE)
 
 
 def test_reading_changes_and_shares_nothing() -> None:
@@ -131,7 +136,7 @@ def test_wrappers_are_seen_through() -> None:
         (lambda p: torch.optim.Adamax(p), "optimizer Adamax is not modeled; use torch.optim's"),
         (lambda p: torch.optim.Adam(p, amsgrad=True), "Adam with amsgrad=True is not modeled"),
         (lambda p: torch.optim.SGD(p, lr=1, maximize=True), "SGD with maximize=True is not"),
-        (lambda _: nn.Linear(1, 1), "a Linear is no torch.optim optimizer"),
+        (lambda _: nn.Linear(1, 1), "a Linear is not a torch.optim optimizer"),
     ],
 )
 def test_what_is_not_modeled_is_refused(make_one: Any, message: str) -> None:

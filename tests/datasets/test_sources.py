@@ -1,4 +1,4 @@
-"""Every source gives the same rows; every wrong one gives one clear line."""
+"""Every kind of source gives the same rows; every wrong one gives one clear line."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 
-from curate.datasets import read
+from curate.datasets import fingerprint_of, read
+from curate.datasets.sources import SOURCES
 from curate.errors import DataError
 
 ROWS = Dataset.from_dict(
@@ -45,11 +46,11 @@ KINDS = ["parquet", "jsonl", "json", "csv", "arrow", "glob", "saved", "saved-dic
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_source_gives_the_rows_in_order(kind: str, tmp_path: Path) -> None:
-    found = read(write(kind, tmp_path))
-    assert found["label"][:] == [0, 1, 0]
-    assert found["note"][:] == ["a", "b", "c"]
+    rows = read(write(kind, tmp_path))
+    assert rows["label"][:] == [0, 1, 0]
+    assert rows["note"][:] == ["a", "b", "c"]
     if kind != "csv":
-        assert found["x"][:] == ROWS["x"][:]
+        assert rows["x"][:] == ROWS["x"][:]
 
 
 def test_split_of_a_saved_dict(tmp_path: Path) -> None:
@@ -93,7 +94,11 @@ def test_digits_come_with_scikit_learn() -> None:
         ("empty.jsonl", "", "is empty"),
         ("broken.jsonl", '{"a": 1}\n{"a":\n', "cannot be read"),
         ("header.csv", "a,b\n", "has no rows"),
-        ("semicolons.csv", "a;b\n1;2\n", "columns must be separated by commas, .* by ';'"),
+        (
+            "semicolons.csv",
+            "a;b\n1;2\n",
+            "columns must be separated by commas, .* separated by ';'",
+        ),
         ("tabs.csv", "a\tb\n1\t2\n", "columns must be separated by commas"),
         ("twice.csv", "a,b,a\n1,2,3\n", "has two columns 'a'"),
         ("broken.parquet", "not parquet", "cannot be read"),
@@ -131,6 +136,50 @@ def test_hub_name_that_cannot_be_reached() -> None:
         read("nobody/nothing-here")
 
 
-def test_options_that_mean_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="`split` means nothing"):
-        read(write("parquet", tmp_path), split="train")
+@pytest.mark.parametrize("option", ["split", "name"])
+@pytest.mark.parametrize("kind", ["parquet", "saved", "sklearn"])
+def test_options_that_mean_nothing_are_refused(option: str, kind: str, tmp_path: Path) -> None:
+    path = "sklearn:iris" if kind == "sklearn" else write(kind, tmp_path)
+    with pytest.raises(DataError, match=f"`{option}` means nothing for this source; remove it"):
+        read(path, **{option: "train"})
+
+
+@pytest.mark.parametrize(
+    ("path", "position"),
+    [
+        ("sklearn:digits", 0),
+        (".", 1),
+        ("absent.parquet", 2),
+        ("data/*", 2),
+        ("user/data", 3),
+        ("data", 3),
+        ("a b", None),
+        ("/absent", None),
+    ],
+)
+def test_the_first_kind_of_source_that_matches_reads(path: str, position: int | None) -> None:
+    matching = [k for k, source in enumerate(SOURCES) if source.matches(path)]
+    assert (matching[0] if matching else None) == position
+
+
+@pytest.mark.parametrize("content", ["null\n{}\n", "[null, {}]", " \n[ null]"])
+def test_a_first_row_of_null_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match="the first row is null; every row must be an object"):
+        read(str(path))
+
+
+def test_a_name_of_a_kind_of_file_is_not_a_dataset() -> None:
+    with pytest.raises(DataError, match="json: is a kind of file, not a dataset; give the file"):
+        read("json")
+
+
+def test_a_fingerprint_is_that_of_the_content_in_its_order(tmp_path: Path) -> None:
+    one = fingerprint_of(ROWS)
+    assert (one["rows"], one["columns"]) == (3, ["x", "label", "note"])
+    again = fingerprint_of(read(write("saved", tmp_path)))
+    assert again == one
+    others = [ROWS.select([0, 2, 1]), ROWS.select([0, 1]), ROWS.rename_column("x", "y")]
+    prints = {fingerprint_of(other)["fingerprint"] for other in others} | {one["fingerprint"]}
+    assert len(prints) == 4

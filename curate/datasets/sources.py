@@ -1,0 +1,227 @@
+"""Where rows come from: the kinds of source, and what identifies their content."""
+
+import csv
+import glob
+import hashlib
+import os
+import pkgutil
+import re
+from collections import Counter
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, packaged_modules
+from datasets.exceptions import DatasetsError
+
+from curate.errors import DataError, MissingExtraError
+
+BUILDERS = MappingProxyType(
+    {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".arrow": "arrow"}
+)
+BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
+UNREADABLE = (OSError, ValueError, LookupError, csv.Error, pa.ArrowException, DatasetsError)
+FINGERPRINT_ROWS = 1000
+FILE_KINDS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}
+"""Names by which `datasets` would read whatever lies in the working directory."""
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def read(path: str, *, split: str | None = None, name: str | None = None) -> Dataset:
+    """Read a source.
+
+    Args:
+        path: `sklearn:digits` (iris, wine, breast_cancer, diabetes); a directory written by
+            `save_to_disk`; a Parquet, JSON, JSON Lines, CSV or Arrow file, or a glob of such
+            files; otherwise the name of a dataset on the Hugging Face Hub.
+        split: which split, where the source has several; "train" if it has that one. Slices
+            and sums are written as for `datasets`: `train[:1000]`, `train+validation`.
+        name: the configuration of a Hub dataset.
+
+    Raises:
+        DataError: nothing is there, it cannot be read, or it has no rows.
+    """
+    source = next((source for source in SOURCES if source.matches(path)), None)
+    if source is None:
+        reason = "no such file or directory"
+        if os.path.isfile(path):
+            reason = f"files of this kind cannot be read; use one of {', '.join(BUILDERS)}"
+        raise DataError(f"{path}: {reason}.")
+    for option, value in (("split", split), ("name", name)):
+        if option not in source.options:
+            _refuse_option(path, option, value)
+    try:
+        data = _pick_split(source.read(path, name), path, split)
+    except UNREADABLE as error:
+        reason = _innermost(error)
+        if "corresponds to no data" in reason:  # the words of `datasets` for a file without rows
+            raise DataError(f"{path}: has no rows.") from error
+        raise DataError(f"{path}: cannot be read: {reason}") from error
+    if len(data) == 0:
+        raise DataError(f"{path}: has no rows.")
+    return data
+
+
+def fingerprint_of(data: Dataset) -> dict[str, Any]:
+    """The rows, columns and fingerprint that identify the content of data in provenance.
+
+    Costs one pass over it, at about a gigabyte a second.
+    """
+    digest = hashlib.blake2b(repr(data.features).encode(), digest_size=8)
+    for part in data.with_format("arrow").iter(FINGERPRINT_ROWS):
+        for batch in part.combine_chunks().to_batches():
+            digest.update(batch.serialize())
+    return {"rows": len(data), "columns": data.column_names, "fingerprint": digest.hexdigest()}
+
+
+def _read_bundled(path: str, _: str | None) -> Dataset:
+    try:
+        from sklearn import datasets as bundled
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", f"data source {path}", "demo") from error
+    key = path.removeprefix("sklearn:")
+    if key not in BUNDLED:
+        raise DataError(f"{path}: there is sklearn:{', sklearn:'.join(BUNDLED)}.")
+    bunch = getattr(bundled, f"load_{key}")()
+    numbers = datasets.List(datasets.Value("float32"), length=bunch.data.shape[1])
+    if key == "diabetes":
+        label = datasets.Value("float64")
+    else:
+        label = datasets.ClassLabel(names=[str(n) for n in bunch.target_names])
+    return Dataset.from_dict(
+        {"features": bunch.data.astype("float32").tolist(), "label": bunch.target.tolist()},
+        features=datasets.Features({"features": numbers, "label": label}),
+    )
+
+
+def _read_directory(path: str, _: str | None) -> Dataset | DatasetDict:
+    if not any(os.path.isfile(os.path.join(path, f)) for f in ("dataset_dict.json", "state.json")):
+        raise DataError(
+            f"{path}: is a directory that save_to_disk did not write; for files in it, give a "
+            f"glob such as {os.path.join(path, '*.parquet')}."
+        )
+    return datasets.load_from_disk(path)
+
+
+def _names_files(path: str) -> bool:
+    return os.path.splitext(path)[1] in BUILDERS or glob.has_magic(path)
+
+
+def _read_files(path: str, _: str | None) -> Dataset:
+    files = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else [path]
+    endings = {os.path.splitext(file)[1] for file in files}
+    if not files or not os.path.isfile(files[0]):
+        raise DataError(f"{path}: no such file.")
+    if len(endings) > 1 or not endings <= BUILDERS.keys():
+        raise DataError(
+            f"{path}: matches files ending in {', '.join(sorted(endings))}; "
+            f"give files of one kind among {', '.join(BUILDERS)}."
+        )
+    builder = BUILDERS[endings.pop()]
+    for file in files:
+        if os.path.getsize(file) == 0:
+            raise DataError(f"{file}: is empty.")
+        if builder == "json":
+            _refuse_null(file)
+        elif builder == "csv":
+            _refuse_header(file)
+    return datasets.load_dataset(builder, data_files=files, split="train")
+
+
+def _refuse_null(path: str) -> None:
+    """Refuse a first row of null: a block of nulls alone is a segmentation fault in pyarrow."""
+    with open(path, "rb") as file:
+        if re.match(rb"(\xef\xbb\xbf)?[\s\[]*null\b", file.read(1000)):
+            raise DataError(
+                f"{path}: the first row is null; every row must be an object of columns."
+            )
+
+
+def _refuse_header(path: str) -> None:
+    """Refuse columns that would be read as one, or renamed unasked."""
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        names = next(csv.reader(file), [])
+    other = re.search("[;\t|]", names[0]) if len(names) == 1 else None
+    if other:
+        raise DataError(
+            f"{path}: has one column, {names[0]!r}; columns must be separated by commas, but "
+            f"these seem to be separated by {other[0]!r}."
+        )
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: has two columns {twice!r}; give each a name of its own.")
+
+
+def _names_dataset(path: str) -> bool:
+    return HUB_NAME.fullmatch(path) is not None and not os.path.isfile(path)
+
+
+def _read_hub(path: str, name: str | None) -> Dataset | DatasetDict:
+    if path in FILE_KINDS:
+        raise DataError(
+            f"{path}: is a kind of file, not a dataset; give the file, or a glob such as "
+            "data/*.parquet."
+        )
+    try:
+        return datasets.load_dataset(path, name)
+    except OSError as error:  # DatasetNotFoundError is one
+        raise DataError(
+            f"{path}: is not a file or directory here, and no dataset of that name could be "
+            f"reached on the Hub: {_innermost(error)}"
+        ) from error
+
+
+class Source(NamedTuple):
+    """A kind of source: the paths that it matches, the options that it has, and how it is read."""
+
+    matches: Callable[[str], bool]
+    options: tuple[str, ...]
+    read: Callable[[str, str | None], Dataset | DatasetDict]
+
+
+SOURCES = (
+    Source(lambda path: path.startswith("sklearn:"), (), _read_bundled),
+    Source(os.path.isdir, ("split",), _read_directory),
+    Source(_names_files, (), _read_files),
+    Source(_names_dataset, ("split", "name"), _read_hub),
+)
+"""The kinds of source; the first that matches a path reads it."""
+
+
+def _pick_split(data: Dataset | DatasetDict, path: str, split: str | None) -> Dataset:
+    if isinstance(data, Dataset):
+        _refuse_option(path, "split", split)
+        return data
+    names = list(data)
+    if split is None and len(names) > 1 and "train" not in names:
+        raise DataError(f"{path}: has splits {', '.join(names)}; say which with `split`.")
+    wanted = split or ("train" if "train" in names else names[0])
+    return data[wanted] if wanted in data else _slices(data, path, wanted)
+
+
+def _slices(data: DatasetDict, path: str, wanted: str) -> Dataset:
+    """Parts of splits, in the notation of `datasets`: `train[:10%]`, `train+validation`."""
+    lengths = {name: len(rows) for name, rows in data.items()}
+    try:
+        parts = datasets.ReadInstruction.from_spec(wanted).to_absolute(lengths)
+    except (ValueError, AssertionError) as error:
+        raise DataError(
+            f"{path}: has no split {wanted}; it has {', '.join(lengths)}, or a slice such as "
+            f"{next(iter(lengths))}[:1000]."
+        ) from error
+    return datasets.concatenate_datasets(
+        [data[part.splitname].select([*range(part.from_, part.to)]) for part in parts]
+    )
+
+
+def _refuse_option(path: str, option: str, value: str | None) -> None:
+    if value is not None:
+        raise DataError(f"{path}: `{option}` means nothing for this source; remove it.")
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None or (error.__context__ is not None and not str(error)):
+        error = error.__cause__ or error.__context__ or error
+    return " ".join(str(error).split()) or type(error).__name__
