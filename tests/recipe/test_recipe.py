@@ -180,7 +180,7 @@ def test_knn_shapley_and_label_noise_need_classes() -> None:
         ("- 1", "this is a list"),
         ("a: 1\na: 2", "line 2: key a is given twice"),
         ("a: [", "line 1: not valid YAML"),
-        ("1: 2", "key 1 is no word"),
+        ("1: 2", "line 1: keys must be strings but got 1"),
         ("a: !!python/object:os.system x", "not valid YAML"),
         ("data: {}", "data.train: is required"),
     ],
