@@ -342,7 +342,7 @@ def test_left_alone_it_is_in_the_way_and_either_way_goes_on(
     assert curate("recipe.yaml", "--out", out) == 2
     assert capsys.readouterr().err == (
         f"curate: {out}: a run that was not finished is in {stopped.name} (scores by look_ahead); "
-        "--resume goes on with it, --overwrite starts again.\n"
+        "--resume continues it, --overwrite starts again.\n"
     )
     assert curate("recipe.yaml", "--out", out, "--quiet", "--overwrite") == 0
     assert outcome(out) == whole
