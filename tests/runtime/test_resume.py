@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,20 +67,56 @@ def resume(out: str, *options: str) -> int:
     return curate("recipe.yaml", "--out", out, "--quiet", "--resume", *options)
 
 
+KILLED = (
+    "in_a_step:3",
+    "in_a_step:45",
+    "in_a_step:100",
+    "in_a_step:150",
+    "within_a_savepoint:4",
+    "after_a_savepoint:5",
+    "within_a_line:2",
+    "within_the_dataset:1",
+    "in_clearing_up:1",
+)
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a recipe, what a run wrote that was never stopped, and what others left that were."""
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and a recipe."""
     folder = tmp_path_factory.mktemp("place")
+    rows().to_parquet(str(folder / "rows.parquet"))
+    (folder / "recipe.yaml").write_text(RECIPE_WITH_EVALUATION)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dying(start: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process whose runs kill themselves there, meanwhile."""
+    command = [sys.executable, "-m", "tests.runtime.killed", *[",".join(KILLED)] * 2, "recipe.yaml"]
+    process = subprocess.Popen(
+        command,
+        cwd=start,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def place(start: Path, dying: subprocess.Popen[str]) -> Path:
+    """The same folder, with what a run wrote that was never stopped, and what others left."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        rows().to_parquet("rows.parquet")
-        Path("recipe.yaml").write_text(RECIPE_WITH_EVALUATION)
+        patch.chdir(start)
         assert curate("recipe.yaml", "--out", "whole", "--quiet") == 0
         assert not folder_of(Path("whole")).exists()
         for ticks in (SCORING, EVALUATING):
             assert stop(f"left-{ticks}", ticks, KeyboardInterrupt()) == 130
-    return folder
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -101,21 +137,11 @@ def stopped(out: str) -> Path:
     return shutil.copytree(folder_of(Path(f"left-{SCORING}")), folder_of(Path(out)))
 
 
-KILLED = (
-    "in_a_step:3", "in_a_step:45", "in_a_step:100", "in_a_step:150",
-    "within_a_savepoint:4", "after_a_savepoint:5", "within_a_line:2", "within_the_dataset:1",
-    "in_clearing_up:1",
-)  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def dead(place: Path) -> None:
+def dead(dying: subprocess.Popen[str]) -> None:
     """Runs that were killed by SIGKILL, each by the name of its moment."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.killed", *[",".join(KILLED)] * 2, "recipe.yaml"],
-        capture_output=True, text=True, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert json.loads(done.stdout) == dict.fromkeys(KILLED, -signal.SIGKILL), done.stderr
+    out, err = dying.communicate()
+    assert json.loads(out) == dict.fromkeys(KILLED, -signal.SIGKILL), err
 
 
 @pytest.mark.usefixtures("dead")

@@ -24,7 +24,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from curate.cli.main import main
-from curate.pipeline import select as jobs
 from curate.rules import State
 from curate.runtime.ranks import ALONE, require_same, share
 from curate.trajectory import shard_bytes
@@ -110,7 +109,6 @@ def alone(left: Left) -> Path:
     """What one process selects by the same recipe."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(left.folder)
-        patch.setattr(jobs, "leave_report", lambda *_: None)
         assert curate("recipe.yaml", "--out", "alone", "--quiet") == 0
     return left.folder / "alone"
 
