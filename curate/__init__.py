@@ -18,7 +18,7 @@ _HOME = {
     "open_tracker": "curate.runtime.trackers",
     "read_log": "curate.output.audit_log",
     "run_select": "curate.pipeline.select",
-    "tune": "curate.pipeline.select",
+    "tune": "curate.tuning.tune",
     "write_kept": "curate.integrations.kept",
 }
 

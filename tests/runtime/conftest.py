@@ -1,4 +1,4 @@
-"""No page in the runs of this room: nothing here is about it, and its figures take most of the time."""
+"""Runs of this room write no page: no test here is about it, and its figures take the most time."""
 
 from collections.abc import Iterator
 

@@ -24,9 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from curate.cli.main import main
-from curate.rules import State
-from curate.runtime.ranks import ALONE, require_same, share
-from curate.trajectory import shard_bytes
+from curate.runtime.ranks import ALONE
 from tests.job import RECIPE, curate, rows
 from tests.runtime.ranks.cases import ADAMW, CASES, T
 from tests.runtime.ranks.worker import ALIKE, FAILURES, SIZE
@@ -298,29 +296,3 @@ def test_a_world_of_one_is_one_process(
         main()
     signal.signal(signal.SIGTERM, handler)
     assert "gone.yaml: cannot read the recipe" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("count", [0, 1, 2, 5, 12])
-def test_shares_are_even_and_leave_nothing_out(count: int, size: int) -> None:
-    shares = [share(count, rank, size) for rank in range(size)]
-    assert [i for own in shares for i in range(count)[own]] == list(range(count))
-    lengths = [own.stop - own.start for own in shares]
-    assert max(lengths) - min(lengths) <= 1
-    assert lengths == sorted(lengths, reverse=True)
-
-
-def test_one_process_agrees_with_itself() -> None:
-    require_same(ALONE, "anything", "text")
-
-
-def test_bytes_of_a_share_are_those_of_the_largest() -> None:
-    @dataclass(frozen=True)
-    class Three:
-        rank: int = 0
-        size: int = 3
-        local: int = 0
-
-    state = State(torch.zeros(7), {"one": torch.zeros(1), "none": torch.zeros(0)}, 0)
-    assert shard_bytes(state, ALONE) == state.nbytes() == 32
-    assert shard_bytes(state, Three()) == 4 * (3 + 1)  # type: ignore[arg-type]
