@@ -22,7 +22,7 @@ from curate.trajectory import Disk, Task, record
 from tests import tiny, words
 
 Results = dict[str, Tensor]
-T = 6
+T = 4
 SHARDED: dict[str, Any] = {"snapshots": 2, "sharded": True}
 
 
