@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 from contextlib import suppress
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,17 @@ def described(section: type[Section]) -> dict[str, str]:
     """The docstrings under the keys of a section and of those it inherits from, by key."""
     words = dict[str, str]()
     for base in reversed(section.__mro__):
-        body = list[ast.stmt]()
-        if issubclass(base, Section):
-            with suppress(OSError):  # made by `create_model`: no source, and no keys of its own
-                body = ast.parse(inspect.getsource(base)).body[0].body  # type: ignore[attr-defined]
-        for key, docstring in pairwise(body):
+        words |= _docstrings(base) if issubclass(base, Section) else {}
+    return words
+
+
+@cache
+def _docstrings(section: type[Section]) -> dict[str, str]:
+    words = dict[str, str]()
+    with suppress(OSError):  # made by `create_model`: no source, and no keys of its own
+        (definition,) = ast.parse(inspect.getsource(section)).body
+        assert isinstance(definition, ast.ClassDef)
+        for key, docstring in pairwise(definition.body):
             match key, docstring:
                 case (
                     ast.AnnAssign(target=ast.Name(id=name)),
