@@ -8,7 +8,7 @@ CurateError
 │   ├── OptimizerError     an optimizer that is not modeled, or not that way
 │   ├── OptionError        an argument out of range (also a ValueError)
 │   ├── OutputError        a place we will not write to
-│   ├── UnfinishedError    a run that was not finished: in the way, or not to be gone on with
+│   ├── UnfinishedError    a run that was not finished: in the way, or cannot be resumed
 │   └── MissingExtraError  an optional package that is not installed
 └── RunError               the run itself failed: one line, exit code 1
     ├── NonFiniteError     a loss, state or score became NaN or infinite
@@ -53,7 +53,7 @@ class OutputError(UserError):
 
 
 class UnfinishedError(UserError):
-    """A run that ended early is in the way, or cannot be gone on with."""
+    """A run that ended early is in the way, or cannot be resumed."""
 
 
 class MissingExtraError(UserError):

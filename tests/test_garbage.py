@@ -271,7 +271,7 @@ OVERRIDES: list[tuple[str, str]] = [
     ("training.optimizer=[]", "training.optimizer"),
     ("selection.keep={fraction: '0.5'}", "selection.keep.fraction: must be a valid number"),
     ("[=1", "[: unknown key"),
-    ("data={1: 2}", "key 1 is no word"),
+    ("data={1: 2}", "keys must be strings but got 1"),
     (f"selection.policy={'x' * 10**5}", "selection.policy: must be 'look_ahead', 'random'"),
 ]
 

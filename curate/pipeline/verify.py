@@ -111,8 +111,8 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
     quotas = dict(zip(windows, _spread(plan.examples, len(windows)), strict=True))
     ticks = selector.ticks(len(steps)) + plan.examples * (min(selector.horizon, len(steps)) // 2)
     say(_announcement(selector, state, steps, quotas))
-    journal = Journal.within(
-        out, JOURNAL, f"{fingerprint(job.recipe)} {plan} {json.dumps(job.data.sources)}"
+    journal = Journal(
+        out / JOURNAL, f"{fingerprint(job.recipe)} {plan} {json.dumps(job.data.sources)}"
     )
     with phases.phase("verify", ticks) as tick:
         jury = _Jury(job, selector, plan, quotas, journal, tick)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from curate.errors import RecipeError
 from curate.recipe.optimizers import UNMODELED
 from curate.recipe.schema import Recipe
-from curate.recipe.section import Section
+from curate.recipe.section import sections
 
 TAG = "tag:yaml.org,2002:"
 SCALARS = (
@@ -28,17 +28,15 @@ SCALARS = (
         list("-+0123456789."),
     ),
 )
-
-
 _GONE = {
-    "selection.aggregate": "is gone: several targets are averaged, by selection.weights if "
-    "given; remove it",
+    "selection.aggregate": "is gone: several targets are averaged, by selection.weights if given; "
+    "remove it",
     "selection.curvature": "is gone: it is always that of the loss itself; remove it",
     "selection.stride": "is gone: every window is decided whole; remove it",
     "training.autocast": "is gone: write training.precision: bf16",
     "trajectory.tapes": "is gone: nothing of a step is kept but its state and gradient; remove it",
 }
-"""Keys that there were, and why a recipe does without them."""
+"""Keys that older recipes have, and why they were removed."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -60,7 +58,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def check_recipe(raw: Any, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from plain values, as `load_recipe` does from a file."""
+    """A recipe from plain values; raises as `load_recipe` does."""
     if not isinstance(raw, dict):
         raise RecipeError(
             f"a recipe is a mapping of sections such as data: and training:, "
@@ -80,7 +78,7 @@ def write_recipe(recipe: Recipe) -> str:
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, every default spelled out."""
+    """Plain values, every default spelled out."""
     plain = recipe.model_dump(mode="json", exclude_none=True)
     if recipe.data.columns.label is None:  # which is not its default
         plain["data"]["columns"]["label"] = None
@@ -114,14 +112,12 @@ def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
 
 
 def _one_line(error: ValidationError) -> str:
-    unknown_keys_first = sorted(
-        error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden"
-    )
-    first, *rest = unknown_keys_first
+    errors = error.errors(include_url=False)
+    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")  # unknown keys first
     path = ".".join(str(part) for part in first["loc"] if not str(part).startswith("~"))
     message = _message(first)
-    if rest:
-        message += f" (and {len(rest)} more)"
+    if len(errors) > 1:
+        message += f" (and {len(errors) - 1} more)"
     if not message.endswith("?"):
         message += "."
     return f"{path}: {message}" if path else message
@@ -137,9 +133,10 @@ def _message(error: Any) -> str:
             return gone
         if key in UNMODELED:
             return "is not modeled; remove it"
-        if key in _all_keys():
+        keys = {name for section in sections() for name in section.model_fields}
+        if key in keys:
             return "does not belong here; remove it"
-        close = difflib.get_close_matches(key, _all_keys(), n=1)
+        close = difflib.get_close_matches(key, keys, n=1)
         return "unknown key" + (f"; did you mean {close[0]}?" if close else "; remove it")
     if kind == "value_error":
         return str(error["msg"]).removeprefix("Value error, ")
@@ -156,11 +153,6 @@ def _message(error: Any) -> str:
     return f"{text} but got {shown}"
 
 
-def _all_keys(section: type[BaseModel] = Section) -> set[str]:
-    keys = set(section.model_fields)
-    return keys.union(*(_all_keys(inner) for inner in section.__subclasses__()))
-
-
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2's core schema."""
 
@@ -169,13 +161,12 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            line = f"line {key_node.start_mark.line + 1}"
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise RecipeError(f"line {key_node.start_mark.line + 1}: key {key!r} is no word.")
+                raise RecipeError(f"{line}: keys must be strings but got {key!r}.")
             if key in seen:
-                raise RecipeError(
-                    f"line {key_node.start_mark.line + 1}: key {key} is given twice; keep one."
-                )
+                raise RecipeError(f"{line}: key {key} is given twice; keep one.")
             seen.add(key)
         return super().construct_mapping(node, deep)
 

@@ -2,7 +2,7 @@
 
 import operator
 from functools import reduce
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     Discriminator,
@@ -14,12 +14,14 @@ from pydantic import (
     model_validator,
 )
 
-from curate.recipe.section import Section
+from curate.recipe.section import Section, sections
 
 MOST_RATE = 1e6
 LearningRate = Annotated[float, Field(gt=0, le=MOST_RATE)]
 Decay = Annotated[float, Field(ge=0, le=1e6)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Coefficients = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 UNMODELED = ("amsgrad", "maximize", "decoupled_weight_decay", "foreach", "fused", "capturable")
 
@@ -28,11 +30,11 @@ class Optimizer(Section):
     """What every optimizer has."""
 
     kind: str
-    """Which optimizer of torch.optim."""
+    """The optimizer of torch.optim; `adamw` if not given."""
     lr: LearningRate
     """The learning rate, before the schedule."""
-    weight_decay: Decay
-    """The weight decay."""
+    weight_decay: Decay = 0.0
+    """L2 penalty, added to the gradient."""
 
     @model_validator(mode="before")
     @classmethod
@@ -47,17 +49,12 @@ class SGDSection(Optimizer):
     """`torch.optim.SGD`."""
 
     kind: Literal["sgd"]
-    """`torch.optim.SGD`."""
-    lr: LearningRate
-    """The learning rate, before the schedule."""
     momentum: Beta = 0.0
     """The share of the last step's direction that is kept."""
     dampening: Beta = 0.0
     """The share of the gradient that does not enter the momentum."""
     nesterov: bool = False
     """Whether the momentum looks ahead (Nesterov)."""
-    weight_decay: Decay = 0.0
-    """L2 penalty, added to the gradient."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:
@@ -73,28 +70,17 @@ class AdamSection(Optimizer):
     """`torch.optim.Adam`: weight decay coupled to the gradient."""
 
     kind: Literal["adam"]
-    """`torch.optim.Adam`."""
     lr: LearningRate = 1e-3
-    """The learning rate, before the schedule."""
     betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     """Decay rates of the averages of the gradient and of its square."""
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: Positive = 1e-8
     """Added to the denominator."""
-    weight_decay: Decay = 0.0
-    """L2 penalty, added to the gradient."""
 
 
-class AdamWSection(Optimizer):
+class AdamWSection(AdamSection):
     """`torch.optim.AdamW`: weight decay decoupled from the gradient. The default."""
 
-    kind: Literal["adamw"] = "adamw"
-    """`torch.optim.AdamW`, the default."""
-    lr: LearningRate = 1e-3
-    """The learning rate, before the schedule."""
-    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)] = [0.9, 0.999]
-    """Decay rates of the averages of the gradient and of its square."""
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the denominator."""
+    kind: Literal["adamw"] = "adamw"  # type: ignore[assignment]
     weight_decay: Decay = 0.01
     """Decay of the weights, apart from the gradient."""
 
@@ -103,15 +89,11 @@ class RMSpropSection(Optimizer):
     """`torch.optim.RMSprop`."""
 
     kind: Literal["rmsprop"]
-    """`torch.optim.RMSprop`."""
     lr: LearningRate = 1e-2
-    """The learning rate, before the schedule."""
     alpha: Beta = 0.99
     """Decay rate of the average of the squared gradient."""
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: Positive = 1e-8
     """Added to the denominator."""
-    weight_decay: Decay = 0.0
-    """L2 penalty, added to the gradient."""
     momentum: Beta = 0.0
     """The share of the last step's direction that is kept."""
     centered: bool = False
@@ -122,51 +104,20 @@ class AdagradSection(Optimizer):
     """`torch.optim.Adagrad`."""
 
     kind: Literal["adagrad"]
-    """`torch.optim.Adagrad`."""
     lr: LearningRate = 1e-2
-    """The learning rate, before the schedule."""
     lr_decay: Annotated[float, Field(ge=0)] = 0.0
     """How fast the learning rate falls: divided by 1 + step x lr_decay."""
-    weight_decay: Decay = 0.0
-    """L2 penalty, added to the gradient."""
     initial_accumulator_value: Annotated[float, Field(ge=0)] = 0.0
     """What the sums of squared gradients start at."""
-    eps: Annotated[float, Field(gt=0)] = 1e-10
+    eps: Positive = 1e-10
     """Added to the denominator."""
-
-
-class MuonSection(Optimizer):
-    """`torch.optim.Muon`, for parameters of two dimensions."""
-
-    kind: Literal["muon"]
-    """`torch.optim.Muon`, for parameters of two dimensions."""
-    lr: LearningRate = 1e-3
-    """The learning rate, before the schedule."""
-    momentum: Beta = 0.95
-    """Decay rate of the average of the gradient."""
-    nesterov: bool = True
-    """Whether the momentum looks ahead (Nesterov)."""
-    weight_decay: Decay = 0.1
-    """Decay of the weights, apart from the gradient."""
-    ns_coefficients: Annotated[list[float], Field(min_length=3, max_length=3)] = [
-        3.4445, -4.7750, 2.0315,
-    ]  # fmt: skip
-    """The three coefficients of the Newton-Schulz iteration."""
-    ns_steps: Annotated[int, Field(ge=0, lt=100)] = 5
-    """Iterations of Newton-Schulz."""
-    eps: Annotated[float, Field(gt=0)] = 1e-7
-    """Added to the norm that the gradient is divided by."""
-    adjust_lr_fn: Literal["original", "match_rms_adamw"] = "original"
-    """How the learning rate is scaled by a matrix's shape."""
 
 
 class AdafactorSection(Optimizer):
     """`torch.optim.Adafactor`."""
 
     kind: Literal["adafactor"]
-    """`torch.optim.Adafactor`."""
     lr: LearningRate = 1e-2
-    """The learning rate, before the schedule."""
     beta2_decay: Annotated[float, Field(le=0)] = -0.8
     """The exponent by which the decay rate of squared gradients approaches 1."""
     eps: list[float | None] = [None, 1e-3]
@@ -192,26 +143,42 @@ class AdafactorSection(Optimizer):
         )
 
 
+class MuonSection(Optimizer):
+    """`torch.optim.Muon`, for parameters of two dimensions."""
+
+    kind: Literal["muon"]
+    lr: LearningRate = 1e-3
+    momentum: Beta = 0.95
+    """Decay rate of the average of the gradient."""
+    nesterov: bool = True
+    """Whether the momentum looks ahead (Nesterov)."""
+    weight_decay: Decay = 0.1
+    """Decay of the weights, apart from the gradient."""
+    ns_coefficients: Coefficients = [3.4445, -4.7750, 2.0315]
+    """The three coefficients of the Newton-Schulz iteration."""
+    ns_steps: Annotated[int, Field(ge=0, lt=100)] = 5
+    """Iterations of Newton-Schulz."""
+    eps: Positive = 1e-7
+    """Added to the norm that the gradient is divided by."""
+    adjust_lr_fn: Literal["original", "match_rms_adamw"] = "original"
+    """How the learning rate is scaled by a matrix's shape."""
+
+
 KINDS: dict[str, type[Optimizer]] = {
-    "sgd": SGDSection,
-    "adam": AdamSection,
-    "adamw": AdamWSection,
-    "rmsprop": RMSpropSection,
-    "adagrad": AdagradSection,
-    "adafactor": AdafactorSection,
-    "muon": MuonSection,
+    get_args(section.model_fields["kind"].annotation)[0]: section
+    for section in sections(Optimizer)[1:]
 }
 
 
 class Group(Section):
-    """Some of the parameters, by names or shell patterns; the first group that matches counts."""
+    """Some of the parameters."""
 
     match: Annotated[list[str], Field(min_length=1)]
     """Names of parameters, or shell patterns; the first group that matches counts."""
 
 
 class SharedGroup(Group):
-    """A group of the base optimizer's, with a learning rate or weight decay of its own."""
+    """A group with the base optimizer, but another learning rate or weight decay."""
 
     lr: LearningRate | None = None
     """The learning rate of these parameters; the base optimizer's if not given."""
@@ -232,11 +199,11 @@ class SharedGroup(Group):
 
 
 class OwnGroup(Group, Optimizer):
-    """A group with an optimizer of its own, which has none of the base optimizer's settings."""
+    """A group with another optimizer, which has none of the base optimizer's settings."""
 
 
 def _by_kind(extra: type[Section]) -> dict[str, Any]:
-    """Every optimizer with the keys of `extra` beside its own, by its tag."""
+    """Every optimizer's section joined with `extra`, by its tag."""
     return {
         f"~{name}": create_model(
             f"{kind.__name__}{extra.__name__}", __base__=(kind, extra), __doc__=kind.__doc__
@@ -245,20 +212,20 @@ def _by_kind(extra: type[Section]) -> dict[str, Any]:
     }
 
 
-def _any_of(sections: dict[str, Any], otherwise: str) -> GetPydanticSchema:
-    """Whichever section the value's `kind` names; the one tagged `otherwise` if it has none."""
+def _any_of(tags: dict[str, Any], otherwise: str) -> GetPydanticSchema:
+    """The section that the value's `kind` names; the one tagged `otherwise` if it has none."""
 
     def tag_of(value: Any) -> str:
         if isinstance(value, Section):
-            return next((t for t, section in sections.items() if type(value) is section), "")
+            return next((tag for tag, section in tags.items() if type(value) is section), "")
         if not isinstance(value, dict) or "kind" not in value:
             return otherwise
         return f"~{value['kind']}" if str(value["kind"]) in KINDS else ""
 
-    known = [Annotated[section, Tag(tag)] for tag, section in sections.items()]
+    tagged = [Annotated[section, Tag(tag)] for tag, section in tags.items()]
     *others, last = KINDS
     union: Any = Annotated[
-        reduce(operator.or_, known),
+        reduce(operator.or_, tagged),
         Discriminator(
             tag_of,
             custom_error_type="optimizer_kind",
@@ -277,23 +244,17 @@ class BaseOptimizer(Optimizer):
     """The optimizer of every parameter that no group matches."""
 
     groups: list[AnyGroup] = []
-    """Parameters with settings, or an optimizer, of their own."""
+    """Parameters with other settings, or another optimizer."""
 
 
 BASES = _by_kind(BaseOptimizer)
 AnyOptimizer = Annotated[BaseOptimizer, _any_of(BASES, otherwise="~adamw")]
 
 
-def default_optimizer() -> BaseOptimizer:
-    """AdamW as torch has it."""
-    default: BaseOptimizer = BASES["~adamw"](kind="adamw")
-    return default
-
-
-class Schedule(Section):
+class ScheduleSection(Section):
     """How the learning rate moves over the run."""
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate goes on after warm-up: constant, or falling to 0 by the end."""
+    """The learning rate after warm-up: constant, or falling to 0 by the end."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate rises to its value."""

@@ -11,18 +11,29 @@ import inspect
 import json
 import sys
 from contextlib import suppress
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from curate.recipe.optimizers import OwnGroup
 from curate.recipe.schema import Recipe
-from curate.recipe.section import Section
+from curate.recipe.section import Section, sections
 
 SHORT: dict[str, dict[str, Any]] = {"Source": {"type": "string"}, "Keep": {"const": "auto"}}
 """What may stand for a section."""
 ONE_FOR_A_LIST = (("Columns", "features"),)
 """Keys of a section that take one string for a list of one."""
+SIGNS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+WORDS = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "null": "null",
+    "object": "mapping",
+    "": "anything",
+}
 HEAD = """\
 # Keys of a recipe
 
@@ -41,44 +52,45 @@ optimizer.
 """
 
 
-def sections(of: type[Section] = Section) -> list[type[Section]]:
-    """A section's class, and all that are made of it."""
-    return [of, *(section for known in of.__subclasses__() for section in sections(known))]
-
-
 def described(section: type[Section]) -> dict[str, str]:
-    """What the keys of a section are, by key: its docstrings, and those of what it is made of."""
-    found = dict[str, str]()
+    """The docstrings under the keys of a section and of those it inherits from, by key."""
+    words = dict[str, str]()
     for base in reversed(section.__mro__):
-        body = list[ast.stmt]()
-        if issubclass(base, Section):
-            with suppress(OSError):  # made by `create_model`: no source, and no keys of its own
-                body = ast.parse(inspect.getsource(base)).body[0].body  # type: ignore[attr-defined]
-        for key, words in pairwise(body):
-            match key, words:
+        words |= _docstrings(base) if issubclass(base, Section) else {}
+    return words
+
+
+@cache
+def _docstrings(section: type[Section]) -> dict[str, str]:
+    words = dict[str, str]()
+    with suppress(OSError):  # made by `create_model`: no source, and no keys of its own
+        (definition,) = ast.parse(inspect.getsource(section)).body
+        assert isinstance(definition, ast.ClassDef)
+        for key, docstring in pairwise(definition.body):
+            match key, docstring:
                 case (
                     ast.AnnAssign(target=ast.Name(id=name)),
                     ast.Expr(value=ast.Constant(value=str(text))),
                 ):
-                    found[name] = inspect.cleandoc(text)
-    return found
+                    words[name] = inspect.cleandoc(text)
+    return words
 
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a recipe as it may be written, short forms included."""
-    found = _alternatives(_plain_schema())
-    parts = found["$defs"]
+    whole = _alternatives(_plain_schema())
+    parts = whole["$defs"]
     for name, key in ONE_FOR_A_LIST:
         parts[name]["properties"][key]["anyOf"].append({"type": "string"})
     for name, short in SHORT.items():
         parts[name] = {"anyOf": [short, parts[name]]}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
 
 
 def page() -> str:
-    """The same in Markdown: a table for every section, in the order of a recipe."""
-    found = _plain_schema()
-    parts, lines, shown = found["$defs"], [HEAD], set[str]()
+    """The keys in Markdown: a table for every section, in the order of a recipe."""
+    whole = _plain_schema()
+    parts, lines, shown = whole["$defs"], [HEAD], set[str]()
 
     def show(place: str, section: dict[str, Any]) -> None:
         about = section["description"].split("\n\n")[0]
@@ -88,64 +100,65 @@ def page() -> str:
         lines.extend(["| key | value | default | |", "|---|---|---|---|"])
         inside = []
         for key, value in section["properties"].items():
-            if key in section.get("required", ()):
-                default = "required"
-            else:
-                default = f"`{json.dumps(value['default'])}`" if "default" in value else ""
-            named = _named(value)
-            words = value.get("description") or parts[named[0]]["description"]
-            if named:
+            names = _sections_in(value)
+            default = f"`{json.dumps(value['default'])}`" if "default" in value else ""
+            if names:
                 default = ""
+            elif key in section.get("required", ()):
+                default = "required"
+            words = value.get("description") or parts[names[0]]["description"]
             cells = (f"`{key}`", _kind(value), default, " ".join(words.split()))
             lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
-            inside += [(f"{place}.{key}".lstrip("."), name) for name in named]
+            inside += [(f"{place}.{key}".lstrip("."), name) for name in names]
         lines.append("")
         for inner, name in inside:
             if name not in shown and not name.endswith(OwnGroup.__name__):
                 shown.add(name)
                 show(inner, parts[name])
 
-    show("", found)
+    show("", whole)
     return "\n".join(lines)
 
 
 def _plain_schema() -> dict[str, Any]:
-    """Pydantic's, with a description of every key; none of one that its section says as well."""
-    found = Recipe.model_json_schema()
-    known = {section.__name__: section for section in sections()}
-    for name, part in {**found["$defs"], Recipe.__name__: found}.items():
-        for key, words in described(known[name]).items():
+    """Pydantic's schema, with a description of every key that its section does not repeat."""
+    whole = Recipe.model_json_schema()
+    classes = {section.__name__: section for section in sections()}
+    for name, part in {**whole["$defs"], Recipe.__name__: whole}.items():
+        for key, words in described(classes[name]).items():
             value = part["properties"][key]
-            if "$ref" not in value or words != found["$defs"][_named(value)[0]]["description"]:
+            if (
+                "$ref" not in value
+                or words != whole["$defs"][_sections_in(value)[0]]["description"]
+            ):
                 value["description"] = words
-    return found
+    return whole
 
 
 def _alternatives(value: Any) -> Any:
-    """Any of several sections will do; the program itself says which one is meant."""
-    if isinstance(value, dict):
-        return {
-            "anyOf" if key == "oneOf" else key: _alternatives(own) for key, own in value.items()
-        }
-    return [_alternatives(own) for own in value] if isinstance(value, list) else value
+    """`value` with anyOf for oneOf: the program itself says which section is meant."""
+    if isinstance(value, list):
+        return [_alternatives(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = {"anyOf" if key == "oneOf" else key: item for key, item in value.items()}
+    return {key: _alternatives(item) for key, item in renamed.items()}
 
 
-def _named(value: Any) -> list[str]:
+def _sections_in(value: Any) -> list[str]:
     """The sections that a key may hold."""
-    if isinstance(value, dict):
-        if "$ref" in value:
-            return [value["$ref"].rsplit("/", 1)[-1]]
-        return [name for own in value.values() for name in _named(own)]
-    return [name for own in value for name in _named(own)] if isinstance(value, list) else []
+    if isinstance(value, dict) and "$ref" in value:
+        return [value["$ref"].rsplit("/", 1)[-1]]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [name for item in items for name in _sections_in(item)]
 
 
 def _kind(value: dict[str, Any]) -> str:
     """What a key takes, in words."""
     if "$ref" in value:
         return "section"
-    for several in ("anyOf", "oneOf"):
-        if several in value:
-            return " or ".join(dict.fromkeys(_kind(own) for own in value[several]))
+    if alternatives := value.get("anyOf", value.get("oneOf")):
+        return " or ".join(dict.fromkeys(_kind(item) for item in alternatives))
     if "const" in value:
         return f"`{json.dumps(value['const'])}`"
     if "enum" in value:
@@ -154,19 +167,10 @@ def _kind(value: dict[str, Any]) -> str:
         return f"list of {_kind(value['items'])}"
     limits = [
         f"{sign} {value[key]:g}"
-        for key, sign in (
-            ("exclusiveMinimum", ">"), ("minimum", ">="), ("exclusiveMaximum", "<"),
-            ("maximum", "<="),
-        )
+        for key, sign in SIGNS.items()
         if key in value and value[key] < 10**6
-    ]  # fmt: skip
-    return " ".join([_WORDS[value.get("type", "")], ", ".join(limits)]).strip()
-
-
-_WORDS = {
-    "integer": "whole number", "number": "number", "string": "text", "boolean": "true or false",
-    "null": "null", "object": "mapping", "": "anything",
-}  # fmt: skip
+    ]
+    return " ".join([WORDS[value.get("type", "")], ", ".join(limits)]).strip()
 
 
 def write(folder: Path) -> None:

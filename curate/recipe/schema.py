@@ -1,28 +1,30 @@
-"""The recipe: every key, its type, its default. Loads no torch.
+"""The recipe: every section, and the checks between sections. Loads no torch.
 
-Keys mean what DESIGN and the README say; cross-checks between sections are at
-the end. Whatever only the data or the model can tell (columns, names of
-parameters) is checked where they are read.
+What only the data or the model can tell (columns, names of parameters) is checked where they are
+read.
 """
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from curate.recipe.data import Data
 from curate.recipe.models import Mlp, Model, Pretrained
-from curate.recipe.optimizers import AnyOptimizer, Schedule, default_optimizer
-from curate.recipe.section import NO_REPEATS, Count, Section, Seed, in_words
+from curate.recipe.names import OBJECTIVES, POLICIES, find_objective
+from curate.recipe.optimizers import BASES, AnyOptimizer, ScheduleSection
+from curate.recipe.section import NO_REPEATS, Count, Section, Seed, in_words, one_of
 from curate.recipe.selection import Selection
 from curate.recipe.tune import Tune
 
-ON_FEATURES = ("classification", "regression")
-ON_TEXT = ("causal_lm", "sequence_classification")
-CLASSES = ("classification", "sequence_classification")
-LABELED = (*CLASSES, "regression")
+ON_TEXT = [name for name, objective in OBJECTIVES.items() if objective.reads == "text"]
+CLASSIFIERS = [name for name, objective in OBJECTIVES.items() if objective.label == "classes"]
+OTHERS = ("everything", *(name for name, policy in POLICIES.items() if not policy.goes_back))
+"""What a selection may be compared with: policies that cost little, and keeping all."""
 
 
-class Training(Section):
+class TrainingSection(Section):
     """The run that candidates are scored along."""
 
     epochs: Count = 1
@@ -32,9 +34,9 @@ class Training(Section):
     micro_batch: Count | None = None
     """Rows of a step whose graph is held at once; all if not given. It changes memory, not results.
     """
-    optimizer: AnyOptimizer = Field(default_factory=default_optimizer)
+    optimizer: AnyOptimizer = Field(default_factory=BASES["~adamw"])
     """What moves the parameters."""
-    schedule: Schedule = Schedule()
+    schedule: ScheduleSection = ScheduleSection()
     """How the learning rate moves over the run."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """The gradient norm above which a step's gradient is scaled down; no clipping if not given."""
@@ -72,10 +74,7 @@ class Evaluation(Section):
 
     seeds: Annotated[list[Seed], Field(min_length=1), NO_REPEATS] = [0, 1, 2]
     """A retraining for each seed."""
-    against: Annotated[list[Literal["everything", "random", "loss", "knn_shapley"]], NO_REPEATS] = [
-        "everything",
-        "random",
-    ]
+    against: Annotated[list[Annotated[str, one_of(OTHERS)]], NO_REPEATS] = ["everything", "random"]
     """Other ways to choose as many rows, to compare with."""
 
 
@@ -89,7 +88,7 @@ class Recipe(Section):
     objective: Annotated[str, Field(min_length=1)] = "classification"
     """The loss: `classification`, `regression`, `causal_lm`, `sequence_classification`, or a
     function of your own, `package.module:name`."""
-    training: Training = Field(default_factory=Training)
+    training: TrainingSection = Field(default_factory=TrainingSection)
     """The run that candidates are scored along."""
     trajectory: Trajectory = Trajectory()
     """What is kept of the run to go back through it."""
@@ -103,132 +102,136 @@ class Recipe(Section):
     @field_validator("objective")
     @classmethod
     def _known_objective(cls, value: str) -> str:
-        if value not in ON_FEATURES + ON_TEXT and ":" not in value:
+        if value not in OBJECTIVES and ":" not in value:
             raise ValueError(
-                f"must be {', '.join(ON_FEATURES + ON_TEXT)} or package.module:name "
-                f"but got {value!r}"
+                f"must be {', '.join(OBJECTIVES)} or package.module:name but got {value!r}"
             )
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        policies = {self.selection.policy, *(self.evaluation.against if self.evaluation else [])}
-        label = self.data.columns.label
-        problems = [
-            (
-                self.training.precision != "float32" and self.training.dtype != "float32",
-                f"training.precision: {self.training.precision} is for dtype float32; remove one "
-                "of the two",
-            ),
-            (
-                self.training.checkpointing and not isinstance(self.model, Pretrained),
-                "training.checkpointing: is for pretrained models; one of your own does it "
-                "itself, with torch.utils.checkpoint",
-            ),
-            (
-                self.training.checkpointing and self.selection.jump == "exact",
-                "training.checkpointing: selection.jump exact goes example by example, where "
-                "layers cannot be computed again; use jump linear, or leave checkpointing out",
-            ),
-            (
-                self.data.validation is None and policies & {"look_ahead", "knn_shapley"},
-                "data.validation: is required: policy "
-                f"{'look_ahead' if 'look_ahead' in policies else 'knn_shapley'} scores by it",
-            ),
-            (
-                self.data.validation is None and bool(self.selection.keep.auto),
-                "data.validation: is required by selection.keep auto, which is judged on it",
-            ),
-            (
-                self.evaluation is not None and self.data.test is None,
-                "data.test: is required by evaluation; give a source or {fraction: 0.2}",
-            ),
-            (
-                label is None and self.objective in LABELED,
-                f"data.columns.label: is required by objective {self.objective}",
-            ),
-            (
-                "knn_shapley" in policies and self.objective != "classification",
-                "selection.policy: knn_shapley needs class labels and fixed features, so objective "
-                f"classification, but got {self.objective}",
-            ),
-            (
-                self.data.label_noise is not None and self.objective not in CLASSES,
-                "data.label_noise: needs class labels, so objective classification or "
-                f"sequence_classification, but got {self.objective}",
-            ),
-            *self._token_problems(),
-            *self._target_problems(),
-            *self._text_problems(),
-        ]
-        for wrong, message in problems:
-            if wrong:
-                raise ValueError(message)
+        for problem in chain(
+            self._training_problems(),
+            self._missing_data(),
+            self._label_problems(),
+            self._token_problems(),
+            self._weight_problems(),
+            self._text_problems(),
+        ):
+            raise ValueError(problem)
         return self
 
-    def _token_problems(self) -> list[tuple[bool, str]]:
+    def _policies(self) -> list[str]:
+        """The policies that are asked, in the order of their table."""
+        against = self.evaluation.against if self.evaluation else []
+        return [name for name in POLICIES if name in (self.selection.policy, *against)]
+
+    def _training_problems(self) -> Iterator[str]:
+        training = self.training
+        if training.precision != "float32" and training.dtype != "float32":
+            yield (
+                f"training.precision: {training.precision} is for dtype float32; remove one of "
+                "the two"
+            )
+        if training.checkpointing and not isinstance(self.model, Pretrained):
+            yield (
+                "training.checkpointing: is for pretrained models; one of your own does it "
+                "itself, with torch.utils.checkpoint"
+            )
+        if training.checkpointing and self.selection.jump == "exact":
+            yield (
+                "training.checkpointing: selection.jump exact goes example by example, where "
+                "layers cannot be computed again; use jump linear, or leave checkpointing out"
+            )
+
+    def _missing_data(self) -> Iterator[str]:
+        if self.data.validation is None:
+            for name in self._policies():
+                if POLICIES[name].validation:
+                    yield f"data.validation: is required: policy {name} scores by it"
+            if self.selection.keep.auto:
+                yield "data.validation: is required by selection.keep auto, which is judged on it"
+        if self.evaluation is not None and self.data.test is None:
+            yield "data.test: is required by evaluation; give a source or {fraction: 0.2}"
+
+    def _label_problems(self) -> Iterator[str]:
+        objective = find_objective(self.objective)
+        if self.data.columns.label is None and objective.label in ("classes", "numbers"):
+            yield f"data.columns.label: is required by objective {self.objective}"
+        on_features = [name for name in CLASSIFIERS if name not in ON_TEXT]
+        for name in self._policies():
+            if POLICIES[name].labels and self.objective not in on_features:
+                yield (
+                    f"selection.policy: {name} needs class labels and fixed features, so "
+                    f"objective {' or '.join(on_features)}, but got {self.objective}"
+                )
+        if self.data.label_noise is not None and self.objective not in CLASSIFIERS:
+            yield (
+                f"data.label_noise: needs class labels, so objective {' or '.join(CLASSIFIERS)}, "
+                f"but got {self.objective}"
+            )
+
+    def _token_problems(self) -> Iterator[str]:
         """Tokens are counted only where a loss is a sum over them."""
-        counted, selection = self.objective == "causal_lm", self.selection
-        why = f"needs losses that are sums over tokens, so objective causal_lm; in {self.objective}"
-        return [
-            (
-                not counted and selection.keep.tokens is not None,
-                f"selection.keep.tokens: {why} every row counts once; use fraction or count",
-            ),
-            (
-                not counted and selection.per == "token",
-                f"selection.per: token {why} every row counts once; use example",
-            ),
-        ]
+        if find_objective(self.objective).tokens:
+            return
+        counting = " or ".join(name for name, objective in OBJECTIVES.items() if objective.tokens)
+        why = (
+            f"needs losses that are sums over tokens, so objective {counting}; in "
+            f"{self.objective} every row counts once"
+        )
+        if self.selection.keep.tokens is not None:
+            yield f"selection.keep.tokens: {why}; use fraction or count"
+        if self.selection.per == "token":
+            yield f"selection.per: token {why}; use example"
 
-    def _target_problems(self) -> list[tuple[bool, str]]:
-        """How several targets are made one, if there are several."""
-        selection, validation = self.selection, self.data.validation
+    def _weight_problems(self) -> Iterator[str]:
+        """Weights are for the mean over several targets, if there are several."""
+        weights, validation = self.selection.weights, self.data.validation
+        if weights is None:
+            return
         names = sorted(validation) if isinstance(validation, dict) else ["validation"]
-        return [
-            (
-                selection.weights is not None and len(names) < 2,
+        if len(names) < 2:
+            yield (
                 "selection.weights: are for several targets; name them in data.validation, "
-                "{one: PATH, other: PATH}, or leave them out",
-            ),
-            (
-                selection.weights is not None and sorted(selection.weights) != names,
+                "{one: PATH, other: PATH}, or leave them out"
+            )
+        if sorted(weights) != names:
+            yield (
                 f"selection.weights: must be of the targets {', '.join(names)}, each once, but "
-                f"got {', '.join(sorted(selection.weights or {})) or 'none'}",
-            ),
-            (
-                selection.weights is not None and selection.policy == "knn_shapley",
-                "selection.weights: are for influences; knn_shapley pools the rows of all targets, "
-                "so leave them out",
-            ),
-        ]
+                f"got {', '.join(sorted(weights)) or 'none'}"
+            )
+        policy = POLICIES[self.selection.policy]
+        if policy.validation and not policy.goes_back:
+            yield (
+                f"selection.weights: are for influences; {self.selection.policy} pools the rows "
+                "of all targets, so leave them out"
+            )
 
-    def _text_problems(self) -> list[tuple[bool, str]]:
-        """What goes together: text columns, a pretrained model, and an objective for both."""
-        on_text, columns = self.objective in ON_TEXT, self.data.columns
-        return [
-            (
-                on_text and not isinstance(self.model, Pretrained),
-                f"model: objective {self.objective} needs `pretrained: PATH`, "
-                "a model and tokenizer of transformers",
-            ),
-            (
-                not on_text and isinstance(self.model, Pretrained),
-                f"objective: a pretrained model has {' or '.join(ON_TEXT)} but got "
-                f"{self.objective}",
-            ),
-            (
-                on_text and columns.form == "features",
-                f"data.columns.text: is required by objective {self.objective}",
-            ),
-            (
-                not on_text and columns.form != "features",
-                f"data.columns.features: is required by objective {self.objective}; "
-                f"{columns.form} is for {' and '.join(ON_TEXT)}",
-            ),
-            (
-                self.objective == "sequence_classification" and columns.form != "text",
-                f"data.columns.{columns.form}: is for objective causal_lm; "
-                "sequence_classification needs text",
-            ),
-        ]
+    def _text_problems(self) -> Iterator[str]:
+        """Text columns, a pretrained model, and an objective for both go together."""
+        objective, form = find_objective(self.objective), self.data.columns.form
+        if objective.reads == "text":
+            if not isinstance(self.model, Pretrained):
+                yield (
+                    f"model: objective {self.objective} needs `pretrained: PATH`, a model and "
+                    "tokenizer of transformers"
+                )
+            if form == "features":
+                yield f"data.columns.text: is required by objective {self.objective}"
+            if objective.label is not None and form != "text":
+                whole = [name for name in ON_TEXT if OBJECTIVES[name].label is None]
+                yield (
+                    f"data.columns.{form}: is for objective {' or '.join(whole)}; "
+                    f"{self.objective} needs text"
+                )
+            return
+        if isinstance(self.model, Pretrained):
+            yield (
+                f"objective: a pretrained model has {' or '.join(ON_TEXT)} but got {self.objective}"
+            )
+        if form != "features":
+            yield (
+                f"data.columns.features: is required by objective {self.objective}; {form} is for "
+                f"{' and '.join(ON_TEXT)}"
+            )

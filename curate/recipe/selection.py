@@ -10,9 +10,8 @@ from pydantic import (
     model_validator,
 )
 
-from curate.recipe.section import Count, Section, in_words
-
-PolicyName = Literal["look_ahead", "random", "loss", "knn_shapley"]
+from curate.recipe.names import POLICIES
+from curate.recipe.section import Count, Section, in_words, one_of
 
 
 def _tokens(value: Any) -> Any:
@@ -66,7 +65,7 @@ class Keep(Section):
 class Selection(Section):
     """How candidates are valued and how many are kept."""
 
-    policy: PolicyName = "look_ahead"
+    policy: Annotated[str, one_of(POLICIES)] = "look_ahead"
     """What values candidates: their influence on the target's loss, chance, their own loss, or what
     KNN-Shapley makes of them."""
     horizon: Annotated[

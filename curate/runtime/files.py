@@ -20,13 +20,13 @@ PLAIN, TENSOR, ARRAY = "plain", "tensor", "array"
 
 
 class DamagedError(Exception):
-    """A file is missing, or holds something else than was written to it."""
+    """A file is missing, or does not hold what was written to it."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Have a file written beside `path` and put in its place: it is never there by half.
 
-    Not after a loss of power either: what it holds is on the disk before its name is.
+    A loss of power does not change that: its content is on the disk before its name is.
     """
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -39,7 +39,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_whole_text(path: Path, text: str) -> None:
-    """A file of text written as `write_whole` does, in UTF-8."""
+    """Write text in UTF-8, as `write_whole` does."""
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
@@ -57,7 +57,7 @@ def write_sealed(path: Path, tree: Tree) -> None:
 
 
 def read_sealed(path: Path) -> Tree:
-    """What `write_sealed` wrote: the same bits, in memory of their own, on the CPU.
+    """The tree that `write_sealed` wrote, bit for bit, in new memory on the CPU.
 
     Raises:
         DamagedError: the file is not there, or not what was written.
@@ -75,13 +75,12 @@ def read_sealed(path: Path) -> Tree:
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:
-    """CRC-32 of names, shapes and bits of tensors on the CPU: it is chance that damages a file."""
-    found = 0
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        found = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), found)
-        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
-    return found
+    """CRC-32 of names, shapes and bits of tensors on the CPU: enough against chance damage."""
+    crc = 0
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
+    return crc
 
 
 def digest_of(plain: Any) -> str:
@@ -90,9 +89,9 @@ def digest_of(plain: Any) -> str:
 
 
 def _take_out(tree: Tree, tensors: dict[str, Tensor], taken: set[int]) -> Any:
-    """A tree with a reference in place of each tensor, all of which go to `tensors`.
+    """The tree with a reference in place of each tensor, all of which go to `tensors`.
 
-    taken: addresses of those that are there: a file has no two names for the same memory.
+    taken: the addresses of these tensors: a file cannot have two names for the same memory.
     """
     if isinstance(tree, dict):
         return {key: _take_out(value, tensors, taken) for key, value in tree.items()}

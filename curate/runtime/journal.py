@@ -1,4 +1,4 @@
-"""What was measured, on disk as soon as it is known: a run that dies loses nothing."""
+"""Measurements, on disk as soon as they are made: a run that dies loses none."""
 
 import json
 from pathlib import Path
@@ -11,42 +11,37 @@ from curate.runtime.files import digest_of, write_whole_text
 class Journal:
     """Values by key, of one undertaking; a line of JSON each after a line that names it.
 
-    What another undertaking left is dropped, and so is a line whose checksum is not its own:
-    damaged, or its writer died in it.
+    What another undertaking left is dropped, and so is a line with a wrong checksum: it was
+    damaged, or its writer died while writing it.
     """
 
     def __init__(self, path: Path, undertaking: str, *, read_only: bool = False) -> None:
-        """`read_only`: for processes that know what another enters."""
-        self._path, self._read_only = path, read_only
-        self._known: dict[str, Any] = {}
-        lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
-        if lines and lines[0] == json.dumps(undertaking):
-            self._known = dict(found for line in lines[1:] if (found := _entry(line)))
-        again = [_line(json.loads(key), value) for key, value in self._known.items()]
-        if not read_only:
-            write_whole_text(path, "".join([json.dumps(undertaking) + "\n", *again]))
+        """Read what is at `path`, whose folder is made if need be.
 
-    @classmethod
-    def within(
-        cls, folder: Path, name: str, undertaking: str, *, read_only: bool = False
-    ) -> "Journal":
-        """The journal of that name in `folder`, which is made if need be.
+        read_only: for processes that read what another one enters.
 
         Raises:
             OutputError: the folder cannot be written.
         """
+        self._path, self._read_only = path, read_only
+        self._values: dict[str, Any] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return cls(folder / name, undertaking, read_only=read_only)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
+            if lines and lines[0] == json.dumps(undertaking):
+                self._values = dict(entry for line in lines[1:] if (entry := _entry(line)))
+            if not read_only:
+                kept = [_line(json.loads(key), value) for key, value in self._values.items()]
+                write_whole_text(path, "".join([json.dumps(undertaking) + "\n", *kept]))
         except OSError as error:
-            raise OutputError(f"{folder}: cannot be written: {error.strerror}.") from error
+            raise OutputError(f"{path.parent}: cannot be written: {error.strerror}.") from error
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._values)
 
     def find(self, *key: int | str) -> Any | None:
-        """What was measured, if it was."""
-        return self._known.get(json.dumps(key))
+        """The measurement of that key; None if there is none."""
+        return self._values.get(json.dumps(key))
 
     def enter(self, *key: int | str, value: Any) -> Any:
         """Put a measurement, in plain values, on disk unless it is `read_only`; returns it.
@@ -69,7 +64,7 @@ def _line(key: Any, value: Any) -> str:
 
 
 def _entry(line: str) -> tuple[str, Any] | None:
-    """The key and the value of a line, if it is what was written."""
+    """The key and the value of a line; None if it is damaged."""
     try:
         digest, key, value = json.loads(line)
     except (ValueError, TypeError):

@@ -1,14 +1,12 @@
-"""A selection that is not finished: the folder beside OUT that it goes on from if it dies."""
+"""A selection that is not finished: the folder beside OUT from which it resumes if it dies."""
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -27,7 +25,7 @@ LOSSES = "first losses"
 
 
 def folder_of(out: Path) -> Path:
-    """Where a run keeps what it would go on from: `.NAME.unfinished` beside `out`."""
+    """Where a run keeps what it resumes from: `.NAME.unfinished` beside `out`."""
     return out.absolute().with_name(f".{out.absolute().name}.unfinished")
 
 
@@ -36,11 +34,12 @@ class Unfinished:
 
     It holds `run.json` (what the run is made of), savepoints of what is being scored,
     a journal of what was evaluated, and what becomes `OUT`. It stays behind if the run dies or ends
-    before its time with something to go on from; not if it would end in the same way again.
+    early with something to resume from; not if it would end in the same way again.
     A lock that the kernel takes back from the dead keeps a second process out. Of several
     ranks the first one does all of that; the others read.
 
-    finished: what is in the provenance of `out` if all was done already; None otherwise.
+    finished: the provenance of `out` if all was done already; None otherwise.
+    run: the run's name, which no other run has; empty until it has begun.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Unfinished:
         self._resume, self._overwrite = resume, overwrite
         self._lock = FileLock(self.folder / LOCK, timeout=0)
         self._made: list[Path] = []
-        self._run: str | None = None
+        self.run = ""
 
     def __enter__(self) -> Self:
         """Take the folder.
@@ -84,57 +83,49 @@ class Unfinished:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:  # fmt: skip
-        """Remove the folder, unless there is something in it to go on from."""
+    ) -> None:
+        """Remove the folder, unless there is something in it to resume from."""
         if self.ranks.rank:
             return
-        hopeless = isinstance(error, UserError | NonFiniteError) and not isinstance(
-            error, OutputError
-        )
-        if error is None or not has_progress(self.folder) or (self._run and hopeless):
+        mistake = isinstance(error, UserError) and not isinstance(error, OutputError)
+        hopeless = self.run and (mistake or isinstance(error, NonFiniteError))
+        if error is None or hopeless or not has_progress(self.folder):
             self._remove()
         self._lock.release()
 
     def begin(self, made_of: dict[str, Any]) -> bool:
-        """Enter what the run is made of, or compare; whether there is something to go on from.
+        """Enter what the run is made of, or compare; whether there is something to resume from.
 
         Raises:
             UnfinishedError: what was left is not of this run.
         """
-        going_on = self.ranks.rank == 0 and self._begin(made_of)
-        going_on = bool(agreed(self.ranks, going_on))  # nobody reads before it is written
-        self._run = _read(self.folder)["run"]
-        return going_on
-
-    def _begin(self, made_of: dict[str, Any]) -> bool:
-        if self._resume and (self.folder / RUN).exists():
+        resumes = False
+        if self.ranks.rank == 0 and self._resume and (self.folder / RUN).exists():
             refuse_difference(self.folder, _read(self.folder)["made of"], made_of)
-            return has_progress(self.folder) is not None
-        plain = {"format": FORMAT, "run": uuid4().hex, "made of": made_of}
-        text = json.dumps({"checksum": digest_of(plain)} | plain, indent=1)
-        write_whole_text(self.folder / RUN, text + "\n")
-        return False
+            resumes = has_progress(self.folder) is not None
+        elif self.ranks.rank == 0:
+            plain = {"format": FORMAT, "run": uuid4().hex, "made of": made_of}
+            text = json.dumps({"checksum": digest_of(plain)} | plain, indent=1)
+            write_whole_text(self.folder / RUN, text + "\n")
+        resumes = bool(agreed(self.ranks, resumes))  # nobody reads before it is written
+        self.run = _read(self.folder)["run"]
+        return resumes
 
     def left(self) -> str:
-        """What there is to go on from, in words."""
+        """What there is to resume from, in words."""
         return f"what is in {self.folder.name}: {has_progress(self.folder)}"
 
-    @property
-    def run(self) -> str:
-        """The run's name, different for every one."""
-        assert self._run is not None
-        return self._run
-
     def savepoints(self, policy: str) -> Savepoints:
-        """Those of scoring by a policy."""
+        """The savepoints of scoring by a policy."""
         return Savepoints(self.folder / f"score-{policy}", self.run, self.ranks)
 
     def journal(self) -> Journal:
-        """What was evaluated."""
-        read_only = self.ranks.rank > 0
-        return Journal.within(self.folder, EVALUATION, self.run, read_only=read_only)
+        """The journal of what was evaluated."""
+        return Journal(self.folder / EVALUATION, self.run, read_only=self.ranks.rank > 0)
 
     def stage(self) -> AbstractContextManager[Path]:
         """Where the result is written before it becomes `out`."""
@@ -162,11 +153,11 @@ class Unfinished:
             raise UnfinishedError(
                 f"{self.folder}: was not written by curate, so it is left alone; move it away."
             )
-        found = None if self._resume or self._overwrite else has_progress(self.folder)
-        if found is not None:
+        progress = has_progress(self.folder)
+        if progress is not None and not (self._resume or self._overwrite):
             raise UnfinishedError(
-                f"{self.out}: a run that was not finished is in {self.folder.name} ({found}); "
-                "--resume goes on with it, --overwrite starts again."
+                f"{self.out}: a run that was not finished is in {self.folder.name} ({progress}); "
+                "--resume continues it, --overwrite starts again."
             )
         for path in [*self.folder.rglob(".*")]:  # what was being written
             _delete(path)
@@ -174,18 +165,17 @@ class Unfinished:
             self._clear()
 
     def _result(self) -> dict[str, Any] | None:
-        """What `out` says of itself, if it is of this recipe, and of the run that was left."""
+        """The provenance in `out`, if it is of this recipe and of the run that was left."""
         try:
             written = json.loads((self.out / MARK).read_text(encoding="utf-8"))
-            there = (self.folder / RUN).exists()
-            left = _read(self.folder)["run"] if there else written["run"]
-            ours = (written["recipe_fingerprint"], written["run"]) == (self._recipe, left)
+            left = _read(self.folder) if (self.folder / RUN).exists() else written
+            ours = (written["recipe_fingerprint"], written["run"]) == (self._recipe, left["run"])
             return dict(written) if ours else None
         except (OSError, ValueError, KeyError, TypeError, UnfinishedError):
             return None
 
     def _remove(self) -> None:
-        """The folder, and those above it that were made for it and hold nothing else."""
+        """Remove the folder, and those above it that were made for it and hold nothing else."""
         self._clear()
         (self.folder / LOCK).unlink(missing_ok=True)
         for folder in self._made or [self.folder]:
@@ -195,37 +185,40 @@ class Unfinished:
                 break
 
     def _clear(self) -> None:
-        """Delete what is in the folder, last of all what says that it is ours."""
+        """Delete what is in the folder, and last of all the file that says that it is ours."""
         for path in sorted(self.folder.iterdir(), key=lambda path: path.name == RUN):
             if path.name != LOCK:
                 _delete(path)
 
 
 def has_progress(folder: Path) -> str | None:
-    """What there is to go on from, in words; None if there is nothing."""
+    """What there is to resume from, in words; None if there is nothing."""
     scored = sorted({path.parent.name for path in folder.glob("score-*/[0-9]*.safetensors")})
-    entries = 0
-    if (folder / EVALUATION).exists():
-        entries = max(0, len((folder / EVALUATION).read_bytes().splitlines()) - 1)
     parts = [name.replace("score-", "scores by ") for name in scored]
-    parts += [f"{entries} retrainings"] if entries else []
+    if (folder / EVALUATION).exists():
+        entries = len((folder / EVALUATION).read_bytes().splitlines()) - 1
+        parts += [f"{entries} retrainings"] if entries > 0 else []
     return ", ".join(parts) or None
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """What a run was made of, and its name."""
+    """A run's name, and what it is made of.
+
+    Raises:
+        UnfinishedError: its file is not there, is damaged, or is of a newer format.
+    """
     path = folder / RUN
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        expected, written = plain.pop("checksum"), plain["format"]
+        checksum, version = plain.pop("checksum"), plain["format"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        expected, written = None, None
-    if isinstance(written, int) and written > FORMAT:
+        checksum, version = None, None
+    if isinstance(version, int) and version > FORMAT:
         raise UnfinishedError(
-            f"{path}: is of format {written} and this curate knows {FORMAT}; resume with the "
+            f"{path}: is of format {version} and this curate knows {FORMAT}; resume with the "
             "version that wrote it, or start again with --overwrite."
         )
-    if expected is None or digest_of(plain) != expected:
+    if checksum is None or digest_of(plain) != checksum:
         raise UnfinishedError(
             f"{path}: is damaged, so nobody can tell whether the rest is of this run; start again "
             "with --overwrite."
@@ -263,19 +256,21 @@ def existing_parent(out: Path) -> Path:
 
 @contextmanager
 def staged(out: Path, *, overwrite: bool, within: Path | None = None) -> Iterator[Path]:
-    """A temporary directory, which becomes `out` when the block ends well.
+    """A temporary directory, which becomes `out` when the block ends well, and goes otherwise.
 
-    Nothing is left behind when it does not. `within`: where it is made, on the file system of
-    `out`; beside it if None.
+    within: where it is made, on the file system of `out`; beside it if None.
+
+    Raises:
+        OutputError: `out` is taken, or cannot be written.
     """
     check_free(out, overwrite=overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=within or out.parent))
+        stage = (within or out.parent) / f".{out.name}.{uuid4().hex[:8]}"
+        stage.mkdir()
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}.") from error
     try:
-        stage.chmod(0o777 & ~_umask())
         yield stage
         _replace(stage, out)
     except OSError as error:
@@ -286,28 +281,45 @@ def staged(out: Path, *, overwrite: bool, within: Path | None = None) -> Iterato
 
 def _replace(stage: Path, out: Path) -> None:
     if out.is_dir():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=stage.parent))
-        out.rename(old / out.name)
+        old = stage.with_name(f"{stage.name}.old")
+        out.rename(old)
         stage.rename(out)
         shutil.rmtree(old)
     else:
         stage.rename(out)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+class Change(NamedTuple):
+    """A value that is not what it was: its keys from the outside in, None where it was not."""
+
+    path: tuple[str, ...]
+    before: Any
+    now: Any
 
 
-def refuse_difference(folder: Path, left: dict[str, Any], found: dict[str, Any]) -> None:
-    """Raise UnfinishedError if a run is not made of what it was made of."""
-    # what comes of JSON is compared with what goes there: no tuples
-    changes = list(_differences(left, json.loads(json.dumps(found)), ()))
-    if not changes:
+def changes(before: Any, now: Any) -> list[Change]:
+    """Every difference of nested plain values, as JSON has them: lists and tuples are alike."""
+    return [*_changes(*json.loads(json.dumps([before, now])), ())]
+
+
+def _changes(before: Any, now: Any, path: tuple[str, ...]) -> Iterator[Change]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in now | before:
+            yield from _changes(before.get(key), now.get(key), (*path, key))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for k, pair in enumerate(zip(before, now, strict=True)):
+            yield from _changes(*pair, (*path, str(k)))
+    elif before != now:
+        yield Change(path, before, now)
+
+
+def refuse_difference(folder: Path, left: dict[str, Any], made_of: dict[str, Any]) -> None:
+    """Raise UnfinishedError if a run is not made of what the one in `folder` was made of."""
+    every = changes(left, made_of)
+    if not every:
         return
-    changes = [one for one in changes if one[0] != (LOSSES,)] or changes  # those follow from others
-    path, before, now = changes[0]
+    every = [change for change in every if change.path != (LOSSES,)] or every  # those follow
+    path, before, now = every[0]
     key = ".".join(path[1:])
     shown = f"{json.dumps(before)} -> {json.dumps(now)}"
     what = {
@@ -320,22 +332,8 @@ def refuse_difference(folder: Path, left: dict[str, Any], found: dict[str, Any])
         LOSSES: "the same recipe and data now give other losses in the first step: the "
         "model, its code or the machine has changed",
     }.get(path[0], f"{'.'.join(path)} {shown}")
-    more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+    more = f" (and {len(every) - 1} more)" if len(every) > 1 else ""
     raise UnfinishedError(
-        f"{folder.name} cannot be gone on with: {what}{more}; undo that, or start again with "
+        f"{folder.name} cannot be resumed: {what}{more}; undo that, or start again with "
         "--overwrite."
     )
-
-
-def _differences(
-    left: Any, found: Any, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """(path, before, now) of every value that differs."""
-    if isinstance(left, dict) and isinstance(found, dict):
-        for key in [*found, *(key for key in left if key not in found)]:
-            yield from _differences(left.get(key), found.get(key), (*path, key))
-    elif isinstance(left, list) and isinstance(found, list) and len(left) == len(found):
-        for k, pair in enumerate(zip(left, found, strict=True)):
-            yield from _differences(*pair, (*path, str(k)))
-    elif left != found:
-        yield path, left, found

@@ -1,4 +1,4 @@
-"""Savepoints: what a run has come to, on disk, to go on from if it dies."""
+"""Savepoints: how far a run has come, on disk, to resume from if it dies."""
 
 import time
 import warnings
@@ -13,23 +13,23 @@ from curate.runtime.files import DamagedError, Tree, read_sealed, write_sealed
 from curate.runtime.ranks import ALONE, Ranks, agreed, everywhere
 
 SHARE = 0.02
-"""Of a run's time, the most that goes into writing savepoints."""
+"""The most of a run's time that goes into writing savepoints."""
 KEPT = 2
-"""How many there are; one more while it is written."""
+"""How many savepoints there are; one more while it is written."""
 
 
 class Savepoints:
     """The newest two savepoints of one run, in files of a folder.
 
-    One is written when it is offered, if by then the run has gone on for so long since the last
-    that writing takes no more than `SHARE` of the time: what dies with the process is
-    never more than 1 / SHARE times the writing of a file, and what happened since the last
-    offer. The new file is whole and on disk before the older of the others goes.
+    One is written when it is offered, if so much time has passed since the last one that writing
+    takes no more than `SHARE` of it: what dies with the process is never more than 1 / SHARE times
+    the writing of a file, and what happened since the last offer. The new file is whole and on
+    disk before the oldest goes.
 
-    Every file is under a checksum, and carries the run's name and its own number. One that is
-    damaged, or another run's, is reported and not used: the run goes on from the one before,
-    at worst from its beginning, and comes to the same. Of several ranks the first one writes, and
-    decides what all of them go on from: the folder must be one that all of them see.
+    Every file is under a checksum, and carries the run's name and its number. One that is
+    damaged, or another run's, is reported and not used: the run resumes from the one before,
+    at worst from its beginning, with the same result. Of several ranks the first one writes, and
+    decides what all of them resume from: the folder must be one that all of them see.
     """
 
     def __init__(self, folder: Path, run: str, ranks: Ranks = ALONE) -> None:
@@ -38,7 +38,7 @@ class Savepoints:
         self._seconds, self._last = 0.0, time.monotonic()
 
     def newest(self) -> Tree | None:
-        """What the newest one holds that can be used; None if there is none.
+        """The tree of the newest savepoint that can be used; None if there is none.
 
         Raises:
             RunError: a rank does not see what the first one does.
@@ -57,22 +57,23 @@ class Savepoints:
             try:
                 return int(path.stem), self._read(path)
             except DamagedError as error:
-                warnings.warn(
+                message = (
                     f"{error}; it is not used, what came after the savepoint before it is "
-                    "computed again.", RuntimeWarning, stacklevel=2,
-                )  # fmt: skip
+                    "computed again."
+                )
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
         return 0, None
 
     def _read(self, path: Path) -> Tree:
-        found = read_sealed(path)
-        if not isinstance(found, dict) or found.get("run") != self._run:
+        savepoint = read_sealed(path)
+        if not isinstance(savepoint, dict) or savepoint.get("run") != self._run:
             raise DamagedError(f"{path} is another run's")
-        if found["number"] != int(path.stem):
+        if savepoint["number"] != int(path.stem):
             raise DamagedError(f"{path} is not what its name says")
-        return found["tree"]
+        return savepoint["tree"]
 
     def offer(self, make: Callable[[], Tree], *, due: bool = False) -> None:
-        """Write what `make` returns, if it is time; or because it is `due`.
+        """Write what `make` returns, if it is time or `due`.
 
         Raises:
             RunError: it cannot be written; the ones before are still there.

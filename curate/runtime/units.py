@@ -1,6 +1,6 @@
 """Sizes and times, from text and to text: the only place that turns one into the other."""
 
-UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 
 
 def duration(seconds: float) -> str:
@@ -10,6 +10,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def memory_bytes(size: str) -> int:
-    """A size such as 1.5GiB in bytes."""
-    return int(float(size[:-3]) * UNITS[size[-3:]])
+def memory_bytes(text: str) -> int:
+    """The bytes of a size such as 1.5GiB."""
+    return int(float(text[:-3]) * UNITS[text[-3:]])
+
+
+def size(count: float) -> str:
+    """A number of bytes in the largest unit of which there is one, at least in KiB: 1.5 GiB."""
+    unit = next((unit for unit, one in UNITS.items() if count >= one), "KiB")
+    return f"{count / UNITS[unit]:,.1f} {unit}"

@@ -186,7 +186,7 @@ def test_a_retraining_is_not_done_again(tmp_path: Path) -> None:
     ticks: list[int] = []
     rows = np.arange(100)
     for expected in (True, False):
-        journal = Journal.within(tmp_path, "journal", "a run")
+        journal = Journal(tmp_path / "journal", "a run")
         before = len(ticks)
         retraining = Retraining(job, lambda: ticks.append(1), journal)
         (found,) = retraining.on(job.data.examples, rows, [1])

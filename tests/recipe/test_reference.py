@@ -14,6 +14,7 @@ from curate.recipe.reference import described, page, schema, sections
 from curate.recipe.schema import Recipe
 from curate.recipe.section import Section
 
+VALIDATOR = Draft202012Validator(schema())
 RECIPES = Path(__file__).parents[2] / "recipes"
 ALL = sorted([*RECIPES.glob("*.yaml"), *RECIPES.parent.glob("examples/**/*.yaml")])
 SHORTEST = {"data": {"train": "a.csv", "columns": {"features": "x"}, "validation": "b.csv"}}
@@ -39,7 +40,7 @@ def test_the_page_has_every_key_of_the_schema() -> None:
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_recipe_of_ours_is_one_by_the_schema(path: Path) -> None:
-    Draft202012Validator(schema()).validate(parse(path.read_text(encoding="utf-8")))
+    VALIDATOR.validate(parse(path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_every_recipe_of_ours_is_one_by_the_schema(path: Path) -> None:
 )
 def test_the_schema_and_the_program_agree(section: dict[str, Any], right: bool) -> None:
     recipe = SHORTEST | section
-    assert Draft202012Validator(schema()).is_valid(recipe) == right
+    assert VALIDATOR.is_valid(recipe) == right
     if right:
         check_recipe(recipe)
     else:

@@ -16,6 +16,7 @@ import torch
 
 from curate.cli.main import cli, run
 from curate.output import directory as output
+from curate.pipeline import select
 from curate.pipeline.job import prepare
 from curate.pipeline.score import choose
 from curate.recipe import load_recipe
@@ -37,10 +38,10 @@ def in_a_step(comes: Callable[[], bool]) -> None:
     """As the progress bar counts them: of scoring, then of retraining."""
 
     class Counted(progress.tqdm):
-        def update(self, *given: Any) -> None:
+        def update(self, *count: Any) -> None:
             if comes():
                 die()
-            super().update(*given)
+            super().update(*count)
 
     progress.tqdm = Counted
 
@@ -60,8 +61,8 @@ def within_a_savepoint(comes: Callable[[], bool]) -> None:
 def after_a_savepoint(comes: Callable[[], bool]) -> None:
     write = savepoints.write_sealed
 
-    def written(*given: Any) -> None:
-        write(*given)
+    def written(*arguments: Any) -> None:
+        write(*arguments)
         if comes():
             die()
 
@@ -85,8 +86,8 @@ def within_a_line(comes: Callable[[], bool]) -> None:
 def within_the_dataset(comes: Callable[[], bool]) -> None:
     save = output.DatasetDict.save_to_disk
 
-    def begun(*given: Any) -> None:
-        save(*given)
+    def begun(*arguments: Any) -> None:
+        save(*arguments)
         if comes():
             die()
 
@@ -105,17 +106,22 @@ def in_clearing_up(comes: Callable[[], bool]) -> None:
 
 
 MOMENTS = {
-    name.__name__: name
-    for name in (
-        in_a_step, within_a_savepoint, after_a_savepoint, within_a_line, within_the_dataset,
+    moment.__name__: moment
+    for moment in (
+        in_a_step,
+        within_a_savepoint,
+        after_a_savepoint,
+        within_a_line,
+        within_the_dataset,
         in_clearing_up,
     )
-}  # fmt: skip
+}
 
 
 def main() -> None:
     outs, moments, recipe = sys.argv[1:]
     torch.set_num_threads(1)
+    select.leave_report = lambda *_: None
     job = prepare(load_recipe(recipe), torch.device("cpu"))
     choose(job, "look_ahead", progress.Phases())  # what takes long the first time
     ends = {}

@@ -1,4 +1,4 @@
-"""Nothing lost: a selection that dies goes on where it was, and comes to the same, bit for bit."""
+"""A selection that dies resumes where it was, and comes to the same, bit for bit."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from filelock import FileLock
 
 from curate.cli.main import cli, run
 from curate.cli.process import Terminated
+from curate.errors import OutputError
 from curate.pipeline import select as jobs
-from curate.runtime import files, progress, savepoints
+from curate.runtime import progress, savepoints
 from curate.runtime.files import digest_of
-from curate.runtime.resume import folder_of
+from curate.runtime.resume import MARK, changes, folder_of, staged
 from tests.job import RECIPE, curate, rows
 
 RECIPE_WITH_EVALUATION = RECIPE + "evaluation: {seeds: [0, 1], against: [everything, loss]}\n"
@@ -39,12 +40,12 @@ def outcome(out: Path | str) -> dict[str, str]:
     """Hashes of what a run wrote, and what it measured."""
     out = Path(out)
     names = [str(shard.relative_to(out)) for shard in out.glob("train/*.arrow")]
-    found = {
+    hashes = {
         name: hashlib.sha256((out / name).read_bytes()).hexdigest()
         for name in ("scores.parquet", "windows.parquet", "recipe.yaml", *names)
     }
     made = json.loads((out / "provenance.json").read_text())
-    return found | {name: json.dumps(made[name]) for name in ("evaluation", "error", "noise")}
+    return hashes | {name: json.dumps(made[name]) for name in ("evaluation", "error", "noise")}
 
 
 def stop(out: str, ticks: int, error: BaseException, *options: str) -> int:
@@ -52,10 +53,10 @@ def stop(out: str, ticks: int, error: BaseException, *options: str) -> int:
     left = iter(range(1, ticks))
 
     class Counted(progress.tqdm):  # type: ignore[misc]
-        def update(self, *given: Any) -> None:
+        def update(self, *count: Any) -> None:
             if next(left, None) is None:
                 raise error
-            super().update(*given)
+            super().update(*count)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "tqdm", Counted)
@@ -67,20 +68,56 @@ def resume(out: str, *options: str) -> int:
     return curate("recipe.yaml", "--out", out, "--quiet", "--resume", *options)
 
 
+KILLED = (
+    "in_a_step:3",
+    "in_a_step:45",
+    "in_a_step:100",
+    "in_a_step:150",
+    "within_a_savepoint:4",
+    "after_a_savepoint:5",
+    "within_a_line:2",
+    "within_the_dataset:1",
+    "in_clearing_up:1",
+)
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, a recipe, what a run wrote that was never stopped, and what others left that were."""
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and a recipe."""
     folder = tmp_path_factory.mktemp("place")
+    rows().to_parquet(str(folder / "rows.parquet"))
+    (folder / "recipe.yaml").write_text(RECIPE_WITH_EVALUATION)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dying(start: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process whose runs kill themselves there, meanwhile."""
+    command = [sys.executable, "-m", "tests.runtime.killed", *[",".join(KILLED)] * 2, "recipe.yaml"]
+    process = subprocess.Popen(
+        command,
+        cwd=start,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def place(start: Path, dying: subprocess.Popen[str]) -> Path:
+    """The same folder, with what a run wrote that was never stopped, and what others left."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        rows().to_parquet("rows.parquet")
-        Path("recipe.yaml").write_text(RECIPE_WITH_EVALUATION)
+        patch.chdir(start)
         assert curate("recipe.yaml", "--out", "whole", "--quiet") == 0
         assert not folder_of(Path("whole")).exists()
         for ticks in (SCORING, EVALUATING):
             assert stop(f"left-{ticks}", ticks, KeyboardInterrupt()) == 130
-    return folder
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +127,7 @@ def whole(place: Path) -> dict[str, str]:
 
 @pytest.fixture
 def out(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An output of one's own, in the same place; nothing there."""
+    """The name of an output in the same place; nothing is there."""
     monkeypatch.chdir(place)
     return tmp_path.name
 
@@ -101,21 +138,53 @@ def stopped(out: str) -> Path:
     return shutil.copytree(folder_of(Path(f"left-{SCORING}")), folder_of(Path(out)))
 
 
-KILLED = (
-    "in_a_step:3", "in_a_step:45", "in_a_step:100", "in_a_step:150",
-    "within_a_savepoint:4", "after_a_savepoint:5", "within_a_line:2", "within_the_dataset:1",
-    "in_clearing_up:1",
-)  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def dead(place: Path) -> None:
+def dead(dying: subprocess.Popen[str]) -> None:
     """Runs that were killed by SIGKILL, each by the name of its moment."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.killed", *[",".join(KILLED)] * 2, "recipe.yaml"],
-        capture_output=True, text=True, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert json.loads(done.stdout) == dict.fromkeys(KILLED, -signal.SIGKILL), done.stderr
+    out, err = dying.communicate()
+    assert json.loads(out) == dict.fromkeys(KILLED, -signal.SIGKILL), err
+
+
+def test_changes_are_found_by_their_path() -> None:
+    before = {"a": [1, {"b": 2}], "c": {"d": 3, "gone": None, "left": 4}, "e": [1, 2]}
+    now = {"c": {"d": 5, "new": 6}, "a": (1, {"b": 2.5}), "e": [1]}
+    assert changes(before, now) == [
+        (("c", "d"), 3, 5),
+        (("c", "new"), None, 6),
+        (("c", "left"), 4, None),
+        (("a", "1", "b"), 2, 2.5),
+        (("e",), [1, 2], [1]),
+    ]
+    assert changes(now, now) == []
+    assert changes({"a": (1, 2)}, {"a": [1, 2]}) == []
+
+
+def test_a_stage_becomes_the_directory_or_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "deep/out"
+    for text in ("first", "second"):
+        with staged(out, overwrite=True) as stage:
+            (stage / MARK).write_text(text)
+            assert stage.parent == out.parent
+            assert not out.exists() or (out / MARK).read_text() == "first"
+    with pytest.raises(OutputError, match="Is a dir"), staged(out, overwrite=True) as stage:
+        stage.write_text("third")
+    assert (out / MARK).read_text() == "second"
+    assert [*out.parent.iterdir()] == [out]
+    assert out.stat().st_mode == out.parent.stat().st_mode
+
+
+def test_a_stage_leaves_alone_what_curate_did_not_write(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for out, overwrite, message in (
+        (tmp_path, False, "exists already; choose another --out or give --overwrite"),
+        (tmp_path, True, "was not written by curate, so --overwrite leaves it alone"),
+        (tmp_path / "link", True, "was not written by curate, so --overwrite leaves it alone"),
+        (tmp_path / "mine/out", False, "cannot be written: File exists"),
+    ):
+        with pytest.raises(OutputError, match=message), staged(out, overwrite=overwrite):
+            pytest.fail("it is taken")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "mine"]
 
 
 @pytest.mark.usefixtures("dead")
@@ -147,61 +216,26 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
-def swap(folder: Path) -> None:
-    one, other = newest(folder)
-    one.rename(folder / "aside")
-    other.rename(one)
-    (folder / "aside").rename(other)
-
-
-def from_another_run(folder: Path) -> None:
-    saved = files.read_sealed(newest(folder)[0])
-    files.write_sealed(newest(folder)[0], saved | {"run": "another"})
-
-
-def another_kind(folder: Path) -> None:
-    files.write_sealed(newest(folder)[0], [1, 2, 3])
-
-
-def foreign(folder: Path) -> None:
-    shutil.copy(folder.parent / "rows.parquet", newest(folder)[0])
-
-
 def each(damage: Damage) -> Damage:
     return lambda folder: [damage(path) for path in newest(folder)]
-
-
-def first(damage: Damage) -> Damage:
-    return lambda folder: damage(newest(folder)[0])
 
 
 @pytest.mark.parametrize(
     ("damage", "warned"),
     [
-        pytest.param(first(truncate), ["cannot be read"], id="cut short"),
-        pytest.param(first(lambda p: p.write_bytes(b"")), ["cannot be read"], id="empty"),
-        pytest.param(first(lambda p: flip(p, 0.9)), ["is damaged"], id="a bit of its numbers"),
-        pytest.param(first(lambda p: flip(p, 0.001)), ["cannot be read"], id="of its header"),
-        pytest.param(first(Path.unlink), [], id="gone"),
-        pytest.param(foreign, ["cannot be read"], id="a file of something else"),
-        pytest.param(another_kind, ["is another run's"], id="a sealed file of something else"),
-        pytest.param(from_another_run, ["is another run's"], id="of another run"),
-        pytest.param(swap, ["is not what its name says"] * 2, id="two swapped"),
-        pytest.param(each(flip), ["is damaged"] * 2, id="both damaged"),
+        pytest.param(lambda f: truncate(newest(f)[0]), ["cannot be read"], id="the newest"),
+        pytest.param(each(flip), ["is damaged"] * 2, id="both"),
         pytest.param(each(Path.unlink), [], id="both gone"),
         pytest.param(
-            lambda folder: (folder / "run.json").unlink(),
-            ["is another run's"] * 2,
-            id="no identity",
+            lambda f: (f / "run.json").unlink(), ["is another run's"] * 2, id="no identity"
         ),
-        pytest.param(
-            lambda folder: (folder / ".half").write_text("what the dead left"), [], id="leftovers"
-        ),
+        pytest.param(lambda f: (f / ".half").write_text("what the dead left"), [], id="leftovers"),
     ],
 )
 def test_a_damaged_savepoint_is_found_and_what_it_held_is_computed_again(
     out: str, stopped: Path, whole: dict[str, str], damage: Damage, warned: list[str]
 ) -> None:
+    """See test_savepoints.py for other kinds of damage."""
     damage(stopped)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -210,26 +244,13 @@ def test_a_damaged_savepoint_is_found_and_what_it_held_is_computed_again(
     assert outcome(out) == whole
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param(lambda lines: [*lines[:-1], lines[-1][:-5]], id="cut short"),
-        pytest.param(
-            lambda lines: [lines[0], lines[1].replace("0.", "1.", 1), *lines[2:]], id="bit"
-        ),
-        pytest.param(lambda lines: lines[1:], id="its name gone"),
-        pytest.param(lambda lines: [], id="empty"),
-        pytest.param(lambda lines: [lines[0], "\x00\xff", "{}", "[1]", *lines[1:]], id="rubbish"),
-    ],
-)
-def test_a_damaged_journal_is_found_and_measured_again(
-    out: str, whole: dict[str, str], damage: Callable[[list[str]], list[str]]
-) -> None:
+def test_a_damaged_journal_is_found_and_measured_again(out: str, whole: dict[str, str]) -> None:
+    """See test_journal.py for other kinds of damage."""
     folder = shutil.copytree(folder_of(Path(f"left-{EVALUATING}")), folder_of(Path(out)))
     path = folder / "evaluation.jsonl"
     lines = path.read_text().splitlines()
     assert len(lines) == 1 + 4
-    path.write_text("\n".join(damage(lines)))
+    path.write_text("\n".join([lines[0], lines[1].replace("0.", "1.", 1), *lines[2:]])[:-5])
     assert resume(out) == 0
     assert outcome(out) == whole
 
@@ -297,10 +318,18 @@ def test_another_recipe_is_refused_with_what_changed(
         (not_ours, "was not written by curate, so it is left alone"),
     ],
     ids=[
-        "threads", "device", "versions", "code", "newer", "bit", "cut short", "empty", "a list",
+        "threads",
+        "device",
+        "versions",
+        "code",
+        "newer",
+        "bit",
+        "cut short",
+        "empty",
+        "a list",
         "somebody else's",
     ],
-)  # fmt: skip
+)
 def test_what_is_not_of_this_run_is_refused_and_left_as_it_is(
     out: str, stopped: Path, damage: Damage, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -315,9 +344,12 @@ def test_what_is_not_of_this_run_is_refused_and_left_as_it_is(
 
 
 def test_changed_data_is_refused_by_its_name_and_touched_data_is_not(
-    place: Path, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    place: Path,
+    whole: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(RECIPE_WITH_EVALUATION)
     folder = shutil.copytree(folder_of(place / f"left-{SCORING}"), folder_of(Path("out")))
@@ -342,7 +374,7 @@ def test_left_alone_it_is_in_the_way_and_either_way_goes_on(
     assert curate("recipe.yaml", "--out", out) == 2
     assert capsys.readouterr().err == (
         f"curate: {out}: a run that was not finished is in {stopped.name} (scores by look_ahead); "
-        "--resume goes on with it, --overwrite starts again.\n"
+        "--resume continues it, --overwrite starts again.\n"
     )
     assert curate("recipe.yaml", "--out", out, "--quiet", "--overwrite") == 0
     assert outcome(out) == whole
@@ -350,9 +382,11 @@ def test_left_alone_it_is_in_the_way_and_either_way_goes_on(
 
 
 def test_what_is_finished_is_not_done_again(
-    place: Path, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch,
+    place: Path,
+    whole: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(jobs, "choose", None)
     assert curate("recipe.yaml", "--out", "whole", "--resume") == 0
@@ -391,9 +425,13 @@ def test_a_second_process_is_kept_out(
     ids=["Ctrl-C", "SIGTERM", "disk", "memory of a GPU", "memory"],
 )
 def test_an_end_before_time_says_how_to_go_on(
-    out: str, whole: dict[str, str], error: BaseException, code: int, word: str,
+    out: str,
+    whole: dict[str, str],
+    error: BaseException,
+    code: int,
+    word: str,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     settings = ("--set", "selection.horizon=4", "--device", "cpu")
     assert stop(out, SCORING, error, *settings) == code
     said = capsys.readouterr().err.strip()
@@ -405,8 +443,10 @@ def test_an_end_before_time_says_how_to_go_on(
         == f"recipe.yaml --out {out} --set selection.horizon=4 --device cpu --quiet --resume"
     )
     assert not Path(out).exists()
-    assert run(cli, ["select", *shlex.split(command)]) == 0
-    assert outcome(out) == whole
+    assert newest(folder_of(Path(out)))
+    if code == 130:  # what is left, and so what follows, is the same in all cases
+        assert run(cli, ["select", *shlex.split(command)]) == 0
+        assert outcome(out) == whole
 
 
 def test_a_run_that_would_fail_again_is_not_kept(
@@ -423,9 +463,11 @@ def test_a_run_that_would_fail_again_is_not_kept(
 
 
 def test_a_full_disk_ends_a_savepoint_and_the_one_before_is_still_good(
-    out: str, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch,
+    out: str,
+    whole: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """Real writes that fail half-way: files may grow to so many bytes only."""
     monkeypatch.setattr(savepoints, "SHARE", float("inf"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -452,23 +494,3 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(
     Path(f"{out}.file").touch()
     assert curate("recipe.yaml", "--out", f"{out}.file/out") == 2
     assert "cannot be written" in capsys.readouterr().err
-
-
-def test_savepoints_take_no_more_of_the_time_than_they_may(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a clock of our own: each takes 1 s to write, and one is offered every second."""
-    now = [0.0]
-    monkeypatch.setattr(savepoints.time, "monotonic", lambda: now[0])
-
-    def write(path: Path, tree: Any) -> None:
-        path.touch()
-        now[0] += 1
-
-    monkeypatch.setattr(savepoints, "write_sealed", write)
-    points, written = savepoints.Savepoints(tmp_path / "scores", "a run"), []
-    for _ in range(1000):
-        now[0] += 1
-        points.offer(lambda: written.append(now[0]))
-    assert len(list((tmp_path / "scores").iterdir())) == 2
-    assert len(written) == pytest.approx(savepoints.SHARE * now[0], rel=0.1)

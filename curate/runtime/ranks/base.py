@@ -16,10 +16,10 @@ from curate.errors import UserError
 
 
 class Ranks(Protocol):
-    """One process among those that share a run. Each call is made by all of them, in one order.
+    """One of the processes that share a run. All of them make the same calls in the same order.
 
-    rank: which of them, from 0; 0 is the one that speaks and writes.
-    size: how many there are. local: which of those on this machine.
+    rank: its number, from 0; 0 is the one that speaks and writes.
+    size: how many processes there are. local: its number among those on this machine.
     """
 
     @property
@@ -31,49 +31,49 @@ class Ranks(Protocol):
     @property
     def local(self) -> int: ...
 
-    def sum(self, own: Tensor) -> Tensor:
-        """The sum over ranks, the same bits on all of them; `own` may be overwritten with it."""
+    def sum(self, part: Tensor) -> Tensor:
+        """The sum over ranks, the same bits on all of them; `part` may be overwritten with it."""
         ...
 
-    def join(self, own: Tensor, count: int) -> Tensor:
+    def join(self, part: Tensor, count: int) -> Tensor:
         """Every rank's share put together along the last dimension, bit for bit.
 
-        own: shape (..., k), k being the length of `own_share` of `count`; gives (..., count).
+        part: shape (..., k), k being the length of `own_share` of `count`; gives (..., count).
         """
         ...
 
-    def same(self, own: Tensor) -> Tensor:
-        """What rank 0 has; `own` may be overwritten with it."""
+    def same(self, tensor: Tensor) -> Tensor:
+        """Rank 0's tensor; `tensor` may be overwritten with it."""
         ...
 
 
 @dataclass(frozen=True)
 class Alone:
-    """The one process of a run that nobody shares: everything is its own."""
+    """The one process of a run that is not shared."""
 
     rank: int = 0
     size: int = 1
     local: int = 0
 
-    def sum(self, own: Tensor) -> Tensor:
-        return own
+    def sum(self, part: Tensor) -> Tensor:
+        return part
 
-    def join(self, own: Tensor, count: int) -> Tensor:
-        assert own.shape[-1] == count
-        return own
+    def join(self, part: Tensor, count: int) -> Tensor:
+        assert part.shape[-1] == count
+        return part
 
-    def same(self, own: Tensor) -> Tensor:
-        return own
+    def same(self, tensor: Tensor) -> Tensor:
+        return tensor
 
 
 ALONE = Alone()
 
 
 def share(count: int, rank: int, size: int) -> slice:
-    """One rank's part of `count` things in a row: as even as can be, the first have one more."""
-    each, over = divmod(count, size)
-    start = rank * each + min(rank, over)
-    return slice(start, start + each + (rank < over))
+    """One rank's part of `count` things in a row: as even as possible, the first have one more."""
+    length, over = divmod(count, size)
+    start = rank * length + min(rank, over)
+    return slice(start, start + length + (rank < over))
 
 
 def own_share(ranks: Ranks, count: int) -> slice:
@@ -82,20 +82,19 @@ def own_share(ranks: Ranks, count: int) -> slice:
 
 
 def everywhere(ranks: Ranks, holds: bool) -> bool:
-    """Whether something holds on every rank. Nobody goes on before all have said so."""
+    """Whether something holds on every rank. Waits for all of them."""
     return int(ranks.sum(torch.tensor(int(not holds)))) == 0
 
 
 def agreed(ranks: Ranks, value: float) -> float:
-    """Rank 0's number, for what is measured and then decided by."""
+    """Rank 0's number, for decisions by what is measured."""
     return float(ranks.same(torch.tensor(value, dtype=torch.float64)))
 
 
 def require_same(ranks: Ranks, what: str, text: str) -> None:
     """Raise UserError unless a text is the same on every rank."""
-    digest = hashlib.blake2b(text.encode(), digest_size=32).digest()
-    own = torch.tensor(list(digest))
-    if not everywhere(ranks, torch.equal(ranks.same(own.clone()), own)):
+    digest = torch.tensor(list(hashlib.blake2b(text.encode(), digest_size=32).digest()))
+    if not everywhere(ranks, torch.equal(ranks.same(digest.clone()), digest)):
         raise UserError(
             f"the {ranks.size} processes do not have the same {what}; give them the same."
         )

@@ -23,8 +23,8 @@ FAILED = "curate/failed"
 class Group:
     """Ranks as a process group of torch.distributed: gloo for the CPU, NCCL for CUDA devices.
 
-    They fail together: the first that does so says why (`fail`) and leaves (`close`), which
-    ends the collectives that the others wait in or come to next.
+    They fail together: the first to fail says why (`fail`) and leaves (`close`), which ends the
+    collectives that the others wait in or come to next.
 
     Raises, from every collective:
         RunError: another rank is gone.
@@ -40,62 +40,62 @@ class Group:
         with self._in_touch():
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
-                store=PrefixStore("curate", store), rank=rank, world_size=size,
+                store=PrefixStore("curate", store),
+                rank=rank,
+                world_size=size,
                 timeout=PATIENCE,
-            )  # fmt: skip
+            )
             # Ours alone: modules that are imported later hold the world as a default argument,
             # so that its threads would still let go of tensors while the interpreter ends.
             self._group: dist.ProcessGroup | None = dist.new_group(timeout=PATIENCE)
         self.wait()  # who leaves at once would keep the others waiting for a connection
 
-    def sum(self, own: Tensor) -> Tensor:
-        own = own.contiguous()
+    def sum(self, part: Tensor) -> Tensor:
+        total = part.contiguous()
         with self._in_touch():
-            dist.all_reduce(own, group=self._group)
-        return own
+            dist.all_reduce(total, group=self._group)
+        return total
 
-    def join(self, own: Tensor, count: int) -> Tensor:
-        lengths = [part.stop - part.start for part in self._shares(count)]
-        padded = own.new_zeros(*own.shape[:-1], max(lengths))
-        padded[..., : own.shape[-1]] = own
-        found = [torch.empty_like(padded) for _ in lengths]
+    def join(self, part: Tensor, count: int) -> Tensor:
+        shares = [share(count, rank, self.size) for rank in range(self.size)]
+        lengths = [rows.stop - rows.start for rows in shares]
+        padded = part.new_zeros(*part.shape[:-1], max(lengths))
+        padded[..., : part.shape[-1]] = part
+        parts = [torch.empty_like(padded) for _ in lengths]
         with self._in_touch():
-            dist.all_gather(found, padded, group=self._group)
-        return torch.cat([part[..., :k] for part, k in zip(found, lengths, strict=True)], dim=-1)
+            dist.all_gather(parts, padded, group=self._group)
+        return torch.cat([part[..., :k] for part, k in zip(parts, lengths, strict=True)], dim=-1)
 
-    def same(self, own: Tensor) -> Tensor:
-        own = own.contiguous()
+    def same(self, tensor: Tensor) -> Tensor:
+        first = tensor.contiguous()
         with self._in_touch():
-            dist.broadcast(own, src=0, group=self._group)
-        return own
+            dist.broadcast(first, src=0, group=self._group)
+        return first
 
     def wait(self) -> None:
-        """Until all ranks have come here."""
+        """Wait until all ranks have come here."""
         everywhere(self, True)
 
     def fail(self, code: int) -> int | None:
         """Say that this rank ends with an exit code other than 0.
 
         Returns:
-            None if it is the first, whose business it is to say why; else the code of the first.
+            None if it is the first to fail, which has to say why; else the code of the first.
         """
-        own = f"{self.rank} {code}"
+        this = f"{self.rank} {code}"
         try:
-            first = self._store.compare_set(FAILED, "", own).decode()
+            first = self._store.compare_set(FAILED, "", this).decode()
         except RuntimeError:  # nobody keeps the store any more
             return None
-        return None if first == own else int(first.split()[1])
+        return None if first == this else int(first.split()[1])
 
     def close(self, *, failed: bool = False) -> None:
-        """Leave. After a failure, without waiting for what is under way."""
+        """Leave; after a failure, without waiting for what is under way."""
         if failed and hasattr(dist.distributed_c10d, "_abort_process_group"):
             dist.distributed_c10d._abort_process_group()
         else:
             dist.destroy_process_group()
         self._group = None  # the last that holds it: joins its threads
-
-    def _shares(self, count: int) -> list[slice]:
-        return [share(count, rank, self.size) for rank in range(self.size)]
 
     @contextmanager
     def _in_touch(self) -> Iterator[None]:
@@ -104,7 +104,7 @@ class Group:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            why, _, _ = str(error).partition(". ")
+            why = str(error).partition(". ")[0]
             raise RunError(
                 f"process {self.rank} of {self.size} lost the others, one of which may have been "
                 f"killed (for want of memory?): {why}"
@@ -112,7 +112,7 @@ class Group:
 
 
 def join_group() -> Group:
-    """The ranks that the environment speaks of, as torchrun sets it.
+    """The ranks that the environment describes, as torchrun sets it.
 
     Raises:
         UserError: it does not say who and where they are.

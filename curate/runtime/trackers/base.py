@@ -18,7 +18,7 @@ def _warn(line: str) -> None:
 
 
 class Careful:
-    """Passes numbers on to a tracker until that raises: a line about it, and nothing after.
+    """Passes numbers on to a tracker until it raises: then says so in a line, and stops.
 
     The run itself goes on. An interrupt still interrupts.
     """
@@ -35,20 +35,20 @@ class Careful:
             self._tracker.log(metrics, step)
         except Exception as error:
             self._works = False
-            said = " ".join(str(error).split()) or "no reason given"
+            reason = " ".join(str(error).split()) or "no reason given"
             self._warn(
-                f"{type(self._tracker).__name__} failed with {type(error).__name__}: {said}; "
+                f"{type(self._tracker).__name__} failed with {type(error).__name__}: {reason}; "
                 "the run goes on without it."
             )
 
 
 def careful(trackers: Iterable[Tracker]) -> list[Careful]:
-    """Every one of them such that it may fail."""
-    return [own if isinstance(own, Careful) else Careful(own) for own in trackers]
+    """Trackers that may fail without harm to the run."""
+    return [tracker if isinstance(tracker, Careful) else Careful(tracker) for tracker in trackers]
 
 
 def tell(trackers: Sequence[Tracker], of: str, metrics: dict[str, float | None], step: int) -> None:
-    """Log what is known of `metrics`, as `of/NAME`."""
-    known = {f"{of}/{name}": float(value) for name, value in metrics.items() if value is not None}
+    """Log those of `metrics` that are not None, as `of/NAME`."""
+    named = {f"{of}/{name}": float(value) for name, value in metrics.items() if value is not None}
     for tracker in trackers:
-        tracker.log(known, step)
+        tracker.log(named, step)

@@ -14,14 +14,14 @@ KINDS = {
     "wandb": ("WandB", "[ENTITY/]PROJECT"),
     "mlflow": ("MLflow", "EXPERIMENT"),
 }
-"""Of each: its class in the module of its name, and what WHERE is."""
+"""By kind: its class in the module of that name, and what WHERE is."""
 
 
 class Opened(Tracker, Protocol):
-    """A tracker that we opened, so that we close it."""
+    """A tracker that curate opened and has to close."""
 
     def close(self, *, failed: bool = False) -> None:
-        """Have everything where it belongs. `failed`: the run did."""
+        """Send what is left. `failed`: the run did."""
         ...
 
 
@@ -29,7 +29,7 @@ def open_tracker(text: str, config: Mapping[str, Any] | None = None) -> Opened:
     """A tracker from `tensorboard:DIRECTORY`, `wandb:[ENTITY/]PROJECT` or `mlflow:EXPERIMENT`.
 
     Args:
-        config: what the run is of, in plain values, shown beside its numbers.
+        config: the run's settings, in plain values, shown beside its numbers.
 
     Raises:
         OptionError: there is no such tracker, or it cannot be opened.
@@ -37,24 +37,24 @@ def open_tracker(text: str, config: Mapping[str, Any] | None = None) -> Opened:
     """
     kind, _, where = text.partition(":")
     if kind not in KINDS or not where:
-        known = ", ".join(f"{name}:{what}" for name, (_, what) in KINDS.items())
-        raise OptionError(f"--track {text}: must be one of {known}.")
+        kinds = ", ".join(f"{name}:{what}" for name, (_, what) in KINDS.items())
+        raise OptionError(f"--track {text}: must be one of {kinds}.")
     try:
         with redirect_stdout(sys.stderr):  # they greet, and ours may be JSON
-            made = getattr(import_module(f"curate.runtime.trackers.{kind}"), KINDS[kind][0])
-            return cast(Opened, made(where, config or {}))
+            adapter = getattr(import_module(f"curate.runtime.trackers.{kind}"), KINDS[kind][0])
+            return cast(Opened, adapter(where, config or {}))
     except ImportError as error:
         raise MissingExtraError(kind, f"--track {text}") from error
     except Exception as error:  # whatever it and the network raise
-        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise OptionError(f"--track {text}: cannot be opened: {said}.") from error
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise OptionError(f"--track {text}: cannot be opened: {reason}.") from error
 
 
 @contextmanager
 def tracking(
     texts: Sequence[str], config: Mapping[str, Any], warn: Callable[[str], None]
 ) -> Iterator[list[Careful]]:
-    """Trackers for the length of a run; `warn` gets a line if one fails on the way."""
+    """Trackers for the length of a run; `warn` gets a line if one fails."""
     opened: list[Opened] = []
     failed = True
     try:

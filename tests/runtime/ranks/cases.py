@@ -22,34 +22,40 @@ from curate.trajectory import Disk, Task, record
 from tests import tiny, words
 
 Results = dict[str, Tensor]
-T = 6
+T = 4
+SHARDED: dict[str, Any] = {"snapshots": 2, "sharded": True}
 
 
 def rule(
-    ranks: Ranks, *, name: str, dtype: torch.dtype = torch.float64, size: int = 7,
-    clip: float | None = 0.3, snapshots: int = T, disk: int = 0, sharded: bool = False,
-    micro: int = 4, gradients: int = 0, dropout: float = 0.0, **scoring: Any,
-) -> Results:  # fmt: skip
+    ranks: Ranks,
+    *,
+    name: str,
+    dtype: torch.dtype = torch.float64,
+    size: int = 7,
+    clip: float | None = 0.3,
+    micro: int = 4,
+    dropout: float = 0.0,
+    disk: int = 0,
+    scoring: Scoring = Scoring(),  # noqa: B008
+    **recording: Any,
+) -> Results:
     """A window of T steps by a rule with two groups; batches that two ranks cannot halve."""
     task = tiny.task(grouped=True, dtype=dtype, dropout=dropout)
-    own, lrs = tiny.rule_for(name, task.model.group_shapes, clip)
-    task = replace(task, ranks=ranks)
-    made = record(
-        task, own, tiny.start(task, own), tiny.steps(T, lrs, size, micro),
-        snapshots=snapshots, disk=Disk(disk) if disk else None, sharded=sharded,
-        gradients=gradients,
-    )  # fmt: skip
-    found = score_window(
-        task, own, made, tiny.targets(dtype), scoring=Scoring(**scoring), probing=Probing(2, 0)
+    grouped, lrs = tiny.rule_for(name, task.model.group_shapes, clip)
+    task, steps = replace(task, ranks=ranks), tiny.steps(T, lrs, size, micro)
+    options = {"snapshots": T, "disk": Disk(disk) if disk else None} | recording
+    run = record(task, grouped, tiny.start(task, grouped), steps, **options)
+    scores = score_window(
+        task, grouped, run, tiny.targets(dtype), scoring=scoring, probing=Probing(2, 0)
     )
     return {
-        "influences": torch.cat(found.influences, dim=1),
-        "derivatives": torch.cat(found.derivatives, dim=1),
-        "sizes": torch.cat(found.sizes),
-        "losses": torch.cat(made.losses),
-        "target losses": found.target_losses,
-        "final": torch.cat(made.final.tensors()),
-        "probes": torch.tensor([[p.linear, p.exact, p.actual] for p in found.probes]),
+        "influences": torch.cat(scores.influences, dim=1),
+        "derivatives": torch.cat(scores.derivatives, dim=1),
+        "sizes": torch.cat(scores.sizes),
+        "losses": torch.cat(run.losses),
+        "target losses": scores.target_losses,
+        "final": torch.cat(run.final.tensors()),
+        "probes": torch.tensor([[p.linear, p.exact, p.actual] for p in scores.probes]),
     }
 
 
@@ -58,15 +64,20 @@ def selection(
 ) -> Results:
     """A whole selection: windows, rounds, quotas of what is committed, probes."""
     task = replace(tiny.task(dtype=dtype), ranks=ranks)
-    own, lrs = tiny.rule_for("adamw", clip=0.3)
+    adamw, lrs = tiny.rule_for("adamw", clip=0.3)
     judge = Judge(
-        task, own, LookAhead(2), tiny.targets(dtype), snapshots=snapshots, sharded=sharded,
+        task,
+        adamw,
+        LookAhead(2),
+        tiny.targets(dtype),
+        snapshots=snapshots,
+        sharded=sharded,
         gradients=2,
-    )  # fmt: skip
+    )
     steps = [step.reweight(torch.ones(5)) for step in tiny.steps(T, lrs, size=5)]
     steps[-1] = steps[-1].keep(torch.tensor([0]))  # one row, for more ranks than that
     selector = Selector(judge, Budget(fraction=0.6), horizon, probing=0.5)
-    scores = selector.run(tiny.start(task, own), steps)
+    scores = selector.run(tiny.start(task, adamw), steps)
     kept = selector.budget.choose(scores.score).kept
     assert scores.influences is not None
     assert scores.errors is not None
@@ -93,14 +104,14 @@ class Words(nn.Module):
 
 
 def texts(count: int, seed: int) -> TokenExamples:
-    """Of 3 to 12 tokens, one in four of which is not learned."""
+    """Texts of 3 to 12 tokens, one in four of which is not learned."""
     generator = torch.Generator().manual_seed(seed)
-    made = []
+    encoded = []
     for _ in range(count):
         length = int(torch.randint(3, 13, (), generator=generator))
         ids = torch.randint(1, 11, (length,), generator=generator)
-        made.append(Encoded(ids.tolist(), (ids % 4 != 0).tolist()))
-    return TokenExamples.gather(made, None, pad=0)
+        encoded.append(Encoded(ids.tolist(), (ids % 4 != 0).tolist()))
+    return TokenExamples.gather(encoded, None, pad=0)
 
 
 def text(
@@ -109,25 +120,26 @@ def text(
     """Padded rows and a mean over tokens, which no rank can take over its own rows."""
     model = FlatModel(Words(), dtype=dtype)
     task = Task(model, LabelsObjective(shifts=True), texts(24, 1), ranks)
-    own = AdamW()
-    made = record(
-        task, own, tiny.start(task, own), tiny.steps(T, (0.05,), 5, micro),
-        snapshots=2, sharded=True,
-    )  # fmt: skip
+    adamw, steps = AdamW(), tiny.steps(T, (0.05,), 5, micro)
+    run = record(task, adamw, tiny.start(task, adamw), steps, **SHARDED)
     targets = [Target(name, texts(7, seed)) for name, seed in (("a", 2), ("b", 3))]
-    found = score_window(task, own, made, targets, scoring=Scoring(jump_bytes=jump_bytes))
+    scores = score_window(task, adamw, run, targets, scoring=Scoring(jump_bytes=jump_bytes))
     return {
-        "influences": torch.cat(found.influences, dim=1),
-        "sizes": torch.cat(found.sizes),
-        "target losses": found.target_losses,
+        "influences": torch.cat(scores.influences, dim=1),
+        "sizes": torch.cat(scores.sizes),
+        "target losses": scores.target_losses,
     }
 
 
 def gpt(
-    ranks: Ranks, *, dtype: torch.dtype, autocast: torch.dtype | None = None,
-    checkpointed: bool = False, own: Rule = AdamW(eps=1e-4), snapshots: int = T,  # noqa: B008
+    ranks: Ranks,
+    *,
+    dtype: torch.dtype,
+    autocast: torch.dtype | None = None,
+    checkpointed: bool = False,
+    rule: Rule = AdamW(eps=1e-4),  # noqa: B008
     **recording: Any,
-) -> Results:  # fmt: skip
+) -> Results:
     """A transformer with torch's attention, checkpointed as transformers does it."""
     module = words.gpt2(vocabulary=11)
     module.config.use_cache = False
@@ -136,27 +148,29 @@ def gpt(
     model = FlatModel(module, dtype=dtype, autocast=autocast)
     task = Task(model, LabelsObjective(shifts=True), texts(24, 1), ranks)
     steps = tiny.steps(T, (0.005,), 5)
-    made = record(task, own, tiny.start(task, own), steps, snapshots=snapshots, **recording)
-    found = score_window(task, own, made, [Target("a", texts(7, 2))])
+    run = record(task, rule, tiny.start(task, rule), steps, **{"snapshots": T} | recording)
+    scores = score_window(task, rule, run, [Target("a", texts(7, 2))])
     return {
-        "influences": torch.cat(found.influences, dim=1),
-        "target losses": found.target_losses,
+        "influences": torch.cat(scores.influences, dim=1),
+        "target losses": scores.target_losses,
     }
 
 
 WIDE, NARROW = torch.float64, torch.float32
-SHARDED = {"snapshots": 2, "sharded": True}
 ADAMW = partial(rule, name="adamw")
+JUMP = Scoring(jump_bytes=30_000)
+KINDS = {type(made): name for name, made in tiny.RULES.items()}
+"""The last of each kind of rule: what ranks share of a rule is its state, whatever its settings."""
 CASES: dict[str, Callable[[Ranks], Results]] = {
-    name: partial(rule, name=name, **SHARDED) for name in tiny.RULES
+    name: partial(rule, name=name, **SHARDED) for name in KINDS.values()
 }
 CASES |= {
     "whole": partial(ADAMW, size=8),
     "gradients kept": partial(ADAMW, micro=0, gradients=T, **SHARDED),
     "some gradients kept": partial(ADAMW, micro=0, gradients=2),
     "batches of one": partial(rule, name="sgd-momentum", clip=None, size=1, **SHARDED),
-    "jump": partial(ADAMW, jump_bytes=30_000, **SHARDED),
-    "jump, fixed": partial(ADAMW, jump_bytes=2**30, removal="fixed", micro=0, size=2),
+    "jump": partial(ADAMW, scoring=JUMP, **SHARDED),
+    "jump, fixed": partial(ADAMW, scoring=Scoring("fixed", 2**30), micro=0, size=2),
     "on disk": partial(ADAMW, snapshots=1, disk=2, sharded=True),
     "whole on disk": partial(ADAMW, snapshots=1, disk=2),
     "dropout by micro-batch": partial(ADAMW, dropout=0.4, size=8),
@@ -176,7 +190,7 @@ CASES |= {
         "sharded": partial(ADAMW, dtype=NARROW, **SHARDED),
         "muon": partial(rule, name="muon", dtype=NARROW, **SHARDED),
         "gradients kept": partial(ADAMW, dtype=NARROW, micro=0, gradients=T),
-        "jump": partial(ADAMW, dtype=NARROW, jump_bytes=30_000, **SHARDED),
+        "jump": partial(ADAMW, dtype=NARROW, scoring=JUMP, **SHARDED),
         "K = 1": partial(selection, horizon=1, dtype=NARROW),
         "K = 3": partial(selection, horizon=3, dtype=NARROW),
         "K = T": partial(selection, horizon=T, dtype=NARROW, **SHARDED),
@@ -185,5 +199,5 @@ CASES |= {
     }.items()
 }
 CASES["gpt, bfloat16"] = partial(  # Adam's first step is all sign, so all rounding
-    gpt, dtype=NARROW, autocast=torch.bfloat16, own=SGD(momentum=0.9)
+    gpt, dtype=NARROW, autocast=torch.bfloat16, rule=SGD(momentum=0.9)
 )

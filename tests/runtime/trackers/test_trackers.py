@@ -2,9 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,149 +16,19 @@ from curate import select as run_select
 from curate.cli.main import cli, run
 from curate.errors import MissingExtraError, OptionError
 from curate.recipe import resolved
-from curate.runtime.trackers import Careful, open_tracker, tracking
+from curate.runtime.trackers import open_tracker
 from curate.runtime.trackers.open import KINDS
 from tests.integrations.loop import losses, net, target, train
 from tests.job import RECIPE, curate
 from tests.output.test_audit_log import numbered
-
-Calls = list[tuple[str, Any]]
-
-
-class Recorder:
-    """A tracker of one's own: a method is all it takes."""
-
-    def __init__(self, fail_at: int | None = None) -> None:
-        self.told: list[tuple[int, dict[str, float]]] = []
-        self.asked = 0
-        self._fail_at = fail_at
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self.asked += 1
-        if self.asked == self._fail_at:
-            raise ConnectionError("the server\nis away")
-        self.told.append((step, dict(metrics)))
-
-    def of(self, kind: str) -> list[tuple[int, dict[str, float]]]:
-        """What was told of windows, say: names without `window/`."""
-        start = f"{kind}/"
-        return [
-            (step, {name.removeprefix(start): value for name, value in metrics.items()})
-            for step, metrics in self.told
-            if all(name.startswith(start) for name in metrics)
-        ]
-
-
-class Talkative(Calls):
-    """Prints when it is opened and closed."""
-
-    def append(self, call: tuple[str, Any]) -> None:
-        if call[0] in ("open", "close"):
-            print(call)
-
-    def extend(self, calls: Any) -> None:
-        for call in calls:
-            self.append(call)
-
-
-def stub_tensorboard(calls: Calls) -> ModuleType:
-    class SummaryWriter:
-        def __init__(self, where: str) -> None:
-            calls.append(("open", where))
-
-        def add_text(self, name: str, text: str) -> None:
-            calls.append(("config", f"{name}: {text}"))
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            calls.append(("log", ({name: value}, step)))
-
-        def flush(self) -> None:
-            calls.append(("flush", None))
-
-        def close(self) -> None:
-            calls.append(("close", None))
-
-    module: Any = ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = SummaryWriter
-    return module  # type: ignore[no-any-return]
-
-
-def stub_wandb(calls: Calls) -> ModuleType:
-    def init(*, project: str, entity: str | None, config: dict[str, Any]) -> Any:
-        calls.extend([("open", f"{entity}/{project}"), ("config", str(config))])
-        return SimpleNamespace(
-            log=lambda metrics, step: calls.append(("log", (metrics, step))),
-            finish=lambda exit_code: calls.append(("close", exit_code)),
-        )
-
-    module: Any = ModuleType("wandb")
-    module.init = init
-    return module  # type: ignore[no-any-return]
-
-
-def stub_mlflow(calls: Calls) -> ModuleType:
-    module: Any = ModuleType("mlflow")
-    module.set_experiment = lambda where: calls.append(("open", where))
-    module.start_run = lambda: calls.append(("start", None))
-    module.log_dict = lambda config, name: calls.append(("config", str(config)))
-    module.log_metrics = lambda metrics, step: calls.append(("log", (metrics, step)))
-    module.end_run = lambda status: calls.append(("close", status))
-    return module  # type: ignore[no-any-return]
-
-
-STUBS = {
-    "tensorboard": ("torch.utils.tensorboard", stub_tensorboard, "runs/x", "runs/x"),
-    "wandb": ("wandb", stub_wandb, "lab/project", "lab/project"),
-    "mlflow": ("mlflow", stub_mlflow, "experiment", "experiment"),
-}
-
-
-@pytest.fixture(autouse=True)
-def _no_tracker_is_loaded() -> Iterator[None]:
-    names = [f"curate.runtime.trackers.{kind}" for kind in KINDS]
-    for name in names:
-        sys.modules.pop(name, None)
-    yield
-    for name in names:
-        sys.modules.pop(name, None)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_adapters_pass_on_what_they_are_told(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, stub, where, opened = STUBS[kind]
-    calls: Calls = []
-    monkeypatch.setitem(sys.modules, name, stub(calls))
-    tracker = open_tracker(f"{kind}:{where}", {"policy": "look_ahead"})
-    tracker.log({"a/b": 0.5, "c": 2.0}, 7)
-    tracker.close()
-    told: dict[str, float] = {}
-    for what, value in calls:
-        if what == "log":
-            metrics, step = value
-            told |= metrics
-            assert step == 7
-    assert told == {"a/b": 0.5, "c": 2.0}
-    assert ("open", opened) in calls
-    assert any(what == "config" and "look_ahead" in value for what, value in calls)
-    assert calls[-1][0] == "close"
-
-
-@pytest.mark.parametrize("failed", [False, True])
-def test_how_a_run_ended_is_passed_on(failed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = {}
-    for kind in ("wandb", "mlflow"):
-        name, stub, where, _ = STUBS[kind]
-        calls: Calls = []
-        monkeypatch.setitem(sys.modules, name, stub(calls))
-        try:
-            with tracking([f"{kind}:{where}"], {}, pytest.fail):
-                if failed:
-                    raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            pass
-        ended[kind] = calls[-1]
-    status = "FAILED" if failed else "FINISHED"
-    assert ended == {"wandb": ("close", int(failed)), "mlflow": ("close", status)}
+from tests.runtime.trackers.stubs import (
+    STUBS,
+    Calls,
+    Recorder,
+    Talkative,
+    stub_mlflow,
+    stub_wandb,
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -189,12 +58,6 @@ def test_a_missing_package_is_named(
         f"install it with `pip install {kind}`.\n"
     )
     assert not Path("out").exists()
-
-
-@pytest.mark.parametrize("text", ["neptune:x", "tensorboard", "tensorboard:", ":x", ""])
-def test_what_is_no_tracker_is_refused(text: str) -> None:
-    with pytest.raises(OptionError, match="must be one of tensorboard:DIRECTORY"):
-        open_tracker(text)
 
 
 def test_a_tracker_that_cannot_be_opened_is_refused_before_the_run(
@@ -272,7 +135,7 @@ def test_error_so_far_is_that_of_the_windows_so_far() -> None:
         probes = [
             Probe(0, position, float(size), linear=0.1, exact=0.1, actual=float(actual))
             for position, (size, actual) in enumerate(rng.random((k % 3, 2)))
-        ]  # fmt: skip
+        ]
         sizes = rng.random(5)
         proxy._windows.append(_Window(k, np.arange(5), sizes, 1, sizes.mean(), 0.0, 1.0, probes))
         if k % 2:
@@ -304,38 +167,6 @@ def test_a_tracker_that_fails_is_left_out_with_one_line(
     assert pl.read_parquet("out/scores.parquet")["kept"].sum() == 36
 
 
-def test_one_that_fails_to_close_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = stub_mlflow([])
-
-    def fail(status: str) -> None:
-        raise OSError("disk full")
-
-    module.end_run = fail  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlflow", module)
-    lines: list[str] = []
-    with tracking(["mlflow:x"], {}, lines.append):
-        pass
-    assert lines == ["MLflow failed to close: disk full."]
-
-
-def test_from_python_a_failure_is_a_warning_and_an_interrupt_an_interrupt() -> None:
-    recorder = Recorder(fail_at=2)
-    watched = Careful(recorder)
-    watched.log({"a": 1.0}, 0)
-    with pytest.warns(RuntimeWarning, match="Recorder failed with ConnectionError"):
-        watched.log({"a": 2.0}, 1)
-    watched.log({"a": 3.0}, 2)
-    assert recorder.told == [(0, {"a": 1.0})]
-    assert recorder.asked == 2
-
-    class Stopped:
-        def log(self, metrics: Mapping[str, float], step: int) -> None:
-            raise KeyboardInterrupt(metrics, step)
-
-    with pytest.raises(KeyboardInterrupt):
-        Careful(Stopped()).log({}, 0)
-
-
 @pytest.mark.parametrize("keep", [0.5, "weights"])
 def test_a_loop_tells_of_every_window_it_trained_on(keep: float | str) -> None:
     from torch.utils.data import DataLoader
@@ -345,9 +176,16 @@ def test_a_loop_tells_of_every_window_it_trained_on(keep: float | str) -> None:
     recorder, model = Recorder(), net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     wrapped = LookAheadLoader(
-        DataLoader(numbered(), batch_size=16), model, optimizer, losses, target(),
-        horizon=4, rounds=2, keep=keep, tracker=recorder,
-    )  # fmt: skip
+        DataLoader(numbered(), batch_size=16),
+        model,
+        optimizer,
+        losses,
+        target(),
+        horizon=4,
+        rounds=2,
+        keep=keep,
+        tracker=recorder,
+    )
     if keep == "weights":
         for batch, _ in wrapped:
             optimizer.zero_grad()
@@ -359,10 +197,13 @@ def test_a_loop_tells_of_every_window_it_trained_on(keep: float | str) -> None:
     assert [step for step, _ in told] == [0, 4]
     for (_, metrics), report in zip(told, reports, strict=True):
         assert metrics == {
-            "target_loss": report.target_loss, "predicted": report.predicted,
-            "realised": report.realised, "kept": report.kept / report.offered,
-            "horizon": 4.0, "seconds": report.seconds,
-        }  # fmt: skip
+            "target_loss": report.target_loss,
+            "predicted": report.predicted,
+            "realised": report.realised,
+            "kept": report.kept / report.offered,
+            "horizon": 4.0,
+            "seconds": report.seconds,
+        }
 
 
 def test_nothing_to_track_is_refused() -> None:

@@ -1,6 +1,7 @@
 """Two processes find what one finds, and fail together.
 
-Both go through all that is tested here once, see `worker`; the tests look at what they left.
+torchrun starts both, once, and they go through all that is tested here, see `worker`; the tests
+look at what they left.
 """
 
 import json
@@ -9,8 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import polars as pl
@@ -21,9 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from curate.cli.main import main
-from curate.rules import State
-from curate.runtime.ranks import ALONE, require_same, share
-from curate.trajectory import shard_bytes
+from curate.runtime.ranks import ALONE
 from tests.job import RECIPE, curate, rows
 from tests.runtime.ranks.cases import ADAMW, CASES, T
 from tests.runtime.ranks.worker import ALIKE, FAILURES, SIZE
@@ -37,11 +38,15 @@ PATIENCE = 300
 
 @dataclass(frozen=True)
 class Left:
-    """What the two processes left: tensors by case, ends of commands by name, files."""
+    """What the two processes left: tensors by case, ends of commands by name, files.
+
+    interrupted: what torchrun and they printed to stderr after Ctrl-C.
+    """
 
     tensors: list[dict[str, Tensor]]
     ends: list[dict[str, Any]]
     folder: Path
+    interrupted: str
 
     def case(self, name: str, rank: int = 0) -> dict[str, Tensor]:
         start = f"{name}/"
@@ -52,11 +57,33 @@ class Left:
         }
 
 
-def worker(rank: int, folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.runtime.ranks.worker", str(rank), str(folder)],
-        cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def torchrun(folder: Path) -> str:
+    """Have two workers do everything, and interrupt the last of it; what they say then."""
+    command = ["torch.distributed.run", "--nproc-per-node", str(SIZE), "--standalone"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command, "-m", "tests.runtime.ranks.worker", str(folder)],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    watchdog = Timer(PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog.start()
+    try:
+        lines = list[str]()
+        while not lines or "this will take about" not in lines[-1]:
+            lines.append(process.stderr.readline())
+            assert lines[-1], "".join(lines)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        return process.communicate(timeout=PATIENCE)[1]
+    finally:
+        watchdog.cancel()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +91,24 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     folder = tmp_path_factory.mktemp("ranks")
     rows().to_parquet(str(folder / "rows.parquet"))
     (folder / "recipe.yaml").write_text(RECIPE)
-    processes = [worker(rank, folder) for rank in range(SIZE)]
-    try:
-        errors = [process.communicate(timeout=PATIENCE)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    assert [process.returncode for process in processes] == [0, 9], errors  # 1 is killed at last
+    interrupted = torchrun(folder)
+    codes = [json.loads((folder / f"{rank}.codes").read_text()) for rank in range(SIZE)]
+    assert codes == [[0, 0], [0, 9]]  # 1 is killed at last
     return Left(
         [load_file(folder / f"{rank}.safetensors") for rank in range(SIZE)],
         [json.loads((folder / f"{rank}.json").read_text()) for rank in range(SIZE)],
         folder,
+        interrupted,
     )
+
+
+@pytest.fixture(scope="module")
+def alone(left: Left) -> Path:
+    """What one process selects by the same recipe."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(left.folder)
+        assert curate("recipe.yaml", "--out", "alone", "--quiet") == 0
+    return left.folder / "alone"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -119,27 +151,22 @@ def test_a_file_damaged_on_one_rank_is_used_on_none(left: Left) -> None:
     alone = ADAMW(ALONE, snapshots=T)["influences"]
     found = left.case("damaged")["influences"]
     torch.testing.assert_close(found, alone, rtol=1e-7, atol=1e-7 * float(alone.abs().max()))
-    told = [own["warnings"] for own in left.ends]
+    told = [ends["warnings"] for ends in left.ends]
     assert told[0] == []
     assert len(told[1]) == 1
     assert "missing or damaged" in told[1][0]
 
 
 @pytest.mark.parametrize("name", ["good", "sharded"])
-def test_the_dataset_is_that_of_one_process(
-    left: Left, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(left.folder)
-    assert curate("recipe.yaml", "--out", "alone", "--overwrite", "--quiet") == 0
+def test_the_dataset_is_that_of_one_process(left: Left, alone: Path, name: str) -> None:
     assert [ends[name]["code"] for ends in left.ends] == [0, 0]
     assert [ends[name]["err"] for ends in left.ends] == ["", ""]
     assert "(10 steps, cpu, 2 processes)" in left.ends[0][name]["out"]
     assert left.ends[1][name]["out"] == ""
-    one, two = load_from_disk("alone")["train"], load_from_disk(name)["train"]
+    outs = (alone, left.folder / name)
+    one, two = (load_from_disk(str(out))["train"] for out in outs)
     assert one.to_list() == two.to_list()
-    expected, found = (
-        pl.read_parquet(f"{out}/scores.parquet").sort("row") for out in ("alone", name)
-    )
+    expected, found = (pl.read_parquet(out / "scores.parquet").sort("row") for out in outs)
     assert expected["kept"].equals(found["kept"])
     scale = expected["influence"].abs().max()
     assert (expected["influence"] - found["influence"]).abs().max() <= 3e-5 * scale  # type: ignore[operator]
@@ -219,73 +246,29 @@ def test_help_is_printed_once(left: Left) -> None:
     assert left.ends[1]["help"] == {"code": 0, "out": "", "err": ""}
 
 
-def torchrun(here: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = ["torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "curate"]
-    return subprocess.Popen(
-        [sys.executable, "-m", *command, *arguments],
-        cwd=here, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def test_torchrun_selects(left: Left) -> None:
+    out, nothing = ((left.folder / f"selects-{rank}.out").read_text() for rank in range(SIZE))
+    assert json.loads(out)["processes"] == SIZE
+    assert nothing == ""
+    for rank in range(SIZE):
+        assert "curate" not in (left.folder / f"selects-{rank}.err").read_text()
+    selected, good = (left.folder / f"{name}/scores.parquet" for name in ("selected", "good"))
+    assert selected.read_bytes() == good.read_bytes()
 
 
-def test_torchrun_selects(here: Path) -> None:
-    process = torchrun(here, "select", "recipe.yaml", "--json")
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, err
-    assert json.loads(out)["processes"] == 2
-    assert "curate" not in err
-    assert (here / "out/recipe/scores.parquet").is_file()
-
-
-LEAVING = """
-import sys
-from pathlib import Path
-import torch
-from torch import distributed as dist
-from curate.runtime.ranks import Group
-
-def threads():
-    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    return names.count("pt_gloo_runloop")
-
-group = Group(dist.FileStore(sys.argv[1]), 0, 1)
-torch.held = lambda of=dist.group.WORLD: of  # as torch.distributed.nn does
-for _ in range(3):
-    group.sum(torch.ones(3))
-while (before := threads()) % 2:  # one that has begun but has no name yet
-    pass
-group.close()
-print(before, threads())
-"""
+def test_ctrl_c_in_torchrun_is_told_once(left: Left) -> None:
+    assert left.interrupted.count("curate: ") == 1
+    assert "curate: interrupted; no result was written." in left.interrupted
+    assert not (left.folder / "long").exists()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are listed in /proc")
-def test_who_leaves_has_no_thread_that_holds_tensors(tmp_path: Path) -> None:
+def test_who_leaves_has_no_thread_that_holds_tensors(left: Left) -> None:
     """One that drops a tensor while the interpreter ends would abort the process."""
-    command = [sys.executable, "-c", LEAVING, str(tmp_path / "store")]
-    out = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
-    before, after = map(int, out.stdout.split())
-    assert before > 0
-    assert after == before // 2  # the world's, which have had nothing to do
-
-
-def test_ctrl_c_in_torchrun_is_told_once(here: Path) -> None:
-    long = ("--set", "training.epochs=3000", "--set", "evaluation={seeds: [0]}")
-    process = torchrun(here, "select", "recipe.yaml", *long)
-    assert process.stderr is not None
-    try:
-        line = process.stderr.readline()
-        while "this will take about" not in line:
-            assert line, "it ended"
-            line = process.stderr.readline()
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-        process.communicate()
-    assert err.count("curate: ") == 1
-    assert "curate: interrupted; no result was written." in err
-    assert not (here / "out/recipe").exists()
+    for ends in left.ends:
+        before, after = ends["threads"]
+        assert before > 0
+        assert after == before // 2  # the world's, which have had nothing to do
 
 
 def test_a_group_that_is_none_is_refused(
@@ -313,29 +296,3 @@ def test_a_world_of_one_is_one_process(
         main()
     signal.signal(signal.SIGTERM, handler)
     assert "gone.yaml: cannot read the recipe" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("count", [0, 1, 2, 5, 12])
-def test_shares_are_even_and_leave_nothing_out(count: int, size: int) -> None:
-    shares = [share(count, rank, size) for rank in range(size)]
-    assert [i for own in shares for i in range(count)[own]] == list(range(count))
-    lengths = [own.stop - own.start for own in shares]
-    assert max(lengths) - min(lengths) <= 1
-    assert lengths == sorted(lengths, reverse=True)
-
-
-def test_one_process_agrees_with_itself() -> None:
-    require_same(ALONE, "anything", "text")
-
-
-def test_bytes_of_a_share_are_those_of_the_largest() -> None:
-    @dataclass(frozen=True)
-    class Three:
-        rank: int = 0
-        size: int = 3
-        local: int = 0
-
-    state = State(torch.zeros(7), {"one": torch.zeros(1), "none": torch.zeros(0)}, 0)
-    assert shard_bytes(state, ALONE) == state.nbytes() == 32
-    assert shard_bytes(state, Three()) == 4 * (3 + 1)  # type: ignore[arg-type]
