@@ -1,11 +1,17 @@
 """What mattered: adjoints of training, and the influence of every candidate."""
 
-from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
+from curate.influence.adjoint import (
+    BackwardStep,
+    Following,
+    Linearization,
+    backward_step,
+    final_adjoint,
+)
 from curate.influence.differences import Differences
 from curate.influence.error_proxy import ErrorProxy, WindowError, expected_error, probing_passes
-from curate.influence.jump import Following, exact_jump
-from curate.influence.kinks import Near
-from curate.influence.probes import Probe, Probing, as_probes, follow, size_of
+from curate.influence.jump import exact_jump
+from curate.influence.point import Point
+from curate.influence.probes import Probe, Probing, as_probes, size_of
 from curate.influence.removal import REMOVALS, Scoring, influence, leave_out, reweighting
 from curate.influence.slopes import Slopes
 from curate.influence.targets import (
@@ -25,7 +31,8 @@ __all__ = [
     "Differences",
     "ErrorProxy",
     "Following",
-    "Near",
+    "Linearization",
+    "Point",
     "Probe",
     "Probing",
     "Scoring",
@@ -38,7 +45,6 @@ __all__ = [
     "exact_jump",
     "expected_error",
     "final_adjoint",
-    "follow",
     "influence",
     "leave_out",
     "mean_metrics",
