@@ -35,18 +35,15 @@ def jump_of(at: Linearization) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], 
     """
     rule, lrs, following = at.rule, at.step.lrs, at.following
     before = at.state.with_tensors(tuple(t.double() for t in at.state.tensors()))
-    if following is None:
-        return (
-            lambda gradient: rule.update(gradient, before, lrs).tensors(),
-            tuple(cotangent.double() for cotangent in at.adjoint),
-        )
-    mean = following.mean.double()
 
     def outcome(gradient: Tensor) -> tuple[Tensor, ...]:
         after = rule.update(gradient, before, lrs)
-        return (after.theta, *rule.update(mean, after, following.lrs).tensors())
+        if following is None:
+            return after.tensors()
+        again = rule.update(following.mean.double(), after, following.lrs)
+        return (after.theta, *again.tensors())
 
-    cotangents = (following.curvature, *following.adjoint)
+    cotangents = at.adjoint if following is None else (following.curvature, *following.adjoint)
     return outcome, tuple(cotangent.double() for cotangent in cotangents)
 
 

@@ -43,13 +43,13 @@ class WindowScores:
     @property
     def overall(self) -> list[Tensor]:
         """Influences on the mean loss of the targets, per step, shape (n,)."""
-        return [over_targets(self.targets, own) for own in self.influences]
+        return [over_targets(self.targets, values) for values in self.influences]
 
     @property
     def drift(self) -> float:
         """What differences may have put influences off by, on average."""
-        off = [d * own.abs() for d, own in zip(self.drifts, self.overall, strict=True)]
-        return float(torch.cat(off).mean())
+        errors = [d * x.abs() for d, x in zip(self.drifts, self.overall, strict=True)]
+        return float(torch.cat(errors).mean())
 
     @property
     def overall_loss(self) -> float:
@@ -79,7 +79,7 @@ def score_window(
     Args:
         scoring: how; the defaults are those of the recipe.
         differences: what is remembered of the steps scored before these.
-        probing: removals to follow to the end, see `probe`; not of a mistaken rule.
+        probing: removals to follow to the end, see `Probe`; not of a mistaken rule.
         first_step: number of the window's first step in the run, for error messages.
         on_step: called after every step scored.
 
@@ -118,6 +118,7 @@ def score_window(
             if scoring.jump_bytes is not None or draw.count:
                 following = Following(grad.mean, at.step.lrs, adjoint, back.curvature)
             adjoint = back.adjoint
+        del at, back  # and with them an adjoint, while a step before is done again
         on_step()
     return WindowScores(
         influences=influences[::-1],

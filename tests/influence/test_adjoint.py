@@ -7,14 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from curate.influence import (
-    BackwardStep,
-    Differences,
-    Linearization,
-    backward_step,
-    final_adjoint,
-    target_gradients,
-)
+from curate.influence import Differences, final_adjoint, target_gradients
+from curate.influence.adjoint import BackwardStep, Linearization, backward_step
 from curate.rules import Rule, State, initial_state
 from curate.trajectory import Step, Task, gradient, record, replay, seeded_rng
 from tests import tiny

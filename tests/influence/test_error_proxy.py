@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from curate.influence import ErrorProxy, Probe, WindowScores
+from curate.influence import ErrorProxy, WindowScores
 from curate.influence.error_proxy import BORROWED, JUMP, LINEAR, START
+from curate.influence.probes import Probe
 from curate.trajectory import Step
 from tests import tiny
 

@@ -10,16 +10,15 @@ from torch import Tensor, nn
 from curate.errors import ModelError
 from curate.influence import (
     Differences,
-    Linearization,
     Scoring,
-    backward_step,
-    exact_jump,
     final_adjoint,
     influence,
     leave_out,
     score_window,
     target_gradients,
 )
+from curate.influence.adjoint import Linearization, backward_step
+from curate.influence.jump import exact_jump
 from curate.models import FlatModel
 from curate.rules import Adjoint, Rule, State
 from curate.trajectory import Step, Task, gradient, record, replay

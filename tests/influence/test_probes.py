@@ -11,17 +11,9 @@ from torch import Tensor
 from torch.func import functional_call, grad, jacrev
 from torch.nn import functional as F
 
-from curate.influence import (
-    Linearization,
-    Probe,
-    Probing,
-    Scoring,
-    WindowScores,
-    score_window,
-    size_of,
-    target_gradients,
-)
-from curate.influence.probes import Draw
+from curate.influence import Probing, Scoring, WindowScores, score_window, size_of, target_gradients
+from curate.influence.adjoint import Linearization
+from curate.influence.probes import Draw, Probe
 from curate.models import Classification, FlatModel
 from curate.rules import SGD, Rule, State
 from curate.trajectory import Gradient, Step, Task, record, replay

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from curate.datasets import BatchExamples
-from curate.influence import Point, Slopes
+from curate.influence import Point
 from curate.influence import slopes as slopes_module
+from curate.influence.slopes import Slopes
 from curate.models import FlatModel
 from curate.trajectory import Step, Task, counting, gradient
 from tests.influence.layers import (
