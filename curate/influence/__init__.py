@@ -1,13 +1,11 @@
 """What mattered: adjoints of training, and the influence of every candidate."""
 
-from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
+from curate.influence.adjoint import final_adjoint
 from curate.influence.differences import Differences
 from curate.influence.error_proxy import ErrorProxy, WindowError, expected_error
-from curate.influence.jump import Following, exact_jump
-from curate.influence.kinks import Near
-from curate.influence.probes import Probe, Probing, as_probes, follow, size_of
+from curate.influence.point import Point
+from curate.influence.probes import Probing, as_probes, size_of
 from curate.influence.removal import REMOVALS, Scoring, influence, leave_out, reweighting
-from curate.influence.slopes import Slopes
 from curate.influence.targets import (
     Target,
     mean_metrics,
@@ -21,24 +19,17 @@ from curate.influence.window import WindowScores, score_window
 
 __all__ = [
     "REMOVALS",
-    "BackwardStep",
     "Differences",
     "ErrorProxy",
-    "Following",
-    "Near",
-    "Probe",
+    "Point",
     "Probing",
     "Scoring",
-    "Slopes",
     "Target",
     "WindowError",
     "WindowScores",
     "as_probes",
-    "backward_step",
-    "exact_jump",
     "expected_error",
     "final_adjoint",
-    "follow",
     "influence",
     "leave_out",
     "mean_metrics",

@@ -12,22 +12,21 @@ is too large, all are central from there on.
 
 A difference is J a, with J the derivative of the gradient that training uses. The way back needs
 J' a, the same wherever that gradient is the gradient of something. Backward hooks and
-straight-through estimators can make it another; that is found out, and refused.
+straight-through estimators can make it another; that is noticed, and refused.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from curate.errors import ModelError
-from curate.influence.kinks import Near
-from curate.influence.slopes import Slopes, kept
-from curate.trajectory import Gradient, Step, Task, Watch, gradient
+from curate.influence.point import Point
+from curate.influence.slopes import Slopes
+from curate.trajectory import Gradient
 
 FORWARD, CENTRAL, DOUBLE = 3e-4, 1e-3, 1e-5
 """How much the gradient is to change, as a share: float32, one way and both ways; float64."""
@@ -43,6 +42,9 @@ TOO_LARGE = 0.01
 LOPSIDED = 0.02
 """|a' J b - b' J a| as a share of what both should be, above which J is not symmetric; on top of
 what the differences themselves are uncertain by."""
+
+Moved = tuple[Tensor, Any]
+"""By how much a gradient changes, shape (P,), and the slopes, shape (n,), on the way."""
 
 
 class Product(NamedTuple):
@@ -88,157 +90,152 @@ class Differences:
         return [asdict(self._courses[q]) for q in sorted(self._courses)]
 
     def restore(self, saved: Sequence[dict[str, Any]]) -> None:
-        """Go on from what was `saved`."""
+        """Resume from what was `saved`."""
         self._courses = {q: _Course(**values) for q, values in enumerate(saved)}
 
-    def products(
-        self, task: Task, theta: Tensor, step: Step, grad: Gradient, directions: Sequence[Tensor]
-    ) -> list[Product]:
+    def products(self, point: Point, grad: Gradient, directions: Sequence[Tensor]) -> list[Product]:
         """The derivative of a step's mean gradient along Q directions, shape (P,), and slopes.
 
-        `grad`: the step's gradient at theta. Each direction, in its place, has a course of its
-        own, the same whatever the others are.
+        `grad`: the step's gradient at the point. Each direction, in its place, has its own
+        course, the same whatever the others are.
 
         Raises:
             ModelError: the gradient that the model trains by is not one of any loss.
         """
-        if theta.dtype in (torch.float16, torch.bfloat16):
+        dtype = point.theta.dtype
+        if dtype in (torch.float16, torch.bfloat16):
             raise ModelError(
-                f"parameters in {str(theta.dtype).removeprefix('torch.')} cannot be taken back "
+                f"parameters in {str(dtype).removeprefix('torch.')} cannot be taken back "
                 "through a step: they move by less than their own rounding; keep them in float32 "
                 "and train under autocast, or use horizon 1."
             )
-        near = Near(task, theta, step)
         if self._kinked is None:
-            self._kinked = near.kinked
-        kept_to = near if self._kinked else None
-        courses = [self._courses.setdefault(q, _Course()) for q in range(len(directions))]
+            self._kinked = point.kinked
+        origin = point if self._kinked else None
         return [
-            self._product(task, theta, step, grad, a, course, kept_to)
-            for a, course in zip(directions, courses, strict=True)
+            self._product(
+                _Ray(point, a, grad.mean, origin, self.slopes),
+                self._courses.setdefault(q, _Course()),
+            )
+            for q, a in enumerate(directions)
         ]
 
-    def _product(
-        self, task: Task, theta: Tensor, step: Step, grad: Gradient, direction: Tensor,
-        course: _Course, near: Near | None,
-    ) -> Product:  # fmt: skip
-        length = float(torch.linalg.vector_norm(direction))
-        size = float(torch.linalg.vector_norm(grad.mean))
-        if not (0 < length < math.inf and 0 < size < math.inf):
-            _, found = self.slopes.take(task, theta, step, [direction])
-            return Product(direction * 0, found[0], 0.0)
-        double = theta.dtype == torch.float64
-        half = task.model.autocast is not None  # what was recorded is then of another precision
+    def _product(self, ray: "_Ray", course: _Course) -> Product:
+        point, length = ray.point, _norm(ray.direction)
+        if not (0 < length < math.inf and 0 < _norm(ray.base) < math.inf):
+            _, slopes = self.slopes.take(point, [ray.direction])
+            return Product(ray.direction * 0, slopes[0], 0.0)
+        double = point.theta.dtype == torch.float64
+        half = point.task.model.autocast is not None  # what was recorded: of another precision
         central = double or half or self._central or course.central
         checked = course.taken % EVERY == 0
         course.taken += 1
         wanted = DOUBLE if double else CENTRAL if central else FORWARD
-        there = partial(self._shifted, task, theta, step, direction, near)
-        change = partial(_across, there) if central else partial(_ahead, there, grad.mean)
-        reach, (moved, slopes) = _far_enough(change, size, theta, length, wanted, course.stiffness)
+        change = ray.across if central else ray.ahead
+        reach, (moved, slopes) = ray.far_enough(change, wanted, course.stiffness)
         if checked and not central:
-            forward, (moved, slopes) = moved, _across(there, reach)
+            forward, (moved, slopes) = moved, ray.across(reach)
             course.error = _apart(forward, moved)
             course.central = central = course.error > TOO_LARGE
         if checked and central:
-            course.error = _apart(_across(there, 3 * reach)[0].div_(3), moved)
+            course.error = _apart(ray.across(3 * reach)[0].div_(3), moved)
         bent = moved.div_(reach)
-        course.stiffness = float(torch.linalg.vector_norm(bent)) / length
+        course.stiffness = _norm(bent) / length
         if checked and not self._symmetric and course.stiffness > 0:
             self._symmetric = True
-            base = gradient(task, theta, step, exactly=True).mean if half else grad.mean
-            watch = partial(kept, near) if near else None
-            _require_symmetry(
-                task, theta, step, base, direction, bent, wanted, course.error, watch
-            )  # fmt: skip
+            base = point.gradient().mean if half else ray.base
+            _require_symmetry(replace(ray, base=base), bent, wanted, course.error)
         return Product(bent, slopes, course.error)
 
-    def _shifted(
-        self, task: Task, theta: Tensor, step: Step, direction: Tensor, near: Near | None,
-        reach: float,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """The mean gradient and the slopes at theta + reach * direction."""
-        there = torch.add(theta, direction, alpha=reach)
-        grad, slopes = self.slopes.take(task, there, step, [direction], near=near)
+
+@dataclass(frozen=True)
+class _Ray:
+    """Where gradients are taken: at theta + reach * direction.
+
+    base: the gradient at the point itself. origin: on whose pieces to stay, see `Point`.
+    slopes: what takes them along the direction; None if they are not wanted.
+    """
+
+    point: Point
+    direction: Tensor
+    base: Tensor
+    origin: Point | None
+    slopes: Slopes | None = None
+
+    def at(self, reach: float) -> Moved:
+        """The mean gradient, and the slopes."""
+        there = self.point.moved(self.direction, reach, self.origin)
+        if self.slopes is None:
+            return there.gradient().mean, 0.0
+        grad, slopes = self.slopes.take(there, [self.direction])
         return grad.mean, slopes[0]
 
+    def ahead(self, reach: float) -> Moved:
+        """g(theta + e a) - g(theta), and the slopes at the former."""
+        far, slopes = self.at(reach)
+        return far - self.base, slopes
 
-Moved = tuple[Tensor, Any]
-"""By how much a gradient changes, shape (P,), and what else is found there."""
+    def across(self, reach: float) -> Moved:
+        """(g(theta + e a) - g(theta - e a)) / 2, and the mean of the slopes at both."""
+        far, up = self.at(reach)
+        near, down = self.at(-reach)
+        return (far - near).div_(2), (up + down) / 2
+
+    def far_enough(
+        self, change: Callable[[float], Moved], wanted: float, stiffness: float = 0.0
+    ) -> tuple[float, Moved]:
+        """How far the gradient has changed as `wanted`, as a share of its size, and by what.
+
+        Args:
+            change: `ahead` or `across`. stiffness: |J a| / |a|, where it is known about.
+        """
+        theta, size, length = self.point.theta, _norm(self.base), _norm(self.direction)
+        place = max(1.0, _norm(theta))
+        farthest, too_far = FARTHEST * place / length, math.inf
+        reach = min(wanted * (size / stiffness if stiffness > 0 else place) / length, farthest)
+        nearest = math.inf
+        for _ in range(TRIES):
+            moved = change(reach)
+            share = _norm(moved[0]) / size
+            if not math.isfinite(share):
+                return reach, moved
+            factor = wanted / max(share, torch.finfo(theta.dtype).eps)
+            if (miss := abs(math.log(factor))) < nearest:
+                nearest, best = miss, (reach, moved)
+            if miss <= math.log(WITHIN) or (factor > 1 and reach == farthest):
+                break
+            too_far = min(too_far, reach) if factor < 1 else too_far
+            further = min(reach * min(max(factor, 1e-4), 1e4), farthest)
+            reach = further if further < too_far else math.sqrt(reach * too_far)
+        return best
 
 
-def _ahead(there: Callable[[float], Moved], base: Tensor, reach: float) -> Moved:
-    """g(theta + e a) - g(theta), and the slopes at the former."""
-    far, slopes = there(reach)
-    return far - base, slopes
+def _norm(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))
 
 
-def _across(there: Callable[[float], Moved], reach: float) -> Moved:
-    """(g(theta + e a) - g(theta - e a)) / 2, and the mean of the slopes at both."""
-    far, up = there(reach)
-    near, down = there(-reach)
-    return (far - near).div_(2), (up + down) / 2
-
-
-def _apart(found: Tensor, better: Tensor) -> float:
+def _apart(vector: Tensor, better: Tensor) -> float:
     """How far one is from the other, as a share of it."""
-    norm = float(torch.linalg.vector_norm(better))
-    return float(torch.linalg.vector_norm(found - better)) / norm if norm > 0 else 0.0
+    norm = _norm(better)
+    return _norm(vector - better) / norm if norm > 0 else 0.0
 
 
-def _far_enough(
-    change: Callable[[float], Moved], size: float, theta: Tensor, length: float, wanted: float,
-    stiffness: float = 0.0,
-) -> tuple[float, Moved]:  # fmt: skip
-    """How far along a direction the gradient has changed as `wanted`, and what is found there.
-
-    Args:
-        change: of the gradient, so many directions from theta. size: of the gradient at theta.
-        length: of the direction. stiffness: |J a| / |a|, where it is known about.
-    """
-    place = max(1.0, float(torch.linalg.vector_norm(theta)))
-    farthest, too_far = FARTHEST * place / length, math.inf
-    reach = min(wanted * (size / stiffness if stiffness > 0 else place) / length, farthest)
-    nearest = math.inf
-    for _ in range(TRIES):
-        found = change(reach)
-        share = float(torch.linalg.vector_norm(found[0])) / size
-        if not math.isfinite(share):
-            return reach, found
-        factor = wanted / max(share, torch.finfo(theta.dtype).eps)
-        if (miss := abs(math.log(factor))) < nearest:
-            nearest, best = miss, (reach, found)
-        if miss <= math.log(WITHIN) or (factor > 1 and reach == farthest):
-            break
-        too_far = min(too_far, reach) if factor < 1 else too_far
-        further = min(reach * min(max(factor, 1e-4), 1e4), farthest)
-        reach = further if further < too_far else math.sqrt(reach * too_far)
-    return best
-
-
-def _require_symmetry(
-    task: Task, theta: Tensor, step: Step, base: Tensor, direction: Tensor, bent: Tensor,
-    wanted: float, error: float, watch: Watch | None,
-) -> None:  # fmt: skip
+def _require_symmetry(ray: _Ray, bent: Tensor, wanted: float, error: float) -> None:
     """If J is symmetric, b' J a is a' J b; with b = J a, parameter by parameter in and out.
 
     What changes a gradient somewhere on its way is seen where b and a lie on its two sides.
+
+    Args:
+        ray: along a. bent: J a, shape (P,), and its `error`, as a share of it.
     """
-    parts = task.model.unpack(bent).values()
+    parts = ray.point.task.model.unpack(bent).values()
     other = torch.cat([math.cos(2.4 * k) * p.reshape(-1) for k, p in enumerate(parts)])
-    length = float(torch.linalg.vector_norm(other))
-
-    def there(reach: float) -> Moved:
-        there = torch.add(theta, other, alpha=reach)
-        return gradient(task, there, step, exactly=True, watch=watch).mean, 0.0
-
-    change = partial(_ahead, there, base)
-    size = float(torch.linalg.vector_norm(base))
-    reach, (moved, _) = _far_enough(change, size, theta, length, wanted)
-    error += _apart(change(3 * reach)[0].div_(3), moved)
+    along_b = replace(ray, direction=other, slopes=None)
+    reach, (moved, _) = along_b.far_enough(along_b.ahead, wanted)
+    error += _apart(along_b.ahead(3 * reach)[0].div_(3), moved)
     mine = float(torch.dot(other, bent))
-    theirs = float(torch.dot(direction, moved.div_(reach)))
-    room = (LOPSIDED + 10 * error) * length * float(torch.linalg.vector_norm(bent))
+    theirs = float(torch.dot(ray.direction, moved.div_(reach)))
+    room = (LOPSIDED + 10 * error) * _norm(other) * _norm(bent)
     if abs(mine - theirs) > room:
         raise ModelError(
             "the gradient that this model trains by is not the gradient of any loss (a "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ class ErrorProxy:
         self._random = np.random.default_rng(seed)
         self._left = 0.0
         self._windows: list[_Window] = []
-        self._summed, self._weight, self._found = 0, 0.0, 0.0  # see `latest`
+        self._summed, self._weight, self._total = 0, 0.0, 0.0  # see `latest`
 
     def plan(self, steps: Sequence[Step], target_rows: int) -> Probing:
         """How many removals of a window to follow.
@@ -112,7 +113,7 @@ class ErrorProxy:
             _Window(
                 first_step=first_step,
                 rows=np.concatenate([step.rows.numpy() for step in steps]),
-                sizes=np.concatenate([size_of(own).numpy() for own in influences]),
+                sizes=np.concatenate([size_of(values).numpy() for values in influences]),
                 steps=len(steps),
                 signal=float(torch.cat(influences).abs().mean()),
                 derivative=scores.drift,
@@ -128,16 +129,17 @@ class ErrorProxy:
         """
         for window in self._windows[self._summed :]:
             if window.probes:
-                self._weight += window.sizes.sum()
-                self._found += window.sizes.sum() * _own(window, self._error) / len(window.probes)
+                size = window.sizes.sum()
+                self._weight += size
+                self._total += size * window.errors(self._error) / len(window.probes)
         self._summed = len(self._windows)
-        overall = self._found / self._weight if self._weight > 0 else 0.0
+        overall = self._total / self._weight if self._weight > 0 else 0.0
         last = self._windows[-1]
-        return _shrunk(last, _own(last, self._error), overall) * last.signal
+        return last.ratio(self._error, overall) * last.signal
 
     def windows(self) -> list[WindowError]:
         """The windows entered, in order."""
-        terms = [self._terms(e) for e in (self._error, _jump, _propagation)]
+        kinds = [self._error, attrgetter("jump"), attrgetter("propagation")]
         return [
             WindowError(
                 first_step=window.first_step,
@@ -151,7 +153,9 @@ class ErrorProxy:
                 derivative=window.derivative,
                 target_loss=window.target_loss,
             )
-            for window, error, jump, propagation in zip(self._windows, *terms, strict=True)
+            for window, error, jump, propagation in zip(
+                self._windows, *map(self._ratios, kinds), strict=True
+            )
         ]
 
     def rows(self, count: int) -> NDArray[Any]:
@@ -160,41 +164,30 @@ class ErrorProxy:
         NaN for one that was never offered.
         """
         total, seen = np.zeros(count), np.zeros(count)
-        for window, ratio in zip(self._windows, self._terms(self._error), strict=True):
+        for window, ratio in zip(self._windows, self._ratios(self._error), strict=True):
             np.add.at(total, window.rows, ratio * window.sizes)
             np.add.at(seen, window.rows, 1)
         return np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
 
     def saved(self) -> dict[str, Any]:
         """All that was entered and planned so far, in plain values and arrays."""
-        windows = [
-            {
-                "first_step": own.first_step,
-                "count": len(own.rows),
-                "steps": own.steps,
-                "signal": own.signal,
-                "derivative": own.derivative,
-                "target_loss": own.target_loss,
-                "probes": [asdict(probe) for probe in own.probes],
-            }
-            for own in self._windows
-        ]
+        windows = [asdict(w) | {"count": len(w.rows)} for w in self._windows]
         return {
             "left": self._left,
             "random": self._random.bit_generator.state,
+            "rows": np.concatenate([np.zeros(0, int), *(w.pop("rows") for w in windows)]),
+            "sizes": np.concatenate([np.zeros(0), *(w.pop("sizes") for w in windows)]),
             "windows": windows,
-            "rows": np.concatenate([own.rows for own in self._windows] or [_NO_ROWS]),
-            "sizes": np.concatenate([own.sizes for own in self._windows] or [_NO_SIZES]),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from what was `saved`."""
+        """Resume from what was `saved`."""
         self._left, self._random.bit_generator.state = saved["left"], saved["random"]
-        ends = np.cumsum([own.pop("count") for own in saved["windows"]], dtype=np.int64)[:-1]
+        ends = np.cumsum([w.pop("count") for w in saved["windows"]], dtype=np.int64)[:-1]
         parts = np.split(saved["rows"], ends), np.split(saved["sizes"], ends)
         self._windows = [
-            _Window(**own | {"rows": rows, "sizes": sizes, "probes": as_probes(own["probes"])})
-            for own, rows, sizes in zip(saved["windows"], *parts, strict=False)
+            _Window(**w | {"rows": rows, "sizes": sizes, "probes": as_probes(w["probes"])})
+            for w, rows, sizes in zip(saved["windows"], *parts, strict=False)
         ]
 
     def _shape(self, steps: Sequence[Step], target_rows: int) -> RunShape:
@@ -211,24 +204,20 @@ class ErrorProxy:
     def _error(self, probe: Probe) -> float:
         return probe.propagation if self._exact else abs(probe.actual - probe.linear)
 
-    def _terms(self, error: Callable[[Probe], float]) -> list[float]:
+    def _ratios(self, error: Callable[[Probe], float]) -> list[float]:
         """c of every window for one kind of error."""
-        own = [_own(window, error) for window in self._windows]
         probed = [
-            (window.sizes.sum(), found / len(window.probes))
-            for window, found in zip(self._windows, own, strict=True)
+            (window.sizes.sum(), window.errors(error) / len(window.probes))
+            for window in self._windows
             if window.probes
         ]
         weight = sum(size for size, _ in probed)
-        overall = sum(size * found for size, found in probed) / weight if weight > 0 else 0.0
-        return [
-            _shrunk(window, found, overall)
-            for window, found in zip(self._windows, own, strict=True)
-        ]
+        overall = sum(size * mean for size, mean in probed) / weight if weight > 0 else 0.0
+        return [window.ratio(error, overall) for window in self._windows]
 
 
 def expected_error(windows: Sequence[WindowError]) -> dict[str, float]:
-    """Of a run's influences, in loss units: means over its candidates, and how many probes."""
+    """A run's errors in loss units, means over its candidates; and how many probes it has."""
     weights = [window.candidates for window in windows]
     return {"probes": sum(window.probes for window in windows)} | {
         name: float(np.average([getattr(window, name) for window in windows], weights=weights))
@@ -247,23 +236,12 @@ class _Window:
     target_loss: float
     probes: list[Probe]
 
+    def errors(self, error: Callable[[Probe], float]) -> float:
+        """The errors of the window's probes together, in units of their sizes."""
+        return sum(error(probe) / probe.size for probe in self.probes if probe.size > 0)
 
-def _own(window: _Window, error: Callable[[Probe], float]) -> float:
-    """Of a window's own probes together, in units of their sizes."""
-    return sum(error(probe) / probe.size for probe in window.probes if probe.size > 0)
-
-
-def _shrunk(window: _Window, own: float, overall: float) -> float:
-    """c of a window: its own probes, averaged with what is known of the whole run."""
-    return (own + BORROWED * overall) / (len(window.probes) + BORROWED)
+    def ratio(self, error: Callable[[Probe], float], overall: float) -> float:
+        """c of the window: its probes, averaged with what is known of the whole run."""
+        return (self.errors(error) + BORROWED * overall) / (len(self.probes) + BORROWED)
 
 
-_NO_ROWS, _NO_SIZES = np.zeros(0, dtype=np.int64), np.zeros(0)
-
-
-def _jump(probe: Probe) -> float:
-    return probe.jump
-
-
-def _propagation(probe: Probe) -> float:
-    return probe.propagation

@@ -14,33 +14,17 @@ change of that gradient, the loss's curvature, is followed linearly from the sta
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from curate.rules import Adjoint, Rule, State
-from curate.trajectory import Step, Task, example_gradients, nonzero
+from curate.influence.adjoint import Linearization
+from curate.rules import Adjoint
+from curate.trajectory import Task, example_gradients, nonzero
 
 
-class Following(NamedTuple):
-    """The step after the one that is left out of, as the way back found it.
-
-    mean: its gradient, shape (P,). lrs: its learning rates. adjoint: of the state
-    after it. curvature: what the loss's curvature in it adds to the adjoint of
-    the parameters before it, shape (Q, P).
-    """
-
-    mean: Tensor
-    lrs: tuple[float, ...]
-    adjoint: Adjoint
-    curvature: Tensor
-
-
-def jump_of(
-    rule: Rule, state: State, step: Step, adjoint: Adjoint, following: Following | None
-) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], Adjoint]:
+def jump_of(at: Linearization) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], Adjoint]:
     """What a step's gradient leads to, and what the target makes of it.
 
     Returns:
@@ -49,19 +33,17 @@ def jump_of(
         multiplied by them, is the predicted change of the target losses. In float64: a removal
         moves a parameter by less than float32 resolves.
     """
-    before = state.with_tensors(tuple(t.double() for t in state.tensors()))
-    if following is None:
-        return (
-            lambda gradient: rule.update(gradient, before, step.lrs).tensors(),
-            tuple(cotangent.double() for cotangent in adjoint),
-        )
-    mean = following.mean.double()
+    rule, lrs, following = at.rule, at.step.lrs, at.following
+    before = at.state.with_tensors(tuple(t.double() for t in at.state.tensors()))
 
     def outcome(gradient: Tensor) -> tuple[Tensor, ...]:
-        after = rule.update(gradient, before, step.lrs)
-        return (after.theta, *rule.update(mean, after, following.lrs).tensors())
+        after = rule.update(gradient, before, lrs)
+        if following is None:
+            return after.tensors()
+        again = rule.update(following.mean.double(), after, following.lrs)
+        return (after.theta, *again.tensors())
 
-    cotangents = (following.curvature, *following.adjoint)
+    cotangents = at.adjoint if following is None else (following.curvature, *following.adjoint)
     return outcome, tuple(cotangent.double() for cotangent in cotangents)
 
 
@@ -71,11 +53,7 @@ def effect(moved: tuple[Tensor, ...], as_it_was: tuple[Tensor, ...], cotangents:
     return torch.stack([(m - a) @ cotangent.T for m, a, cotangent in parts]).sum(dim=0)
 
 
-def exact_jump(
-    task: Task, rule: Rule, state: State, step: Step, adjoint: Adjoint, *,
-    mean: Tensor, losses: Tensor, sizes: Tensor, removal: str, memory: int,
-    following: Following | None = None,
-) -> Tensor:  # fmt: skip
+def exact_jump(task: Task, at: Linearization, removal: str, memory: int) -> Tensor:
     """Predicted change of the target loss if a candidate had been left out of its step.
 
         influence_i = < a_{t+1}, s' - s_{t+1} >       s' = U(g^{-i}, s_t)
@@ -84,7 +62,7 @@ def exact_jump(
 
     with g the step's mean gradient and N = sum_j w_j n_j; a step with nothing
     left has gradient 0. U is the rule of the forward step itself, clipping
-    included, a_t the adjoint of s_t. With a `following` step, the inner product is
+    included, a_t the adjoint of s_t. With a following step, the inner product is
 
         < a_{t+2}, U(g_{t+1}, s') - s_{t+2} > + < c_{t+1}, theta' - theta_{t+1} >
 
@@ -96,30 +74,27 @@ def exact_jump(
     bytes, and one example's worth.
 
     Args:
-        adjoint: of the state after the step, Q targets.
-        mean: the step's gradient before clipping, shape (P,), `step.scale` included.
-        losses, sizes: l_i and n_i, shape (n,).
         removal: "renormalised" or "fixed".
 
     Returns:
         influences, float64, shape (Q, n).
     """
-    g, w, n = mean.double(), step.weights.to(mean.device).double(), sizes.double()
-    total = nonzero((w * n).sum())
-    outcome, cotangents = jump_of(rule, state, step, adjoint, following)
+    step, sizes = at.step, at.grad.sizes.double()
+    g, w = at.grad.mean.double(), step.weights.to(at.grad.mean.device).double()
+    total = nonzero((w * sizes).sum())
+    outcome, cotangents = jump_of(at)
     with torch.no_grad():
         as_it_was = outcome(g)
-        each = 8 * sum(t.numel() for t in as_it_was) * 4  # gradient, updates, temporaries
-        found = [g.new_zeros(0, len(cotangents[0]))]
-        for piece, gradients in example_gradients(
-            task, state.theta, step, losses, max(1, memory // each)
-        ):
-            own = step.scale * w[piece, None] * gradients.double()
-            left = (total - w[piece] * n[piece])[:, None]
+        row_bytes = 8 * sum(t.numel() for t in as_it_was) * 4  # gradient, updates, temporaries
+        most = max(1, memory // row_bytes)
+        changes = [g.new_zeros(0, len(cotangents[0]))]
+        for piece, gradients in example_gradients(task, at.state.theta, step, at.grad.losses, most):
+            shares = step.scale * w[piece, None] * gradients.double()
+            left = (total - w[piece] * sizes[piece])[:, None]
             if removal == "fixed":
-                without = g - own / total
+                without = g - shares / total
             else:
                 alone = left <= 1e-12 * total
-                without = ((total * g - own) / left.where(~alone, 1.0)).where(~alone, 0.0)
-            found.append(effect(vmap(outcome)(without), as_it_was, cotangents))
-    return task.ranks.join(torch.cat(found).T, len(step.rows))
+                without = ((total * g - shares) / left.where(~alone, 1.0)).where(~alone, 0.0)
+            changes.append(effect(vmap(outcome)(without), as_it_was, cotangents))
+    return task.ranks.join(torch.cat(changes).T, len(step.rows))

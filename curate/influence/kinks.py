@@ -12,7 +12,6 @@ autograd functions, or layers of one kernel, such as `nn.RNN` of ReLUs) is not k
 """
 
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,31 +20,36 @@ from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
-from curate.influence.tangents import Call, load_forward_mode, mapped, tensors_in
-from curate.trajectory import Step, Task, forward
+from curate.influence.tangents import Call, load_forward_mode, tensors_in
 
 _METHODS = (
-    "abs", "absolute", "__abs__", "amax", "amin", "clamp", "clamp_", "clamp_max", "clamp_max_",
-    "clamp_min", "clamp_min_", "clip", "clip_", "fmax", "fmin", "max", "maximum", "median", "min",
-    "minimum", "relu", "relu_", "sort", "topk", "ceil", "floor", "round", "sign", "trunc",
-)  # fmt: skip
+    "abs absolute __abs__ amax amin clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clip "
+    "clip_ fmax fmin max maximum median min minimum relu relu_ sort topk ceil floor round sign "
+    "trunc "
+)
+_FUNCTIONS = (
+    "hardshrink hardsigmoid hardtanh hardtanh_ l1_loss leaky_relu leaky_relu_ multi_margin_loss "
+    "relu relu6 relu_ softshrink threshold"
+)
+_POOLS = "max_pool1d max_pool2d max_pool3d "
+_POOLS_OF_F = "".join(
+    f"{pool} {pool}_with_indices adaptive_{pool} adaptive_{pool}_with_indices "
+    for pool in _POOLS.split()
+)
 _PIECEWISE = frozenset(
-    {getattr(Tensor, name) for name in _METHODS}
-    | {getattr(torch, name) for name in _METHODS if hasattr(torch, name)}
-    | {
-        F.hardshrink, F.hardsigmoid, F.hardtanh, F.hardtanh_, F.l1_loss, F.leaky_relu,
-        F.leaky_relu_, F.multi_margin_loss, F.relu, F.relu6, F.relu_, F.softshrink, F.threshold,
-        torch.max_pool1d, torch.max_pool2d, torch.max_pool3d,
-        F.max_pool1d, F.max_pool2d, F.max_pool3d, F.max_pool1d_with_indices,
-        F.max_pool2d_with_indices, F.max_pool3d_with_indices, F.adaptive_max_pool1d,
-        F.adaptive_max_pool2d, F.adaptive_max_pool3d, F.adaptive_max_pool1d_with_indices,
-        F.adaptive_max_pool2d_with_indices, F.adaptive_max_pool3d_with_indices,
-    }
-)  # fmt: skip
-
+    getattr(place, name)
+    for place, names in (
+        (Tensor, _METHODS),
+        (torch, _POOLS + _METHODS),
+        (F, _POOLS_OF_F + _FUNCTIONS),
+    )
+    for name in names.split()
+    if hasattr(place, name)
+)
 _RELUS = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
-"""Of which a bit of every number is enough."""
+"""For these, one bit per number is enough."""
 
 
 def _hardswish(x: Tensor, inplace: bool = False) -> Tensor:
@@ -59,16 +63,19 @@ def _prelu(x: Tensor, weight: Tensor) -> Tensor:
     return F.relu(x) - slopes * F.relu(-x)
 
 
-_MADE_OF: MappingProxyType[Any, Callable[..., Tensor]] = MappingProxyType(
-    {F.hardswish: _hardswish, F.prelu: _prelu, torch.prelu: _prelu}
-)
+_MADE_OF: dict[Any, Callable[..., Tensor]] = {
+    F.hardswish: _hardswish,
+    F.prelu: _prelu,
+    torch.prelu: _prelu,
+}
 """Others, in terms of these."""
 
 
 class Seen(NamedTuple):
-    """A call. Of a piecewise function: what went in, and of what came out all but the numbers.
+    """A call of a function that is piecewise, or that decides (a comparison, an order).
 
-    Of a ReLU, only where it was above 0; of what decides (a comparison, an order), what it put out.
+    inputs: what went in; for a ReLU, only where it was above 0; for what decides, what it put out.
+    output: what came out, without the numbers.
     """
 
     func: Any
@@ -98,30 +105,21 @@ class Pieces(TorchFunctionMode):
         inputs = [x for x in call.tensors() if _is_number(x)]
         if not any(x.requires_grad for x in inputs):
             return func(*args, **kwargs)
-        if func in _RELUS:
-            return self._relu(func, args, kwargs, inputs[0])
+        relu = func in _RELUS
+        now = [inputs[0].detach() > 0] if relu else inputs
         if self._keep is not None:
-            there = self._find(func, inputs)
-            return func(*args, **kwargs) if there is None else _go_on(there, call, inputs)
-        before = [x.detach().clone() for x in inputs]
+            there = self._find(func, now)
+            if there is None:
+                return func(*args, **kwargs)
+            return _go_on_relu(there, inputs[0]) if relu else _go_on(there, call, inputs)
+        before = now if relu else [x.detach().clone() for x in inputs]
         output = func(*args, **kwargs)
-        numberless = mapped(output, lambda y: None if _is_number(y) else y)
-        self.seen.append(Seen(func, before, numberless, in_place=output is args[0]))
+        numberless = tree_map(lambda y: None if _is_number(y) else y, output)
+        self.seen.append(Seen(func, before, numberless, in_place=output is inputs[0]))
         return output
 
-    def _relu(self, func: Any, args: tuple[Any, ...], kwargs: Any, x: Tensor) -> Any:
-        on = x.detach() > 0
-        if self._keep is None:
-            output = func(*args, **kwargs)
-            self.seen.append(Seen(func, [on], None, in_place=output is x))
-            return output
-        there = self._find(func, [on])
-        if there is None:
-            return func(*args, **kwargs)
-        return x.mul_(there.inputs[0]) if there.in_place else x * there.inputs[0]
-
     def _decide(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Of other functions, what follows from numbers that depend on parameters and is none."""
+        """Call another function: does it decide, by numbers that depend on parameters?"""
         output = func(*args, **kwargs)
         decided = tensors_in(output)
         if not decided or any(_is_number(y) for y in decided):
@@ -148,43 +146,6 @@ class Pieces(TorchFunctionMode):
         return min(alike, key=lambda seen: _distance(seen.inputs, now), default=None)
 
 
-class Near:
-    """A step at theta, shape (P,), on whose pieces passes beside it are kept.
-
-    Each chunk's are found by a forward pass, and remembered where there is only one chunk.
-    """
-
-    def __init__(self, task: Task, theta: Tensor, step: Step) -> None:
-        self._task, self._theta, self._step = task, theta, step
-        self._seen: list[Seen] | None = None
-
-    @property
-    def kinked(self) -> bool | None:
-        """Whether there are any, by the first of this rank's chunks; None if it has none."""
-        chunks = self._task.chunks(self._step)
-        return bool(self._find(chunks[0])) if chunks else None
-
-    def pieces(self, chunk: slice) -> Pieces:
-        """What to run the chunk's forward and backward pass in."""
-        return Pieces(self._find(chunk))
-
-    def _find(self, chunk: slice) -> list[Seen]:
-        if self._seen is not None:
-            return self._seen
-        seen = pieces_at(self._task, self._theta, self._step, chunk)
-        if len(self._task.chunks(self._step)) == 1:
-            self._seen = seen
-        return seen
-
-
-def pieces_at(task: Task, theta: Tensor, step: Step, chunk: slice) -> list[Seen]:
-    """On which pieces a chunk's forward pass is at theta, shape (P,); empty if it has no kinks."""
-    pieces = Pieces()
-    with task.model.at(theta, training=True) as module, pieces:
-        forward(task, module, step, chunk, exactly=True)
-    return pieces.seen
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
@@ -197,14 +158,19 @@ def _distance(inputs: Sequence[Tensor], now: Sequence[Tensor]) -> float:
     return sum(float((a != b).sum()) for a, b in zip(inputs, now, strict=True))
 
 
+def _go_on_relu(there: Seen, x: Tensor) -> Tensor:
+    on = there.inputs[0]
+    return x.mul_(on) if there.in_place else x * on
+
+
 def _go_on(there: Seen, call: Call, inputs: Sequence[Tensor]) -> Any:
     """What a call puts out if it goes on from where it was `there`."""
     before = iter(there.inputs)
-    own = call.holding([next(before) if _is_number(x) else x for x in call.tensors()])
-    values = _values(there.func, own, inputs)
-    numbers = iter(_GoneOn.apply(there.func, own, values, *inputs))  # type: ignore[no-untyped-call]
-    found = mapped(there.output, lambda y: next(numbers) if y is None else y)
-    return inputs[0].copy_(found) if there.in_place else found
+    at_x0 = call.holding([next(before) if _is_number(x) else x for x in call.tensors()])
+    values = _values(there.func, at_x0, inputs)
+    numbers = iter(_GoneOn.apply(there.func, at_x0, values, *inputs))  # type: ignore[no-untyped-call]
+    output = tree_map(lambda y: next(numbers) if y is None else y, there.output)
+    return inputs[0].copy_(output) if there.in_place else output
 
 
 def _values(func: Any, call: Call, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -234,8 +200,8 @@ class _GoneOn(torch.autograd.Function):
             inputs = {k: x.detach().requires_grad_() for k, x in _numbers(ctx.call)}
             args, kwargs = ctx.call.arguments({k: x.clone() for k, x in inputs.items()})
             outputs = [y for y in tensors_in(ctx.func(*args, **kwargs)) if _is_number(y)]
-            found = torch.autograd.grad(outputs, [*inputs.values()], gradients, allow_unused=True)
-        return (None, None, None, *found)
+            back = torch.autograd.grad(outputs, [*inputs.values()], gradients, allow_unused=True)
+        return (None, None, None, *back)
 
 
 def _numbers(call: Call) -> list[tuple[int, Tensor]]:

@@ -30,12 +30,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curate.influence.adjoint import BackwardStep
-from curate.influence.jump import Following, effect, jump_of
+from curate.influence.adjoint import Linearization
+from curate.influence.jump import effect, jump_of
 from curate.influence.removal import leave_out
 from curate.influence.targets import Target, over_targets, target_losses
-from curate.rules import Adjoint, Rule, State
-from curate.trajectory import Gradient, Step, Task, forward_step, gradient, replay
+from curate.trajectory import Step, Task, forward_step, gradient, replay
 
 
 @dataclass(frozen=True)
@@ -80,18 +79,6 @@ def as_probes(saved: Sequence[dict[str, Any]]) -> list[Probe]:
     return [Probe(**values) for values in saved]
 
 
-def follow(
-    task: Task, rule: Rule, state: State, steps: Sequence[Step], without: Step,
-    grad: Gradient | None = None,
-) -> State:  # fmt: skip
-    """The state after `steps` if the first of them had been `without`, from the state before it.
-
-    `grad` is the gradient of `without` at `state`, where somebody has it already.
-    """
-    after, _ = forward_step(task, rule, state, without, grad)
-    return replay(task, rule, after, steps[1:])
-
-
 def size_of(influences: Tensor) -> Tensor:
     """(|I_i| + mean of |I_j| over the step) / 2: how large an error to expect, up to a factor.
 
@@ -106,20 +93,14 @@ def size_of(influences: Tensor) -> Tensor:
 class Removal:
     """A removal that may be followed: all that is needed for it when the way back is done.
 
-    state: before the step. adjoint: of the state after it. following: the step after.
-    mean: the step's gradient, shape (P,). sizes: n_i in the step, shape (n,).
-    size, linear: see `Probe`.
+    step, position, size, linear: see `Probe`. at: that step of the window.
     """
 
     step: int
     position: int
-    state: State
-    adjoint: Adjoint
-    following: Following | None
-    mean: Tensor
-    sizes: Tensor
     size: float
     linear: float
+    at: Linearization
 
 
 class Draw:
@@ -131,39 +112,37 @@ class Draw:
     """
 
     def __init__(self, probing: Probing, targets: Sequence[Target]) -> None:
-        self._probing, self._targets = probing, targets
+        self.count, self._targets = probing.count, targets
         self._random = np.random.default_rng(probing.seed)
         self._total = 0.0
         self.drawn: list[Removal] = []
 
-    def offer(
-        self, k: int, state: State, adjoint: Adjoint, following: Following | None,
-        back: BackwardStep, influences: Tensor, linear: Tensor,
-    ) -> None:  # fmt: skip
+    def offer(self, k: int, at: Linearization, influences: Tensor, linear: Tensor) -> None:
         """The candidates of step k: their influences as scored and to first order, (Q, n)."""
-        count = self._probing.count
-        if not count:
+        if not self.count:
             return
         sizes = size_of(over_targets(self._targets, influences)).cpu().numpy()
-        own = float(sizes.sum())
-        self._total += own
-        chance = own / self._total if self._total > 0 else 1.0
-        even = np.full(len(sizes), 1 / len(sizes))
-        for place in range(count):
+        to_first_order = over_targets(self._targets, linear)
+        step_size = float(sizes.sum())
+        self._total += step_size
+        chance = step_size / self._total if self._total > 0 else 1.0
+        shares = sizes / step_size if step_size > 0 else np.full(len(sizes), 1 / len(sizes))
+        for place in range(self.count):
             if len(self.drawn) > place and self._random.random() >= chance:
                 continue
-            position = int(self._random.choice(len(sizes), p=sizes / own if own > 0 else even))
-            removal = Removal(
-                k, position, state, adjoint, following, back.mean, back.sizes,
-                float(sizes[position]), float(over_targets(self._targets, linear)[position]),
-            )  # fmt: skip
+            i = int(self._random.choice(len(sizes), p=shares))
+            removal = Removal(k, i, float(sizes[i]), float(to_first_order[i]), at)
             self.drawn[place : place + 1] = [removal]
 
 
 def follow_removal(
-    task: Task, rule: Rule, steps: Sequence[Step], removal: Removal, semantics: str,
-    targets: Sequence[Target], losses: Tensor,
-) -> Probe:  # fmt: skip
+    task: Task,
+    steps: Sequence[Step],
+    removal: Removal,
+    semantics: str,
+    targets: Sequence[Target],
+    losses: Tensor,
+) -> Probe:
     """See what leaving one candidate out does at the end of a window of `steps`.
 
     Cost: K - k gradients, and one forward pass over the targets.
@@ -172,16 +151,21 @@ def follow_removal(
         semantics: of the removal, see `influence`.
         losses: of the targets after the steps as they were, shape (Q,).
     """
-    state, rest = removal.state, steps[removal.step :]
-    without = leave_out(rest[0], removal.position, removal.sizes, semantics)
-    grad = gradient(task, state.theta, without)
-    outcome, cotangents = jump_of(rule, state, rest[0], removal.adjoint, removal.following)
+    k, at = removal.step, removal.at
+    without = leave_out(steps[k], removal.position, at.grad.sizes, semantics)
+    grad = gradient(task, at.state.theta, without)
+    outcome, cotangents = jump_of(at)
     with torch.no_grad():
-        moved, as_it_was = outcome(grad.mean.double()), outcome(removal.mean.double())
+        moved, as_it_was = outcome(grad.mean.double()), outcome(at.grad.mean.double())
         jump = over_targets(targets, effect(moved, as_it_was, cotangents))
-    final = follow(task, rule, state, rest, without, grad)
-    found = target_losses(task.model, task.objective, targets, final.theta, task.ranks)
+    after, _ = forward_step(task, at.rule, at.state, without, grad)
+    final = replay(task, at.rule, after, steps[k + 1 :])
+    changed = target_losses(task.model, task.objective, targets, final.theta, task.ranks)
     return Probe(
-        removal.step, removal.position, removal.size, removal.linear,
-        exact=float(jump), actual=float(over_targets(targets, found - losses)),
-    )  # fmt: skip
+        step=k,
+        position=removal.position,
+        size=removal.size,
+        linear=removal.linear,
+        exact=float(jump),
+        actual=float(over_targets(targets, changed - losses)),
+    )

@@ -11,20 +11,18 @@ taken one by one, slow and sure.
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import Any
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curate.influence.kinks import Near
-from curate.influence.tangents import Watcher
+from curate.influence.point import Point
+from curate.influence.tangents import Parts, Watcher
 from curate.models import FlatModel
 from curate.runtime.ranks import everywhere
-from curate.trajectory import Gradient, Step, Task, forward, gradient, terms
+from curate.trajectory import Gradient, Step, forward, terms
 
 EVERY = 32
 """Passes between two whose slopes are checked parameter by parameter."""
@@ -43,93 +41,89 @@ class Slopes:
         self._slack = 1.0
 
     def take(
-        self, task: Task, theta: Tensor, step: Step, directions: Sequence[Tensor],
-        *, near: Near | None = None, thorough: bool = False,
-    ) -> tuple[Gradient, Tensor]:  # fmt: skip
-        """The step's gradient at theta, and d_i = <grad l_i, a> along Q directions, shape (P,).
-
-        near: where beside theta piecewise functions are kept on their pieces, see `kinks`.
+        self, point: Point, directions: Sequence[Tensor], *, thorough: bool = False
+    ) -> tuple[Gradient, Tensor]:
+        """The step's gradient, and d_i = <grad l_i, a> along Q directions, shape (P,).
 
         Slopes: shape (Q, n), float64, in the unit of l_i per unit of direction. Their sum is
         checked every time; now and then, where it is off, or if `thorough`, by parameter.
         """
+        task, step = point.task, point.step
         if not (step.weights > 0).all():  # what weighs nothing sends nothing back
-            even = step.reweight(torch.ones_like(step.weights))
-            found = self.take(task, theta, even, directions, near=near)[1]
-            watch = None if near is None else partial(kept, near)
-            return gradient(task, theta, step, exactly=True, watch=watch), found
+            _, slopes = self.take(point.reweighted(torch.ones_like(step.weights)), directions)
+            return point.gradient(), slopes
         parts = [task.model.unpack(a) for a in directions]
         thorough |= self._passes % EVERY == 0
         self._passes += 1
-        grad, own = self._pass(task, theta, step, parts, near=near, thorough=thorough)
+        grad, local = self._pass(point, parts, thorough=thorough)
         if not self._attributed and len(step.rows) > 1:
             self._attributed = True
-            self._check_rows(task, theta, step, parts, own, near)
+            self._check_rows(point, parts, local)
         if self._singly:
-            own = own + _one_by_one(task, theta, step, parts, sorted(self._singly))
-        found = task.ranks.join(own, len(step.rows))
-        off = _off(_room(task.model), step, grad, directions, found)
+            local = local + _one_by_one(point, parts, sorted(self._singly))
+        slopes = task.ranks.join(local, len(step.rows))
+        off = _off(_room(task.model), step, grad, directions, slopes)
         if thorough and math.isfinite(off):  # by parameter all was right: that is rounding, here
             self._slack = max(self._slack, 2 * off)
         elif off > self._slack:
-            return self.take(task, theta, step, directions, near=near, thorough=True)
-        return grad, found
+            return self.take(point, directions, thorough=True)
+        return grad, slopes
 
     def _pass(
-        self, task: Task, theta: Tensor, step: Step, parts: Sequence[Mapping[str, Tensor]],
-        *, near: Near | None, thorough: bool,
-    ) -> tuple[Gradient, Tensor]:  # fmt: skip
+        self, point: Point, parts: Sequence[Parts], *, thorough: bool
+    ) -> tuple[Gradient, Tensor]:
         """The gradient, and this rank's slopes by what is seen in passing, (Q, its rows)."""
+        task, theta = point.task, point.theta
         members = {n: p for n, p in task.model.members().items() if n not in self._singly}
         watchers: list[Watcher] = []
         expected = np.zeros((2, len(parts), len(members)))
-        chunks = task.chunks(step)
+        chunks = task.chunks(point.step)
 
         @contextmanager
         def watch(chunk: slice) -> Iterator[Callable[[Tensor], None]]:
             watchers.append(Watcher(members, parts, chunk.stop - chunk.start))
-            with kept(near, chunk), watchers[-1]:
-                yield go_back
+            with point.staying(chunk) as back, watchers[-1]:
+                yield back
             if thorough and chunk == chunks[-1]:
                 expected[:] = _by_parameter(members, parts).cpu().numpy()
 
-        grad = gradient(task, theta, step, exactly=True, watch=watch)
-        weights = step.weights.to(theta.device).double()
-        found = [theta.new_zeros(len(parts), 0, dtype=torch.float64)]
-        astray = dict[str, str]()
+        grad = point.gradient(watch)
         if thorough:
-            astray = _astray(watchers, [*members], expected, _room(task.model))
-        if astray:
-            self._singly |= astray.keys()
-            _warn(astray)
+            self._distrust(_astray(watchers, [*members], expected, _room(task.model)))
+        weights = point.step.weights.to(theta.device).double()
+        slopes = [theta.new_zeros(len(parts), 0, dtype=torch.float64)]
         for chunk, watcher in zip(chunks, watchers, strict=True):
             shares = [x for n, xs in watcher.shares.items() if not n & self._singly for x in xs]
             none = theta.new_zeros(len(parts), chunk.stop - chunk.start)
-            found.append(torch.stack([none, *shares]).sum(0, dtype=torch.float64) / weights[chunk])
-        return grad, torch.cat(found, dim=1)
+            slopes.append(torch.stack([none, *shares]).sum(0, dtype=torch.float64) / weights[chunk])
+        return grad, torch.cat(slopes, dim=1)
 
-    def _check_rows(
-        self, task: Task, theta: Tensor, step: Step, parts: Sequence[Mapping[str, Tensor]],
-        own: Tensor, near: Near | None,
-    ) -> None:  # fmt: skip
+    def _check_rows(self, point: Point, parts: Sequence[Parts], slopes: Tensor) -> None:
         """See that each row's slope is its own: with other weights it has to be the same."""
-        golden = torch.arange(len(step.rows), dtype=torch.float64) * 0.618034
-        other = step.reweight(step.weights * (0.5 + golden.frac()).to(step.weights.dtype))
-        _, again = self._pass(task, theta, other, parts, near=near, thorough=False)
-        most = 1e-6 if theta.dtype == torch.float64 else 2e-2
-        apart = torch.linalg.vector_norm(again - own) > most * torch.linalg.vector_norm(own)
+        task, weights = point.task, point.step.weights
+        golden = torch.arange(len(weights), dtype=torch.float64) * 0.618034
+        other = point.reweighted(weights * (0.5 + golden.frac()).to(weights.dtype))
+        _, again = self._pass(other, parts, thorough=False)
+        most = 1e-6 if point.theta.dtype == torch.float64 else 2e-2
+        apart = torch.linalg.vector_norm(again - slopes) > most * torch.linalg.vector_norm(slopes)
         if not everywhere(task.ranks, not bool(apart)):
-            astray = dict.fromkeys(task.model.names, "rows cannot be told apart in its output")
-            self._singly |= astray.keys()
-            _warn(astray)
-            own.zero_()
+            why = "rows cannot be told apart in its output"
+            self._distrust(dict.fromkeys(task.model.names, why))
+            slopes.zero_()
 
-
-@contextmanager
-def kept(near: Near | None, chunk: slice) -> Iterator[Callable[[Tensor], None]]:
-    """Piecewise functions stay on the pieces that they are on there, if that is given."""
-    with nullcontext() if near is None else near.pieces(chunk):
-        yield go_back
+    def _distrust(self, astray: Mapping[str, str]) -> None:
+        """From now on take the slopes by these parameters row by row, and warn of it."""
+        if not astray:
+            return
+        self._singly |= astray.keys()
+        name = min(astray)
+        more = f" and {len(astray) - 1} more" if len(astray) > 1 else ""
+        warnings.warn(
+            f"no formula for how parameter {name}{more} moves each row ({astray[name]}): its part "
+            "of every score takes a backward pass per row.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _room(model: FlatModel) -> tuple[float, float]:
@@ -141,19 +135,18 @@ def _room(model: FlatModel) -> tuple[float, float]:
 
 
 def _off(
-    room: tuple[float, float], step: Step, grad: Gradient, directions: Sequence[Tensor],
-    slopes: Tensor,
-) -> float:  # fmt: skip
+    room: tuple[float, float], step: Step, grad: Gradient, along: Sequence[Tensor], slopes: Tensor
+) -> float:
     """How far sum_i w_i d_i is from <sum_i w_i grad l_i, a>, as a share of the room that there is.
 
-    Along the worst direction.
+    Along the worst of the directions a.
     """
     if step.scale == 0:  # then there is no gradient to compare with
         return 0.0
     by_slopes, by_lengths = room
     shares = step.weights.to(slopes) * slopes
-    products = torch.stack([torch.dot(grad.mean, a) for a in directions])
-    lengths = torch.stack(torch._foreach_norm(list(directions)))
+    products = torch.stack([torch.dot(grad.mean, a) for a in along])
+    lengths = torch.stack(torch._foreach_norm(list(along)))
     lengths = lengths * torch.linalg.vector_norm(grad.mean)
     factor = terms(step, grad.sizes) / step.scale
     right, lengths = torch.stack([products, lengths]).double() * factor
@@ -162,18 +155,7 @@ def _off(
     return float(off.nan_to_num(nan=0.0, posinf=math.inf).max())
 
 
-def go_back(total: Tensor) -> None:
-    """`total.backward()`, but for its first line, which would end a watcher's watch.
-
-    It has to see layers that are computed again on the way back.
-    """
-    torch.autograd.Variable._execution_engine.run_backward(
-        (total,), (torch.ones_like(total),), False, False, (),
-        allow_unreachable=True, accumulate_grad=True,
-    )  # fmt: skip
-
-
-def _by_parameter(members: Mapping[str, Tensor], parts: Sequence[Mapping[str, Tensor]]) -> Tensor:
+def _by_parameter(members: Parts, parts: Sequence[Parts]) -> Tensor:
     """By parameter: <grad L, a>, and the product of the two lengths, shape (2, Q, parameters)."""
     if not members:
         return torch.zeros(2, len(parts), 0, dtype=torch.float64)
@@ -182,39 +164,41 @@ def _by_parameter(members: Mapping[str, Tensor], parts: Sequence[Mapping[str, Te
         for p in members.values()
     ]
     sizes = torch.stack(torch._foreach_norm(grads))
-    each = []
-    for part in parts:
-        own = [part[name] for name in members]
-        dots = [torch.dot(g.reshape(-1), a.reshape(-1)) for g, a in zip(grads, own, strict=True)]
-        each.append(torch.stack([torch.stack(dots), sizes * torch.stack(torch._foreach_norm(own))]))
-    return torch.stack(each, dim=1).double()
+    products = []
+    for direction in parts:
+        along = [direction[name] for name in members]
+        dots = [torch.dot(g.reshape(-1), a.reshape(-1)) for g, a in zip(grads, along, strict=True)]
+        lengths = sizes * torch.stack(torch._foreach_norm(along))
+        products.append(torch.stack([torch.stack(dots), lengths]))
+    return torch.stack(products, dim=1).double()
 
 
 def _astray(
-    watchers: Sequence["Watcher"], names: Sequence[str], expected: NDArray[Any],
+    watchers: Sequence[Watcher],
+    names: Sequence[str],
+    expected: NDArray[np.float64],
     room: tuple[float, float],
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """Parameters whose slopes do not add up to what they have to, and why as far as is known.
 
     expected: see `_by_parameter`. Where an operation uses several, they are taken together.
     """
     astray: dict[str, str] = {}
     group = {name: {name} for name in names}
+    sums = {name: np.zeros((2, expected.shape[1])) for name in names}
     for watcher in watchers:
         astray |= watcher.missed
         for together in watcher.shares:
             joined = set[str]().union(*(group[name] for name in together))
             group |= dict.fromkeys(joined, joined)
-    found = {name: np.zeros((2, expected.shape[1])) for name in names}
-    for watcher in watchers:
-        each = [(min(names), x) for names, xs in watcher.shares.items() for x in xs]
-        if each:
-            shares = torch.stack([x for _, x in each]).double()
-            sums = torch.stack([shares.sum(dim=2), shares.abs().sum(dim=2)], dim=1).cpu().numpy()
-            for (name, _), own in zip(each, sums, strict=True):
-                found[name] += own
-    for joined in {id(own): own for own in group.values()}.values():
-        total = np.sum([found[name] for name in joined], axis=0)
+        shares = [(min(together), x) for together, xs in watcher.shares.items() for x in xs]
+        if shares:
+            stacked = torch.stack([x for _, x in shares]).double()
+            both = torch.stack([stacked.sum(dim=2), stacked.abs().sum(dim=2)], dim=1)
+            for (name, _), total in zip(shares, both.cpu().numpy(), strict=True):
+                sums[name] += total
+    for joined in {id(members): members for members in group.values()}.values():
+        total = np.sum([sums[name] for name in joined], axis=0)
         right = np.sum([expected[:, :, names.index(name)] for name in joined], axis=0)
         most = room[0] * total[1] + room[1] * right[1]
         if np.isfinite(right).all() and not np.all(np.abs(total[0] - right[0]) <= most):
@@ -223,31 +207,18 @@ def _astray(
     return astray
 
 
-def _one_by_one(
-    task: Task, theta: Tensor, step: Step, parts: Sequence[Mapping[str, Tensor]],
-    names: Sequence[str],
-) -> Tensor:  # fmt: skip
+def _one_by_one(point: Point, parts: Sequence[Parts], names: Sequence[str]) -> Tensor:
     """Slopes by some parameters, from a backward pass per row; this rank's rows, (Q, n)."""
-    found = [theta.new_zeros(len(parts), 0, dtype=torch.float64)]
+    task, theta = point.task, point.theta
+    slopes = [theta.new_zeros(len(parts), 0, dtype=torch.float64)]
     members = task.model.members()
     with task.model.at(theta, training=True) as module:
-        for chunk in task.chunks(step):
-            losses = forward(task, module, step, chunk, exactly=True).losses
+        for chunk in task.chunks(point.step):
+            losses = forward(task, module, point.step, chunk, exactly=True).losses
             for i in range(len(losses)):
                 for p in members.values():
                     p.grad = None
                 losses[i].backward(retain_graph=i + 1 < len(losses))
-                own = _by_parameter({name: members[name] for name in names}, parts)
-                found.append(own[0].sum(dim=1, keepdim=True))
-    return torch.cat(found, dim=1)
-
-
-def _warn(astray: Mapping[str, str]) -> None:
-    name = min(astray)
-    more = f" and {len(astray) - 1} more" if len(astray) > 1 else ""
-    warnings.warn(
-        f"no formula for how parameter {name}{more} moves each row ({astray[name]}): its part of "
-        "every score takes a backward pass per row.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
+                products = _by_parameter({name: members[name] for name in names}, parts)
+                slopes.append(products[0].sum(dim=1, keepdim=True))
+    return torch.cat(slopes, dim=1)

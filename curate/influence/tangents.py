@@ -2,18 +2,18 @@
 
 Where an operation y = f(x, p) uses a parameter, moving p by its part a_p of a direction moves y by
 the tangent t = (df/dp) a_p, and so the loss by <dL/dy, t>: row by row, since each row of y
-belongs to one example. Of a linear layer t is x a_p', one more product of matrices.
+belongs to one example. For a linear layer t is x a_p', one more product of matrices.
 
 What depends on parameters alone (a transposed weight, a part of a packed one) carries its tangent
 on until it meets an example.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from inspect import signature
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,29 +23,27 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 Names = frozenset[str]
+Parts = Mapping[str, Tensor]
+"""A vector of shape (P,), parameter by parameter."""
 Tangents = list[Tensor]
 """One per direction."""
 
 _CONVOLUTIONS = frozenset(
-    {
-        F.conv1d, F.conv2d, F.conv3d,
-        F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
-    }
-)  # fmt: skip
-_SIGNATURES = MappingProxyType({f: signature(f) for f in (F.embedding, F.layer_norm)})
-_IN_PLACE = MappingProxyType(
-    {
-        Tensor.add_: torch.add, Tensor.__iadd__: torch.add,
-        Tensor.sub_: torch.sub, Tensor.__isub__: torch.sub,
-    }
-)  # fmt: skip
+    {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
+)
+_SIGNATURES = {f: signature(f) for f in (F.embedding, F.layer_norm)}
+_IN_PLACE = {
+    **dict.fromkeys((Tensor.add_, Tensor.__iadd__), torch.add),
+    **dict.fromkeys((Tensor.sub_, Tensor.__isub__), torch.sub),
+}
 """Operations that overwrite what went in, where the tangent does not depend on it."""
 _DRAWING = frozenset(
     {F.multi_head_attention_forward, torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 )
-"""Functions with dropout of their own, which has to fall again as it did."""
+"""Functions with dropout inside, which has to fall again as it did."""
 _FOREIGN = (RuntimeError, TypeError, ValueError, NotImplementedError)
 
 
@@ -57,14 +55,11 @@ class Watcher(TorchFunctionMode):
             each of Q directions. rows: examples in the chunk.
     """
 
-    def __init__(
-        self, parameters: Mapping[str, Tensor], directions: Sequence[Mapping[str, Tensor]],
-        rows: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, parameters: Parts, directions: Sequence[Parts], rows: int) -> None:
         super().__init__()
         self._rows = rows
         self._tracked: dict[int, tuple[Tensor, Names, Tangents]] = {
-            id(p): (p, frozenset({name}), [each[name] for each in directions])
+            id(p): (p, frozenset({name}), [parts[name] for parts in directions])
             for name, p in parameters.items()
         }
         self.count = len(directions)
@@ -80,32 +75,32 @@ class Watcher(TorchFunctionMode):
             return func(*args, **kwargs)
         call = Call.of(func, args, kwargs)
         output = func(*args, **kwargs)
-        outputs = [y for y in tensors_in(output) if y.requires_grad]
-        if not outputs:
+        outputs = tensors_in(output)
+        trained = [y for y in outputs if y.requires_grad]
+        if not trained:
             return output
-        given = call.tensors()
-        names: Names = frozenset().union(
-            *(self._tracked[id(x)][1] for x in given if id(x) in self._tracked)
-        )
-        rest = [x for x in given if id(x) not in self._tracked]
-        fixed = not any(x.requires_grad for x in rest)
+        tensors = call.tensors()
+        tracked = [self._tracked[id(x)] for x in tensors if id(x) in self._tracked]
+        names: Names = frozenset().union(*(names for _, names, _ in tracked))
+        rest = [x for x in tensors if id(x) not in self._tracked]
         func = _IN_PLACE.get(func, func)
         if _overwrites(func):
             self._miss(names, f"{_name(func)} overwrites what it is given")
             return output
-        if fixed and not (rest and all(self._by_rows(y, rest) for y in outputs)):
-            self._carry_on(func, call, output, names)
+        fixed = not any(x.requires_grad for x in rest)
+        if fixed and not (rest and all(self._by_rows(y, rest) for y in trained)):
+            self._carry_on(func, call, outputs, names)
             return output
-        for y in outputs:
+        for y in trained:
             if self._layout(y) is None:
                 self._miss(names, f"{_name(func)} puts out {tuple(y.shape)}")
                 return output
         watched = {
             id(y): self._attach(func, call, y, place, names)
-            for place, y in enumerate(tensors_in(output))
+            for place, y in enumerate(outputs)
             if y.requires_grad
         }
-        return mapped(output, lambda y: watched.get(id(y), y))
+        return tree_map(lambda y: watched.get(id(y), y), output)
 
     def _uses(self, arguments: Iterable[Any]) -> bool:
         """Whether a parameter, or what depends on parameters alone, is among the arguments."""
@@ -123,11 +118,9 @@ class Watcher(TorchFunctionMode):
 
         Positions do not, even where there happen to be as many of them as examples.
         """
-        return self._layout(output) in (0, -1) and not any(
-            x.ndim == 1 and not x.is_floating_point() and self._rows > 1
-            and torch.equal(x, torch.arange(len(x), device=x.device))
-            for x in rest
-        )  # fmt: skip
+        return self._layout(output) in (0, -1) and not (
+            self._rows > 1 and any(_are_positions(x) for x in rest)
+        )
 
     def _layout(self, output: Tensor) -> int | None:
         """The dimension of an output that runs along the examples; -1 for folded into the first."""
@@ -138,17 +131,17 @@ class Watcher(TorchFunctionMode):
             return 1
         return -1 if shape and shape[0] % n == 0 and shape[0] else None
 
-    def _carry_on(self, func: Any, call: "Call", output: Any, names: Names) -> None:
+    def _carry_on(self, func: Any, call: "Call", outputs: list[Tensor], names: Names) -> None:
         """What depends on parameters alone has a tangent itself."""
         try:
             with torch.no_grad():
-                each = [call.tangent(func, self._along(call, q)) for q in range(self.count)]
+                tangents = [call.tangent(func, self._along(call, q)) for q in range(self.count)]
         except _FOREIGN as error:
             self._miss(names, f"{_name(func)}: {error}")
             return
-        for k, y in enumerate(tensors_in(output)):
+        for k, y in enumerate(outputs):
             if y.requires_grad:
-                self._tracked[id(y)] = (y, names, [own[k] for own in each])
+                self._tracked[id(y)] = (y, names, [of_outputs[k] for of_outputs in tangents])
 
     def _attach(self, func: Any, call: "Call", output: Tensor, place: int, names: Names) -> Tensor:
         """Have an output's share of the slopes taken when its gradient comes by.
@@ -161,12 +154,12 @@ class Watcher(TorchFunctionMode):
             again = call.holding(held)
             try:
                 with torch.no_grad(), torch._C.DisableTorchFunction():
-                    products = (again.effect(func, own, gradient, place) for own in along)
-                    found = [_by_row(p, layout, self._rows) for p in products]
+                    products = (again.effect(func, a, gradient, place) for a in along)
+                    share = torch.stack([_by_row(p, layout, self._rows) for p in products])
             except _FOREIGN as error:
                 self._miss(names, f"{_name(func)}: {error}")
                 return
-            self.shares.setdefault(names, []).append(torch.stack(found))
+            self.shares.setdefault(names, []).append(share)
 
         held = [x.detach() for x in call.tensors()]
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
@@ -185,13 +178,18 @@ class Watcher(TorchFunctionMode):
         }
 
 
+@dataclass(frozen=True)
 class Call:
-    """The arguments of a call, flattened, and for one that may draw, from where it drew."""
+    """The arguments of a call.
 
-    def __init__(self, leaves: list[Any], form: Any, rng: list[Tensor]) -> None:
-        """`form`: what the leaves are those of, arguments by place and by name."""
-        self.leaves, self._form, self._rng = leaves, form, rng
-        self._by_place = not form[1]
+    leaves: the arguments, flattened; form: the tree that they are the leaves of, arguments by
+    place and by name. by_place: there are none by name. rng: where a call that may draw drew from.
+    """
+
+    leaves: list[Any]
+    form: TreeSpec
+    by_place: bool
+    rng: list[Tensor]
 
     @classmethod
     def of(cls, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Call":
@@ -199,35 +197,34 @@ class Call:
             bound = _SIGNATURES[func].bind(*args, **kwargs)
             bound.apply_defaults()
             args, kwargs = bound.args, bound.kwargs
-        form = args, dict(kwargs)
-        leaves = list(flat(form))
+        leaves, form = tree_flatten((args, kwargs))
         rng = [g.get_state() for g in _generators()] if func in _DRAWING else []
-        return cls(leaves, form, rng)
+        return cls(leaves, form, not kwargs, rng)
 
     def tensors(self) -> list[Tensor]:
         return [x for x in self.leaves if isinstance(x, Tensor)]
 
     def holding(self, tensors: Sequence[Tensor]) -> "Call":
         """The same call with other tensors."""
-        given = iter(tensors)
-        own = [next(given) if isinstance(x, Tensor) else x for x in self.leaves]
-        return Call(own, self._form, self._rng)
+        others = iter(tensors)
+        leaves = [next(others) if isinstance(x, Tensor) else x for x in self.leaves]
+        return replace(self, leaves=leaves)
 
     def arguments(self, instead: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What to call with, some of the leaves replaced."""
-        own = iter([instead.get(place, x) for place, x in enumerate(self.leaves)])
-        args, kwargs = mapped(self._form, lambda _: next(own))
+        leaves = [instead.get(place, x) for place, x in enumerate(self.leaves)]
+        args, kwargs = tree_unflatten(leaves, self.form)
         return args, kwargs
 
     def tangent(self, func: Any, along: Mapping[int, Tensor]) -> list[Tensor]:
         """(df/dp) a_p of every output: by a formula, or by forward-mode differentiation of this
         one call, or where torch has none for it by differentiating backward mode.
         """
-        moved = self._by_formula(func, along) if self._by_place and 0 not in along else None
+        moved = self._by_formula(func, along) if self.by_place and 0 not in along else None
         if moved is not None:
             return [moved]
         load_forward_mode()
-        with sdpa_kernel(SDPBackend.MATH), _drawing_from(self._rng):
+        with sdpa_kernel(SDPBackend.MATH), _drawing_from(self.rng):
             try:
                 return self._forward(func, along)
             except _FOREIGN:
@@ -235,7 +232,7 @@ class Call:
 
     def _forward(self, func: Any, along: Mapping[int, Tensor]) -> list[Tensor]:
         with torch.no_grad(), forward_ad.dual_level():
-            plain = {k: x.detach() for k, x in enumerate(self.leaves) if isinstance(x, Tensor)}
+            plain = self._detached()
             duals = {k: forward_ad.make_dual(plain[k], t) for k, t in along.items()}
             args, kwargs = self.arguments(plain | duals)
             parts = [forward_ad.unpack_dual(y) for y in tensors_in(func(*args, **kwargs))]
@@ -246,25 +243,29 @@ class Call:
 
     def _twice_backward(self, func: Any, along: Mapping[int, Tensor]) -> list[Tensor]:
         """The derivative of u -> (df/dp)' u, which is linear in u, along a_p."""
-        leaves = {k: x.detach() for k, x in enumerate(self.leaves) if isinstance(x, Tensor)}
-        moved = {k: leaves[k].requires_grad_() for k in along}
+        plain = self._detached()
+        inputs = [plain[k].requires_grad_() for k in along]
         with torch.enable_grad():
-            args, kwargs = self.arguments(leaves)
+            args, kwargs = self.arguments(plain)
             outputs = tensors_in(func(*args, **kwargs))
             pulls = [torch.zeros_like(y, requires_grad=True) for y in outputs]
             back = torch.autograd.grad(
-                outputs, [*moved.values()], pulls, create_graph=True, materialize_grads=True
+                outputs, inputs, pulls, create_graph=True, materialize_grads=True
             )
             return list(torch.autograd.grad(back, pulls, [*along.values()], materialize_grads=True))
+
+    def _detached(self) -> dict[int, Tensor]:
+        return {k: x.detach() for k, x in enumerate(self.leaves) if isinstance(x, Tensor)}
 
     def effect(
         self, func: Any, along: Mapping[int, Tensor], gradient: Tensor, place: int
     ) -> Tensor:
         """dL/dy times t, entry by entry, or what sums to the same along every row."""
-        if self._by_place and func is F.linear and 0 not in along:
-            return self._affine(0, 1, 2, along, gradient, transposed=True)
-        if self._by_place and func is torch.addmm and len(self.leaves) == 3 and 1 not in along:
-            return self._affine(1, 2, 0, along, gradient, transposed=False)
+        if self.by_place and func is F.linear and 0 not in along:
+            x, moved, bias = self.leaves[0], along.get(1), along.get(2)
+            return _affine(x, None if moved is None else moved.T, bias, gradient)
+        if self.by_place and func is torch.addmm and len(self.leaves) == 3 and 1 not in along:
+            return _affine(self.leaves[1], along.get(2), along.get(0), gradient)
         return gradient * self.tangent(func, along)[place]
 
     def _by_formula(self, func: Any, along: Mapping[int, Tensor]) -> Tensor | None:
@@ -288,20 +289,17 @@ class Call:
             moved = moved.masked_fill(padded[..., None], 0)
         return moved
 
-    def _affine(
-        self, x: int, weight: int, bias: int, along: Mapping[int, Tensor], gradient: Tensor,
-        *, transposed: bool,
-    ) -> Tensor:  # fmt: skip
-        """Of x V + v; through V on whichever side is smaller."""
-        inputs: Tensor = self.leaves[x]
-        if weight not in along:
-            return gradient * along[bias]
-        moved = along[weight].T if transposed else along[weight]
-        if moved.shape[0] < moved.shape[1]:
-            found = (gradient @ moved.T) * inputs
-            return found.sum(-1) + gradient @ along[bias] if bias in along else found
-        tangent = inputs @ moved
-        return gradient * (tangent + along[bias] if bias in along else tangent)
+
+def _affine(x: Tensor, matrix: Tensor | None, bias: Tensor | None, gradient: Tensor) -> Tensor:
+    """`Call.effect` for x V + v, of parts V and v of a direction; through V on its smaller side."""
+    if matrix is None:
+        assert bias is not None
+        return gradient * bias
+    if matrix.shape[0] < matrix.shape[1]:
+        product = (gradient @ matrix.T) * x
+        return product if bias is None else product.sum(-1) + gradient @ bias
+    tangent = x @ matrix
+    return gradient * (tangent if bias is None else tangent + bias)
 
 
 class _Share(torch.autograd.Function):
@@ -323,7 +321,7 @@ class _Share(torch.autograd.Function):
 
 @cache
 def load_forward_mode() -> None:
-    """Have torch load it, some of which it does by a way of its own that it warns of."""
+    """Have torch load forward mode, some of it in a way that torch itself warns of."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", DeprecationWarning)
         forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
@@ -339,15 +337,18 @@ def _generators() -> list[torch.Generator]:
 @contextmanager
 def _drawing_from(states: Sequence[Tensor]) -> Iterator[None]:
     """Draw as from these states of the generators, if any, and leave them as they are now."""
-    generators = _generators()[: len(states)]
-    before = [generator.get_state() for generator in generators]
-    try:
-        for generator, state in zip(generators, states, strict=True):
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices, enabled=bool(states)):
+        for generator, state in zip(_generators(), states, strict=False):
             generator.set_state(state)
         yield
-    finally:
-        for generator, state in zip(generators, before, strict=True):
-            generator.set_state(state)
+
+
+def _are_positions(x: Tensor) -> bool:
+    """Whether they are 0, 1, 2, ..."""
+    if x.ndim != 1 or x.is_floating_point():
+        return False
+    return torch.equal(x, torch.arange(len(x), device=x.device))
 
 
 def _by_row(product: Tensor, layout: int | None, rows: int) -> Tensor:
@@ -357,30 +358,9 @@ def _by_row(product: Tensor, layout: int | None, rows: int) -> Tensor:
     return product.reshape(rows, -1).sum(dim=1)
 
 
-def flat(value: Any) -> Iterator[Any]:
-    """What lists, tuples and dictionaries hold, in order."""
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list | tuple):
-        yield value
-        return
-    for part in value:
-        yield from flat(part)
-
-
-def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same with every leaf of `flat` changed, in order."""
-    if isinstance(value, dict):
-        return {key: mapped(part, change) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        parts = [mapped(part, change) for part in value]
-        named = hasattr(value, "_fields")
-        return type(value)(*parts) if named else type(value)(parts)
-    return change(value)
-
-
 def tensors_in(value: Any) -> list[Tensor]:
-    return [x for x in flat(value) if isinstance(x, Tensor)]
+    """The tensors in lists, tuples and dictionaries, in order."""
+    return [x for x in tree_leaves(value) if isinstance(x, Tensor)]
 
 
 def _overwrites(func: Any) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curate.datasets import Examples
 from curate.models import Batch, FlatModel, Objective
@@ -30,8 +30,8 @@ class Target:
 
 def over_targets(targets: Sequence[Target], values: Tensor) -> Tensor:
     """The mean of values, shape (Q, ...), over the targets by their weights, shape (...)."""
-    each = [target.weight for target in targets]
-    weights = torch.tensor(each, dtype=values.dtype, device=values.device)
+    shares = [target.weight for target in targets]
+    weights = torch.tensor(shares, dtype=values.dtype, device=values.device)
     total: Tensor = torch.tensordot(weights, values, dims=1)
     return total / weights.sum()
 
@@ -50,25 +50,42 @@ def target_gradients(
     """
     losses, gradients = [], []
     for target in targets:
-        loss = terms = 0.0
+        batches = _batches(model, target.examples, chunk, ranks)
         with model.at(theta, training=False) as module:
-            for batch in _batches(model, target.examples, chunk, ranks):
-                with model.computing():
-                    part = objective.losses(module, batch)
-                    part.sum().backward()
-                loss += float(part.detach().double().sum())
-                terms += float(objective.sizes(batch).sum())
+            loss, terms = _totals(model, objective, module, batches, ranks, back=True)
             total = model.gradient()
-        loss, terms = ranks.sum(torch.tensor([loss, terms], dtype=torch.float64)).tolist()
         losses.append(loss / terms)
         gradients.append(ranks.sum(total) / terms)
     return torch.tensor(losses, dtype=torch.float64), torch.stack(gradients)
 
 
-def target_graph(
-    model: FlatModel, objective: Objective, targets: Sequence[Target], theta: Tensor,
+def target_losses(
+    model: FlatModel,
+    objective: Objective,
+    targets: Sequence[Target],
+    theta: Tensor,
     ranks: Ranks = ALONE,
-) -> int:  # fmt: skip
+) -> Tensor:
+    """Mean losses at theta, shape (Q,), in eval mode; a forward pass over the targets.
+
+    Bit for bit those that `target_gradients` finds on the way, so that they can be compared.
+    """
+    losses = []
+    with model.at(theta, training=False) as module:
+        for target in targets:
+            batches = _batches(model, target.examples, CHUNK, ranks)
+            loss, terms = _totals(model, objective, module, batches, ranks, back=False)
+            losses.append(loss / terms)
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def target_graph(
+    model: FlatModel,
+    objective: Objective,
+    targets: Sequence[Target],
+    theta: Tensor,
+    ranks: Ranks = ALONE,
+) -> int:
     """Bytes that autograd keeps of the part of a target that `target_gradients` goes through first.
 
     The other parts are about as large, or smaller. Cost: a forward pass of it, for each target.
@@ -79,40 +96,23 @@ def target_graph(
             with (
                 model.at(theta, training=False) as module,
                 model.computing(),
-                counting(theta, *model.held) as found,
+                counting(theta, *model.held) as kept,
             ):
                 objective.losses(module, batch)
-            sizes.append(sum(found.values()))
+            sizes.append(sum(kept.values()))
     return max(sizes)
-
-
-def target_losses(
-    model: FlatModel, objective: Objective, targets: Sequence[Target], theta: Tensor,
-    ranks: Ranks = ALONE,
-) -> Tensor:  # fmt: skip
-    """Mean losses at theta, shape (Q,), in eval mode; a forward pass over the targets.
-
-    Bit for bit those that `target_gradients` finds on the way, so that they can be compared.
-    """
-    found = []
-    with model.at(theta, training=False) as module, model.computing(), torch.no_grad():
-        for target in targets:
-            batches = _batches(model, target.examples, CHUNK, ranks)
-            parts = ((objective.losses(module, batch), objective.sizes(batch)) for batch in batches)
-            found.append(_mean(parts, ranks))
-    return torch.tensor(found, dtype=torch.float64)
 
 
 def row_metrics(
     model: FlatModel, objective: Objective, examples: Examples, theta: Tensor, chunk: int = 4096
 ) -> dict[str, Tensor]:
-    """Of every example at theta, in eval mode: its loss, its size, the objective's own metrics.
+    """Every example's loss, size and the objective's own metrics at theta, in eval mode.
 
     Returns:
         name -> shape (n,), float64, on the CPU: `loss` is the example's summed loss and `size`
         how many terms that has; a mean loss is the one's sum over the other's.
     """
-    found: dict[str, Tensor] = {}
+    metrics: dict[str, Tensor] = {}
     with model.at(theta, training=False) as module, torch.no_grad():
         for rows in examples.chunks(chunk):
             batch = examples.batch(rows, model.device)
@@ -122,33 +122,46 @@ def row_metrics(
                 **objective.metrics(module, batch),
             }
             for name, values in parts.items():
-                whole = found.setdefault(name, torch.zeros(len(examples), dtype=torch.float64))
+                whole = metrics.setdefault(name, torch.zeros(len(examples), dtype=torch.float64))
                 whole[rows] = values.double().cpu()
-    return found
+    return metrics
 
 
 def mean_metrics(
     model: FlatModel, objective: Objective, examples: Examples, theta: Tensor, chunk: int = 4096
 ) -> dict[str, float]:
     """Mean loss, and the objective's own metrics, at theta over all examples, in eval mode."""
-    found = row_metrics(model, objective, examples, theta, chunk)
-    loss = float(found.pop("loss").sum()) / float(found.pop("size").sum())
-    return {"loss": loss} | {name: float(each.mean()) for name, each in found.items()}
+    metrics = row_metrics(model, objective, examples, theta, chunk)
+    loss = float(metrics.pop("loss").sum()) / float(metrics.pop("size").sum())
+    return {"loss": loss} | {name: float(values.mean()) for name, values in metrics.items()}
 
 
-def _batches(
-    model: FlatModel, examples: Examples, chunk: int, ranks: Ranks = ALONE
-) -> Iterator[Batch]:
+def _batches(model: FlatModel, examples: Examples, chunk: int, ranks: Ranks) -> Iterator[Batch]:
     """This rank's share of every chunk."""
-    own = (rows[own_share(ranks, len(rows))] for rows in examples.chunks(chunk))
-    return (examples.batch(rows, model.device) for rows in own if len(rows))
+    shares = (rows[own_share(ranks, len(rows))] for rows in examples.chunks(chunk))
+    return (examples.batch(rows, model.device) for rows in shares if len(rows))
 
 
-def _mean(parts: Iterable[tuple[Tensor, Tensor]], ranks: Ranks = ALONE) -> float:
-    """Of losses over their sizes, added up in float64."""
+def _totals(
+    model: FlatModel,
+    objective: Objective,
+    module: nn.Module,
+    batches: Iterable[Batch],
+    ranks: Ranks,
+    *,
+    back: bool,
+) -> tuple[float, float]:
+    """Losses and sizes, added up in float64 over all batches and ranks.
+
+    back: leave the gradient of this rank's sum in the module.
+    """
     loss = terms = 0.0
-    for losses, sizes in parts:
-        loss += float(losses.double().sum())
-        terms += float(sizes.sum())
-    sums = ranks.sum(torch.tensor([loss, terms], dtype=torch.float64))
-    return float(sums[0] / sums[1])
+    for batch in batches:
+        with model.computing(), torch.set_grad_enabled(back):
+            losses = objective.losses(module, batch)
+            if back:
+                losses.sum().backward()
+        loss += float(losses.detach().double().sum())
+        terms += float(objective.sizes(batch).sum())
+    loss, terms = ranks.sum(torch.tensor([loss, terms], dtype=torch.float64)).tolist()
+    return loss, terms

@@ -16,37 +16,6 @@ CPU_BLOCK = 1 << 17
 GPU_BLOCK = 1 << 24
 
 
-def vjp(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor],
-    *, again: bool = False, at_once: bool = True,
-) -> list[Tensor]:  # fmt: skip
-    """Vector-Jacobian products of Q cotangents: (Q, *output) -> (Q, *input).
-
-    In one vectorized pass if `at_once`, else one after the other. The graph is freed unless
-    it is to be gone through `again`.
-    """
-    count = len(cotangents[0])
-    if count > 1 and not at_once:
-        each = [
-            vjp(outputs, inputs, [c[q : q + 1] for c in cotangents], again=again or q + 1 < count)
-            for q in range(count)
-        ]
-        return [torch.cat(parts) for parts in zip(*each, strict=True)]
-    batched = count > 1
-    found = torch.autograd.grad(
-        outputs,
-        inputs,
-        list(cotangents) if batched else [c[0] for c in cotangents],
-        allow_unused=True,
-        is_grads_batched=batched,
-        retain_graph=again,
-    )
-    return [
-        x.new_zeros(count, *x.shape) if g is None else (g if batched else g.unsqueeze(0))
-        for g, x in zip(found, inputs, strict=True)
-    ]
-
-
 def through_rule(
     rule: Rule, grad: Tensor, state: State, lrs: tuple[float, ...], adjoint: Adjoint
 ) -> tuple[Tensor, Adjoint]:
@@ -86,16 +55,29 @@ def _through_one(
 def _by_autograd(
     function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], cotangents: Adjoint
 ) -> list[Tensor]:
+    """Vector-Jacobian products of Q cotangents in one pass: (Q, *output) -> (Q, *input)."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     with torch.enable_grad():
         outputs = function(*leaves)
-    return vjp(outputs, leaves, cotangents)
+    count = len(cotangents[0])
+    batched = count > 1
+    back = torch.autograd.grad(
+        outputs,
+        leaves,
+        list(cotangents) if batched else [c[0] for c in cotangents],
+        allow_unused=True,
+        is_grads_batched=batched,
+    )
+    return [
+        x.new_zeros(count, *x.shape) if g is None else (g if batched else g.unsqueeze(0))
+        for g, x in zip(back, leaves, strict=True)
+    ]
 
 
 def _in_blocks(
     rule: Rule, grad: Tensor, state: State, lrs: tuple[float, ...], adjoint: Adjoint
 ) -> tuple[Tensor, Adjoint]:
-    """The same for an elementwise rule, a part of the parameters at a time."""
+    """Through an elementwise rule, a part of the parameters at a time."""
     on_cpu = grad.device.type == "cpu"
     block = CPU_BLOCK * torch.get_num_threads() if on_cpu else GPU_BLOCK
     if len(grad) <= block:
@@ -104,9 +86,10 @@ def _in_blocks(
     to_gradient, direct = grad.new_empty(shape), tuple(grad.new_empty(shape) for _ in adjoint)
     for start in range(0, len(grad), block):
         part = slice(start, start + block)
-        own = state.with_tensors(tuple(t[part] for t in state.tensors()))
-        found, passed = _through_one(rule, grad[part], own, lrs, tuple(a[:, part] for a in adjoint))
-        to_gradient[:, part] = found
+        before = state.with_tensors(tuple(t[part] for t in state.tensors()))
+        to_gradient[:, part], passed = _through_one(
+            rule, grad[part], before, lrs, tuple(a[:, part] for a in adjoint)
+        )
         for whole, piece in zip(direct, passed, strict=True):
             whole[:, part] = piece
     return to_gradient, direct
@@ -119,12 +102,12 @@ def _through_groups(
     by_slot = dict(zip(sorted(state.slots), adjoint[1:], strict=True))
     by_theta = adjoint[0].split(rule.sizes, dim=1)
     to_gradients, to_thetas, to_slots = [], [], dict[str, Tensor]()
-    for k, (own_rule, own_grad, own, own_lrs) in enumerate(rule.split(grad, state, lrs)):
-        names = sorted(own.slots)
-        own_adjoint = (by_theta[k], *(by_slot[f"{k}/{name}"] for name in names))
-        to_gradient, direct = through_rule(own_rule, own_grad, own, own_lrs, own_adjoint)
+    for k, (group_rule, group_grad, before, group_lrs) in enumerate(rule.split(grad, state, lrs)):
+        slots = [f"{k}/{name}" for name in sorted(before.slots)]
+        after = (by_theta[k], *(by_slot[slot] for slot in slots))
+        to_gradient, direct = through_rule(group_rule, group_grad, before, group_lrs, after)
         to_gradients.append(to_gradient)
         to_thetas.append(direct[0])
-        to_slots |= {f"{k}/{name}": part for name, part in zip(names, direct[1:], strict=True)}
-    slots = (to_slots[name] for name in sorted(to_slots))
-    return torch.cat(to_gradients, dim=1), (torch.cat(to_thetas, dim=1), *slots)
+        to_slots |= zip(slots, direct[1:], strict=True)
+    by_name = (to_slots[slot] for slot in sorted(to_slots))
+    return torch.cat(to_gradients, dim=1), (torch.cat(to_thetas, dim=1), *by_name)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from curate.errors import NonFiniteError
-from curate.influence.adjoint import BackwardStep, backward_step, final_adjoint
+from curate.influence.adjoint import Following, Linearization, backward_step, final_adjoint
 from curate.influence.differences import Differences
-from curate.influence.jump import Following, exact_jump
+from curate.influence.jump import exact_jump
 from curate.influence.probes import Draw, Probe, Probing, follow_removal
 from curate.influence.removal import Scoring, influence
 from curate.influence.targets import Target, over_targets, target_gradients
@@ -43,13 +43,13 @@ class WindowScores:
     @property
     def overall(self) -> list[Tensor]:
         """Influences on the mean loss of the targets, per step, shape (n,)."""
-        return [over_targets(self.targets, own) for own in self.influences]
+        return [over_targets(self.targets, values) for values in self.influences]
 
     @property
     def drift(self) -> float:
         """What differences may have put influences off by, on average."""
-        off = [d * own.abs() for d, own in zip(self.drifts, self.overall, strict=True)]
-        return float(torch.cat(off).mean())
+        errors = [d * x.abs() for d, x in zip(self.drifts, self.overall, strict=True)]
+        return float(torch.cat(errors).mean())
 
     @property
     def overall_loss(self) -> float:
@@ -79,104 +79,82 @@ def score_window(
     Args:
         scoring: how; the defaults are those of the recipe.
         differences: what is remembered of the steps scored before these.
-        probing: removals to follow to the end, see `probe`; not of a mistaken rule.
+        probing: removals to follow to the end, see `Probe`; not of a mistaken rule.
         first_step: number of the window's first step in the run, for error messages.
         on_step: called after every step scored.
 
     Raises:
         NonFiniteError: a target loss or an influence is NaN or infinite.
     """
-    draw = Draw(probing or Probing(0, 0), targets)
     assert not (probing and scoring.mistaken_rule)
+    draw = Draw(probing or Probing(0, 0), targets)
+    rule, mistaken = scoring.mistaken_rule or rule, scoring.mistaken_rule is not None
+    final = _without_slots(rule, recording.final) if mistaken else recording.final
     losses, gradients = target_gradients(
-        task.model, task.objective, targets, recording.final.theta, ranks=task.ranks
+        task.model, task.objective, targets, final.theta, ranks=task.ranks
     )
+    _require_finite(targets, losses, first_step + len(recording.steps) - 1)
+    adjoint, following = final_adjoint(final, gradients), None
+    influences, derivatives, sizes, drifts = [], [], [], []
+    differences, drift = differences or Differences(), 0.0
+    for k, recorded, grad in recording.backwards():
+        state = _without_slots(rule, recorded) if mistaken else recorded
+        at = Linearization(rule, state, recording.steps[k], grad, adjoint, following)
+        back = backward_step(task, at, differences, propagate=k > 0)
+        linear = influence(back.derivatives, at.step.weights, grad.sizes, scoring.removal)
+        scores = linear
+        if scoring.jump_bytes is not None:
+            scores = exact_jump(task, at, scoring.removal, scoring.jump_bytes)
+        scores = task.ranks.same(scores.cpu())  # what is decided by, so no bit may differ
+        if not scores.isfinite().all():
+            raise NonFiniteError(_non_finite_score(task, scores, back.adjoint, first_step + k))
+        draw.offer(k, at, scores, linear)
+        influences.append(scores)
+        derivatives.append(back.derivatives.cpu())
+        sizes.append(grad.sizes.cpu())
+        drifts.append(drift)
+        drift = math.hypot(drift, back.error)
+        if back.adjoint is not None:
+            if scoring.jump_bytes is not None or draw.count:
+                following = Following(grad.mean, at.step.lrs, adjoint, back.curvature)
+            adjoint = back.adjoint
+        del at, back  # and with them an adjoint, while a step before is done again
+        on_step()
+    return WindowScores(
+        influences=influences[::-1],
+        derivatives=derivatives[::-1],
+        sizes=sizes[::-1],
+        target_losses=losses,
+        probes=[
+            follow_removal(task, recording.steps, removal, scoring.removal, targets, losses)
+            for removal in draw.drawn
+        ],
+        targets=targets,
+        drifts=drifts[::-1],
+    )
+
+
+def _require_finite(targets: Sequence[Target], losses: Tensor, step: int) -> None:
     for target, loss in zip(targets, losses, strict=True):
         if not loss.isfinite():
             raise NonFiniteError(
-                f"after step {first_step + len(recording.steps) - 1}: the loss of target "
-                f"{target.name} is {float(loss)}; lower the learning rate."
+                f"after step {step}: the loss of target {target.name} is {float(loss)}; "
+                "lower the learning rate."
             )
-    scorer = _Scorer(task, scoring.mistaken_rule or rule, recording, scoring)
-    adjoint = final_adjoint(scorer.as_scored(recording.final), gradients)
-    following: Following | None = None
-    looks_ahead = scoring.jump_bytes is not None or (probing is not None and probing.count > 0)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    differences, drifts = differences or Differences(), list[float]()
-    drift = 0.0
-    for k, recorded, grad in recording.backwards():
-        state = scorer.as_scored(recorded)
-        back = backward_step(
-            task, scorer.rule, state, recording.steps[k], grad, adjoint,
-            propagate=k > 0, differences=differences,
-        )  # fmt: skip
-        drifts.append(drift)
-        drift = math.hypot(drift, back.error)
-        linear = scorer.linear(k, back)
-        scores = (
-            linear
-            if scoring.jump_bytes is None
-            else scorer.jump(k, state, adjoint, following, back, scoring.jump_bytes)
-        )
-        scores = task.ranks.same(scores.cpu())  # what is decided by, so no bit may differ
-        if not scores.isfinite().all():
-            raise NonFiniteError(_non_finite_score(task, scores, back.adjoint, k, first_step))
-        found.append((scores, back.derivatives.cpu(), back.sizes.cpu()))
-        draw.offer(k, state, adjoint, following, back, scores, linear)
-        if back.adjoint is not None:
-            if looks_ahead:
-                following = Following(back.mean, recording.steps[k].lrs, adjoint, back.curvature)
-            adjoint = back.adjoint
-        on_step()
-    influences, derivatives, sizes = (list(part) for part in zip(*found[::-1], strict=True))
-    followed = [
-        follow_removal(task, rule, recording.steps, own, scoring.removal, targets, losses)
-        for own in draw.drawn
-    ]
-    return WindowScores(influences, derivatives, sizes, losses, followed, targets, drifts[::-1])
 
 
-@dataclass(frozen=True)
-class _Scorer:
-    """What is made of one backward step."""
-
-    task: Task
-    rule: Rule
-    recording: Recording
-    scoring: Scoring
-
-    def as_scored(self, state: State) -> State:
-        """A recorded state as the rule that scores takes it; a mistaken one knows only theta."""
-        if self.scoring.mistaken_rule is None:
-            return state
-        return State(state.theta, self.rule.init(state.theta), state.step)
-
-    def linear(self, k: int, back: BackwardStep) -> Tensor:
-        """Influences of step k, linear in the removal, shape (Q, n)."""
-        weights = self.recording.steps[k].weights
-        return influence(back.derivatives, weights, back.sizes, self.scoring.removal)
-
-    def jump(
-        self, k: int, state: State, adjoint: Adjoint, following: Following | None,
-        back: BackwardStep, memory: int,
-    ) -> Tensor:  # fmt: skip
-        """Influences of step k by the exact jump, shape (Q, n)."""
-        return exact_jump(
-            self.task, self.rule, state, self.recording.steps[k], adjoint,
-            mean=back.mean, losses=self.recording.losses[k], sizes=back.sizes,
-            removal=self.scoring.removal, memory=memory, following=following,
-        )  # fmt: skip
+def _without_slots(rule: Rule, state: State) -> State:
+    """A recorded state as a mistaken rule takes it, which knows only theta."""
+    return State(state.theta, rule.init(state.theta), state.step)
 
 
-def _non_finite_score(
-    task: Task, scores: Tensor, adjoint: tuple[Tensor, ...] | None, k: int, first_step: int
-) -> str:
+def _non_finite_score(task: Task, scores: Tensor, adjoint: Adjoint | None, step: int) -> str:
     bad = int((~scores.isfinite()).sum())
     where = ""
     if adjoint is not None and not adjoint[0].isfinite().all():
         index = int((~adjoint[0].isfinite()).any(dim=0).int().argmax())
         where = f", first in parameter {task.model.parameter_at(index)}"
     return (
-        f"step {first_step + k}: {bad} of {scores.numel()} influences are not finite{where}; "
+        f"step {step}: {bad} of {scores.numel()} influences are not finite{where}; "
         "shorten selection.horizon or lower the learning rate."
     )

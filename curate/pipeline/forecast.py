@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from curate.influence import Differences, Near, target_gradients, target_graph
+from curate.influence import Differences, Point, target_gradients, target_graph
 from curate.influence.cost import RunShape, _on_disk, passes, work
 from curate.pipeline.build import choose_device
 from curate.pipeline.job import Job, prepare
@@ -168,7 +168,7 @@ def forecast(job: Job) -> Forecast:
     graph = int(agreed(task.ranks, graph_size(task, state.theta, steps[0])))
     run = selector.shape(steps)
     if run.goes_back and run.longest > 1:
-        run = replace(run, kinked=bool(Near(task, state.theta, steps[0]).kinked))
+        run = replace(run, kinked=bool(Point(task, state.theta, steps[0]).kinked))
     judged, total = 0.0, job.total_steps()
     if selection.judge and job.data.validation:
         judged = trainings(bool(selection.keep.auto), judge.target_rows) * total

@@ -1,125 +1,134 @@
 """Per-example derivatives against autograd through the whole unrolled run."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from curate.influence import Differences, backward_step, final_adjoint, target_gradients
-from curate.influence.targets import Target
-from curate.rules import Rule, State
+from curate.influence import Differences, final_adjoint, target_gradients
+from curate.influence.adjoint import BackwardStep, Linearization, backward_step
+from curate.rules import Rule, State, initial_state
 from curate.trajectory import Step, Task, gradient, record, replay, seeded_rng
 from tests import tiny
 
 STEPS = 5
 
 
-def unrolled(
-    task: Task, rule: Rule, steps: list[Step], target: Target, *, renormalise: bool
-) -> list[Tensor]:
-    """dL/dw of every step by plain autograd through the run, N fixed or part of the graph."""
+def unrolled(task: Task, rule: Rule, steps: list[Step]) -> list[list[Tensor]]:
+    """dL/dw of every target and step by plain autograd through the run, N fixed."""
     state = tiny.start(task, rule)
     state = State(state.theta.requires_grad_(), state.slots, 0)
     all_weights = []
     for step in steps:
         weights = step.weights.clone().requires_grad_()
         loss = torch.zeros((), dtype=torch.float64)
+        model = tiny.bound(task.model, state.theta, training=True)
         for chunk in step.chunks():
             batch = task.examples.batch(step.rows[chunk], task.model.device)
             with seeded_rng(step.seed + chunk.start, task.model.device):
-                losses = task.objective.losses(
-                    tiny.bound(task.model, state.theta, training=True), batch
-                )
+                losses = task.objective.losses(model, batch)
             loss = loss + (weights[chunk] * losses).sum()
-        loss = loss / (weights.sum() if renormalise else weights.detach().sum())
-        (grad,) = torch.autograd.grad(loss * step.scale, state.theta, create_graph=True)
+        loss = step.scale * loss / weights.detach().sum()
+        (grad,) = torch.autograd.grad(loss, state.theta, create_graph=True)
         state = rule.update(grad, state, step.lrs)
         all_weights.append(weights)
-    batch = target.examples.batch(torch.arange(len(target.examples)), task.model.device)
-    final = task.objective.losses(tiny.bound(task.model, state.theta, training=False), batch).mean()
-    return list(torch.autograd.grad(final, all_weights))
+    model = tiny.bound(task.model, state.theta, training=False)
+    derivatives = []
+    for target in tiny.targets():
+        batch = target.examples.batch(torch.arange(len(target.examples)), task.model.device)
+        final = task.objective.losses(model, batch).mean()
+        derivatives.append(list(torch.autograd.grad(final, all_weights, retain_graph=True)))
+    return derivatives
 
 
 def derivatives(
-    task: Task, rule: Rule, steps: list[Step], snapshots: int = 9, gradients: int = 0
+    task: Task,
+    rule: Rule,
+    steps: list[Step],
+    snapshots: int = 9,
+    gradients: int = 0,
+    *,
+    remember: bool = True,
 ) -> list[Tensor]:
-    """d_i / N of every step by our backward steps, both targets at once, shape (2, n) each."""
+    """d_i / N of every step by our backward steps, both targets at once, shape (2, n) each.
+
+    remember: how far to step, from one to the next; if not, all are taken both ways.
+    """
     recording = record(
         task, rule, tiny.start(task, rule), steps, snapshots=snapshots, gradients=gradients
     )
-    _, gradients = target_gradients(
-        task.model, task.objective, tiny.targets(), recording.final.theta
-    )
-    adjoint = final_adjoint(recording.final, gradients)
-    found, differences = [], Differences()
+    targets = tiny.targets(task.model.dtype)
+    _, at_end = target_gradients(task.model, task.objective, targets, recording.final.theta)
+    adjoint = final_adjoint(recording.final, at_end)
+    shares, differences = [], Differences()
     for k, state, grad in recording.backwards():
-        back = backward_step(
-            task, rule, state, steps[k], grad, adjoint, propagate=k > 0, differences=differences
-        )
-        found.append(back.derivatives / (steps[k].weights * back.sizes).sum())
+        at = Linearization(rule, state, steps[k], grad, adjoint)
+        differences = differences if remember else Differences()
+        back = backward_step(task, at, differences, propagate=k > 0)
+        shares.append(back.derivatives.double() / (steps[k].weights * grad.sizes).sum())
         adjoint = back.adjoint or adjoint
-    return found[::-1]
+    return shares[::-1]
 
 
-@pytest.mark.parametrize(
-    ("micro", "gradients"), [(0, 0), (4, 0), (0, 9)], ids=["whole", "micro-batches", "kept"]
-)
+def assert_near(
+    ours: Sequence[Tensor], theirs: Sequence[Sequence[Tensor]], most: float = 1e-7
+) -> None:
+    """Ours, shape (2, n) of every step, against theirs, shape (n,) of both targets' every step."""
+    for q, of_steps in enumerate(theirs):
+        for our, their in zip(ours, of_steps, strict=True):
+            assert their.abs().max() > 0
+            assert (our[q] - their).abs().max() <= most * their.abs().max()
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["plain", "dropout"])
 @pytest.mark.parametrize("grouped", [False, True], ids=["one-group", "two-groups"])
 @pytest.mark.parametrize("clip", [None, 0.3], ids=["unclipped", "clipped"])
 @pytest.mark.parametrize("name", tiny.RULES)
 def test_derivatives_equal_unrolled_autograd(
-    name: str, clip: float | None, grouped: bool, dropout: float, micro: int, gradients: int
+    name: str, clip: float | None, grouped: bool, dropout: float
 ) -> None:
+    """In micro-batches, too, among which dropout falls otherwise; and with gradients kept."""
     task = tiny.task(dropout=dropout, grouped=grouped)
     rule, lrs = tiny.rule_for(name, task.model.group_shapes, clip)
-    steps = tiny.steps(STEPS, lrs, micro=micro)
-    found = derivatives(task, rule, steps, gradients=gradients)
-    for q, target in enumerate(tiny.targets()):
-        expected = unrolled(task, rule, steps, target, renormalise=False)
-        for ours, theirs in zip(found, expected, strict=True):
-            assert theirs.abs().max() > 0
-            assert (ours[q] - theirs).abs().max() <= 1e-7 * theirs.abs().max()
+    steps, in_parts = tiny.steps(STEPS, lrs), tiny.steps(STEPS, lrs, micro=4)
+    expected = unrolled(task, rule, steps)
+    whole = derivatives(task, rule, steps)
+    assert_near(whole, expected)
+    kept = derivatives(task, rule, steps, gradients=9)
+    assert all(torch.equal(a, b) for a, b in zip(whole, kept, strict=True))
+    parts = derivatives(task, rule, in_parts)
+    assert_near(parts, unrolled(task, rule, in_parts) if dropout else expected)
 
 
 @pytest.mark.parametrize("name", ["sgd-momentum", "adamw"])
-def test_of_a_kinked_network_they_are_those_of_autograd(name: str) -> None:
-    """Which goes on straight, however near a kink is; 40 steps come near many."""
+def test_derivatives_of_a_kinked_network_are_those_of_autograd(name: str) -> None:
+    """Autograd goes on straight, however near a kink is; 40 steps come near many."""
     task = tiny.task(kinked=True)
     rule, lrs = tiny.rule_for(name)
     steps = tiny.steps(40, lrs)
-    found = derivatives(task, rule, steps, snapshots=50)
-    for q, target in enumerate(tiny.targets()):
-        expected = unrolled(task, rule, steps, target, renormalise=False)
-        for ours, theirs in zip(found, expected, strict=True):
-            assert (ours[q] - theirs).abs().max() <= 1e-6 * theirs.abs().max()
+    expected = unrolled(task, rule, steps)
+    assert_near(derivatives(task, rule, steps, snapshots=50), expected, most=1e-6)
 
 
-@pytest.mark.parametrize("gradients", [0, 9])
 @pytest.mark.parametrize("clip", [None, 0.3])
 @pytest.mark.parametrize("name", tiny.RULES)
-def test_derivatives_of_scaled_steps_that_are_cut(
-    name: str, clip: float | None, gradients: int
-) -> None:
+def test_derivatives_of_scaled_steps_that_are_cut(name: str, clip: float | None) -> None:
     task = tiny.task(dropout=0.3)
     rule, lrs = tiny.rule_for(name, clip=clip)
     steps = [
         replace(step, scale=0.4 + 0.3 * t, cuts=(2, 3) if t % 2 else ())
         for t, step in enumerate(tiny.steps(STEPS, lrs))
     ]
-    found = derivatives(task, rule, steps, gradients=gradients)
-    for q, target in enumerate(tiny.targets()):
-        for ours, theirs in zip(
-            found, unrolled(task, rule, steps, target, renormalise=False), strict=True
-        ):
-            assert (ours[q] - theirs).abs().max() <= 1e-7 * theirs.abs().max()
+    again = derivatives(task, rule, steps)
+    assert_near(again, unrolled(task, rule, steps))
+    kept = derivatives(task, rule, steps, gradients=9)
+    assert all(torch.equal(a, b) for a, b in zip(again, kept, strict=True))
 
 
 def test_clipping_is_active_in_the_matrix() -> None:
     task = tiny.task()
-    from curate.trajectory import gradient
-
     norm = gradient(task, task.model.read(), tiny.steps(1)[0]).mean.norm()
     assert norm > 0.3
 
@@ -129,11 +138,9 @@ def test_derivatives_equal_finite_differences(name: str) -> None:
     task = tiny.task(dropout=0.3)
     rule, lrs = tiny.rule_for(name, clip=0.3)
     steps = tiny.steps(STEPS, lrs)
-    found = derivatives(task, rule, steps)
     start = tiny.start(task, rule)
 
     def loss(t: int, i: int, delta: float) -> float:
-        # fixed denominator: another example's weight makes up for the change
         weights = steps[t].weights.clone()
         weights[i] += delta
         changed = [*steps]
@@ -143,8 +150,7 @@ def test_derivatives_equal_finite_differences(name: str) -> None:
         return float(value[0])
 
     h = 1e-5
-    for t in range(STEPS):
-        d = found[t][0]
+    for t, (d, _) in enumerate(derivatives(task, rule, steps)):
         for i in (0, 3):
             slope = (loss(t, i, h) - loss(t, i, -h)) / (2 * h)
             # moving w_i also moves N: d/dw_i of the renormalised mean
@@ -162,15 +168,28 @@ def test_snapshot_budget_leaves_derivatives_bit_identical() -> None:
         assert all(torch.equal(a, b) for a, b in zip(everything, few, strict=True))
 
 
+def back_from(
+    task: Task,
+    name: str,
+    cotangents: Tensor,
+    *,
+    theta: Tensor | None = None,
+    propagate: bool = True,
+) -> BackwardStep:
+    """One step back, from gradients of targets, shape (Q, P)."""
+    rule, lrs = tiny.rule_for(name)
+    (step,) = tiny.steps(1, lrs)
+    state = initial_state(rule, task.model.read() if theta is None else theta)
+    grad = gradient(task, state.theta, step)
+    at = Linearization(rule, state, step, grad, final_adjoint(state, cotangents))
+    return backward_step(task, at, Differences(), propagate=propagate)
+
+
 def test_first_step_of_a_window_needs_no_adjoint() -> None:
     task = tiny.task()
-    rule, lrs = tiny.rule_for("adam")
-    (step,) = tiny.steps(1, lrs)
-    state = tiny.start(task, rule)
-    adjoint = final_adjoint(state, torch.randn(2, task.model.size, dtype=torch.float64))
-    grad = gradient(task, state.theta, step)
-    with_it = backward_step(task, rule, state, step, grad, adjoint)
-    without = backward_step(task, rule, state, step, grad, adjoint, propagate=False)
+    cotangents = torch.randn(2, task.model.size, dtype=torch.float64)
+    with_it = back_from(task, "adam", cotangents)
+    without = back_from(task, "adam", cotangents, propagate=False)
     assert without.adjoint is None
     assert with_it.adjoint is not None
     torch.testing.assert_close(with_it.derivatives, without.derivatives, rtol=1e-7, atol=1e-12)
@@ -178,21 +197,15 @@ def test_first_step_of_a_window_needs_no_adjoint() -> None:
 
 def test_targets_in_one_pass_equal_targets_one_by_one() -> None:
     task = tiny.task()
-    rule, lrs = tiny.rule_for("adamw")
-    (step,) = tiny.steps(1, lrs)
-    state = tiny.start(task, rule)
     cotangents = torch.randn(3, task.model.size, dtype=torch.float64)
-    grad = gradient(task, state.theta, step)
-    together = backward_step(task, rule, state, step, grad, final_adjoint(state, cotangents))
+    together = back_from(task, "adamw", cotangents)
+    assert together.adjoint is not None
     for q in range(3):
-        alone = backward_step(
-            task, rule, state, step, grad, final_adjoint(state, cotangents[q : q + 1])
-        )
+        alone = back_from(task, "adamw", cotangents[q : q + 1])
+        assert alone.adjoint is not None
         torch.testing.assert_close(
             together.derivatives[q], alone.derivatives[0], rtol=1e-6, atol=1e-12
         )
-        assert together.adjoint is not None
-        assert alone.adjoint is not None
         for both, one in zip(together.adjoint, alone.adjoint, strict=True):
             torch.testing.assert_close(both[q], one[0], rtol=1e-6, atol=1e-10)
 
@@ -205,12 +218,8 @@ def test_dead_units_leave_every_adjoint_finite(name: str) -> None:
     for parameter, part in task.model.unpack(theta).items():
         if parameter.startswith("3."):
             part.zero_()  # nothing reaches the first layer
-    rule, lrs = tiny.rule_for(name)
-    (step,) = tiny.steps(1, lrs)
-    state = State(theta, rule.init(theta), 0)
-    gradients = torch.randn(1, task.model.size, dtype=torch.float64)
-    grad = gradient(task, state.theta, step)
-    back = backward_step(task, rule, state, step, grad, final_adjoint(state, gradients))
+    cotangents = torch.randn(1, task.model.size, dtype=torch.float64)
+    back = back_from(task, name, cotangents, theta=theta)
     assert back.adjoint is not None
     assert back.derivatives.isfinite().all()
     assert all(part.isfinite().all() for part in back.adjoint)
@@ -222,16 +231,7 @@ def test_float32_derivatives_agree_with_float64(name: str, kinked: bool) -> None
     rule, lrs = tiny.rule_for(name)
     steps = tiny.steps(STEPS, lrs)
     wide = derivatives(tiny.task(kinked=kinked), rule, steps)
-    recording32 = tiny.task(dtype=torch.float32, kinked=kinked)
-    state = tiny.start(recording32, rule)
-    recording = record(recording32, rule, state, steps, snapshots=9)
-    _, gradients = target_gradients(
-        recording32.model, recording32.objective, tiny.targets(torch.float32), recording.final.theta
-    )
-    adjoint = final_adjoint(recording.final, gradients)
-    for k, before, grad in recording.backwards():
-        back = backward_step(recording32, rule, before, steps[k], grad, adjoint)
-        narrow = back.derivatives.double() / steps[k].weights.sum()
-        assert (narrow - wide[k]).abs().max() <= 1e-3 * wide[k].abs().max()
-        assert back.adjoint is not None
-        adjoint = back.adjoint
+    task = tiny.task(dtype=torch.float32, kinked=kinked)
+    narrow = derivatives(task, rule, steps, remember=False)
+    for ours, theirs in zip(narrow, wide, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-3 * theirs.abs().max()

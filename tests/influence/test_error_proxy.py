@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from curate.influence import ErrorProxy, Probe, WindowScores
+from curate.influence import ErrorProxy, WindowScores
 from curate.influence.cost import RunShape, removal_passes, scoring_passes
 from curate.influence.error_proxy import BORROWED
+from curate.influence.probes import Probe
 from curate.trajectory import Step
 from tests import tiny
 

@@ -1,8 +1,7 @@
 """Products with the Hessian of piecewise functions, against double backward on the same pieces."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,20 +11,20 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from curate.datasets import BatchExamples
-from curate.influence import Differences
-from curate.influence.kinks import Pieces, pieces_at
-from curate.influence.slopes import go_back
+from curate.influence import Differences, Point
+from curate.influence.kinks import Pieces
+from curate.influence.point import go_back
 from curate.models import FlatModel, FunctionObjective
-from curate.trajectory import Step, Task, gradient
-from tests.influence.test_slopes import Own
+from curate.trajectory import Step, Task
+from tests.influence.layers import Own
 
 ROWS, WIDE = 8, 6
 
 
 def losses(model: Any, batch: Any) -> Tensor:
     x = batch["x"]
-    found: Tensor = model(x).reshape(len(x), -1).square().sum(dim=1)
-    return found
+    squares: Tensor = model(x).reshape(len(x), -1).square().sum(dim=1)
+    return squares
 
 
 def through(function: Callable[[Tensor], Tensor], out: int = WIDE) -> nn.Module:
@@ -47,8 +46,8 @@ def in_place(x: Tensor) -> Tensor:
 def photographs(*layers: nn.Module) -> nn.Module:
     def call(model: Any, x: Tensor) -> Tensor:
         y = model.first(x[:, None, :, None].expand(-1, -1, -1, 4))
-        found: Tensor = model.head(model.rest(y).flatten(1))
-        return found
+        output: Tensor = model.head(model.rest(y).flatten(1))
+        return output
 
     first = nn.Conv2d(1, 3, 3, padding=1)
     return Own(call, first=first, rest=nn.Sequential(*layers), head=nn.LazyLinear(2))
@@ -91,52 +90,56 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def task_of(make: Callable[[], nn.Module]) -> tuple[Task, Step]:
+def point_of(make: Callable[[], nn.Module], micro: int = 0) -> Point:
     torch.manual_seed(1)
     x = torch.randn(ROWS, 4, dtype=torch.float64)
     module = make().double()
     module(x)
     task = Task(FlatModel(module), FunctionObjective(losses, "l"), BatchExamples([{"x": x}]))
     weights = torch.linspace(0.5, 1.5, ROWS)
-    return task, Step(torch.arange(ROWS), weights, (0.1,), seed=0, micro_batch=0)
+    step = Step(torch.arange(ROWS), weights, (0.1,), seed=0, micro_batch=micro)
+    return Point(task, task.model.read(), step)
 
 
-def by_double_backward(task: Task, theta: Tensor, step: Step, a: Tensor) -> Tensor:
+def by_double_backward(point: Point, directions: Sequence[Tensor]) -> list[Tensor]:
     """J a of the mean gradient; the graph is cut to pieces by torch in the same places."""
-    parameters = task.model.unpack(theta.clone().requires_grad_())
-    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+    task, step = point.task, point.step
+    parameters = task.model.unpack(point.theta)
+    leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
     batch = task.examples.batch(step.rows, task.model.device)
 
     def called(*args: Any) -> Any:
         return torch.func.functional_call(task.model.module, leaves, args)
 
-    weights = step.weights.double()
+    weights, inputs = step.weights.double(), [*leaves.values()]
     mean = (weights * losses(called, batch)).sum() / weights.sum()
-    first = torch.autograd.grad(mean, [*leaves.values()], create_graph=True)
-    along = task.model.unpack(a).values()
-    product = sum((g * v).sum() for g, v in zip(first, along, strict=True))
-    found = torch.autograd.grad(product, [*leaves.values()], materialize_grads=True)
-    return torch.cat([x.reshape(-1) for x in found])
+    first = torch.autograd.grad(mean, inputs, create_graph=True)
+    products = []
+    for a in directions:
+        along = task.model.unpack(a).values()
+        product = sum((g * v).sum() for g, v in zip(first, along, strict=True))
+        parts = torch.autograd.grad(product, inputs, retain_graph=True, materialize_grads=True)
+        products.append(torch.cat([x.reshape(-1) for x in parts]))
+    return products
 
 
 @pytest.mark.parametrize("micro", [0, 3])
 @pytest.mark.parametrize("name", MODELS)
 def test_products_are_those_on_the_pieces(name: str, micro: int) -> None:
-    task, step = task_of(MODELS[name])
-    theta, step = task.model.read(), replace(step, micro_batch=micro)
-    for seed in range(3):
-        a = torch.randn(theta.shape, generator=torch.Generator().manual_seed(seed)).double()
-        right = by_double_backward(task, theta, step, a)
-        found = Differences().products(task, theta, step, gradient(task, theta, step), [a])[0]
-        assert (found.bent - right).norm() <= 1e-6 * right.norm()
+    point = point_of(MODELS[name], micro)
+    directions = [*torch.randn(3, len(point.theta)).double()]
+    products = Differences().products(point, point.gradient(), directions)
+    expected = by_double_backward(point, directions)
+    for product, right in zip(products, expected, strict=True):
+        assert (product.bent - right).norm() <= 1e-6 * right.norm()
 
 
 @pytest.mark.parametrize("function", [F.relu, in_place])
 def test_a_unit_goes_on_as_it_was_however_far(function: Callable[[Tensor], Tensor]) -> None:
-    task, step = task_of(lambda: through(function))
-    theta = task.model.read()
+    point = point_of(lambda: through(function))
+    task, theta = point.task, point.theta
     far = theta + torch.randn_like(theta)
-    batch = task.examples.batch(step.rows, task.model.device)
+    batch = task.examples.batch(point.step.rows, task.model.device)
 
     def gradient_by(call: Callable[[Any, Any], Tensor], *modes: Any) -> Tensor:
         with task.model.at(far, training=True) as module, ExitStack() as stack:
@@ -149,15 +152,14 @@ def test_a_unit_goes_on_as_it_was_however_far(function: Callable[[Tensor], Tenso
         here = task.model.unpack(theta)
         x = F.linear(batch["x"], here["first.weight"], here["first.bias"])
         y, on = model.first(batch["x"]), x > 0
-        found: Tensor = model.second(on * y).square().sum(dim=1)
-        return found
+        squares: Tensor = model.second(on * y).square().sum(dim=1)
+        return squares
 
-    seen = pieces_at(task, theta, step, slice(0, ROWS))
+    seen = point.pieces(slice(0, ROWS))
     right = gradient_by(masked)
     assert (gradient_by(losses, Pieces(seen)) - right).norm() <= 1e-12 * right.norm()
     assert (gradient_by(losses) - right).norm() > 1e-2 * right.norm()
 
 
 def test_where_there_are_no_kinks_nothing_is_seen() -> None:
-    task, step = task_of(lambda: through(F.gelu))
-    assert not pieces_at(task, task.model.read(), step, slice(0, ROWS))
+    assert not point_of(lambda: through(F.gelu)).pieces(slice(0, ROWS))

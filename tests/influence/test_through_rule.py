@@ -16,7 +16,9 @@ RULES_TO_TRY: list[Rule] = [
 ]
 
 
-def given(rule: Rule) -> tuple[torch.Tensor, State, tuple[float, ...], tuple[torch.Tensor, ...]]:
+def linearized(
+    rule: Rule,
+) -> tuple[torch.Tensor, State, tuple[float, ...], tuple[torch.Tensor, ...]]:
     """A gradient with zeros in it, a state after two updates, and adjoints of two targets."""
     torch.manual_seed(0)
     lrs = (0.1,) * (len(rule.rules) if isinstance(rule, Grouped) else 1)
@@ -31,7 +33,7 @@ def given(rule: Rule) -> tuple[torch.Tensor, State, tuple[float, ...], tuple[tor
 @pytest.mark.parametrize("rule", RULES_TO_TRY, ids=str)
 def test_is_autograd_of_the_update(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the rule's own derivative, and whether in one block or in many."""
-    grad, state, lrs, adjoint = given(rule)
+    grad, state, lrs, adjoint = linearized(rule)
     inputs = [t.clone().requires_grad_() for t in (grad, *state.tensors())]
     after = rule.update(inputs[0], state.with_tensors(tuple(inputs[1:])), lrs).tensors()
     truth = [
@@ -40,8 +42,8 @@ def test_is_autograd_of_the_update(rule: Rule, monkeypatch: pytest.MonkeyPatch) 
     ]
     for block in (8, 1 << 17):
         monkeypatch.setattr("curate.influence.through_rule.CPU_BLOCK", block)
-        found, direct = through_rule(rule, grad, state, lrs, adjoint)
-        for k, part in enumerate((found, *direct)):
+        to_gradient, direct = through_rule(rule, grad, state, lrs, adjoint)
+        for k, part in enumerate((to_gradient, *direct)):
             expected = torch.stack([one[k] for one in truth])
             torch.testing.assert_close(part, expected, rtol=1e-12, atol=1e-14)
 
@@ -54,7 +56,7 @@ def test_what_a_rule_says_of_itself() -> None:
             continue
         rule = make()
         assert rule.elementwise
-        grad, state, lrs, _ = given(rule)
+        grad, state, lrs, _ = linearized(rule)
         half = state.with_tensors(tuple(t[:9] for t in state.tensors()))
         whole, part = rule.update(grad, state, lrs), rule.update(grad[:9], half, lrs)
         for a, b in zip(whole.tensors(), part.tensors(), strict=True):
