@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from curate.cli.main import cli, run
 from curate.output import figures
-from curate.output import run as runs
+from curate.output import saved_run as runs
 from curate.output.page import render, write_report
 from curate.output.saved_run import listed, read_run
 from tests.browser import CHROMIUM, Browser
