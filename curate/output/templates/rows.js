@@ -1,6 +1,6 @@
 "use strict";
 // The table of rows: filtered, sorted and opened; its state is the address, so that it can be linked.
-const rows = JSON.parse(document.getElementById("rows-data").textContent).rows;
+const rows = JSON.parse(document.getElementById("rows-data").textContent);
 const PAGE = 50;
 const NUMBERS = new Set(["score", "influence", "error"]); // the highest first
 const byId = (id) => document.getElementById(id);
