@@ -60,15 +60,13 @@ class Shared:
         silence_libraries()
         return recipe
 
-    @property
-    def bars(self) -> bool:
-        """Whether progress bars are shown."""
-        return not self.quiet and sys.stderr.isatty()
+    def running(self, *, speaks: bool = True) -> dict[str, Any]:
+        """The arguments of a run: its device, and where progress and lines beforehand go."""
+        from curate.runtime.progress import Phases
 
-    def say(self, line: str) -> None:
-        """Print a line on stderr, unless quiet."""
-        if not self.quiet:
-            click.echo(line, err=True)
+        bars = speaks and not self.quiet and sys.stderr.isatty()
+        say = functools.partial(click.echo, err=True) if speaks and not self.quiet else _nothing
+        return {"device": self.device, "phases": Phases(bars=bars), "say": say}
 
     def close(self, summary: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> None:
         """Print a summary: as JSON, as closing lines, or not at all."""
@@ -122,12 +120,13 @@ def cli(context: click.Context) -> None:
 @click.pass_obj
 def select(
     group: "Group | None",
+    /,
     recipe: Path,
     out: Path | None,
     plan: bool,
     track: tuple[str, ...],
     shared: Shared,
-    **options: bool,
+    **options: Any,
 ) -> None:
     """Score the rows of a dataset, keep the best, write them as an Arrow dataset.
 
@@ -140,7 +139,6 @@ def select(
     from curate.pipeline.forecast import plan_select
     from curate.pipeline.select import run_select
     from curate.recipe import resolved
-    from curate.runtime.progress import Phases
     from curate.runtime.ranks import ALONE
     from curate.runtime.resume import folder_of, has_progress
     from curate.runtime.trackers import tracking
@@ -151,23 +149,10 @@ def select(
         replace(shared, quiet=False).close(forecast, describe_plan)
         return
     speaks = ranks.rank == 0
-
-    def say(line: str) -> None:
-        if speaks:
-            shared.say(line)
-
+    options |= shared.running(speaks=speaks) | ({"say": None} if shared.quiet else {})
     try:
         with tracking(track if speaks else (), resolved(checked), warn) as trackers:
-            summary = run_select(
-                checked,
-                out,
-                device=shared.device,
-                ranks=ranks,
-                trackers=trackers,
-                phases=Phases(bars=speaks and shared.bars),
-                say=None if shared.quiet else say,
-                **options,
-            )
+            summary = run_select(checked, out, ranks=ranks, trackers=trackers, **options)
     except (CurateError, KeyboardInterrupt, *FAILURES) as error:
         if has_progress(folder_of(out)) and not isinstance(error, UnfinishedError):
             again = f"`{same_command('--resume')}`" if group is None else "the same and --resume"
@@ -178,7 +163,7 @@ def select(
 
 @cli.command()
 @click.argument("run_or_recipe", type=PATH)
-@click.option("--examples", type=int, default=64, show_default=True, help="Rows to leave out.")
+@click.option("--examples", default=64, show_default=True, help="Rows to leave out.")
 @click.option("--horizon", metavar="K", help="Verify with another horizon; a number or full.")
 @click.option(
     "--occurrences",
@@ -193,9 +178,7 @@ def select(
     type=click.Choice(["sgd"]),
     help="Score the same run as if its optimizer were this one, too: what the mistake costs.",
 )
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="The seed of the draw of rows."
-)
+@click.option("--seed", default=0, show_default=True, help="The seed of the draw of rows.")
 @click.option(
     "--out",
     type=PATH,
@@ -216,7 +199,6 @@ def verify(
     checked = shared.recipe(path, *([f"selection.horizon={horizon}"] if horizon else []))
     from curate.cli.summary import describe_verification
     from curate.pipeline.verify import Plan, run_verify
-    from curate.runtime.progress import Phases
 
     changed = bool(shared.overrides or horizon)
     if out is None and is_run:
@@ -228,9 +210,7 @@ def verify(
             out or Path("out") / f"{run_or_recipe.stem}.verify",
             Plan(**plan | {"mistaken": plan["mistaken"] is not None}),
             run=run_or_recipe if is_run and not changed else None,
-            device=shared.device,
-            phases=Phases(bars=shared.bars),
-            say=shared.say,
+            **shared.running(),
         )
     shared.close(summary, describe_verification)
 
@@ -242,9 +222,7 @@ def verify(
     type=PATH,
     help="Directory to write and to go on from; out/NAME.tune for NAME.yaml if not given.",
 )
-@click.option(
-    "--storage", metavar="URL", help="Database for the study, e.g. to share it among machines."
-)
+@click.option("--storage", metavar="URL", help="Database of the study, to share among machines.")
 @TRACK
 @shared_options
 def tune(
@@ -258,21 +236,12 @@ def tune(
     checked = shared.recipe(recipe)
     from curate.cli.summary import describe_tuning
     from curate.recipe import resolved
-    from curate.runtime.progress import Phases
     from curate.runtime.trackers import tracking
     from curate.tuning.tune import tune as run_tune
 
     out = out or Path("out") / f"{recipe.stem}.tune"
     with resumable("tried"), tracking(track, resolved(checked), warn) as trackers:
-        tuned = run_tune(
-            checked,
-            out,
-            storage=storage,
-            device=shared.device,
-            trackers=trackers,
-            phases=Phases(bars=shared.bars),
-            say=shared.say,
-        )
+        tuned = run_tune(checked, out, storage=storage, trackers=trackers, **shared.running())
     if shared.as_json:
         click.echo((out / "tune.json").read_text(encoding="utf-8"), nl=False)
     else:
@@ -301,6 +270,10 @@ def inspect(directory: Path, **chosen: Any) -> None:
     from curate.output.inspect import inspect_run
 
     click.echo("\n".join(inspect_run(directory, **chosen)))
+
+
+def _nothing(_: str) -> None:
+    """Say nothing."""
 
 
 def warn(line: str) -> None:

@@ -8,7 +8,6 @@ dies loses nothing; what it was writing when it died is left out on reading.
 
 from collections.abc import Iterable
 from contextlib import suppress
-from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -76,18 +75,12 @@ class _Stream:
 
     def __init__(self, path: Path, columns: dict[str, pa.DataType]) -> None:
         path.touch(exist_ok=False)
-        self._path, self._schema = path, pa.schema(columns.items())
-        self._buffer = BytesIO()
-        self._writer = pa.ipc.new_stream(self._buffer, self._schema)
-        self.write([])
+        self._schema = pa.schema(columns.items())
+        self._writer = pa.ipc.new_stream(pa.OSFile(str(path), "wb"), self._schema)
 
     def write(self, records: Iterable[dict[str, Any]]) -> None:
         for columns in records:
             self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
-        with self._path.open("ab") as file:
-            file.write(self._buffer.getvalue())
-        self._buffer.seek(0)
-        self._buffer.truncate()
 
 
 def read_log(folder: str | PathLike[str]) -> pl.DataFrame:

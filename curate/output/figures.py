@@ -204,7 +204,7 @@ def retrained(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def _over_steps(
-    *, ylabel: str, lines: dict[str, pl.DataFrame], log: bool, **words: str
+    *, ylabel: str, lines: dict[str, pl.DataFrame], log: bool, **words: Any
 ) -> Figure | None:
     """Two lines from tables of steps and values; None if both are empty."""
     colored = zip(lines.items(), (KEPT, DROPPED), strict=False)

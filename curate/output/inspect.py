@@ -96,7 +96,7 @@ def _summary(run: SavedRun, width: int) -> list[str]:
 
 
 def _row(run: SavedRun, row: int, width: int) -> list[str]:
-    rows = run.scores["row"]
+    rows: Any = run.scores["row"]
     if row not in rows:
         raise OptionError(
             f"--row {row}: is none of the {len(rows):,} candidates, which are among rows "
@@ -182,11 +182,11 @@ def _lists(
     for what, part in rows.items():
         if (number := most[what]) is None:
             continue
-        some = part[:number]
-        title = f"the {len(some):,} {what} of {len(part):,}"
+        listed = part[:number]
+        title = f"the {len(listed):,} {what} of {len(part):,}"
         if not part:
             title = f"none {what.split()[-1]}"
-        lines += [*([""] if lines else []), title, *_list(run, some, width)]
+        lines += [*([""] if lines else []), title, *_list(run, listed, width)]
     return lines
 
 

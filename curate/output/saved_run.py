@@ -52,21 +52,14 @@ def _having(*names: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Numbers = dict[str, float | None]
-Tokens = Annotated[Numbers, _having("candidates", "kept")]
-Noise = Annotated[Numbers, _having("planted", "kept", "auroc")]
-ExpectedError = Annotated[Numbers, _having("probes", "signal", "error", "jump", "propagation")]
-Repeats = Annotated[
-    Numbers, _having("correlation", "low", "high", "reliability", "foretold", "target_rows")
+Record, Numbers = dict[str, Any], dict[str, float | None]
+Metric = Annotated[dict[str, float | list[float]], _having("mean", "std", "values")]
+Way = Annotated[
+    Record,
+    _having("name", "rows", "share", "loss", "last", "metrics", "gain", "low", "high"),
 ]
-
-
-class Metric(TypedDict):
-    """A metric of retrained models, one value per seed."""
-
-    mean: float
-    std: float
-    values: list[float]
+Part = Annotated[dict[str, str | int], _having("value", "candidates", "kept")]
+Verification = Annotated[Record, _having("examples", "verdict")]
 
 
 class Retrained(TypedDict):
@@ -75,20 +68,6 @@ class Retrained(TypedDict):
     trained_on: str
     rows: int
     loss: Metric
-
-
-class Way(TypedDict):
-    """One way to train, beside training on everything, see `Compared`."""
-
-    name: str
-    rows: int
-    share: float | None
-    loss: float
-    last: float
-    metrics: dict[str, float]
-    gain: float
-    low: float
-    high: float
 
 
 class Worth(TypedDict):
@@ -104,14 +83,6 @@ class Worth(TypedDict):
     limit: int
 
 
-class Part(TypedDict):
-    """The rows with one value of a column, or of one length."""
-
-    value: str
-    candidates: int
-    kept: int
-
-
 class Provenance(TypedDict, total=False):
     """The parts of provenance.json that are shown."""
 
@@ -120,26 +91,21 @@ class Provenance(TypedDict, total=False):
     device: str
     processes: int
     seconds: dict[str, float]
-    sources: dict[str, Any]
+    sources: Record
     versions: dict[str, str]
     git_commit: str | None
     truncated: dict[str, int]
     left_out: dict[str, int]
-    tokens: Tokens
-    error: ExpectedError
+    tokens: Annotated[Numbers, _having("candidates", "kept")]
+    noise: Annotated[Numbers, _having("planted", "kept", "auroc")]
+    error: Annotated[Numbers, _having("probes", "signal", "error", "jump", "propagation")]
+    repeats: Annotated[
+        Numbers, _having("correlation", "low", "high", "reliability", "foretold", "target_rows")
+    ]
     worth: Worth
     cost: float
-    repeats: Repeats
-    noise: Noise
     evaluation: list[Retrained]
     composition: dict[str, list[Part]]
-
-
-class Verification(TypedDict):
-    """The parts of verify.json that are shown."""
-
-    examples: int
-    verdict: str
 
 
 @dataclass(frozen=True)

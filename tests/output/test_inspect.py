@@ -23,9 +23,9 @@ def inspect(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     assert run(cli, [str(a) for a in arguments]) == 2
-    found = capsys.readouterr()
-    assert found.out == ""
-    (line,) = found.err.splitlines()
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
     return line
 
 
