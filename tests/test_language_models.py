@@ -273,7 +273,7 @@ def test_what_is_truncated_is_counted(there: Path, capsys: pytest.CaptureFixture
     counts = json.loads(Path("out/provenance.json").read_text())["truncated"]
     lengths = [len(words.tokenizer()(row)["input_ids"]) + 1 for row in words.passages(60)]
     assert sum(counts.values()) == sum(length > 24 for length in lengths) > 0
-    assert f"truncated to data.max_length: {counts['train']} of train, " in said
+    assert f"texts cut: {counts['train']} of train, " in said
 
 
 @pytest.mark.parametrize("objective", ["causal_lm", "sequence_classification"])
@@ -290,10 +290,7 @@ def test_what_is_too_short_is_left_out_of_every_part(
     long = [row for row, length in enumerate(lengths) if length >= 9]
     short = [sum(length < 9 for length in part) for part in (lengths, lengths[:40])]
     assert min(short) > 0
-    assert (
-        f"left out, shorter than data.min_length: {short[0]} of texts.parquet, {short[1]} of also."
-        in said
-    )
+    assert f"texts left out: {short[0]} of texts.parquet, {short[1]} of also.parquet, sho" in said
     rows = pl.read_parquet("out/scores.parquet").sort("row")
     assert set(rows["row"]) < set(long)
     assert rows.height == len(long) - round(0.2 * len(long))

@@ -1,11 +1,15 @@
 """The `curate` command. Importing this loads no torch; each command loads what it needs."""
 
+import functools
 import io
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,32 +24,79 @@ from curate.cli.process import (
 from curate.errors import CurateError, UnfinishedError, UserError
 
 if TYPE_CHECKING:
+    from curate.recipe import Recipe
     from curate.runtime.ranks import Group
 
-OVERRIDES = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the recipe, e.g. selection.horizon=7. Repeatable.",
-)
+__all__ = ["cli", "main", "run"]
+
+PATH = click.Path(path_type=Path)
 TRACK = click.option(
     "--track",
     multiple=True,
     metavar="KIND:WHERE",
     help="Watch it in tensorboard:DIRECTORY, wandb:PROJECT or mlflow:EXPERIMENT. Repeatable.",
 )
-DEVICE = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
-
-__all__ = ["cli", "main", "run"]
-
 ONE_PROCESS = {
     "tune": "start it several times with the same --out, and they share the work",
     "verify": "start it without torchrun",
 }
 """Commands that several processes cannot share, and what to do instead."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The options that every command on a recipe has."""
+
+    overrides: tuple[str, ...]
+    device: str
+    quiet: bool
+    as_json: bool
+
+    def recipe(self, path: Path, *changes: str) -> "Recipe":
+        """The recipe at a path, with its overrides and more of them."""
+        from curate.recipe import load_recipe
+
+        recipe = load_recipe(path, (*self.overrides, *changes))
+        silence_libraries()
+        return recipe
+
+    def running(self, *, speaks: bool = True) -> dict[str, Any]:
+        """The arguments of a run: its device, and where progress and lines beforehand go."""
+        from curate.runtime.progress import Phases
+
+        bars = speaks and not self.quiet and sys.stderr.isatty()
+        say = functools.partial(click.echo, err=True) if speaks and not self.quiet else _nothing
+        return {"device": self.device, "phases": Phases(bars=bars), "say": say}
+
+    def close(self, summary: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> None:
+        """Print a summary: as JSON, as closing lines, or not at all."""
+        if self.as_json:
+            click.echo(json.dumps(summary))
+        elif not self.quiet:
+            click.echo(describe(summary))
+
+
+def shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Shared`, which it gets as `shared`."""
+
+    @click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a key of the recipe, e.g. selection.horizon=7. Repeatable.",
+    )
+    @click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+    )
+    @click.option("--quiet", is_flag=True, help="No progress bars and no closing lines.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+    @functools.wraps(command)
+    def with_shared(*arguments: Any, **options: Any) -> None:
+        shared = Shared(**{field.name: options.pop(field.name) for field in fields(Shared)})
+        command(*arguments, shared=shared, **options)
+
+    return with_shared
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,190 +110,146 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Directory to write; out/NAME for NAME.yaml if not given.",
-)
-@OVERRIDES
-@DEVICE
+@click.argument("recipe", type=PATH)
+@click.option("--out", type=PATH, help="Directory to write; out/NAME for NAME.yaml if not given.")
 @click.option("--overwrite", is_flag=True, help="Replace DIR, or start again.")
-@click.option("--resume", is_flag=True, help="Go on with a run that did not finish.")
+@click.option("--resume", is_flag=True, help="Resume a run that did not finish.")
 @click.option("--plan", is_flag=True, help="Say what it will take, and stop.")
 @TRACK
-@click.option("--quiet", is_flag=True, help="No progress bars and no closing lines.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@shared_options
 @click.pass_obj
 def select(
-    group: "Group | None", recipe: Path, out: Path | None, overrides: tuple[str, ...], device: str,
-    overwrite: bool, resume: bool, plan: bool, track: tuple[str, ...], quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
+    group: "Group | None",
+    /,
+    recipe: Path,
+    out: Path | None,
+    plan: bool,
+    track: tuple[str, ...],
+    shared: Shared,
+    **options: Any,
+) -> None:
     """Score the rows of a dataset, keep the best, write them as an Arrow dataset.
 
     What was computed is kept if this is interrupted or dies: --resume goes on from there.
 
     `torchrun --nproc-per-node N -m curate select RECIPE` shares the work among N processes.
     """
-    from curate.recipe import load_recipe, resolved
-    from curate.runtime.trackers import tracking
-
-    checked = load_recipe(recipe, overrides)
-    silence_libraries()
-    from curate.cli.summary import describe, describe_plan
+    checked = shared.recipe(recipe)
+    from curate.cli.summary import describe_plan, describe_selection
     from curate.pipeline.forecast import plan_select
     from curate.pipeline.select import run_select
-    from curate.runtime.progress import Phases
+    from curate.recipe import resolved
     from curate.runtime.ranks import ALONE
     from curate.runtime.resume import folder_of, has_progress
+    from curate.runtime.trackers import tracking
 
     out, ranks = out or Path("out") / recipe.stem, group or ALONE
     if plan:
-        found = plan_select(checked, out, device=device, ranks=ranks)
-        click.echo(json.dumps(found) if as_json else describe_plan(found))
+        forecast = plan_select(checked, out, device=shared.device, ranks=ranks)
+        replace(shared, quiet=False).close(forecast, describe_plan)
         return
     speaks = ranks.rank == 0
+    options |= shared.running(speaks=speaks) | ({"say": None} if shared.quiet else {})
     try:
         with tracking(track if speaks else (), resolved(checked), warn) as trackers:
-            summary = run_select(
-                checked, out, device=device, overwrite=overwrite, resume=resume, ranks=ranks,
-                trackers=trackers,
-                phases=Phases(bars=speaks and not quiet and sys.stderr.isatty()),
-                say=None if quiet else lambda line: click.echo(line, err=True) if speaks else None,
-            )  # fmt: skip
+            summary = run_select(checked, out, ranks=ranks, trackers=trackers, **options)
     except (CurateError, KeyboardInterrupt, *FAILURES) as error:
         if has_progress(folder_of(out)) and not isinstance(error, UnfinishedError):
             again = f"`{same_command('--resume')}`" if group is None else "the same and --resume"
-            error.add_note(f"Go on with {again}.")
+            error.add_note(f"To resume: {again}.")
         raise
-    if as_json:
-        click.echo(json.dumps(summary))
-    elif not quiet:
-        click.echo(describe(summary))
+    shared.close(summary, describe_selection)
 
 
 @cli.command()
-@click.argument("run_or_recipe", type=click.Path(path_type=Path))
-@click.option("--examples", type=int, default=64, show_default=True, help="Rows to leave out.")
+@click.argument("run_or_recipe", type=PATH)
+@click.option("--examples", default=64, show_default=True, help="Rows to leave out.")
 @click.option("--horizon", metavar="K", help="Verify with another horizon; a number or full.")
 @click.option(
-    "--occurrences", type=click.Choice(["every", "last"]), default="every", show_default=True,
+    "--occurrences",
+    type=click.Choice(["every", "last"]),
+    default="every",
+    show_default=True,
     help="Within a window: out of every step that has the row, or the last.",
-)  # fmt: skip
+)
 @click.option(
-    "--as", "mistaken", type=click.Choice(["sgd"]),
+    "--as",
+    "mistaken",
+    type=click.Choice(["sgd"]),
     help="Score the same run as if its optimizer were this one, too: what the mistake costs.",
-)  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the rows drawn.")
+)
+@click.option("--seed", default=0, show_default=True, help="The seed of the draw of rows.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Directory to write; if not given the run's own, or NAME.verify beside it where --horizon "
     "or --set changes it, or out/NAME.verify for NAME.yaml.",
 )
-@OVERRIDES
-@DEVICE
-@click.option("--quiet", is_flag=True, help="No progress bars and no closing lines.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@shared_options
 def verify(
-    run_or_recipe: Path, examples: int, horizon: str | None, occurrences: str, mistaken: str | None,
-    seed: int, out: Path | None, overrides: tuple[str, ...], device: str, quiet: bool,
-    as_json: bool,
-) -> None:  # fmt: skip
+    run_or_recipe: Path, horizon: str | None, out: Path | None, shared: Shared, **plan: Any
+) -> None:
     """Leave rows out, train again, and see what the influences of a run are worth.
 
     RUN_OR_RECIPE is a directory that `curate select` wrote, or a recipe. What was measured
     is kept if this is interrupted: run it again to go on.
     """
-    from curate.recipe import load_recipe
-
-    changes = (*overrides, *([f"selection.horizon={horizon}"] if horizon else []))
     is_run = run_or_recipe.is_dir()
-    checked = load_recipe(run_or_recipe / "recipe.yaml" if is_run else run_or_recipe, changes)
-    silence_libraries()
+    path = run_or_recipe / "recipe.yaml" if is_run else run_or_recipe
+    checked = shared.recipe(path, *([f"selection.horizon={horizon}"] if horizon else []))
     from curate.cli.summary import describe_verification
     from curate.pipeline.verify import Plan, run_verify
-    from curate.runtime.progress import Phases
 
+    changed = bool(shared.overrides or horizon)
     if out is None and is_run:
-        own = run_or_recipe.resolve()
-        out = own.with_name(f"{own.name}.verify") if changes else run_or_recipe
-    try:
+        whole = run_or_recipe.resolve()
+        out = whole.with_name(f"{whole.name}.verify") if changed else run_or_recipe
+    with resumable("measured"):
         _, summary = run_verify(
             checked,
             out or Path("out") / f"{run_or_recipe.stem}.verify",
-            Plan(examples, occurrences, mistaken is not None, seed),  # type: ignore[arg-type]
-            run=run_or_recipe if is_run and not changes else None,
-            device=device,
-            phases=Phases(bars=not quiet and sys.stderr.isatty()),
-            say=lambda line: None if quiet else click.echo(line, err=True),
+            Plan(**plan | {"mistaken": plan["mistaken"] is not None}),
+            run=run_or_recipe if is_run and not changed else None,
+            **shared.running(),
         )
-    except KeyboardInterrupt:
-        click.echo("curate: what was measured is kept; run it again to go on.", err=True)
-        raise
-    if as_json:
-        click.echo(json.dumps(summary))
-    elif not quiet:
-        click.echo(describe_verification(summary))
+    shared.close(summary, describe_verification)
 
 
 @cli.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=PATH)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Directory to write and to go on from; out/NAME.tune for NAME.yaml if not given.",
 )
-@click.option(
-    "--storage", metavar="URL", help="Database for the study, e.g. to share it among machines."
-)
-@OVERRIDES
-@DEVICE
+@click.option("--storage", metavar="URL", help="Database of the study, to share among machines.")
 @TRACK
-@click.option("--quiet", is_flag=True, help="No progress and no closing lines.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@shared_options
 def tune(
-    recipe: Path, out: Path | None, storage: str | None, overrides: tuple[str, ...], device: str,
-    track: tuple[str, ...], quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
+    recipe: Path, out: Path | None, storage: str | None, track: tuple[str, ...], shared: Shared
+) -> None:
     """Find the horizon and the learning rate whose selection trains the best model.
 
     What was tried is kept if this is interrupted: run it again to go on. Run it
     twice with the same --out, and the two share the work.
     """
-    from curate.recipe import load_recipe, resolved
-    from curate.runtime.trackers import tracking
-
-    checked = load_recipe(recipe, overrides)
-    silence_libraries()
+    checked = shared.recipe(recipe)
     from curate.cli.summary import describe_tuning
-    from curate.runtime.progress import Phases
+    from curate.recipe import resolved
+    from curate.runtime.trackers import tracking
     from curate.tuning.tune import tune as run_tune
 
     out = out or Path("out") / f"{recipe.stem}.tune"
-    try:
-        with tracking(track, resolved(checked), warn) as trackers:
-            tuned = run_tune(
-                checked, out, storage=storage, device=device, trackers=trackers,
-                phases=Phases(bars=not quiet and sys.stderr.isatty()),
-                say=lambda line: None if quiet else click.echo(line, err=True),
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        click.echo("curate: what was tried is kept; run it again to go on.", err=True)
-        raise
-    if as_json:
+    with resumable("tried"), tracking(track, resolved(checked), warn) as trackers:
+        tuned = run_tune(checked, out, storage=storage, trackers=trackers, **shared.running())
+    if shared.as_json:
         click.echo((out / "tune.json").read_text(encoding="utf-8"), nl=False)
-    elif not quiet:
-        click.echo(describe_tuning(tuned.summary(), tuned.table, out))
-
-
-def warn(line: str) -> None:
-    """What went wrong beside the run, which goes on."""
-    click.echo(f"curate: {line}", err=True)
+    else:
+        shared.close(tuned.summary(), lambda summary: describe_tuning(summary, tuned.table, out))
 
 
 @cli.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 def report(directory: Path) -> None:
     """Write report.html again from what a directory of curate select holds."""
     silence_libraries()
@@ -252,20 +259,36 @@ def report(directory: Path) -> None:
 
 
 @cli.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option("--row", type=int, metavar="N", help="One row, with everything known about it.")
 @click.option("--dropped", type=click.IntRange(1), metavar="N", help="The N worst dropped rows.")
 @click.option("--kept", type=click.IntRange(1), metavar="N", help="The N best kept rows.")
 @click.option("--label", metavar="L", help="Only rows of this label.")
-def inspect(
-    directory: Path, row: int | None, dropped: int | None, kept: int | None, label: str | None
-) -> None:
+def inspect(directory: Path, **chosen: Any) -> None:
     """Look at what curate select wrote to DIR: a summary, one row, or a list of rows."""
     silence_libraries()
     from curate.output.inspect import inspect_run
 
-    found = inspect_run(directory, row=row, dropped=dropped, kept=kept, label=label)
-    click.echo("\n".join(found))
+    click.echo("\n".join(inspect_run(directory, **chosen)))
+
+
+def _nothing(_: str) -> None:
+    """Say nothing."""
+
+
+def warn(line: str) -> None:
+    """Print a line about what went wrong beside the run, which goes on."""
+    click.echo(f"curate: {line}", err=True)
+
+
+@contextmanager
+def resumable(done: str) -> Iterator[None]:
+    """Say, if interrupted, that what was done is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        warn(f"what was {done} is kept; run it again to go on.")
+        raise
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """A process that runs a command: how it ends, alone or with others.
 
-Exit codes: 0 done, 1 the run failed, 2 something given to us needs changing, 130 interrupted
-(Ctrl-C), 143 told to end (SIGTERM).
+Exit codes: 0 done, 1 the run failed, 2 the command, the recipe or the data needs changing, 130
+interrupted (Ctrl-C), 143 told to end (SIGTERM).
 """
 
 import ctypes
@@ -12,8 +12,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout, suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,10 +29,9 @@ LESS_MEMORY = (
 FAILURES = (RuntimeError, MemoryError, OSError)
 """What ends a run without being ours: torch's own, a full disk."""
 LONGEST = 4000
-"""Characters of a message, some of which quote what was given."""
-
+"""Characters of a message, which may quote a user's file."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's malloc.h."""
+"""The names that malloc.h of glibc has for two settings."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -56,14 +54,14 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def run_alone(command: Callable[..., Any]) -> int:
+def run_alone(command: click.Command) -> int:
     """Run a click command with the arguments of this process; returns the exit code."""
     keep_freed_memory()
     signal.signal(signal.SIGTERM, _terminate)
     return run(command)
 
 
-def run_together(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
+def run_together(command: click.Command, arguments: list[str] | None = None) -> int:
     """Run a click command as one of the processes that torchrun started; returns the exit code.
 
     They fail together: the first says why, all exit with its code.
@@ -84,12 +82,12 @@ def run_together(command: Callable[..., Any], arguments: list[str] | None = None
 
 
 def run(
-    command: Callable[..., Any], arguments: list[str] | None = None, group: "Group | None" = None
+    command: click.Command, arguments: list[str] | None = None, group: "Group | None" = None
 ) -> int:
     """Run a click command, with a group if not alone, of which rank 0 prints; returns the code."""
 
     def do() -> None:
-        command(arguments, standalone_mode=False, obj=group)
+        command.main(arguments, standalone_mode=False, obj=group)
         if group is not None:
             group.wait()  # until all have done it: one may have failed at the very end
 
@@ -105,7 +103,7 @@ def _guarded(do: Callable[[], object], group: "Group | None" = None) -> int:
         cause = error.__cause__ or error
         code, how = (143, "told to end") if isinstance(cause, Terminated) else (130, "interrupted")
         left = cause.args[0] if cause.args else "no result was written"
-        return _fail(code, partial(_explain, cause, f"{how}; {left}."), group)
+        return _fail(code, cause, f"{how}; {left}.", group)
 
 
 def _attempt(do: Callable[[], object], group: "Group | None") -> int:
@@ -114,39 +112,39 @@ def _attempt(do: Callable[[], object], group: "Group | None") -> int:
     except click.Abort:  # an interrupt, and a RuntimeError as well
         raise
     except CurateError as error:
-        return _fail(error.exit_code, partial(_explain, error, str(error)), group)
+        return _fail(error.exit_code, error, str(error), group)
     except click.exceptions.Exit as finished:
         return finished.exit_code
     except click.ClickException as error:
-        return _fail(2, error.show, group)
+        return _fail(2, error, "", group)
     except FAILURES as error:
-        kind = type(error).__name__
-        message = f"the run failed with {kind}: {error} (CURATE_TRACEBACK=1 shows where)"
-        wants_memory = any(sign in f"{kind}: {error}".lower() for sign in OUT_OF_MEMORY)
-        message += LESS_MEMORY if wants_memory else "."
-        return _fail(1, partial(_explain, error, message), group)
+        what = f"{type(error).__name__}: {error}"
+        message = f"the run failed with {what} (CURATE_TRACEBACK=1 shows where)"
+        wants_memory = any(sign in what.lower() for sign in OUT_OF_MEMORY)
+        return _fail(1, error, message + (LESS_MEMORY if wants_memory else "."), group)
     return 0
 
 
-def _fail(code: int, explain: Callable[[], None], group: "Group | None") -> int:
-    """Explain a failure, unless another process failed first; returns the exit code of all."""
+def _fail(code: int, error: BaseException, message: str, group: "Group | None") -> int:
+    """Explain a failure, unless another process failed first; returns the exit code of all.
+
+    One line on stderr; the traceback too for those who ask for it.
+    """
     first = None if group is None else group.fail(code)
     if first is not None:
         return first
-    explain()
+    if isinstance(error, click.ClickException):
+        error.show()
+        return code
+    if os.environ.get("CURATE_TRACEBACK"):
+        traceback.print_exception(error)
+    words = " ".join([message, *getattr(error, "__notes__", [])]).split()
+    click.echo(f"curate: {_printable(' '.join(words))}", err=True)
     return code
 
 
-def _explain(error: BaseException, message: str) -> None:
-    """One line on stderr; the traceback too for those who ask for it."""
-    if os.environ.get("CURATE_TRACEBACK"):
-        traceback.print_exc()
-    words = " ".join([message, *getattr(error, "__notes__", [])]).split()
-    click.echo(f"curate: {_printable(' '.join(words))}", err=True)
-
-
 def _printable(line: str) -> str:
-    """Without what a terminal obeys, and with the middle of a very long line left out."""
+    """The line without what a terminal obeys, and without the middle where it is very long."""
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
     return "".join(
@@ -155,17 +153,17 @@ def _printable(line: str) -> str:
 
 
 def same_command(flag: str) -> str:
-    """The command that is running as it was given, with a flag."""
+    """The command that is running as it was typed, with a flag."""
     context = click.get_current_context()
     words = context.command_path.split()
     for parameter in context.command.params:
         name = str(parameter.name)
         if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
             continue
-        value = context.params[name]
-        for each in value if isinstance(value, tuple) else (value,):
+        values = context.params[name]
+        for value in values if isinstance(values, tuple) else (values,):
             words += parameter.opts[:1] if isinstance(parameter, click.Option) else []
-            words += [] if each is True else [str(each)]
+            words += [] if value is True else [str(value)]
     return shlex.join([*words, *([] if flag in words else [flag])])
 
 

@@ -1,134 +1,100 @@
 """The closing lines of a command, from its summary."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from curate.output.verdict import protocol_line, repeats_line, verdict, worth_line
+from curate.output.facts import came_out
+from curate.output.verdict import error_line, protocol_line, repeats_line, worth_line
 from curate.output.words import (
     columns,
-    evaluation_table,
+    evaluation_cells,
     horizon_name,
     mean_and_spread,
+    visible,
     worth_cells,
 )
-from curate.runtime.units import duration
+from curate.runtime.units import UNITS, duration
 
 SIGNS = {"dropped": "x ", "untried": ". ", "failed": "- "}
-UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
-def describe(summary: dict[str, Any]) -> str:
-    """What `curate select` says when it is done."""
-    lines = [_worth(summary), ""]
-    if "worth" in summary:
-        lines += [*columns(worth_cells(summary["worth"])), protocol_line(summary["worth"]), ""]
+def describe_selection(summary: dict[str, Any]) -> str:
+    """The closing lines of `curate select`."""
+    lines = ["what choosing is worth was not measured (selection.judge, data.validation)", ""]
+    if (worth := summary.get("worth")) is not None:
+        cost = f"all this took {summary['cost']:.1f} plain trainings"
+        lines = [f"{worth_line(worth)}; {cost}", ""]
+        lines += [*columns(worth_cells(worth)), protocol_line(worth), ""]
     if "evaluation" in summary:
-        lines += [*evaluation_table(summary["evaluation"]), ""]
-    tokens = summary.get("tokens")
-    counted = f", {tokens['kept']:,} of {tokens['candidates']:,} tokens," if tokens else ""
-    lines.append(
-        f"kept {summary['kept']} of {summary['candidates']} rows{counted} by {summary['policy']} "
-        f"({summary['steps']} steps, {_where(summary)})"
-    )
-    if "noise" in summary:
-        noise = summary["noise"]
-        lines.append(
-            f"label noise: {noise['planted']} rows planted, {noise['kept']} kept, "
-            f"AUROC of the score {noise['auroc']:.3f}"
-        )
-    lines += _counts("left out, shorter than data.min_length", summary.get("left_out", {}))
-    lines += _counts("truncated to data.max_length", summary.get("truncated", {}))
+        lines += [*columns(evaluation_cells(summary["evaluation"])), ""]
+    facts = came_out(summary, summary["kept"], summary["candidates"])
+    if "error" in summary:
+        facts["influences"] = error_line(summary["error"])
+    lines += [f"{name}: {visible(text)}" for name, text in facts.items()]
     if "repeats" in summary:
         lines.append(repeats_line(summary["repeats"]))
-    if "error" in summary:
-        error = summary["error"]
-        lines.append(
-            f"influence: {error['signal']:.2g} on average, expected to be off by "
-            f"{error['error']:.2g} (jump {error['jump']:.2g}, propagation "
-            f"{error['propagation']:.2g}, derivative {error.get('derivative', 0.0):.2g}; "
-            f"{error['probes']} removals followed exactly)"
-        )
-        lines.append(f"influences: {verdict(error['error'], error['signal'], error['probes'])}")
     lines.append(f"wrote {summary['out']}; to look at: {summary['out']}/report.html")
-    lines.append(", ".join(f"{name} {value:.1f} s" for name, value in summary["seconds"].items()))
     return "\n".join(lines)
 
 
-def _worth(summary: dict[str, Any]) -> str:
-    """Whether choosing pays: the first line."""
-    if "worth" not in summary:
-        return "what choosing is worth was not measured (selection.judge, data.validation)"
-    return f"{worth_line(summary['worth'])}; all this took {summary['cost']:.1f} plain trainings"
-
-
-def _counts(what: str, found: dict[str, int]) -> list[str]:
-    """A line with how many rows of what, unless there are none."""
-    parts = ", ".join(f"{count} of {name}" for name, count in found.items() if count)
-    return [f"{what}: {parts}"] if parts else []
-
-
 def describe_plan(plan: dict[str, Any]) -> str:
-    """What `curate select --plan` says."""
-    passes, memory, disk, seconds = (
-        plan[name].copy() for name in ("passes", "memory", "disk", "seconds")
+    """The lines of `curate select --plan`."""
+    processes, time = plan["processes"], plan["seconds"]
+    where = plan["device"] if processes == 1 else f"{plan['device']}, {processes} processes"
+    of_each = "" if processes == 1 else " of each process"
+    lines = [
+        f"{plan['policy']} on {plan['candidates']:,} candidates, {plan['parameters']:,} "
+        f"parameters, {where}",
+        f"steps: {plan['steps']:,}; windows: {plan['windows']:,} of {plan['horizon']:,}; "
+        f"rounds: {plan['rounds']}",
+        f"passes (gradients of one batch): {_sum(plan['passes'], '{:,.0f}'.format)}",
+        f"memory{of_each}: {_sum(plan['memory'], _size)}",
+    ]
+    if plan["disk"]["total"]:
+        lines.append(f"disk{of_each}: {_sum(plan['disk'], _size)}")
+    lines.append(
+        f"time: about {duration(time['total'])}: scoring {duration(time['score'])}, "
+        f"judging {duration(time['judge'])}, evaluation {duration(time['evaluate'])}"
     )
-    total, held, in_files = (parts.pop("total") for parts in (passes, memory, disk))
-    each = "" if plan["processes"] == 1 else " of each process"
-    return "\n".join(
-        [
-            f"{plan['policy']} on {plan['candidates']:,} candidates, {plan['parameters']:,} "
-            f"parameters, {_where(plan)}",
-            f"steps: {plan['steps']:,}; windows: {plan['windows']:,} of {plan['horizon']:,}; "
-            f"rounds: {plan['rounds']}",
-            f"passes (gradients of one batch): {total:,.0f} = "
-            + " + ".join(f"{name} {count:,.0f}" for name, count in passes.items() if count),
-            f"memory{each}: {_size(held)} = {_sizes(memory)}",
-            *([f"disk{each}: {_size(in_files)} = {_sizes(disk)}"] if in_files else []),
-            f"time: about {duration(seconds['total'])}: scoring {duration(seconds['score'])}, "
-            f"judging {duration(seconds['judge'])}, evaluation {duration(seconds['evaluate'])}",
-        ]
-    )
+    return "\n".join(lines)
 
 
-def _where(summary: dict[str, Any]) -> str:
-    """The device, and how many processes share the run if there are several."""
-    count = summary["processes"]
-    return str(summary["device"]) if count == 1 else f"{summary['device']}, {count} processes"
-
-
-def _sizes(parts: dict[str, int]) -> str:
-    return " + ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
+def _sum(parts: Mapping[str, float], write: Any) -> str:
+    """A total and the parts that it is the sum of."""
+    named = [f"{name} {write(size)}" for name, size in parts.items() if size and name != "total"]
+    return f"{write(parts['total'])} = {' + '.join(named)}"
 
 
 def _size(count: float) -> str:
-    unit, name = next(u for u in UNITS if count >= u[0] or u[0] == 2**10)
-    return f"{count / unit:,.1f} {name}"
+    name = next((name for name in ("GiB", "MiB") if count >= UNITS[name]), "KiB")
+    return f"{count / UNITS[name]:,.1f} {name}"
 
 
 def describe_verification(summary: dict[str, Any]) -> str:
-    """What `curate verify` says when it is done."""
-    found, mistaken = summary["agreement"], summary["mistaken"]
-    rows = [("this run", found), ("SGD (mistaken)", mistaken)]
+    """The closing lines of `curate verify`."""
+    agreement, mistaken = summary["agreement"], summary["mistaken"]
     head = ["scored as", "Spearman [95 %]", "Pearson [95 %]", "slope", "median relative error"]
-    cells = [head, *(_agreement_cells(name, row) for name, row in rows if row is not None)]
-    lines = [*columns(cells), ""]
-    if diverged := summary["examples"] - found["examples"]:
-        lines.append(f"{diverged} removals made the training diverge; they are left aside here")
-    expected = summary["expected_error"]
-    expected = "not asked for (selection.probing is 0)" if expected is None else f"{expected:.2g}"
-    lines.append(
-        f"error of a score, mean over {found['examples']} rows: {_known(found['error'], '.2g')}; "
-        f"expected by the run: {expected}; actual changes: {_known(found['signal'], '.2g')}"
-    )
+    table = [head, _agreement_cells("this run", agreement)]
     if mistaken is not None:
-        one, other = (own["spearman"]["value"] for own in (found, mistaken))
-        if one is not None and other is not None:
-            lines.append(
-                f"taking the optimizer for SGD costs {one - other:.3f} of Spearman's correlation, "
-                "and the sizes with it"
-            )
+        table.append(_agreement_cells("SGD (mistaken)", mistaken))
+    lines = [*columns(table), ""]
+    if diverged := summary["examples"] - agreement["examples"]:
+        lines.append(f"{diverged} removals made the training diverge; they are left aside here")
+    expected = _number(summary["expected_error"], ".2g", "not asked for (selection.probing is 0)")
+    lines.append(
+        f"error of a score, mean over {agreement['examples']} rows: "
+        f"{_number(agreement['error'], '.2g')}; expected by the run: {expected}; "
+        f"actual changes: {_number(agreement['signal'], '.2g')}"
+    )
+    both = [row["spearman"]["value"] for row in (agreement, mistaken) if row is not None]
+    if len(both) == 2 and None not in both:
+        lines.append(
+            f"taking the optimizer for SGD costs {both[0] - both[1]:.3f} of Spearman's "
+            "correlation, and the sizes with it"
+        )
     lines.append(f"verdict: {summary['verdict']}")
     if summary["reproduced"] is False:
         lines.append(
@@ -140,47 +106,44 @@ def describe_verification(summary: dict[str, Any]) -> str:
 
 
 def _agreement_cells(name: str, row: dict[str, Any]) -> list[str]:
-    intervals = (
-        f"{_known(own['value'], '.3f')} [{_known(own['low'], '.3f')}, {_known(own['high'], '.3f')}]"
-        for own in (row["spearman"], row["pearson"])
-    )
-    return [name, *intervals, _known(row["slope"], ".2f"), _known(row["relative_error"], ".1%")]
+    intervals = []
+    for measure in (row["spearman"], row["pearson"]):
+        value, low, high = (_number(measure[end], ".3f") for end in ("value", "low", "high"))
+        intervals.append(f"{value} [{low}, {high}]")
+    return [name, *intervals, _number(row["slope"], ".2f"), _number(row["relative_error"], ".1%")]
 
 
-def _known(value: float | None, form: str) -> str:
-    return "nan" if value is None else format(value, form)
+def _number(value: float | None, form: str, none: str = "nan") -> str:
+    return none if value is None else format(value, form)
 
 
 def describe_tuning(summary: dict[str, Any], table: pl.DataFrame, out: Path) -> str:
-    """What `curate tune` says when it is done, from `Tuned.summary` and its table."""
+    """The closing lines of `curate tune`, from `Tuned.summary` and its table."""
     metric, steps, everything = summary["metric"], summary["steps"], summary["everything"]
-    pairs = table.filter(pl.col("horizon").is_not_null())
+    pairs = table.filter(pl.col("horizon").is_not_null()).sort("learning_rate")
     cells = [["K \\ lr", *(f"{rate} " for rate in everything)]]
-    for k in summary["horizons"]:
-        row = pairs.filter(pl.col("horizon") == k).sort("learning_rate").to_dicts()
-        cells.append([horizon_name(k, steps), *map(_outcome_cell, row)])
-    shown = (SIGNS["failed"] if v is None else f"{v:.3f} " for v in everything.values())
-    cells.append(["all rows", *shown])
+    for horizon in summary["horizons"]:
+        row = pairs.filter(pl.col("horizon") == horizon).to_dicts()
+        cells.append([horizon_name(horizon, steps), *map(_outcome_cell, row)])
+    losses = (_number(value, ".3f", "-") + " " for value in everything.values())
     lines = [
-        *columns(cells),
+        *columns([*cells, ["all rows", *losses]]),
         f"{metric} on the part of the validation set that no score saw; * best, . not tried, "
         "x not to be trusted",
         "",
         summary["why"],
     ]
     if summary["test"] is not None:
-        each = {
+        tests = {
             name: mean_and_spread([run[metric] for run in runs])
             for name, runs in summary["test"].items()
         }
         lines.append(
-            f"test {metric}, retrained: {each['kept']} on what it keeps, "
-            f"{each.get('everything', 'diverged')} on everything at the same learning rate"
+            f"test {metric}, retrained: {tests['kept']} on what it keeps, "
+            f"{tests.get('everything', 'diverged')} on everything at the same learning rate"
         )
-    spent = (
-        f"spent {summary['passes'] / summary['grid_passes']:.0%} of what runs of all {len(pairs)} "
-        "pairs would cost"
-    )
+    share = summary["passes"] / summary["grid_passes"]
+    spent = f"spent {share:.0%} of what runs of all {len(pairs)} pairs would cost"
     if (worth := summary["worth"]) is None:
         lines.append("what choosing is worth was not measured: a training for it diverges")
     else:

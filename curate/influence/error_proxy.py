@@ -243,5 +243,3 @@ class _Window:
     def ratio(self, error: Callable[[Probe], float], overall: float) -> float:
         """c of the window: its probes, averaged with what is known of the whole run."""
         return (self.errors(error) + BORROWED * overall) / (len(self.probes) + BORROWED)
-
-

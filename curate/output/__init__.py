@@ -1,6 +1,7 @@
-"""What people look at: words, pictures and pages of results.
+"""What does a run leave, and how is it looked at?
 
-Each is imported from its own file: what looks at a finished run in the terminal loads no torch.
+Every part is imported from its own file: what looks at a finished run in the terminal loads no
+torch.
 """
 
-__all__ = ["page", "terminal", "tuning", "verification"]
+__all__: list[str] = []

@@ -6,8 +6,8 @@ row per window. A window is on disk before the loop trains on it, so a run that
 dies loses nothing; what it was writing when it died is left out on reading.
 """
 
-from collections.abc import Iterable, Iterator
-from io import BytesIO
+from collections.abc import Iterable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,14 @@ class AuditLog:
             OutputError: the folder cannot be written.
         """
         several = {f"influence/{name}": pa.float64() for name in targets if len(targets) > 1}
-        self._folder = Path(folder)
+        path = Path(folder)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._number = len(list(self._folder.glob(f"*.{WINDOWS}.arrow")))
-            self._candidates = self._stream(CANDIDATES, CANDIDATE_COLUMNS | several)
-            self._windows = self._stream(WINDOWS, WINDOW_COLUMNS)
+            path.mkdir(parents=True, exist_ok=True)
+            number = len(list(path.glob(f"*.{WINDOWS}.arrow")))
+            self._candidates = _Stream(
+                path / f"{number:04d}.{CANDIDATES}.arrow", CANDIDATE_COLUMNS | several
+            )
+            self._windows = _Stream(path / f"{number:04d}.{WINDOWS}.arrow", WINDOW_COLUMNS)
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written: {error.strerror}.") from error
 
@@ -67,32 +69,18 @@ class AuditLog:
         """Enter one window."""
         self._windows.write([{name: [value] for name, value in values.items()}])
 
-    def _stream(self, kind: str, columns: dict[str, pa.DataType]) -> "_Stream":
-        path = self._folder / f"{self._number:04d}.{kind}.arrow"
-        path.touch(exist_ok=False)
-        return _Stream(path, pa.schema(columns.items()))
-
 
 class _Stream:
     """An Arrow stream in a file that is complete up to its last record at any time."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path, self._schema = path, schema
-        self._buffer = BytesIO()
-        self._writer = pa.ipc.new_stream(self._buffer, schema)
-        self._append()
+    def __init__(self, path: Path, columns: dict[str, pa.DataType]) -> None:
+        path.touch(exist_ok=False)
+        self._schema = pa.schema(columns.items())
+        self._writer = pa.ipc.new_stream(pa.OSFile(str(path), "wb"), self._schema)
 
     def write(self, records: Iterable[dict[str, Any]]) -> None:
         for columns in records:
-            arrays = [pa.array(columns[f.name], type=f.type) for f in self._schema]
-            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-        self._append()
-
-    def _append(self) -> None:
-        with self._path.open("ab") as file:
-            file.write(self._buffer.getvalue())
-        self._buffer.seek(0)
-        self._buffer.truncate()
+            self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
 
 
 def read_log(folder: str | PathLike[str]) -> pl.DataFrame:
@@ -115,33 +103,19 @@ def read_log(folder: str | PathLike[str]) -> pl.DataFrame:
         raise DataError(f"{folder}: holds no log of curate's.")
     tables = []
     for run, path in enumerate(parts):
-        candidates = _read(path, CANDIDATE_COLUMNS)
         windows = _read(path.with_name(path.name.replace(CANDIDATES, WINDOWS)), WINDOW_COLUMNS)
-        number = pl.lit(run, dtype=pl.Int64).alias("run")
+        candidates = _read(path, CANDIDATE_COLUMNS)
         joined = candidates.join(windows, on="window", how="left", maintain_order="left")
-        tables.append(joined.select(number, pl.all()))
+        tables.append(joined.select(pl.lit(run, pl.Int64).alias("run"), pl.all()))
     return pl.concat(tables, how="diagonal")
 
 
 def _read(path: Path, columns: dict[str, pa.DataType]) -> pl.DataFrame:
     """Everything whole in a stream; no rows of `columns` if the writer has not got that far."""
-    table = pa.schema(columns.items()).empty_table()
-    with path.open("rb") as file:
-        try:
-            reader = pa.ipc.open_stream(file)
-        except (pa.ArrowInvalid, OSError):
-            reader = None
-        if reader is not None:
-            table = pa.Table.from_batches(list(_whole_batches(reader)), schema=reader.schema)
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
-
-
-def _whole_batches(reader: pa.RecordBatchStreamReader) -> Iterator[pa.RecordBatch]:
-    """All records but one that the writer died in."""
-    while True:
-        try:
-            yield reader.read_next_batch()
-        except (StopIteration, pa.ArrowInvalid, OSError):
-            return
+    schema, batches = pa.schema(columns.items()), list[pa.RecordBatch]()
+    with path.open("rb") as file, suppress(StopIteration, pa.ArrowInvalid, OSError):
+        reader = pa.ipc.open_stream(file)
+        schema = reader.schema
+        while True:
+            batches.append(reader.read_next_batch())
+    return pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches, schema=schema)))

@@ -1,7 +1,6 @@
 """What was kept, by label, by other columns of few values, and by the length of texts."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from curate.output.rows import characters, in_order
 from curate.recipe import Recipe
@@ -18,9 +18,10 @@ FEW = 12
 """Values of a column that are worth a line each; of labels, any number."""
 BINS = 8
 COUNTED = ("string", "large_string", "bool", "int", "uint", "float")
+Parts = list[dict[str, Any]]
 
 
-def composition(table: Dataset, kept: Any, recipe: Recipe | None) -> dict[str, Any]:
+def composition(table: Dataset, kept: Any, recipe: Recipe | None) -> dict[str, Parts]:
     """Candidates and kept rows by what they are, for `provenance.json`.
 
     Args:
@@ -29,28 +30,27 @@ def composition(table: Dataset, kept: Any, recipe: Recipe | None) -> dict[str, A
     Returns:
         name of a column, or `characters` -> a line of value, candidates and kept for each value.
     """
-    mask, found = np.asarray(kept), dict[str, list[dict[str, Any]]]()
+    mask, parts = np.asarray(kept, dtype=bool), dict[str, Parts]()
     order = in_order(table.features, recipe)
     planted = [f"{name}_clean" for name in order.labels]
     for name in [*order.labels, *(name for name in order.others if name not in planted)]:
-        feature = table.features[name]
-        if not isinstance(feature, datasets.ClassLabel | datasets.Value):
+        feature, is_label = table.features[name], name in order.labels
+        plain = isinstance(feature, datasets.ClassLabel | datasets.Value)
+        if not plain or not feature.dtype.startswith(COUNTED):
             continue
-        if not feature.dtype.startswith(COUNTED):
-            continue
-        column, is_label = _column(table, name), name in order.labels
+        column = _column(table, name)
         distinct = pc.count_distinct(column, mode="all").as_py()
         if "float" in feature.dtype and is_label:
-            found[name] = _by_size(column.to_numpy(), mask)
+            parts[name] = _by_size(column.to_numpy(), mask)
         elif (is_label and distinct <= len(column) / 2) or 2 <= distinct <= FEW:
             values = column.to_pylist()
             if isinstance(feature, datasets.ClassLabel):
                 values = [None if v is None or v < 0 else feature.int2str(v) for v in values]
-            found[name] = _by_value(values, mask)
+            parts[name] = _by_value(values, mask)
     if order.texts:
         lengths = sum(_lengths(_column(table, name)) for name in order.texts)
-        found["characters"] = _by_doubling(lengths, mask)
-    return found
+        parts["characters"] = _by_doubling(lengths, mask)
+    return parts
 
 
 def _column(table: Dataset, name: str) -> Any:
@@ -58,48 +58,45 @@ def _column(table: Dataset, name: str) -> Any:
 
 
 def _lengths(column: Any) -> Any:
-    """Characters of each text, or conversation."""
+    """The characters of each text, or conversation."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return pc.fill_null(pc.utf8_length(column), 0).to_numpy()
     return np.array([characters(value) for value in column.to_pylist()])
 
 
-def _by_value(values: Sequence[Any], kept: Any) -> list[dict[str, Any]]:
-    every, own = Counter(values), Counter(v for v, k in zip(values, kept, strict=True) if k)
-    names = sorted(every, key=lambda v: (v is None, isinstance(v, str), v))
-    return [_line(_named(name), every[name], own[name]) for name in names]
+def _by_value(values: Sequence[Any], kept: NDArray[np.bool_]) -> Parts:
+    words = {None: "none", False: "no", True: "yes"} if _are_bools(values) else {None: "none"}
+    distinct = sorted(set(values), key=lambda value: (value is None, value))
+    places = {value: place for place, value in enumerate(distinct)}
+    names = [words.get(value, str(value)) for value in distinct]
+    return _parts(names, np.array([places[value] for value in values]), kept)
 
 
-def _by_size(numbers: Any, kept: Any) -> list[dict[str, Any]]:
+def _are_bools(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, bool) for value in values)
+
+
+def _by_size(numbers: NDArray[Any], kept: NDArray[np.bool_]) -> Parts:
     """Numbers in bins of equal width."""
     edges = np.linspace(numbers.min(), numbers.max(), BINS + 1)
     if edges[0] == edges[-1]:
         return []
     bins = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, BINS - 1)
-    named = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
-    return _binned(bins, named, kept)
+    return _parts([f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)], bins, kept)
 
 
-def _by_doubling(lengths: Any, kept: Any) -> list[dict[str, Any]]:
+def _by_doubling(lengths: NDArray[Any], kept: NDArray[np.bool_]) -> Parts:
     """Lengths in bins of which each is twice as wide as the one before."""
     powers = np.array([int(max(length, 1)).bit_length() - 1 for length in lengths])
     low = int(powers.min())
-    named = [f"{2**p:,} to {2 ** (p + 1) - 1:,}" for p in range(low, int(powers.max()) + 1)]
-    return _binned(powers - low, named, kept)
+    names = [f"{2**p:,} to {2 ** (p + 1) - 1:,}" for p in range(low, int(powers.max()) + 1)]
+    return _parts(names, powers - low, kept)
 
 
-def _binned(bins: Any, names: Iterable[str], kept: Any) -> list[dict[str, Any]]:
+def _parts(names: Sequence[str], places: NDArray[Any], kept: NDArray[np.bool_]) -> Parts:
+    """A line for each of the names; places: of every row among them."""
+    counts = [np.bincount(rows, minlength=len(names)).tolist() for rows in (places, places[kept])]
     return [
-        _line(name, int((bins == k).sum()), int((kept & (bins == k)).sum()))
-        for k, name in enumerate(names)
+        {"value": name, "candidates": candidates, "kept": of_kept}
+        for name, candidates, of_kept in zip(names, *counts, strict=True)
     ]
-
-
-def _named(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value is None else str(value)
-
-
-def _line(value: str, candidates: int, kept: int) -> dict[str, Any]:
-    return {"value": value, "candidates": candidates, "kept": kept}

@@ -18,6 +18,8 @@ from curate.errors import UserError
 from curate.recipe import Recipe, fingerprint, write_recipe
 from curate.runtime.resume import MARK
 
+PACKAGES = ("curate", "torch", "datasets", "polars", "numpy", "transformers", "peft")
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -35,8 +37,7 @@ class Selection:
 
 
 def write_selection(stage: Path, selection: Selection) -> None:
-    """Fill a staged directory (DESIGN 6) with all but what is made from the rest: its report and
-    its card, see `curate.output`."""
+    """Fill a staged directory (DESIGN 6) with all but the report and the card."""
     kept = np.flatnonzero(selection.scores.sort("row")["kept"].to_numpy())
     DatasetDict({"train": selection.table.select(kept.tolist())}).save_to_disk(str(stage))
     selection.scores.write_parquet(stage / "scores.parquet")
@@ -50,10 +51,9 @@ def write_selection(stage: Path, selection: Selection) -> None:
 
 def made_with() -> dict[str, Any]:
     """Versions and machine, for the provenance of any result."""
-    packages = ("curate", "torch", "datasets", "polars", "numpy", "transformers", "peft")
+    versions = {package: version(package) for package in PACKAGES if find_spec(package)}
     return {
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in packages if find_spec(package)},
+        "versions": {"python": platform.python_version()} | versions,
         "platform": platform.platform(),
         "git_commit": _git_commit(),
     }
@@ -69,11 +69,10 @@ def provenance(recipe: Recipe, sources: dict[str, Any]) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the repository we are run in, where there is one."""
+    """The commit of the repository in the working directory, where there is one."""
+    command = ["git", "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -84,9 +83,11 @@ def refuse_other_data(run: Path, sources: dict[str, Any]) -> None:
     try:
         recorded = dict(json.loads((run / MARK).read_text(encoding="utf-8"))["sources"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run}: its {MARK} cannot be read, so it is no run of curate.") from error
-    for name, found in sources.items():
-        if recorded.get(name) != found:
+        raise UserError(
+            f"{run}: its {MARK} cannot be read, so it is not a directory that curate select wrote."
+        ) from error
+    for name, source in sources.items():
+        if recorded.get(name) != source:
             raise UserError(
                 f"{run}: {name} has changed since it was scored; select again, or verify the "
                 "recipe instead of the run."
@@ -94,7 +95,7 @@ def refuse_other_data(run: Path, sources: dict[str, Any]) -> None:
 
 
 def saved_influences(run: Path) -> pl.DataFrame:
-    """The scores that a run saved, read before anything is computed for them."""
+    """The columns `row` and `influence` of a run's scores."""
     path = run / "scores.parquet"
     try:
         return pl.read_parquet(path, columns=["row", "influence"])

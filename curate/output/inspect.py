@@ -1,21 +1,22 @@
 """`curate inspect`: a finished run in the terminal. Loads no torch."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from curate.errors import OptionError
-from curate.output.facts import Facts, asked, came_out, trust, why, worth
+from curate.output.facts import every_fact
 from curate.output.rows import Shown
-from curate.output.saved_run import Run, lines_of, read_run
+from curate.output.saved_run import SavedRun, read_run
 from curate.output.words import (
-    Unit,
+    Scale,
     cells,
     columns,
     count,
-    evaluation_table,
+    evaluation_cells,
     fit,
     one_line,
     signed,
@@ -33,9 +34,13 @@ MOST_WIDE = 100
 
 
 def inspect_run(
-    folder: Path, *, row: int | None = None, dropped: int | None = None,
-    kept: int | None = None, label: str | None = None,
-) -> list[str]:  # fmt: skip
+    folder: Path,
+    *,
+    row: int | None = None,
+    dropped: int | None = None,
+    kept: int | None = None,
+    label: str | None = None,
+) -> list[str]:
     """Lines about a run: a summary, one row, or the worst dropped and best kept rows.
 
     Args:
@@ -44,218 +49,200 @@ def inspect_run(
         label: only rows of this label.
 
     Raises:
-        UserError: the directory is none of curate's or damaged, or has no such row or label.
+        UserError: curate did not write the directory, it is damaged, or it has no such row or
+            label.
     """
-    if row is not None and any(given is not None for given in (dropped, kept, label)):
+    lists = (dropped, kept, label) != (None, None, None)
+    if row is not None and lists:
         raise OptionError("--row shows one row; leave out --dropped, --kept and --label.")
     run = read_run(folder)
     width = min(MOST_WIDE, shutil.get_terminal_size((MOST_WIDE, 0)).columns)
     if row is not None:
         return _row(run, row, width)
-    if dropped is None and kept is None and label is None:
+    if not lists:
         return _summary(run, width)
-    return _lists(run, dropped, kept, label, width)
+    if dropped is kept is None:
+        dropped = kept = MANY
+    return _lists(run, {"best kept": kept, "worst dropped": dropped}, label, width)
 
 
-def _summary(run: Run, width: int) -> list[str]:
-    lines = [visible(run.source), ""]
-    sections = {
-        "does choosing pay?": worth(run),
-        "asked for": asked(run),
-        "came out": came_out(run),
-        "can the influences be trusted?": trust(run),
-    }
-    for title, facts in sections.items():
-        lines += [title, *_facts(facts, width), ""]
-    if (own := run.provenance.worth) is not None:
-        lines += [*(f"  {line}" for line in columns(worth_cells(own.model_dump()))), ""]
-    if run.provenance.evaluation:
-        rows = [own.model_dump(exclude_unset=True) for own in run.provenance.evaluation]
-        lines += [*(f"  {visible(line)}" for line in evaluation_table(rows)), ""]
-    for name, parts in run.provenance.composition.items():
+def _summary(run: SavedRun, width: int) -> list[str]:
+    made = run.provenance
+    lines = [run.source, ""]
+    for title, facts in every_fact(run).items():
+        lines += [title[0].lower() + title[1:], *_facts(facts, width), ""]
+    if "worth" in made:
+        lines += [*_indented(worth_cells(made["worth"])), ""]
+    if made.get("evaluation"):
+        lines += [*_indented(evaluation_cells(made["evaluation"])), ""]
+    for name, parts in made.get("composition", {}).items():
         body = [
-            [visible(one_line(part.value)), f"{part.candidates:,}", f"{part.kept:,}",
-             f"{part.kept / part.candidates:.0%}"]
-            for part in parts if part.candidates
-        ]  # fmt: skip
+            [
+                one_line(part["value"]),
+                f"{part['candidates']:,}",
+                f"{part['kept']:,}",
+                f"{part['kept'] / part['candidates']:.0%}",
+            ]
+            for part in parts
+            if part["candidates"]
+        ]
         if len(body) > MANY:
             lines += [f"{visible(name)}: {len(body)} values, in report.html", ""]
         elif body:
-            lines += [*_indented([[visible(name), "rows", "kept", "share"], *body]), ""]
-    if len(run.kept) < len(run.scores):
+            lines += [*_indented([[name, "rows", "kept", "share"], *body]), ""]
+    if run.kept < len(run.scores):
         lines += [f"the {FEW} worst", *_list(run, _rows(run, kept=False)[:FEW], width), ""]
     return [*lines, "more: --row N, --dropped N, --kept N, --label L; report.html"]
 
 
-def _row(run: Run, row: int, width: int) -> list[str]:
-    if row not in set(run.scores["row"].to_list()):
-        rows = run.scores["row"].to_list()
+def _row(run: SavedRun, row: int, width: int) -> list[str]:
+    rows: Any = run.scores["row"]
+    if row not in rows:
         raise OptionError(
-            f"--row {row}: is none of the {len(run.scores):,} candidates, which are among rows "
-            f"{min(rows)} to {max(rows)} of {visible(run.source)}."
+            f"--row {row}: is none of the {len(rows):,} candidates, which are among rows "
+            f"{rows.min()} to {rows.max()} of {run.source}."
         )
-    (line,) = lines_of(run, [row])
-    lines = wrap(f"row {row} of {visible(run.source)}: {why(run, line)}", width)
-    lines += ["", *_facts(_marks(run, line), width), ""]
-    content = run.content(row)
-    if content is None:
-        return [
-            *lines,
-            *wrap(
-                "Its content is not stored here: dropped.parquet has dropped rows up to a size. "
-                f"It is row {row} of {visible(run.source)}.", width,
-            ),
-        ]  # fmt: skip
-    for own in run.looks.row(content):
-        lines += _content(own, width)
+    (view,) = run.views([row])
+    lines = wrap(f"row {row} of {run.source}: {view.why}", width)
+    lines += ["", *_facts(_marks(run, view.line), width), ""]
+    for column in view.shown:
+        lines += _column(column, width)
+    if not view.shown:
+        lines += wrap(
+            "Its content is not stored here: dropped.parquet has dropped rows up to a size. "
+            f"It is row {row} of {run.source}.",
+            width,
+        )
     return lines
 
 
-def _marks(run: Run, line: dict[str, Any]) -> Facts:
-    """What was found out about a row."""
-    facts: Facts = []
+def _marks(run: SavedRun, line: dict[str, Any]) -> dict[str, str]:
+    """The influences and the score of a row, in words."""
+    facts = {}
     for name, value in line.items():
-        if name.startswith("influence") and value is not None:
-            unit = Unit([value])
-            text = unit.write(value, named=True)
-            error = line.get("error")
-            if name == "influence" and error is not None:
-                size = Unit([error]).write(error, signed=False, named=True)
-                text += f", expected to be off by {size}"
-            sense = "it helps" if value > 0 else "it harms" if value < 0 else "it does nothing"
-            facts.append((visible(name), f"{text}: {sense}"))
-    lowest = min(run.scores.filter("kept")["score"].to_list(), default=float("nan"))
-    facts.append(("score", f"{signed(line['score'])}; the lowest kept is {signed(lowest)}"))
-    facts.append(("seen", f"in {count(line['seen'], 'step')}"))
-    if "tokens" in line:
-        facts.append(("tokens", f"{line['tokens']:,}"))
-    return facts
+        if not name.startswith("influence") or value is None:
+            continue
+        text = Scale([value]).write(value, named=True)
+        if name == "influence" and (error := line.get("error")) is not None:
+            size = Scale([error]).write(error, sign="", named=True)
+            text += f", expected to be off by {size}"
+        sense = "it helps" if value > 0 else "it harms" if value < 0 else "it does nothing"
+        facts[visible(name)] = f"{text}: {sense}"
+    lowest: Any = run.scores.filter("kept")["score"].min()
+    lowest = "–" if lowest is None else signed(lowest)
+    facts["score"] = f"{signed(line['score'])}; the lowest kept is {lowest}"
+    facts["seen"] = f"in {count(line['seen'], 'step')}"
+    return facts | ({"tokens": f"{line['tokens']:,}"} if "tokens" in line else {})
 
 
-def _content(own: Shown, width: int) -> list[str]:
-    indent = "  "
-    if own.kind == "value":
-        return _facts([(own.name, own.text)], width)
-    lines = [own.name if own.picture is None else f"{own.name}: {own.text}"]
-    if own.picture is not None:
-        lines += [indent + drawn for drawn in _drawn(own, width - 2)]
-    elif own.kind == "turns":
-        for role, said in own.turns:
-            lines += [indent + part for part in wrap(f"{role}: {said}", width - 2)]
-    else:
-        lines += [indent + part for part in wrap(own.text, width - 2)]
-    return [*lines, ""]
+def _column(column: Shown, width: int) -> list[str]:
+    """One column of a row: short values beside its name, anything else below it."""
+    if column.kind == "value":
+        return _facts({column.name: column.text}, width)
+    if column.picture is not None:
+        body = _drawn(column, width - 2)
+        return [f"{column.name}: {column.text}", *(f"  {line}" for line in body), ""]
+    turns = [f"{role}: {text}" for role, text in column.turns] or [column.text]
+    body = [line for turn in turns for line in wrap(turn, width - 2)]
+    return [column.name, *(f"  {line}" for line in body), ""]
 
 
-def _drawn(own: Shown, width: int) -> list[str]:
+def _drawn(column: Shown, width: int) -> list[str]:
     """A picture in blocks, two to a pixel; fuller where it is brighter, or a number higher."""
-    assert own.picture is not None
-    gray = own.picture.convert("L")
+    assert column.picture is not None
+    gray = column.picture.convert("L")
     gray.thumbnail((min(32, width // 2), 32))
     values = np.asarray(gray).astype(float) / 256
-    if own.kind == "heat":
+    if column.kind == "heat":
         values = 1 - 1 / 256 - values
     places = np.clip(values * len(SHADES), 0, len(SHADES) - 1).astype(int)
     return ["".join(SHADES[k] * 2 for k in line).rstrip() for line in places]
 
 
 def _lists(
-    run: Run, dropped: int | None, kept: int | None, label: str | None, width: int
+    run: SavedRun, most: Mapping[str, int | None], label: str | None, width: int
 ) -> list[str]:
-    rows: dict[bool, list[int]] = {side: _rows(run, kept=side) for side in (True, False)}
+    """Lists of rows by what they are, at most so many each; None for a list that is left out."""
+    rows = {"best kept": _rows(run, kept=True), "worst dropped": _rows(run, kept=False)}
     lines = []
     if label is not None:
         labels = _labels(run)
         if label not in labels.values():
-            known = sorted(set(labels.values()))
-            some = ", ".join(known[:MANY]) + (", …" if len(known) > MANY else "")
+            names = sorted(set(labels.values()))
+            some = ", ".join(names[:MANY]) + (", …" if len(names) > MANY else "")
             raise OptionError(
                 f"--label {visible(label)}: no such label; there are {some or 'none'}."
             )
-        rows = {side: [r for r in own if labels.get(r) == label] for side, own in rows.items()}
-        lines.append(
-            f"label {visible(label)}: {len(rows[True]):,} kept, {len(rows[False]):,} dropped"
-        )
+        rows = {what: [r for r in part if labels.get(r) == label] for what, part in rows.items()}
+        kept, dropped = map(len, rows.values())
+        head = f"label {visible(label)}: {kept:,} kept, {dropped:,} dropped"
         if run.unstored:
-            lines[0] += f", and maybe among the {run.unstored:,} dropped rows not stored here"
-    most = {True: kept, False: dropped}
-    if kept is dropped is None:
-        most = {True: MANY, False: MANY}
-    for side, word in ((True, "best kept"), (False, "worst dropped")):
-        number, own = most[side], rows[side]
-        if number is not None:
-            shown = own[:number]
-            title = (
-                f"the {len(shown):,} {word} of {len(own):,}" if own else f"none {word[-7:].strip()}"
-            )
-            lines += [*([""] if lines else []), title, *_list(run, shown, width)]
+            head += f", and maybe among the {run.unstored:,} dropped rows not stored here"
+        lines.append(head)
+    for what, part in rows.items():
+        if (number := most[what]) is None:
+            continue
+        listed = part[:number]
+        title = f"the {len(listed):,} {what} of {len(part):,}"
+        if not part:
+            title = f"none {what.split()[-1]}"
+        lines += [*([""] if lines else []), title, *_list(run, listed, width)]
     return lines
 
 
-def _rows(run: Run, *, kept: bool) -> list[int]:
+def _rows(run: SavedRun, *, kept: bool) -> list[int]:
     """Rows kept, best first, or dropped, worst first."""
     rows: list[int] = run.scores.filter(run.scores["kept"] == kept)["row"].to_list()
     return rows if kept else rows[::-1]
 
 
-def _labels(run: Run) -> dict[int, str]:
+def _labels(run: SavedRun) -> dict[int, str]:
     """The label of every row that is stored."""
-    name = run.looks.label
+    name = run.viewer.label
     if name is None:
         raise OptionError("--label: these rows have no label.")
-    columns = {
-        id(table): table.select_columns([name])[:][name].to_pylist()
-        for table in (run.kept, run.dropped)
-        if table is not None
-    }
+    values = run.content.select_columns([name])[:][name].to_pylist()
     return {
-        row: str(run.looks.label_of({name: columns[id(table)][place]}))
-        for row, (table, place) in run.places.items()
+        row: str(run.viewer.label_of({name: value}))
+        for row, value in zip(run.stored, values, strict=True)
     }
 
 
-def _list(run: Run, rows: list[int], width: int) -> list[str]:
+def _list(run: SavedRun, rows: Sequence[int], width: int) -> list[str]:
     """A line per row: its numbers, and as much of its content as there is room for."""
     if not rows:
         return []
-    lines = list(lines_of(run, rows))
-    unit = Unit([line["influence"] for line in lines if line["influence"] is not None])
-    label = run.looks.label
-    head = ["row", "rank", "score", f"influence {f'({unit.name})' if unit.name else ''}".strip()]
-    body = [
-        [str(line["row"]), f"{line['rank']:,}", signed(line["score"]),
-         unit.write(line["influence"])]
-        for line in lines
-    ]  # fmt: skip
-    contents = []
-    for own, content in zip(body, run.contents(rows), strict=True):
-        if label is not None:
-            known = "–" if content is None else one_line(str(run.looks.label_of(content)))
-            own.append(fit(known, min(cells(known), 16)))
-        shown = [] if content is None else run.looks.row(content)
-        contents.append(one_line(run.looks.preview(shown)) or _picture(shown))
-    table = _indented([[*head, *([] if label is None else [visible(label)])], *body])
+    views = list(run.views(rows))
+    influences = [view.line["influence"] for view in views]
+    scale = Scale([influence for influence in influences if influence is not None])
+    head = ["row", "rank", "score", f"influence ({scale.name})" if scale.name else "influence"]
+    body, contents = [], [""]
+    for view, influence in zip(views, influences, strict=True):
+        line = view.line
+        body.append([str(line["row"]), f"{line['rank']:,}", signed(line["score"])])
+        body[-1].append(scale.write(influence))
+        if run.viewer.label is not None:
+            label = one_line(view.label or "–")
+            body[-1].append(fit(label, min(cells(label), 16)))
+        drawing = "not stored here" if view.picture is None else view.picture.text
+        contents.append(one_line(view.preview) or drawing)
+    label_head = [] if run.viewer.label is None else [run.viewer.label]
+    table = _indented([[*head, *label_head], *body])
     room = width - cells(table[0]) - 2
     if room < 12:
         return table
-    return [
-        table[0],
-        *(f"{a}  {fit(b, room).rstrip()}" for a, b in zip(table[1:], contents, strict=True)),
-    ]
-
-
-def _picture(shown: list[Shown]) -> str:
-    return next((own.text for own in shown if own.picture is not None), "not stored here")
+    return [f"{a}  {fit(b, room)}".rstrip() for a, b in zip(table, contents, strict=True)]
 
 
 def _indented(rows: list[list[str]]) -> list[str]:
-    return [f"  {line}" for line in columns(rows)]
+    """A table, indented; what would do something to a terminal is spelled out."""
+    return [f"  {line}" for line in columns([[visible(cell) for cell in row] for row in rows])]
 
 
-def _facts(facts: Facts, width: int) -> list[str]:
+def _facts(facts: Mapping[str, str], width: int) -> list[str]:
     """Names and texts side by side, the texts wrapped."""
     lines = []
-    for name, text in facts:
+    for name, text in facts.items():
         first, *rest = wrap(text, max(20, width - 18))
         lines.append(f"  {fit(name, 14)}  {first}" if cells(name) <= 14 else f"  {name}  {first}")
         lines += [" " * 18 + line for line in rest]

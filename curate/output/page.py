@@ -3,28 +3,26 @@
 import base64
 import hashlib
 import io
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import PIL.Image
+import polars as pl
 from datasets import Dataset
 
 from curate.errors import OutputError
 from curate.output.card import write_card
-from curate.output.facts import asked, came_out, trust, why, worth
+from curate.output.facts import every_fact
 from curate.output.figures import figures
-from curate.output.rows import Shown
-from curate.output.saved_run import Run, lines_of, listed, read_run, store_dropped
+from curate.output.saved_run import RowView, SavedRun, listed, read_run, store_dropped
 from curate.output.words import (
-    Unit,
-    mean_and_spread,
+    Scale,
+    evaluation_cells,
     one_line,
-    shorten,
     signed,
-    visible,
+    truncate,
     worth_cells,
 )
 from curate.runtime.files import write_whole_text
@@ -37,20 +35,11 @@ CARD_TEXT, LISTED_TEXT, PREVIEW = 500, 700, 160
 CARD_COLUMNS, LISTED_COLUMNS = 40, 16
 CARD_PIXELS, LISTED_PIXELS = 192, 48
 """The longest side of a picture there."""
+MOST_LABELS = 200
+"""Labels that can be chosen from a list."""
 
 
-@dataclass(frozen=True)
-class Card:
-    """A row as it is shown by itself."""
-
-    line: dict[str, Any]
-    label: str | None
-    shown: list[Shown]
-    left_out: int
-    why: str
-
-
-def leave_report(stage: Path, table: Dataset, scores: Any) -> None:
+def leave_report(stage: Path, table: Dataset, scores: pl.DataFrame) -> None:
     """Store the dropped rows worth a look in a staged directory, and write its report and card.
 
     Args:
@@ -75,45 +64,40 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def render(run: Run) -> str:
+def render(run: SavedRun) -> str:
     """The page, which depends on nothing but what the directory holds."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("curate.output"), autoescape=True, trim_blocks=True,
+        loader=jinja2.PackageLoader("curate.output"),
+        autoescape=True,
+        trim_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    )
     environment.filters |= {
         "signed": signed,
         "uri": picture_uri,
-        "shorten": shorten,
-        "spread": mean_and_spread,
+        "truncate": truncate,
+        "digest": _digest,
     }
-    style, script = (_template(name) for name in ("style.css", "rows.js"))
-    rows = listed(run.scores)
-    unit = Unit(run.scores["influence"].drop_nulls().to_list())
-    listing = _listing(run, rows, unit)
+    made = run.provenance
+    scale = Scale(run.scores["influence"].drop_nulls().to_list())
+    entries = [_entry(view, scale) for view in run.views(listed(run.scores))]
     return environment.get_template("report.html.j2").render(
         run=run,
-        source=visible(run.source),
-        style=style,
-        script=script,
-        style_hash=_digest(style),
-        script_hash=_digest(script),
-        asked=asked(run),
-        came_out=came_out(run),
-        trust=trust(run),
-        worth=worth(run),
-        ways=[] if run.provenance.worth is None else worth_cells(run.provenance.worth.model_dump()),
+        style=_template("style.css"),
+        script=_template("rows.js"),
+        facts=every_fact(run),
+        ways=worth_cells(made["worth"]) if "worth" in made else [],
         figures=figures(run),
-        evaluation=run.provenance.evaluation,
-        composition=run.provenance.composition,
-        unit=unit,
+        evaluation=evaluation_cells(made["evaluation"]) if made.get("evaluation") else [],
+        composition=made.get("composition", {}),
+        scale=scale,
         groups=_groups(run),
-        listing=listing,
-        left_out=len(run.scores) - len(rows),
+        entries=entries,
+        labels=_labels(entries),
         listed_text=LISTED_TEXT,
-        cut=any(len(text) > LISTED_TEXT for row in listing["rows"] for _, text in row["columns"]),
+        cut=any(text.endswith(" more characters)") for e in entries for _, text in e["columns"]),
         card_text=CARD_TEXT,
-        label_name=run.looks.label,
+        card_columns=CARD_COLUMNS,
     )
 
 
@@ -124,79 +108,61 @@ def picture_uri(picture: PIL.Image.Image, most: int = CARD_PIXELS) -> str:
     """
     small = picture.copy()
     small.thumbnail((most, most))
-    png, jpeg = io.BytesIO(), io.BytesIO()
-    small.save(png, "PNG", optimize=True)
-    small.save(jpeg, "JPEG", quality=80)
-    kind, file = min(("png", png), ("jpeg", jpeg), key=lambda own: len(own[1].getvalue()))
+    options: dict[str, dict[str, Any]] = {"png": {"optimize": True}, "jpeg": {"quality": 80}}
+    written = {kind: io.BytesIO() for kind in options}
+    for kind, file in written.items():
+        small.save(file, kind, **options[kind])
+    kind, file = min(written.items(), key=lambda item: len(item[1].getvalue()))
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _groups(run: Run) -> list[tuple[str, str, list[Card]]]:
-    """The rows that are shown at once: a title, a sentence, and a card for each."""
-    rows = run.scores["row"].to_list()
-    cut = int(run.scores["kept"].sum())
-    borderline = rows[max(0, cut - CARDS // 2) : cut + CARDS // 2]
-    worst = rows[max(CARDS, len(rows) - CARDS) :][::-1]
+def _groups(run: SavedRun) -> list[tuple[str, str, list[RowView]]]:
+    """The rows that are shown at once: a title, a sentence, and the rows."""
+    rows, cut = run.scores["row"].to_list(), run.kept
+    best, worst = ("Most helpful", "Most harmful") if run.has_influences else ("Best", "Worst")
+    lowest = rows[max(CARDS, len(rows) - CARDS) :][::-1]
+    borderline = rows[max(0, cut - CARDS // 2) : cut + CARDS // 2] if cut < len(rows) else []
     groups = [
-        ("Most helpful", "The highest scores.", rows[:CARDS]),
-        ("Most harmful", "The lowest scores, the lowest first.", worst),
+        (best, "The highest scores.", rows[:CARDS]),
+        (worst, "The lowest scores, the lowest first.", lowest),
         ("Borderline", "Around the last row that the budget had room for.", borderline),
-    ]  # fmt: skip
-    if not run.scores["influence"].count():
-        groups = [
-            ("Best", "The highest scores.", rows[:CARDS]),
-            ("Worst", "The lowest scores, the lowest first.", worst),
-            groups[2],
-        ]
-    if cut == len(rows):
-        groups.pop()
-    return [(title, words, _cards(run, chosen)) for title, words, chosen in groups if chosen]
+    ]
+    return [(title, words, [*run.views(chosen)]) for title, words, chosen in groups if chosen]
 
 
-def _cards(run: Run, rows: list[int]) -> list[Card]:
-    cards = []
-    for line, content in zip(lines_of(run, rows), run.contents(rows), strict=True):
-        shown = [] if content is None else run.looks.row(content)
-        label = None if content is None else run.looks.label_of(content)
-        some = shown[:CARD_COLUMNS]
-        cards.append(Card(line, label, some, len(shown) - len(some), why(run, line)))
-    return cards
+def _entry(view: RowView, scale: Scale) -> dict[str, Any]:
+    """A row of the table in plain values."""
+    line, picture = view.line, view.picture
+    uri = picture and picture.picture and picture_uri(picture.picture, LISTED_PIXELS)
+    shown = view.shown[:LISTED_COLUMNS]
+    return {
+        "row": line["row"],
+        "rank": line["rank"],
+        "score": round(line["score"], 4),
+        "influence": _scaled(line["influence"], scale),
+        "error": _scaled(line.get("error"), scale),
+        "kept": line["kept"],
+        "why": view.why,
+        "label": view.label,
+        "text": truncate(one_line(view.preview), PREVIEW),
+        "stored": bool(view.shown),
+        "picture": uri,
+        "heat": picture is not None and picture.kind == "heat",
+        "columns": [[column.name, truncate(column.text, LISTED_TEXT)] for column in shown],
+        "more": max(0, len(view.shown) - LISTED_COLUMNS),
+    }
 
 
-def _listing(run: Run, rows: list[int], unit: Unit) -> dict[str, Any]:
-    """What the table is made of, in plain values."""
-    entries = []
-    for line, content in zip(lines_of(run, rows), run.contents(rows), strict=True):
-        shown = [] if content is None else run.looks.row(content)
-        label = None if content is None else run.looks.label_of(content)
-        pictures = [own for own in shown if own.picture is not None]
-        picture = pictures[0] if pictures else None
-        entries.append(
-            {
-                "row": line["row"], "rank": line["rank"], "score": round(line["score"], 4),
-                "influence": _scaled(line["influence"], unit),
-                "error": _scaled(line.get("error"), unit),
-                "kept": line["kept"], "why": why(run, line), "label": label,
-                "text": shorten(one_line(run.looks.preview(shown)), PREVIEW),
-                "stored": bool(shown),
-                "picture": None if picture is None or picture.picture is None
-                else picture_uri(picture.picture, LISTED_PIXELS),
-                "heat": picture is not None and picture.kind == "heat",
-                "columns": [
-                    [own.name, shorten(own.text, LISTED_TEXT)] for own in shown[:LISTED_COLUMNS]
-                ],
-                "more": max(0, len(shown) - LISTED_COLUMNS),
-            }
-        )  # fmt: skip
+def _labels(entries: list[dict[str, Any]]) -> list[str]:
+    """Labels to choose from, numbers first; none if they are too many."""
     labels = {entry["label"] for entry in entries if entry["label"] is not None}
-    order = sorted(labels, key=lambda label: (not label.lstrip("-").isdigit(), len(label), label))
-    return {"labels": order if len(order) <= 200 else [], "rows": entries}
+    if len(labels) > MOST_LABELS:
+        return []
+    return sorted(labels, key=lambda label: (not label.lstrip("-").isdigit(), len(label), label))
 
 
-def _scaled(value: float | None, unit: Unit) -> float | None:
-    if value is None or value != value:
-        return None
-    return round(value / 10.0**unit.power, 4)
+def _scaled(value: float | None, scale: Scale) -> float | None:
+    return None if value is None or value != value else round(value / 10.0**scale.power, 4)
 
 
 def _template(name: str) -> str:
@@ -204,5 +170,5 @@ def _template(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """As a Content-Security-Policy names what may run."""
+    """A hash as a Content-Security-Policy names what may run."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -56,80 +56,95 @@ class Shown:
 
 def in_order(features: datasets.Features, recipe: Recipe | None) -> Order:
     """The columns of a dataset as a recipe uses them; without one, by what they hold."""
-    names = list(features)
-    texts = [name for name in names if _is_text(features[name])]
+
+    def present(*names: str | None) -> list[str]:
+        return [name for name in names if name is not None and name in features]
+
     if recipe is None:
-        label = [name for name in ("label",) if name in names]
-        inputs = [name for name in names if name not in label]
-        return Order(inputs, [name for name in texts if name in inputs], label, [])
+        labels = present("label")
+        inputs = [name for name in features if name not in labels]
+        texts = [name for name in inputs if _is_text(features[name])]
+        return Order(inputs, texts, labels, [])
     columns = recipe.data.columns
-    uses_label = recipe.objective != "causal_lm"
-    used = columns.label if uses_label else None
-    label = [used] if used is not None and used in features else []
+    labels = [] if recipe.objective == "causal_lm" else present(columns.label)
+    inputs = texts = present(columns.text, columns.prompt, columns.completion, columns.messages)
     if columns.features is not None:
-        patterns = columns.features
+        texts, patterns = [], columns.features
         inputs = [
             name
-            for name in names
-            if name not in label and any(fnmatch.fnmatchcase(name, p) for p in patterns)
+            for name in features
+            if name not in labels and any(fnmatch.fnmatchcase(name, p) for p in patterns)
         ]
-        texts = []
-    else:
-        given = (columns.text, columns.prompt, columns.completion, columns.messages)
-        inputs = texts = [name for name in given if name is not None and name in features]
-    return Order(inputs, texts, label, [name for name in names if name not in inputs + label])
+    others = [name for name in features if name not in inputs + labels]
+    return Order(inputs, texts, labels, others)
 
 
-class Looks:
+class RowViewer:
     """How the rows of a dataset look, given the recipe that chose among them.
 
-    order: of their columns. label: the column of labels, if there is one.
+    label: the column of labels, if there is one.
     """
 
     def __init__(self, features: datasets.Features, recipe: Recipe | None) -> None:
-        self.order = in_order(features, recipe)
-        self.label = next(iter(self.order.labels), None)
+        order = in_order(features, recipe)
+        self.label = next(iter(order.labels), None)
+        self._texts = order.texts
         self._features = features
         self._shape = None if recipe is None else recipe.data.columns.image_shape
-        self._planted = (
-            recipe is not None and recipe.data.label_noise is not None and self.label is not None
-        )
-        numbers = [name for name in self.order.inputs if _is_number(features[name])]
+        numbers = [name for name in order.inputs if _is_number(features[name])]
         self._together = numbers if len(numbers) > MORE_NUMBERS else []
-        hidden = {*self._together}
+        hidden = [*self._together]
+        noise = None if recipe is None else recipe.data.label_noise
+        self._planted = noise is not None and self.label is not None
         if self._planted:
-            hidden |= {f"{self.label}_clean", f"{self.label}_noisy"}
-        self._apart = [name for name in self.order.all if name not in hidden]
+            hidden += [f"{self.label}_clean", f"{self.label}_noisy"]
+        self._apart = [name for name in order.all if name not in hidden]
 
-    def row(self, content: Mapping[str, Any]) -> list[Shown]:
+    def view(self, content: Mapping[str, Any]) -> list[Shown]:
         """The columns of a row as it is stored, in order."""
-        found = [
-            _show(visible(name), content[name], self._features[name], self._shape,
-                  is_text=name in self.order.texts)
-            for name in self._apart
-        ]  # fmt: skip
+        shown = [self._show(name, content[name]) for name in self._apart]
         if self._together:
             name = f"{self._together[0]} to {self._together[-1]}"
-            found.insert(0, _list(visible(name), [content[own] for own in self._together]))
+            shown.insert(0, _list(visible(name), [content[column] for column in self._together]))
         if self._planted and content[f"{self.label}_noisy"]:
-            clean = self._value(content, f"{self.label}_clean")
-            found.append(Shown(f"right {visible(str(self.label))}", "value", clean))
-        return found
+            clean = self._value(f"{self.label}_clean", content)
+            shown.append(Shown(f"right {visible(str(self.label))}", "value", clean))
+        return shown
 
     def label_of(self, content: Mapping[str, Any]) -> str | None:
         """The label of a row in words."""
-        return None if self.label is None else self._value(content, self.label)
+        return None if self.label is None else self._value(self.label, content)
 
     def preview(self, shown: Sequence[Shown]) -> str:
         """What identifies a row in a list: its first texts, or its first values but the label."""
-        texts = [own.text for own in shown if own.kind in ("text", "turns")]
+        texts = [column.text for column in shown if column.kind in ("text", "turns")]
         if texts:
             return " → ".join(texts[:2])
-        values = [own for own in shown if own.kind == "value" and own.name != self.label]
-        return ", ".join(f"{own.name} {own.text}" for own in values[:6])
+        values = [c for c in shown if c.kind == "value" and c.name != self.label]
+        return ", ".join(f"{column.name} {column.text}" for column in values[:6])
 
-    def _value(self, content: Mapping[str, Any], name: str) -> str:
+    def _value(self, name: str, content: Mapping[str, Any]) -> str:
         return visible(_value(content[name], self._features[name]))
+
+    def _show(self, column: str, value: Any) -> Shown:
+        name, feature = visible(column), self._features[column]
+        if value is None or value == []:
+            return Shown(name, "value", "none" if value is None else "empty")
+        if isinstance(feature, datasets.Image) and isinstance(value, dict):
+            value = value["bytes"]
+        if isinstance(value, str):
+            long = column in self._texts or len(value) > SHORT or "\n" in value
+            return Shown(name, "text" if long else "value", visible(value))
+        if isinstance(value, bytes):
+            return _bytes(name, value, self._shape)
+        if _is_conversation(value):
+            turns = tuple(
+                (visible(str(turn["role"])), visible(str(turn["content"] or ""))) for turn in value
+            )
+            return Shown(name, "turns", "\n".join(f"{role}: {text}" for role, text in turns), turns)
+        if isinstance(value, list):
+            return _list(name, value)
+        return Shown(name, "value", visible(_value(value, feature)))
 
 
 def characters(value: Any) -> int:
@@ -148,27 +163,10 @@ def _is_number(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype.startswith(kinds)
 
 
-def _show(
-    name: str, value: Any, feature: Any, shape: Sequence[int] | None, *, is_text: bool
-) -> Shown:
-    if value is None or value == []:
-        return Shown(name, "value", "none" if value is None else "empty")
-    if isinstance(feature, datasets.Image) and isinstance(value, dict):
-        value = value["bytes"]
-    if isinstance(value, str) and (is_text or len(value) > SHORT or "\n" in value):
-        return Shown(name, "text", visible(value))
-    image = _picture(value, shape)
-    if image is not None:
-        size = f"{image.width} × {image.height}, {'gray' if image.mode == 'L' else 'color'}"
-        return Shown(name, "picture", size, picture=image)
-    if isinstance(value, bytes):
-        return Shown(name, "value", f"{len(value):,} bytes")
-    if _is_conversation(value):
-        turns = tuple((visible(str(t["role"])), visible(str(t["content"] or ""))) for t in value)
-        return Shown(name, "turns", "\n".join(f"{role}: {said}" for role, said in turns), turns)
-    if isinstance(value, list):
-        return _list(name, value)
-    return Shown(name, "value", visible(_value(value, feature)))
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in value
+    )
 
 
 def _value(value: Any, feature: Any) -> str:
@@ -176,66 +174,54 @@ def _value(value: Any, feature: Any) -> str:
         return str(feature.int2str(value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return plain(value)
-    return str(value)
+    return plain(value) if isinstance(value, float) else str(value)
 
 
-def _picture(value: Any, shape: Sequence[int] | None) -> PIL.Image.Image | None:
-    """What a cell shows, gray or in color, if it is an image."""
-    if not isinstance(value, bytes):
-        return None
-    if shape is not None and len(value) == int(np.prod(shape)):
-        pixels = np.frombuffer(value, dtype=np.uint8).reshape(shape)
-        if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
-            return None
-        return PIL.Image.fromarray(pixels.squeeze(2) if pixels.shape[2:] == (1,) else pixels)
+def _bytes(name: str, value: bytes, shape: Sequence[int] | None) -> Shown:
+    """A picture, gray or in color, if the bytes are one: of a file, or pixels of that shape."""
+    image = None
     try:
-        with PIL.Image.open(io.BytesIO(value)) as image:
-            return image.copy() if image.mode == "L" else image.convert("RGB")
-    except (OSError, PIL.UnidentifiedImageError, PIL.Image.DecompressionBombError):
-        return None
-
-
-def _is_conversation(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in value)
-    )
+        if shape is not None and len(value) == np.prod(shape) and {*shape[2:]} <= {1, 3}:
+            pixels = np.frombuffer(value, dtype=np.uint8).reshape(shape)
+            image = PIL.Image.fromarray(pixels.squeeze(2) if pixels.shape[2:] == (1,) else pixels)
+        else:
+            image = PIL.Image.open(io.BytesIO(value))
+        image = image.copy() if image.mode == "L" else image.convert("RGB")
+    except (OSError, TypeError, ValueError, PIL.Image.DecompressionBombError):
+        return Shown(name, "value", f"{len(value):,} bytes")
+    size = f"{image.width} × {image.height}, {'gray' if image.mode == 'L' else 'color'}"
+    return Shown(name, "picture", size, picture=image)
 
 
 def _list(name: str, value: list[Any]) -> Shown:
+    """Numbers as digits, or drawn: matrices as they are, squares where a list is one, else rows."""
     try:
         numbers = np.array(value, dtype=np.float64)
     except (ValueError, TypeError):
         return Shown(name, "value", visible(str(value)))
+    digits = ", ".join(plain(float(number)) for number in numbers.ravel()[:MORE_NUMBERS])
     if numbers.size <= FEW_NUMBERS:
-        return Shown(name, "value", ", ".join(plain(float(v)) for v in numbers.ravel()))
+        return Shown(name, "value", digits)
     grid = _grid(numbers)
     if numbers.ndim == 1 and grid.shape[0] != grid.shape[1] and numbers.size <= MORE_NUMBERS:
-        return Shown(name, "text", ", ".join(plain(float(v)) for v in numbers))
-    sizes = " × ".join(str(n) for n in numbers.shape)
+        return Shown(name, "text", digits)
     finite = numbers[np.isfinite(numbers)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    text = f"{sizes} numbers, {plain(float(low))} to {plain(float(high))}"
-    text += f", drawn {grid.shape[1]} × {grid.shape[0]}"
-    spread = high - low if high > low else 1.0
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    text = (
+        f"{' × '.join(map(str, numbers.shape))} numbers, {plain(low)} to {plain(high)}, "
+        f"drawn {grid.shape[1]} × {grid.shape[0]}"
+    )
     bounded = np.nan_to_num(np.clip(grid, low, high), nan=low)
-    shades = 255 - 255 * (bounded - low) / spread
+    shades = 255 - 255 * (bounded - low) / (high - low or 1.0)
     return Shown(name, "heat", text, picture=PIL.Image.fromarray(shades.astype(np.uint8)))
 
 
 def _grid(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Numbers as a picture: matrices as they are, squares where a list is one, else rows."""
     if numbers.ndim == 2:
         return numbers
     flat = numbers.ravel()
     side = round(flat.size**0.5)
-    if side * side == flat.size and side >= 4:
-        return flat.reshape(side, side)
-    width = min(flat.size, STRIP)
-    height = -(-flat.size // width)
-    padded = np.full(width * height, np.nan)
+    width = side if side * side == flat.size and side >= 4 else min(flat.size, STRIP)
+    padded = np.full(-(-flat.size // width) * width, np.nan)
     padded[: flat.size] = flat
-    return padded.reshape(height, width)
+    return padded.reshape(-1, width)

@@ -3,10 +3,11 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import datasets
 import numpy as np
@@ -14,78 +15,63 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
-from datasets.table import embed_table_storage
-from pydantic import BaseModel, ConfigDict, ValidationError
+from datasets.table import embed_table_storage, table_cast
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
 
 from curate.errors import OutputError
-from curate.output.rows import Looks
+from curate.output.rows import RowViewer, Shown
+from curate.output.words import visible
 from curate.recipe import Recipe, load_recipe
 
-DROPPED = "dropped.parquet"
+PROVENANCE, DROPPED = "provenance.json", "dropped.parquet"
 LISTED = 1500
 """Rows in the report's table, and dropped rows that are stored."""
 STORED_BYTES = 2**25
 AT_A_TIME = 256
-COLUMNS = {
-    "row": pl.Int64, "influence": pl.Float64, "score": pl.Float64, "rank": pl.Int64,
-    "kept": pl.Boolean, "reason": pl.String, "seen": pl.Int64,
-}  # fmt: skip
+SCORES = {
+    "row": pl.Int64,
+    "influence": pl.Float64,
+    "score": pl.Float64,
+    "rank": pl.Int64,
+    "kept": pl.Boolean,
+    "reason": pl.String,
+    "seen": pl.Int64,
+}
+WINDOWS = {"first_step": pl.Int64, "steps": pl.Int64, "target_loss": pl.Float64}
 
 
-class Metric(BaseModel):
-    """A metric of retrained models, one value per seed."""
+def _having(*names: str) -> AfterValidator:
+    """The check that a record has all of these."""
 
-    mean: float
-    std: float
-    values: list[float]
+    def check(record: dict[str, Any]) -> dict[str, Any]:
+        if missing := [name for name in names if name not in record]:
+            raise ValueError(f"{missing[0]} is missing")
+        return record
+
+    return AfterValidator(check)
 
 
-class Retrained(BaseModel):
-    """One way of choosing, retrained from scratch; its metrics by name."""
+Record, Numbers = dict[str, Any], dict[str, float | None]
+Metric = Annotated[dict[str, float | list[float]], _having("mean", "std", "values")]
+Way = Annotated[
+    Record,
+    _having("name", "rows", "share", "loss", "last", "metrics", "gain", "low", "high"),
+]
+Part = Annotated[dict[str, str | int], _having("value", "candidates", "kept")]
+Verification = Annotated[Record, _having("examples", "verdict")]
 
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Metric]
+
+class Retrained(TypedDict):
+    """One way of choosing, retrained from scratch; beside the loss, other metrics by name."""
 
     trained_on: str
     rows: int
-    tokens: int | None = None
-    noise_left: float | None = None
-
-    @property
-    def metrics(self) -> dict[str, Metric]:
-        """The loss first."""
-        return self.__pydantic_extra__
+    loss: Metric
 
 
-class ExpectedError(BaseModel):
-    """Of the influences of a run, in loss units, see `ErrorProxy`."""
-
-    probes: int
-    signal: float
-    error: float
-    jump: float
-    propagation: float
-    derivative: float = 0.0
-
-
-class Way(BaseModel):
-    """One way to train, beside training on everything, see `Compared`."""
-
-    name: str
-    rows: int
-    share: float | None
-    loss: float
-    last: float
-    metrics: dict[str, float]
-    gain: float
-    error: float
-    judging: int
-    low: float
-    high: float
-
-
-class WorthOf(BaseModel):
-    """What choosing is worth, see `Worth`."""
+class Worth(TypedDict):
+    """What choosing is worth, see `pipeline.worth`."""
 
     answer: Literal["pays", "does not pay", "cannot tell"]
     share: float | None
@@ -94,149 +80,145 @@ class WorthOf(BaseModel):
     against: list[Way]
     judging: int
     target_rows: int
-    steps: int
     limit: int
 
 
-class Repeats(BaseModel):
-    """How far scores repeat from one half of the target to the other, see `Repeatability`."""
+class Provenance(TypedDict, total=False):
+    """The parts of provenance.json that are shown."""
 
-    correlation: float
-    low: float
-    high: float
-    reliability: float
-    foretold: float
-    target_rows: int
-    rows_needed: int | None
-
-
-class Noise(BaseModel):
-    """Labels that were made wrong on purpose."""
-
-    planted: int
-    kept: int
-    auroc: float
-
-
-class Tokens(BaseModel):
-    """Tokens that losses are sums over."""
-
-    candidates: int
-    kept: int
-
-
-class Part(BaseModel):
-    """The rows with one value of a column, or a text length."""
-
-    value: str
-    candidates: int
-    kept: int
-
-
-class Provenance(BaseModel):
-    """What of provenance.json is shown."""
-
-    policy: str = "look_ahead, in a training loop"
-    steps: int | None = None
-    device: str | None = None
-    seconds: dict[str, float] = {}
-    sources: dict[str, Any] = {}
-    versions: dict[str, str] = {}
-    git_commit: str | None = None
-    truncated: dict[str, int] = {}
-    left_out: dict[str, int] = {}
-    tokens: Tokens | None = None
-    error: ExpectedError | None = None
-    worth: WorthOf | None = None
-    cost: float | None = None
-    repeats: Repeats | None = None
-    noise: Noise | None = None
-    evaluation: list[Retrained] = []
-    composition: dict[str, list[Part]] = {}
-
-
-class Verification(BaseModel):
-    """What of verify.json is shown."""
-
-    examples: int
-    verdict: str
+    policy: str
+    steps: int
+    device: str
+    processes: int
+    seconds: dict[str, float]
+    sources: Record
+    versions: dict[str, str]
+    git_commit: str | None
+    truncated: dict[str, int]
+    left_out: dict[str, int]
+    tokens: Annotated[Numbers, _having("candidates", "kept")]
+    noise: Annotated[Numbers, _having("planted", "kept", "auroc")]
+    error: Annotated[Numbers, _having("probes", "signal", "error", "jump", "propagation")]
+    repeats: Annotated[
+        Numbers, _having("correlation", "low", "high", "reliability", "foretold", "target_rows")
+    ]
+    worth: Worth
+    cost: float
+    evaluation: list[Retrained]
+    composition: dict[str, list[Part]]
 
 
 @dataclass(frozen=True)
-class Run:
+class RowView:
+    """A row, ready to be looked at.
+
+    line: its scores. why: it was kept or dropped. shown: its columns; none if they are not
+    stored. label: in words. preview: what identifies it in a list.
+    """
+
+    line: dict[str, Any]
+    why: str
+    shown: list[Shown]
+    label: str | None
+    preview: str
+
+    @property
+    def picture(self) -> Shown | None:
+        """The first of its columns that is a picture or a drawing."""
+        return next((column for column in self.shown if column.picture is not None), None)
+
+
+@dataclass(frozen=True)
+class SavedRun:
     """A directory that `curate select` wrote.
 
     scores: a line per candidate, best first. windows: a line per window; empty if there are
-    none. kept: the rows of train/, in the source's order. dropped: the dropped rows that are
-    stored, see `store_dropped`; dropped_rows: their positions in the source. Both give Arrow.
+    none. provenance, verification: the content of provenance.json and verify.json. content: the
+    rows that are stored, as Arrow: those kept, then the dropped ones that `store_dropped` wrote.
+    stored: their positions in the source.
     """
 
     folder: Path
     scores: pl.DataFrame
     windows: pl.DataFrame
-    provenance: Provenance
+    provenance: dict[str, Any]
+    verification: dict[str, Any] | None
     recipe: Recipe | None
-    verification: Verification | None
-    kept: Dataset
-    dropped: Dataset | None
-    dropped_rows: list[int]
+    content: Dataset
+    stored: list[int]
 
     @cached_property
-    def places(self) -> dict[int, tuple[Dataset, int]]:
-        """Where the content of a row is, for those that have it here."""
-        kept = self.scores.filter("kept").sort("row")["row"].to_list()
-        found = {row: (self.kept, place) for place, row in enumerate(kept)}
-        if self.dropped is not None:
-            dropped = self.dropped
-            found |= {row: (dropped, place) for place, row in enumerate(self.dropped_rows)}
-        return found
+    def places(self) -> dict[int, int]:
+        """Where in `content` a row is, for those that are stored."""
+        return {row: place for place, row in enumerate(self.stored)}
 
     @cached_property
-    def looks(self) -> Looks:
+    def viewer(self) -> RowViewer:
         """How its rows are shown."""
-        return Looks(self.kept.features, self.recipe)
+        return RowViewer(self.content.features, self.recipe)
 
-    def contents(self, rows: Sequence[int]) -> Iterator[dict[str, Any] | None]:
-        """The columns of rows by their positions in the source; None for one that is not stored.
+    @cached_property
+    def kept(self) -> int:
+        """Rows kept."""
+        return int(self.scores["kept"].sum())
 
-        As they are stored: images are not decoded.
-
-        Raises:
-            OutputError: one is stored, but cannot be read.
-        """
-        for first in range(0, len(rows), AT_A_TIME):
-            some, found = rows[first : first + AT_A_TIME], dict[int, dict[str, Any]]()
-            for table in (self.kept, self.dropped):
-                own = [row for row in some if row in self.places and self.places[row][0] is table]
-                if table is None or not own:
-                    continue
-                try:
-                    part = table[[self.places[row][1] for row in own]]
-                    found |= dict(zip(own, part.to_pylist(), strict=True))
-                except (OSError, ValueError, pa.ArrowException) as error:
-                    where = f"{self.folder}: rows {own[0]} to {own[-1]}"
-                    raise OutputError(f"{where} cannot be read: {_reason(error)}") from error
-            yield from (found.get(row) for row in some)
-
-    def content(self, row: int) -> dict[str, Any] | None:
-        """The columns of one row, see `contents`."""
-        return next(self.contents([row]))
+    @property
+    def policy(self) -> str:
+        """What chose the rows."""
+        return str(self.provenance.get("policy", "look_ahead, in a training loop"))
 
     @property
     def source(self) -> str:
         """Where the candidates came from."""
         if self.recipe is not None:
-            return str(self.recipe.data.train)
-        name, described = next(iter(self.provenance.sources.items()), ("a dataset", None))
-        return described if isinstance(described, str) else name
+            return visible(str(self.recipe.data.train))
+        sources = self.provenance.get("sources", {"a dataset": None})
+        name, described = next(iter(sources.items()))
+        return visible(described if isinstance(described, str) else name)
+
+    @property
+    def has_influences(self) -> bool:
+        """Whether its policy values rows by their influence."""
+        return bool(self.scores["influence"].count())
 
     @property
     def unstored(self) -> int:
         """Candidates whose content is not in the directory."""
-        return len(self.scores) - len(self.places)
+        return len(self.scores) - len(self.stored)
+
+    def views(self, rows: Sequence[int]) -> Iterator[RowView]:
+        """Rows by their positions in the source, in that order.
+
+        Raises:
+            OutputError: one is stored, but cannot be read.
+        """
+        chosen = self.scores.filter(pl.col("row").is_in(list(rows)))
+        lines = {line["row"]: line for line in chosen.to_dicts()}
+        for first in range(0, len(rows), AT_A_TIME):
+            some = rows[first : first + AT_A_TIME]
+            stored = [row for row in some if row in self.places]
+            contents: list[dict[str, Any]] = []
+            if stored:
+                with _reading(f"{self.folder}: rows {stored[0]} to {stored[-1]}"):
+                    contents = self.content[[self.places[row] for row in stored]].to_pylist()
+            by_row = dict(zip(stored, contents, strict=True))
+            for row in some:
+                yield self._view(lines[row], by_row.get(row))
+
+    def _view(self, line: dict[str, Any], content: dict[str, Any] | None) -> RowView:
+        place = f"{visible(line['reason'])}: rank {line['rank']:,} of {len(self.scores):,}"
+        why = (
+            f"kept, {place}"
+            if line["kept"]
+            else f"dropped, {place}, of which {self.kept:,} are kept"
+        )
+        if content is None:
+            return RowView(line, why, [], None, "")
+        shown = self.viewer.view(content)
+        return RowView(line, why, shown, self.viewer.label_of(content), self.viewer.preview(shown))
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> SavedRun:
     """Read what `curate select` (or `write_kept`) left in a directory, wherever that is now.
 
     Raises:
@@ -245,27 +227,24 @@ def read_run(folder: Path) -> Run:
     """
     if not os.path.isdir(folder):  # which takes a name that is too long, too
         raise OutputError(f"{folder}: no such directory.")
-    if not (folder / "provenance.json").is_file() or not (folder / "scores.parquet").is_file():
+    if not (folder / PROVENANCE).is_file() or not (folder / "scores.parquet").is_file():
         raise OutputError(
-            f"{folder}: was not written by curate select; it needs provenance.json and "
-            "scores.parquet."
+            f"{folder}: was not written by curate select; it needs {PROVENANCE} and scores.parquet."
         )
-    provenance = _read_json(folder / "provenance.json", Provenance)
+    provenance = _read_json(folder / PROVENANCE, Provenance)
     scores = _read_scores(folder / "scores.parquet")
-    kept = _read_train(folder / "train", int(scores["kept"].sum()))
-    dropped, rows = _read_dropped(folder / DROPPED, scores)
+    content, stored = _read_content(folder, scores)
     windows, recipe = folder / "windows.parquet", folder / "recipe.yaml"
     verification = folder / "verify.json"
-    return Run(
+    return SavedRun(
         folder=folder,
         scores=scores,
-        windows=_read_windows(windows) if windows.exists() else pl.DataFrame(),
+        windows=_read_table(windows, WINDOWS) if windows.exists() else pl.DataFrame(),
         provenance=provenance,
-        recipe=load_recipe(recipe) if recipe.exists() else None,
         verification=_read_json(verification, Verification) if verification.exists() else None,
-        kept=kept,
-        dropped=dropped,
-        dropped_rows=rows,
+        recipe=load_recipe(recipe) if recipe.exists() else None,
+        content=content,
+        stored=stored,
     )
 
 
@@ -297,96 +276,87 @@ def store_dropped(folder: Path, table: Dataset, scores: pl.DataFrame) -> None:
         table: all candidates. scores: a line each, in their order.
     """
     places = {row: place for place, row in enumerate(scores["row"].to_list())}
-    ranked = scores.sort("rank")
-    kept = set(ranked.filter("kept")["row"].to_list())
-    rows = [row for row in reversed(listed(ranked)) if row not in kept]
+    kept = set(scores.filter("kept")["row"].to_list())
+    rows = [row for row in reversed(listed(scores.sort("rank"))) if row not in kept]
     if not rows:
         return
-    plain = table.with_format("arrow")
+    plain, schema = table.with_format("arrow"), table.features.arrow_schema
+    parts, size = list[pa.Table](), 0
+    for first in range(0, len(rows), AT_A_TIME):
+        some = plain[[places[row] for row in rows[first : first + AT_A_TIME]]]
+        parts.append(embed_table_storage(some.cast(schema)))
+        size += parts[-1].nbytes
+        if first and size > STORED_BYTES:
+            parts.pop()
+            break
     name = "row"
     while name in table.column_names:
         name = f"_{name}"
-    schema = table.features.arrow_schema
-    parts, size = list[pa.Table](), 0
-    for first in range(0, len(rows), AT_A_TIME):
-        some = rows[first : first + AT_A_TIME]
-        part = embed_table_storage(plain[[places[row] for row in some]].cast(schema))
-        size += part.nbytes
-        if parts and size > STORED_BYTES:
-            break
-        parts.append(part.add_column(0, name, pa.array(some)))
-    stored = pa.concat_tables(parts)
+    content = pa.concat_tables(parts)
+    stored = content.add_column(0, name, pa.array(rows[: len(content)]))
     features = datasets.Features({name: datasets.Value("int64"), **table.features})
     pq.write_table(stored.cast(features.arrow_schema).sort_by(name), folder / DROPPED)
 
 
-def _read_json(path: Path, model: type[Any]) -> Any:
+@contextmanager
+def _reading(what: Path | str) -> Iterator[None]:
+    """Raise whatever is wrong with something read as an OutputError that names it."""
     try:
-        return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise OutputError(f"{path}: is damaged: {where}: {first['msg']}.") from error
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be read: {_reason(error)}") from error
+        raise OutputError(f"{what}: is damaged: {where}: {first['msg']}.") from error
+    except (
+        *(OSError, ValueError, LookupError, TypeError),
+        *(pa.ArrowException, pl.exceptions.PolarsError),
+    ) as error:
+        lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+        reason = lines[0].rstrip(".") if lines else type(error).__name__
+        raise OutputError(f"{what}: cannot be read: {reason}.") from error
 
 
-def _read_table(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise OutputError(f"{path}: cannot be read: {_reason(error)}") from error
+def _read_json(path: Path, shape: type[Any]) -> Any:
+    with _reading(path):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        TypeAdapter(shape).validate_python(values, strict=True)
+        return values
+
+
+def _read_table(path: Path, columns: dict[str, Any]) -> pl.DataFrame:
+    with _reading(path):
+        table = pl.DataFrame(pl.from_arrow(pq.read_table(path)))
+        return table.with_columns(pl.col(name).cast(kind) for name, kind in columns.items())
 
 
 def _read_scores(path: Path) -> pl.DataFrame:
-    table = _typed(path, _read_table(path), COLUMNS)
-    if len(table) == 0 or table["row"].n_unique() != len(table):
-        raise OutputError(f"{path}: is damaged: it must have every row once, and at least one.")
-    required = table.select("row", "score", "rank", "kept", "reason", "seen")
-    if sum(required.null_count().row(0)):
-        raise OutputError(f"{path}: is damaged: a value is missing.")
+    table = _read_table(path, SCORES)
+    with _reading(path):
+        if len(table) == 0 or table["row"].n_unique() != len(table):
+            raise ValueError("it must have every row once, and at least one")
+        if sum(table.select(set(SCORES) - {"influence"}).null_count().row(0)):
+            raise ValueError("a value is missing")
     return table.sort("rank")
 
 
-def _read_windows(path: Path) -> pl.DataFrame:
-    columns = {"first_step": pl.Int64, "steps": pl.Int64, "target_loss": pl.Float64}
-    return _typed(path, _read_table(path), columns)
-
-
-def _typed(path: Path, found: pa.Table, columns: dict[str, Any]) -> pl.DataFrame:
-    try:
-        table = pl.DataFrame(pl.from_arrow(found))
-        return table.with_columns(pl.col(name).cast(kind) for name, kind in columns.items())
-    except pl.exceptions.PolarsError as error:
-        raise OutputError(f"{path}: is damaged: {_reason(error)}") from error
-
-
-def _read_train(folder: Path, expected: int) -> Dataset:
-    try:
-        kept = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
-        raise OutputError(f"{folder}: cannot be read: {_reason(error)}") from error
-    if not isinstance(kept, Dataset) or len(kept) != expected:
-        raise OutputError(f"{folder}: is damaged: it must have the {expected} rows that are kept.")
-    return kept.with_format("arrow")
-
-
-def _read_dropped(path: Path, scores: pl.DataFrame) -> tuple[Dataset | None, list[int]]:
-    if not path.exists():
-        return None, []
-    stored = _read_table(path)
-    rows = stored.column(0).to_pylist() if stored.num_columns > 1 else []
-    if not set(rows) <= set(scores.filter(~pl.col("kept"))["row"].to_list()):
-        raise OutputError(f"{path}: is damaged: its first column must hold rows that were dropped.")
-    return Dataset(stored.drop_columns(stored.column_names[0])).with_format("arrow"), rows
-
-
-def _reason(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[0].split()).rstrip(".") + "." if lines else f"{type(error).__name__}."
-
-
-def lines_of(run: Run, rows: list[int]) -> Iterator[dict[str, Any]]:
-    """The scores of some rows, in their order."""
-    by_row = {line["row"]: line for line in run.scores.to_dicts()}
-    return (by_row[row] for row in rows)
+def _read_content(folder: Path, scores: pl.DataFrame) -> tuple[Dataset, list[int]]:
+    """The rows of train/ and dropped.parquet, and their positions in the source."""
+    kept, dropped = (
+        scores.filter(side)["row"].sort().to_list() for side in ("kept", ~pl.col("kept"))
+    )
+    with _reading(folder / "train"):
+        content = datasets.load_from_disk(str(folder / "train"))
+        if not isinstance(content, Dataset) or len(content) != len(kept):
+            raise ValueError(f"it must have the {len(kept)} rows that are kept")
+    path = folder / DROPPED
+    if path.exists():
+        with _reading(path):
+            table = pq.read_table(path)
+            rows = table.column(0).to_pylist()
+            if not set(rows) <= set(dropped):
+                raise ValueError("its first column must hold rows that were dropped")
+            columns = table.drop_columns(table.column_names[0])
+            others = Dataset(table_cast(columns, content.features.arrow_schema))
+            content = datasets.concatenate_datasets([content, others])
+            kept = kept + rows
+    return content.with_format("arrow"), kept

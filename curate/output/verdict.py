@@ -4,8 +4,12 @@ Two statements, and neither stands for the other: influences may be right and ch
 do harm (DESIGN 3.11).
 """
 
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
+
+import polars as pl
+
+from curate.output.words import count, plain
 
 FIRM, LOOSE = 0.3, 0.6
 """Expected error over the size of an influence, up to which size and order, and order, hold."""
@@ -17,14 +21,20 @@ FEWEST = 10
 """Examples left out below which an interval is too uncertain itself for a verdict."""
 ADDS_UP, FAILS = 0.7, 0.3
 """Realised over predicted change of a window, from which influences add up, or below do not."""
+ANSWERS = {
+    "pays": "choosing pays",
+    "does not pay": "choosing does not pay",
+    "cannot tell": "cannot tell whether choosing pays",
+}
 
 
 def verdict(error: float, signal: float, probes: int, ratio: float | None = None) -> str:
     """One sentence on influences of mean size `signal` that are expected to be off by `error`.
 
-    ratio: realised over predicted change of the windows, where it was measured.
+    probes: removals that were followed exactly. ratio: realised over predicted change of the
+    windows, where it was measured.
     """
-    share = error / signal if signal else float("inf")
+    share = _share(error, signal)
     if share > LOOSE:
         return (
             "not to be trusted: bring features to one scale (data.standardize), shorten the "
@@ -42,60 +52,93 @@ def verdict(error: float, signal: float, probes: int, ratio: float | None = None
     return "to be trusted: size and order are right on average"
 
 
+def error_line(error: dict[str, Any], ratio: float | None = None) -> str:
+    """How far influences are to be trusted, and by what: from `expected_error`, in loss units."""
+    terms = [
+        f"{name} {plain(error[name])}"
+        for name in ("jump", "propagation", "derivative")
+        if name in error
+    ]
+    return (
+        f"{verdict(error['error'], error['signal'], error['probes'], ratio)}. An influence is "
+        f"{plain(error['signal'])} on average, and expected to be off by {plain(error['error'])} "
+        f"({share_in_words(error['error'], error['signal'])}; {', '.join(terms)}); "
+        f"{count(error['probes'], 'removal')} followed exactly"
+    )
+
+
 def worth_line(worth: dict[str, Any]) -> str:
     """What choosing is worth, in one sentence, from `Worth.row`."""
-    chosen, answer = worth["chosen"], worth["answer"]
+    chosen, answer = worth["chosen"], ANSWERS[worth["answer"]]
     size = f"{abs(chosen['gain']):.3g} {'lower' if chosen['gain'] >= 0 else 'higher'}"
     interval = f"95 % interval of the gain {chosen['low']:.3g} to {chosen['high']:.3g}"
     if worth["share"] == 1:
         best = f"{chosen['rows']:,} rows, the best of {len(worth['tried'])} budgets tried"
-        return f"{_ANSWERS[answer]}; all rows are kept. With {best}, loss is {size} ({interval})"
-    return f"{_ANSWERS[answer]}: loss is {size} than on everything ({interval})"
-
-
-_ANSWERS = {
-    "pays": "choosing pays",
-    "does not pay": "choosing does not pay",
-    "cannot tell": "cannot tell whether choosing pays",
-}
+        return f"{answer}; all rows are kept. With {best}, loss is {size} ({interval})"
+    return f"{answer}: loss is {size} than on everything ({interval})"
 
 
 def protocol_line(worth: dict[str, Any]) -> str:
-    """How that was found."""
-    part = (
+    """How the worth of choosing was measured, from `Worth.row`."""
+    halves = (
         "both halves of the target in turn"
         if worth["judging"] == worth["target_rows"]
-        else ("the half of the target that did not choose")
+        else "the half of the target that did not choose"
     )
     return (
         f"each trained from scratch, {worth['limit']:,} steps at most, stopped where its loss on "
-        f"the judging rows is lowest; judged by {worth['judging']:,} rows, {part}"
+        f"the judging rows is lowest; judged by {worth['judging']:,} rows, {halves}"
     )
 
 
 def repeats_line(repeats: dict[str, Any]) -> str:
-    """Whether scores say anything about target rows that they have not seen."""
-    found = (
+    """Whether scores say anything about unseen target rows, from `Repeatability.row`."""
+    text = (
         f"scores on one half of the target and on the other correlate "
         f"{repeats['correlation']:.2f} ({repeats['low']:.2f} to {repeats['high']:.2f}); shrunk to "
         f"what repeats, and with losses in training, they foretell the other half's with "
         f"{repeats['foretold']:.2f}"
     )
     if repeats["low"] <= 0:
-        return f"{found}. By themselves they do not repeat: more target rows are needed"
+        return f"{text}. By themselves they do not repeat: more target rows are needed"
     if repeats["reliability"] < RELIABLE:
         return (
-            f"{found}. By themselves they are mostly chance: about "
-            f"{repeats['rows_needed']:,} target rows would do, instead of "
-            f"{repeats['target_rows']:,}"
+            f"{text}. By themselves they are mostly chance: about {repeats['rows_needed']:,} "
+            f"target rows would do, instead of {repeats['target_rows']:,}"
         )
-    return found
+    return text
+
+
+def trust_ratio(windows: pl.DataFrame) -> float | None:
+    """Median over the windows of realised over predicted change; None if none was measured."""
+    if not {"realised", "predicted"} <= set(windows.columns):
+        return None
+    ratios = (windows["realised"] / windows["predicted"]).drop_nulls()
+    median = ratios.filter(ratios.is_finite()).median()
+    return float(median) if isinstance(median, float) else None
+
+
+def ratio_line(ratio: float) -> str:
+    """What the median of realised over predicted change says about the windows."""
+    text = f"Realised over predicted, the median of the windows: {ratio:.2f}. "
+    if ADDS_UP <= ratio <= 1 / ADDS_UP:
+        return text + "That is near 1: influences add up."
+    if FAILS <= ratio < ADDS_UP:
+        return text + "Rows dropped together did less than one by one, as rows that overlap do."
+    return text + (
+        "That is far from 1: dropping so much at once does not add up linearly; a shorter "
+        "horizon, a lower learning rate or a smaller cut brings it closer."
+    )
 
 
 def share_in_words(error: float, signal: float) -> str:
     """The expected error in percent of the size of an influence."""
-    share = error / signal if signal else float("inf")
+    share = _share(error, signal)
     return "under 1 %" if share < 0.01 else f"{100 * share:.0f} %"
+
+
+def _share(error: float, signal: float) -> float:
+    return error / signal if signal else inf
 
 
 def agreement_verdict(examples: int, certain: float, slope: float) -> str:
@@ -104,19 +147,18 @@ def agreement_verdict(examples: int, certain: float, slope: float) -> str:
     certain: the lower end of the interval of Spearman's correlation. slope: of actual over
     predicted changes.
     """
+    sizes_hold = 0.8 <= slope <= 1.25
     if examples < FEWEST:
         return f"no verdict: {examples} examples are too few; leave out {FEWEST} or more."
     if not isfinite(certain):
         return "no verdict: the changes do not differ from one another."
-    if certain >= 0.9 and 0.8 <= slope <= 1.25:
+    if certain >= 0.9 and sizes_hold:
         return "trustworthy: order and size of the influences are right."
+    if certain >= 0.8 and sizes_hold:
+        return "good: sizes are right and the order nearly so."
     if certain >= 0.8 and slope > 0:
-        return (
-            "the order can be trusted; sizes are "
-            f"{'too large' if slope < 1 else 'too small'} (slope {slope:.2f})."
-            if not 0.8 <= slope <= 1.25
-            else "good: sizes are right and the order nearly so."
-        )
+        size = "too large" if slope < 1 else "too small"
+        return f"the order can be trusted; sizes are {size} (slope {slope:.2f})."
     if certain >= 0.5:
         return (
             "a rough order: enough to drop the worst part, not to read single rows. A shorter "

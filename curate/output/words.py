@@ -1,9 +1,10 @@
-"""Numbers and texts of others, as they can be read: in a page and in a terminal alike."""
+"""Numbers, tables and other people's texts, made readable in a page and in a terminal alike."""
 
 import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import accumulate, takewhile
 from statistics import mean, stdev
 from typing import Any
 
@@ -17,15 +18,15 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def visible(text: str) -> str:
     """The text with characters that do something, rather than stand there, spelled out."""
-    return HIDDEN.sub(lambda found: _spelled(ord(found[0])), text)
+    return HIDDEN.sub(lambda match: _spelled(ord(match[0])), text)
 
 
 def _spelled(code: int) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def shorten(text: str, most: int) -> str:
-    """At most so many characters, and how many there are more."""
+def truncate(text: str, most: int) -> str:
+    """At most `most` characters, and how many more there are."""
     if len(text) <= most:
         return text
     return f"{text[:most].rstrip()} … ({len(text) - most:,} more characters)"
@@ -38,43 +39,31 @@ def one_line(text: str) -> str:
 
 def cells(text: str) -> int:
     """Columns that a line of text takes in a terminal: wide characters two, combining ones none."""
-    return sum(_cells(character) for character in text)
+    return sum(map(_cells, text))
 
 
 def fit(text: str, width: int) -> str:
     """The text in exactly `width` columns: filled up with blanks, or cut with an ellipsis."""
-    size = cells(text)
-    if size <= width:
-        return text + " " * (width - size)
-    used, cut = 0, []
-    for character in text:
-        own = _cells(character)
-        if used + own > width - 1:
-            break
-        cut.append(character)
-        used += own
-    return "".join(cut) + "…" + " " * (width - 1 - used)
+    if cells(text) > width:
+        text = text[: _fitting(text, width - 1)] + "…"
+    return text + " " * (width - cells(text))
 
 
 def wrap(text: str, width: int) -> list[str]:
     """Lines of at most `width` columns, broken at blanks where there are any, and at newlines."""
     lines = []
     for paragraph in text.expandtabs(4).split("\n"):
-        line, used = "", 0
-        for word in re.findall(r"\s*\S+", paragraph) or [""]:
-            size = cells(word)
-            if used + size <= width:
-                line, used = line + word, used + size
+        line = ""
+        for word in re.findall(r"\s*\S+", paragraph):
+            if cells(line) + cells(word) <= width:
+                line += word
                 continue
             if line:
                 lines.append(line)
-            line, used = "", 0
-            for character in word.lstrip():
-                own = _cells(character)
-                if used + own > width:
-                    lines.append(line)
-                    line, used = "", 0
-                line, used = line + character, used + own
+            line = word.lstrip()
+            while (fitting := max(1, _fitting(line, width))) < len(line):
+                lines.append(line[:fitting])
+                line = line[fitting:]
         lines.append(line)
     return lines
 
@@ -83,6 +72,11 @@ def _cells(character: str) -> int:
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _fitting(text: str, width: int) -> int:
+    """How many characters from the first on take at most `width` columns."""
+    return sum(1 for _ in takewhile(lambda used: used <= width, accumulate(map(_cells, text))))
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -98,7 +92,7 @@ def plain(value: float) -> str:
     if 1000 <= abs(value) < 1e6:
         return f"{value:,.0f}".replace("-", "−")
     digits, _, power = f"{value:.3g}".replace("-", "−").partition("e")
-    return f"{digits} × 10{power_of(power)}" if power else digits
+    return f"{digits} × 10{_raised(power)}" if power else digits
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -106,17 +100,26 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def power_of(power: str) -> str:
-    """An exponent as it is set."""
+def _raised(power: str) -> str:
     return str(int(power.replace("−", "-"))).translate(SUPERSCRIPTS)
 
 
+def percent(share: float) -> str:
+    """A share, three digits of it."""
+    return "over 1000%" if share > 10 else f"{100 * share:.3g}%"
+
+
 def count(number: int, noun: str) -> str:
-    """So many of something."""
+    """A number of things, with the plural where there is more than one."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-class Unit:
+def horizon_name(horizon: int, steps: int) -> str:
+    """A horizon as people call it in a run of `steps` steps."""
+    return f"full ({steps})" if horizon == steps else str(horizon)
+
+
+class Scale:
     """A power of ten that numbers are given in, so that their digits stand below each other."""
 
     def __init__(self, values: Sequence[float]) -> None:
@@ -128,88 +131,75 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """For a heading; empty where numbers are given as they are."""
-        return f"10{power_of(str(self.power))}" if self.power else ""
+        """The power for a heading; empty where numbers are given as they are."""
+        return f"10{_raised(str(self.power))}" if self.power else ""
 
-    def write(self, value: float | None, *, signed: bool = True, named: bool = False) -> str:
-        """A number in this unit, with two decimals (three where the unit is 1)."""
+    def write(self, value: float | None, *, sign: str = "+", named: bool = False) -> str:
+        """A number on this scale, with two decimals (three where the scale is 1)."""
         if value is None or not math.isfinite(value):
             return "–"
-        text = f"{value / 10.0**self.power:{'+' if signed else ''}.{2 if self.power else 3}f}"
-        text = text.replace("-", "−")
+        text = f"{value / 10.0**self.power:{sign}.{2 if self.power else 3}f}".replace("-", "−")
         return f"{text} × {self.name}" if named and self.power else text
 
 
 def columns(rows: list[list[str]]) -> list[str]:
-    """Cells under each other, those of the first column to the left and the others to the right."""
-    widths = [max(cells(row[k]) for row in rows) for k in range(len(rows[0]))]
+    """Lines with cells below each other, the first column to the left and others to the right."""
+    widths = [max(map(cells, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            [fit(row[0], widths[0])]
-            + [" " * (w - cells(cell)) + cell for cell, w in zip(row[1:], widths[1:], strict=True)]
+            " " * (width - cells(cell)) + cell if place else fit(cell, width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
 
 
-def evaluation_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Test metrics of every alternative as lines of text, see `evaluation_cells`."""
-    return columns(evaluation_cells(rows))
-
-
 def worth_cells(worth: dict[str, Any]) -> list[list[str]]:
-    """What is kept and what else was trained on, judged by target rows; the first line is the head.
+    """What is kept and what else was trained on, judged by target rows; the first row is the head.
 
     From `Worth.row`. Gains are over everything, in loss, with their 95 % intervals.
     """
-    metrics = [*worth["chosen"]["metrics"]]
-    ways = [worth["chosen"], *worth["against"]]
-    ways += [own for own in worth["tried"] if own["share"] != worth["chosen"]["share"]]
+    chosen = worth["chosen"]
+    metrics = [*chosen["metrics"]]
+    tried = [way for way in worth["tried"] if way["share"] != chosen["share"]]
+    ways = sorted([chosen, *worth["against"], *tried], key=lambda way: way["loss"])
     head = ["trained on", "rows", "loss", *metrics, "gain", "interval", "without stopping"]
-    return [
-        head,
-        *(
-            [
-                own["name"] if own["share"] is None else f"{own['name']}, {own['share']:.0%}",
-                f"{own['rows']:,}",
-                f"{own['loss']:.3f}",
-                *(f"{own['metrics'][name]:.3f}" for name in metrics),
-                "" if own["name"] == "everything" else f"{own['gain']:+.3f}",
-                "" if own["name"] == "everything" else f"{own['low']:+.3f} to {own['high']:+.3f}",
-                f"{own['last']:.3f}",
-            ]
-            for own in sorted(ways, key=lambda own: own["loss"])
-        ),
+    body = [
+        [
+            way["name"] if way["share"] is None else f"{way['name']}, {way['share']:.0%}",
+            f"{way['rows']:,}",
+            *(f"{value:.3f}" for value in (way["loss"], *map(way["metrics"].get, metrics))),
+            *_gain(way),
+            f"{way['last']:.3f}",
+        ]
+        for way in ways
     ]
+    return [head, *body]
+
+
+def _gain(way: dict[str, Any]) -> tuple[str, str]:
+    if way["name"] == "everything":
+        return "", ""
+    return f"{way['gain']:+.3f}", f"{way['low']:+.3f} to {way['high']:+.3f}"
 
 
 def evaluation_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
     """Test metrics of every alternative, mean and spread over the seeds, best loss first.
 
-    The first line is the head.
+    The first row is the head.
     """
-    metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
-    noise, tokens = rows[0]["noise_left"] is not None, "tokens" in rows[0]
-    header = [
-        "retrained on",
-        "rows",
-        *(["tokens"] if tokens else []),
-        *(["noise"] if noise else []),
-        *(f"test {m}" for m in metrics),
-    ]
-    body = [
-        [
-            row["trained_on"],
-            str(row["rows"]),
-            *([f"{row['tokens']:,}"] if tokens else []),
-            *([f"{row['noise_left']:.1%}"] if noise else []),
-            *(mean_and_spread(row[m]["values"]) for m in metrics),
-        ]
-        for row in sorted(rows, key=lambda row: row["loss"]["mean"])
-    ]
-    return [header, *body]
-
-
-def horizon_name(horizon: int, steps: int) -> str:
-    """A horizon of a run of `steps` steps as people say it."""
-    return f"full ({steps})" if horizon == steps else str(horizon)
+    first, rows = rows[0], sorted(rows, key=lambda row: row["loss"]["mean"])
+    table = {
+        "retrained on": [row["trained_on"] for row in rows],
+        "rows": [f"{row['rows']:,}" for row in rows],
+    }
+    if first.get("tokens") is not None:
+        table["tokens"] = [f"{row['tokens']:,}" for row in rows]
+    if first.get("noise_left") is not None:
+        table["wrong labels"] = [f"{row['noise_left']:.1%}" for row in rows]
+    for name, metric in first.items():
+        if isinstance(metric, dict):
+            table[f"test {name.replace('_', ' ')}"] = [
+                mean_and_spread(row[name]["values"]) for row in rows
+            ]
+    return [list(table), *map(list, zip(*table.values(), strict=True))]

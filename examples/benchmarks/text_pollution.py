@@ -31,7 +31,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from curate.output.words import evaluation_table
+from curate.output.words import columns, evaluation_cells
 from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
 from curate.selection.ranking import auroc
@@ -170,7 +170,7 @@ def main() -> None:
         print(
             f"{kind}: K = {horizon}, {arguments.rounds} rounds, {found['steps']} steps, half kept"
         )
-        print("\n".join(evaluation_table(found["evaluation"])))
+        print("\n".join(columns(evaluation_cells(found["evaluation"]))))
         print(
             f"broken rows among those kept: {found['broken_kept']:.1%} (50 % of all); AUROC of the "
             f"score {found['auroc']:.3f}, of the mean influence {found['influence_auroc']:.3f}"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,30 @@ from datasets import load_dataset, load_from_disk
 from curate.cli.main import cli, run
 from curate.errors import RunError
 from curate.recipe import load_recipe
-from tests.job import curate, rows
+from tests.job import RECIPE, curate, rows
+
+EVALUATION = "evaluation={seeds: [0], against: [everything]}"
 
 
-def test_everything_written_agrees(here: Path) -> None:
-    assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
-    scores = pl.read_parquet("out/scores.parquet")
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command writes, with its closing lines in `said`."""
+    place = tmp_path_factory.mktemp("selected")
+    rows().to_parquet(str(place / "rows.parquet"))
+    (place / "recipe.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch, (place / "said").open("w") as said:
+        patch.chdir(place)
+        with redirect_stdout(said):
+            assert curate("recipe.yaml", "--out", "deep/er/out", "--set", EVALUATION) == 0
+    return place / "deep" / "er" / "out"
+
+
+def test_everything_written_agrees(out: Path) -> None:
+    scores = pl.read_parquet(out / "scores.parquet")
     source = rows()
-    on_disk = load_from_disk("out")["train"]
-    loaded = load_dataset(str(here / "out"), split="train")
-    (shard,) = Path("out/train").glob("*.arrow")
+    on_disk = load_from_disk(str(out))["train"]
+    loaded = load_dataset(str(out), split="train")
+    (shard,) = (out / "train").glob("*.arrow")
     streamed = pl.read_ipc_stream(shard)
 
     assert len(scores) == 120 - 24 - 24
@@ -32,15 +47,15 @@ def test_everything_written_agrees(here: Path) -> None:
     kept = scores.filter(pl.col("kept"))
     assert len(kept) == len(on_disk) == len(loaded) == len(streamed) == 36
     expected = source.select(kept["row"].to_list())
-    for found in (on_disk, loaded):
-        assert found["note"][:] == expected["note"][:]
+    for table in (on_disk, loaded):
+        assert table["note"][:] == expected["note"][:]
         for name, feature in source.features.items():
-            assert found.features[name] == feature
-        assert found["x"][:] == expected["x"][:]
-        assert found["label_clean"][:] == expected["label"][:]
+            assert table.features[name] == feature
+        assert table["x"][:] == expected["x"][:]
+        assert table["label_clean"][:] == expected["label"][:]
     assert streamed["note"].to_list() == expected["note"][:]
-    by_duckdb = duckdb.sql("select count(*) from 'out/scores.parquet' where kept").fetchall()
-    assert by_duckdb == [(36,)]
+    by_duckdb = duckdb.sql(f"select count(*) from '{out}/scores.parquet' where kept")
+    assert by_duckdb.fetchall() == [(36,)]
 
     assert sorted(scores["rank"]) == list(range(1, 73))
     assert scores.filter(pl.col("rank") <= 36)["kept"].all()
@@ -60,13 +75,13 @@ def test_another_selection_under_the_same_name_is_not_taken_for_the_first(here: 
 
 def test_the_exact_jump_from_a_recipe(here: Path) -> None:
     """The scores of one training differ, and little, from the linear ones."""
-    found = {}
+    influences = {}
     for jump in ("linear", "exact"):
         options = ("--out", jump, "--quiet", "--set", f"selection.jump={jump}")
         assert curate("recipe.yaml", *options) == 0
-        found[jump] = pl.read_parquet(here / jump / "scores.parquet")["influence"].to_numpy()
-    assert not np.allclose(found["linear"], found["exact"], rtol=1e-3)
-    assert np.corrcoef(found["linear"], found["exact"])[0, 1] > 0.9
+        influences[jump] = pl.read_parquet(here / jump / "scores.parquet")["influence"].to_numpy()
+    assert not np.allclose(influences["linear"], influences["exact"], rtol=1e-3)
+    assert np.corrcoef(influences["linear"], influences["exact"])[0, 1] > 0.9
 
 
 def test_the_error_of_scores_from_a_recipe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,19 +125,16 @@ def test_mixed_optimizers_from_a_recipe_and_again_from_what_it_wrote(here: Path)
     assert not np.allclose(first["influence"], plain["influence"], rtol=0.1)
 
 
-def test_directory_has_what_the_card_says_and_nothing_else(here: Path) -> None:
-    assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
-    assert sorted(p.name for p in Path("out").iterdir()) == [
-        "README.md", "dataset_dict.json", "dropped.parquet", "provenance.json",
-        "recipe.yaml", "report.html", "scores.parquet", "train", "windows.parquet",
-    ]  # fmt: skip
-    assert sorted(p.name for p in here.iterdir()) == ["out", "recipe.yaml", "rows.parquet"]
-    made = json.loads(Path("out/provenance.json").read_text())
+def test_directory_has_what_the_card_says_and_nothing_else(out: Path) -> None:
+    tables = {"scores.parquet", "windows.parquet", "dropped.parquet"}
+    texts = {"README.md", "report.html", "recipe.yaml", "provenance.json", "dataset_dict.json"}
+    assert {path.name for path in out.iterdir()} == tables | texts | {"train"}
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    made = json.loads((out / "provenance.json").read_text())
     assert made["kept"] == 36
     assert made["versions"]["torch"]
     assert made["sources"]["rows.parquet"]["rows"] == 120
-    card = Path("out/README.md").read_text()
-    assert "36 of 72 candidates" in card
+    assert "36 of 72 candidates" in (out / "README.md").read_text()
 
 
 def test_resolved_recipe_gives_the_same_result(here: Path) -> None:
@@ -145,10 +157,8 @@ def test_every_policy_at_every_horizon(here: Path, policy: str, horizon: str) ->
 
 
 def test_summary_as_json_with_evaluation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert curate(
-        "recipe.yaml", "--out", "out", "--json",
-        "--set", "evaluation={seeds: [0, 1], against: [everything, random, loss, knn_shapley]}",
-    ) == 0  # fmt: skip
+    evaluation = "evaluation={seeds: [0, 1], against: [everything, random, loss, knn_shapley]}"
+    assert curate("recipe.yaml", "--out", "out", "--json", "--set", evaluation) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["candidates"] == 72
     assert summary["noise"]["planted"] == 14
@@ -160,13 +170,12 @@ def test_summary_as_json_with_evaluation(here: Path, capsys: pytest.CaptureFixtu
     assert len(table["random"]["loss"]["values"]) == 2
 
 
-def test_closing_lines(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation = "evaluation={seeds: [0], against: [everything]}"
-    assert curate("recipe.yaml", "--out", "deep/er/out", "--set", evaluation) == 0
-    text = capsys.readouterr().out
+def test_closing_lines(out: Path) -> None:
+    text = (out.parents[2] / "said").read_text()
     for part in (
-        "kept 36 of 72 rows by look_ahead (10 steps, cpu)",
-        "label noise: 14 rows planted",
+        "rows: 36 of 72 kept (50%)",
+        "run: look_ahead (10 steps, cpu)",
+        "of 14 wrong labels kept",
         "wrote deep/er/out",
         "test loss",
         "everything",
@@ -178,11 +187,9 @@ def test_closing_lines(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_quota_by_any_column_and_two_targets(here: Path) -> None:
     rows(30).to_json("more.jsonl")
-    assert curate(
-        "recipe.yaml", "--out", "out", "--quiet",
-        "--set", "selection.group_by=group",
-        "--set", "data.validation={near: more.jsonl, far: {path: rows.parquet}}",
-    ) == 0  # fmt: skip
+    targets = "data.validation={near: more.jsonl, far: {path: rows.parquet}}"
+    settings = ("--set", "selection.group_by=group", "--set", targets)
+    assert curate("recipe.yaml", "--out", "out", "--quiet", *settings) == 0
     scores = pl.read_parquet("out/scores.parquet")
     groups = [i % 3 for i in scores["row"]]
     share = (
@@ -282,10 +289,8 @@ def test_interrupt_before_anything_is_known_is_130_and_leaves_nothing(
     assert sorted(here.iterdir()) == before
 
 
-DISK = (
-    "--quiet", "--set", "trajectory={snapshots: 1, disk: 1MiB}",
-    "--set", "selection.horizon=full",
-)  # fmt: skip
+FULL = ("--quiet", "--set", "selection.horizon=full")
+DISK = (*FULL, "--set", "trajectory={snapshots: 1, disk: 1MiB}")
 
 
 def test_snapshots_on_disk_from_a_recipe(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +308,7 @@ def test_snapshots_on_disk_from_a_recipe(here: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(snapshots.safetensors.torch, "save_file", note)
     assert curate("recipe.yaml", "--out", "deep/disk", *DISK) == 0
     assert places == {here / "deep" / ".disk.unfinished"}
-    assert curate("recipe.yaml", "--out", "memory", "--quiet", *DISK[3:]) == 0
+    assert curate("recipe.yaml", "--out", "memory", *FULL) == 0
     on_disk, in_memory = (
         pl.read_parquet(f"{out}/scores.parquet") for out in ("deep/disk", "memory")
     )

@@ -1,5 +1,8 @@
 """Directories as `curate select` leaves them, from made-up scores of any rows."""
 
+import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,21 @@ from curate.recipe import Recipe, check_recipe
 from curate.runtime.resume import staged
 
 WINDOWS = [
-    {"first_step": 0, "steps": 4, "candidates": 9, "kept": 5, "signal": 2e-3, "target_loss": 1.5,
-     "predicted": -0.2, "realised": -0.1, "error": 1e-4},
-    {"first_step": 4, "steps": 4, "candidates": 9, "kept": 5, "signal": 1e-3, "target_loss": 0.75,
-     "predicted": -0.1, "realised": -0.08, "error": 1e-4},
-    {"first_step": 8, "steps": 2, "candidates": 9, "kept": 5, "signal": 1e-3, "target_loss": 0.5,
-     "predicted": -0.1, "realised": None, "error": 2e-4},
-]  # fmt: skip
+    {"first_step": 0, "steps": 4, "target_loss": 1.5, "predicted": -0.2, "realised": -0.1},
+    {"first_step": 4, "steps": 4, "target_loss": 0.75, "predicted": -0.1, "realised": -0.08},
+    {"first_step": 8, "steps": 2, "target_loss": 0.5, "predicted": -0.1, "realised": None},
+]
+for _window, _signal, _error in zip(WINDOWS, (2e-3, 1e-3, 1e-3), (1e-4, 1e-4, 2e-4), strict=True):
+    _window |= {"candidates": 9, "kept": 5, "signal": _signal, "error": _error}
+HOSTILE = [
+    "<script>document.title = 'owned'</script>",
+    "</script><script>document.title = 'owned'</script>",
+    "<!--<script>",
+    '"><img src="https://example.org/x" onerror="document.title = 1">',
+    "line\u2028separator\u2029 \x1b[31mred \u202eright to left \x00",
+    "{{ 7 * 7 }}{% raw %}",
+    "<b>bold</b> &lt; &amp;",
+]
 
 
 def recipe(columns: dict[str, Any], **sections: Any) -> Recipe:
@@ -28,6 +39,15 @@ def recipe(columns: dict[str, Any], **sections: Any) -> Recipe:
     on_text = "features" not in columns
     objective = {"objective": "causal_lm", "model": {"pretrained": "tiny"}} if on_text else {}
     return check_recipe({"data": data | sections.pop("data", {})} | objective | sections)
+
+
+ON_TEXT = recipe({"text": "text"})
+ON_LISTS = recipe({"features": ["x"], "label": "label"})
+
+
+def texts(count: int = 12) -> Dataset:
+    hostile = [HOSTILE[i] if i < len(HOSTILE) else f"text number {i}" for i in range(count)]
+    return Dataset.from_dict({"text": hostile, "where": [HOSTILE[i % 2] for i in range(count)]})
 
 
 def made(
@@ -48,9 +68,46 @@ def made(
             "error": np.full(count, 1e-4),
         }
     )
-    facts = {"policy": "look_ahead", "steps": 10, "device": "cpu",
-             "composition": composition(table, kept, by)}  # fmt: skip
+    facts = {"policy": "look_ahead", "steps": 10, "device": "cpu"}
+    facts |= {"composition": composition(table, kept, by)}
     with staged(folder, overwrite=True) as stage:
         write_selection(stage, Selection(table, scores, facts | provenance, by, WINDOWS))
         leave_report(stage, table, scores)
     return folder
+
+
+class Page(HTMLParser):
+    """Elements of a page, and the text in each kind."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = self._open[: len(self._open) - 1 - self._open[::-1].index(tag)]
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.texts.setdefault(self._open[-1], []).append(data)
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    def drawings(self) -> list[dict[str, str | None]]:
+        """The figures, other than pictures of rows."""
+        return [i for i in self.all("img") if str(i["src"]).startswith("data:image/svg+xml;")]
+
+
+def listing(text: str) -> list[dict[str, Any]]:
+    """The rows of the table of a page."""
+    match = re.search(r'<script type="application/json" id="rows-data">(.*?)</script>', text, re.S)
+    assert match is not None
+    entries: list[dict[str, Any]] = json.loads(match[1])
+    return entries

@@ -27,10 +27,9 @@ def logged(folder: Path, epochs: int = 2, **options: Any) -> LookAheadLoader:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     settings: dict[str, Any] = {"horizon": 4, "rounds": 2, "row": lambda batch: batch[3]}
     torch.manual_seed(0)
-    wrapped = LookAheadLoader(
-        DataLoader(numbered(), batch_size=16, shuffle=True), model, optimizer, losses, target(),
-        log=folder, **settings | options,
-    )  # fmt: skip
+    loader = DataLoader(numbered(), batch_size=16, shuffle=True)
+    settings |= {"log": folder} | options
+    wrapped = LookAheadLoader(loader, model, optimizer, losses, target(), **settings)
     for _ in range(epochs):
         train(wrapped, model, optimizer)
     return wrapped
@@ -49,19 +48,17 @@ def test_every_candidate_offered_is_there_once(tmp_path: Path) -> None:
     windows = log.unique("window", maintain_order=True)
     for name in ("horizon", "steps", "predicted", "target_loss", "seconds"):
         assert windows[name].to_list() == [getattr(r, name) for r in wrapped.reports]
-    known = [report.realised for report in wrapped.reports]
+    realised = [report.realised for report in wrapped.reports]
     # the last window was trained on, but nobody has come back to say so
-    assert windows["realised"].to_list()[:3] == known[:3]
+    assert windows["realised"].to_list()[:3] == realised[:3]
 
 
 def test_a_log_has_the_influence_on_each_target(tmp_path: Path) -> None:
     model = net()
     optimizer = torch.optim.AdamW(model.parameters())
     goals = {"a": target(), "b": [part[:20] for part in target()]}
-    wrapped = LookAheadLoader(
-        DataLoader(numbered(), batch_size=16), model, optimizer, losses, goals,
-        rounds=1, log=tmp_path,
-    )  # fmt: skip
+    loader = DataLoader(numbered(), batch_size=16)
+    wrapped = LookAheadLoader(loader, model, optimizer, losses, goals, rounds=1, log=tmp_path)
     train(wrapped, model, optimizer)
     log = read_log(tmp_path)
     mean = (log["influence/a"] + log["influence/b"]) / 2
@@ -85,10 +82,9 @@ def test_what_was_being_written_when_a_run_died_is_left_out(tmp_path: Path) -> N
 
 def test_a_window_is_on_disk_before_it_is_trained_on(tmp_path: Path) -> None:
     model = net()
-    wrapped = LookAheadLoader(
-        DataLoader(numbered(), batch_size=16), model, torch.optim.AdamW(model.parameters()),
-        losses, target(), horizon=2, rounds=1, log=tmp_path,
-    )  # fmt: skip
+    loader, optimizer = DataLoader(numbered(), batch_size=16), torch.optim.AdamW(model.parameters())
+    options: dict[str, Any] = {"horizon": 2, "rounds": 1, "log": tmp_path}
+    wrapped = LookAheadLoader(loader, model, optimizer, losses, target(), **options)
     for number, _ in enumerate(wrapped):
         assert len(read_log(tmp_path)) == 32 * (number // 2 + 1)
     assert read_log(tmp_path)["realised"].null_count() == 0

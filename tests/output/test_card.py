@@ -1,6 +1,7 @@
 """The dataset card: a head that the Hub understands, the figures of the run, no active content."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,7 @@ from curate.output.card import card, markdown, size_category
 from curate.output.saved_run import read_run
 from curate.output.words import one_line, visible
 from curate.recipe import load_recipe
-from tests.job import curate
-from tests.output.made import made, recipe
-from tests.output.test_page import HOSTILE, Page
+from tests.output.made import HOSTILE, Page, made, recipe
 
 MARKUP = [
     *HOSTILE,
@@ -36,9 +35,8 @@ def rendered(text: str) -> Page:
     return Page(reader.render(prose))
 
 
-def test_the_head_is_what_the_hub_accepts(here: Path) -> None:
-    assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
-    head = DatasetCard.load("out/README.md").data.to_dict()
+def test_the_head_is_what_the_hub_accepts(finished: Path) -> None:
+    head = DatasetCard.load(finished / "out" / "README.md").data.to_dict()
     assert head["size_categories"] == ["n<1K"]
     assert "curate" in head["tags"]
     assert "license" not in head  # nobody has said it
@@ -46,20 +44,18 @@ def test_the_head_is_what_the_hub_accepts(here: Path) -> None:
     assert config["data_files"] == [{"split": "train", "path": "train/*.arrow"}]
 
 
-@pytest.mark.parametrize("license", ["apache-2.0", "cc-by-4.0"])
-def test_a_license_added_to_the_head_changes_nothing_else(here: Path, license: str) -> None:
-    assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
-    path = Path("out/README.md")
-    path.write_text(path.read_text().replace("---\n", f"---\nlicense: {license}\n", 1))
-    assert DatasetCard.load(path).data.license == license
-    assert load_dataset(str(here / "out"), split="train").num_rows == 36
+def test_a_license_added_to_the_head_changes_nothing_else(finished: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finished / "out", tmp_path / "licensed"))
+    path = out / "README.md"
+    path.write_text(path.read_text().replace("---\n", "---\nlicense: cc-by-4.0\n", 1))
+    assert DatasetCard.load(path).data.license == "cc-by-4.0"
+    assert load_dataset(str(out), split="train").num_rows == 36
 
 
-def test_figures_of_a_card_are_those_of_the_run(here: Path) -> None:
-    evaluation = "evaluation={seeds: [0, 1], against: [everything, random]}"
-    assert curate("recipe.yaml", "--out", "out", "--quiet", "--set", evaluation) == 0
-    text = Path("out/README.md").read_text()
-    made = json.loads(Path("out/provenance.json").read_text())
+def test_figures_of_a_card_are_those_of_the_run(finished: Path) -> None:
+    out = finished / "out"
+    text = (out / "README.md").read_text()
+    made = json.loads((out / "provenance.json").read_text())
     cells = rendered(text).texts["td"]
     assert "36 of 72 candidates" in text
     assert "36 of 72 kept (50%)" in cells
@@ -73,22 +69,19 @@ def test_figures_of_a_card_are_those_of_the_run(here: Path) -> None:
     assert source == ["rows.parquet", str(described["rows"]), described["fingerprint"]]
     assert f"curate {made['versions']['curate']}" in text
     assert "arXiv:2605.18814" in text
-    for path in Path("out").iterdir():
+    for path in out.iterdir():
         assert path.name in ("README.md", "dataset_dict.json") or path.name in text
 
 
-def test_the_recipe_on_a_card_is_the_recipe(here: Path) -> None:
-    assert curate("recipe.yaml", "--out", "out", "--quiet") == 0
-    (block,) = [
-        b for b in rendered(Path("out/README.md").read_text()).texts["code"] if "epochs" in b
-    ]
-    Path("again.yaml").write_text(block)
-    assert load_recipe("again.yaml") == load_recipe("out/recipe.yaml")
+def test_the_recipe_on_a_card_is_the_recipe(finished: Path, tmp_path: Path) -> None:
+    code = rendered((finished / "out" / "README.md").read_text()).texts["code"]
+    (block,) = [block for block in code if "epochs" in block]
+    (tmp_path / "again.yaml").write_text(block)
+    assert load_recipe(tmp_path / "again.yaml") == load_recipe(finished / "out" / "recipe.yaml")
 
 
-def test_a_policy_without_influences_is_not_said_to_have_them(here: Path) -> None:
-    assert curate("recipe.yaml", "--out", "out", "--quiet", "--set", "selection.policy=loss") == 0
-    text = Path("out/README.md").read_text()
+def test_a_policy_without_influences_is_not_said_to_have_them(finished: Path) -> None:
+    text = (finished / "loss" / "README.md").read_text()
     assert "chosen by loss." in text
     assert "arXiv" not in text
     assert "| `windows.parquet`" not in text
@@ -106,17 +99,14 @@ def test_what_comes_from_data_is_shown_and_does_nothing(tmp_path: Path, hostile:
         {"features": [name], "label": "label"},
         data={"train": hostile, "validation": {"good": name}},
     )
-    folder = made(
-        tmp_path / "out", table, by, evaluation=rows,
-        sources={hostile: {"rows": 4, "fingerprint": "0123"}},
-    )  # fmt: skip
+    sources = {hostile: {"rows": 4, "fingerprint": "0123"}}
+    folder = made(tmp_path / "out", table, by, evaluation=rows, sources=sources)
     page = rendered(card(read_run(folder)))
     tags = {tag for tag, _ in page.tags}
-    assert tags <= {"h1", "h2", "p", "a", "strong", "code", "pre", "table", "thead", "tbody",
-                    "tr", "th", "td"}  # fmt: skip
-    assert [own["href"] for own in page.all("a")] == [
-        "https://arxiv.org/abs/2605.18814", "#sources",
-    ]  # fmt: skip
+    prose, cells = {"h1", "h2", "p", "a", "strong", "code", "pre"}, {"tr", "th", "td"}
+    assert tags <= prose | cells | {"table", "thead", "tbody"}
+    links = [link["href"] for link in page.all("a")]
+    assert links == ["https://arxiv.org/abs/2605.18814", "#sources"]
     shown = one_line(visible(hostile))
     said = ["".join(page.texts[tag]) for tag in ("td", "h1")]
     assert said[0].count(shown) >= 3
@@ -147,9 +137,12 @@ def test_escaped_text_reads_as_it_was(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "name"),
-    [(1, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (123_456, "100K<n<1M"), (10**7, "10M<n<100M"),
-     (5 * 10**11, "100B<n<1T"), (10**12, "n>1T")],
-)  # fmt: skip
+    [
+        *[(1, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (9999, "1K<n<10K")],
+        *[(123_456, "100K<n<1M"), (10**7, "10M<n<100M"), (10**9, "1B<n<10B")],
+        *[(5 * 10**11, "100B<n<1T"), (10**12, "n>1T")],
+    ],
+)
 def test_size_categories(rows: int, name: str) -> None:
     assert size_category(rows) == name
 

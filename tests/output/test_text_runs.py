@@ -7,7 +7,7 @@ import pytest
 from curate.cli.main import cli, run
 from tests import words
 from tests.job import curate
-from tests.output.test_page import Page, listing
+from tests.output.made import Page, listing
 
 
 @pytest.fixture
@@ -21,12 +21,12 @@ def test_a_run_on_completions_with_a_budget_in_tokens(
     there: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = (
-        "data.columns={prompt: prompt, completion: completion}", "data.max_length=16",
-        "data.min_length=5", "selection.keep={tokens: 0.5}",
+        "data.columns={prompt: prompt, completion: completion}",
+        *("data.max_length=16", "data.min_length=5", "selection.keep={tokens: 0.5}"),
         "evaluation={seeds: [0], against: [everything]}",
-    )  # fmt: skip
-    given = [part for setting in settings for part in ("--set", setting)]
-    assert curate("text.yaml", "--out", "out", "--quiet", *given) == 0
+    )
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    assert curate("text.yaml", "--out", "out", "--quiet", *overrides) == 0
     for name in ("texts.parquet", "tiny/model.safetensors", "tiny/tokenizer.json"):
         Path(name).unlink()
     before = Path("out/report.html").read_text()
@@ -54,9 +54,8 @@ def test_a_run_on_conversations_shows_who_says_what(there: Path) -> None:
     tokenizer = words.tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     tokenizer.save_pretrained("chatty")
-    assert curate(
-        "text.yaml", "--out", "out", "--quiet", "--set", "data.columns={messages: messages}",
-        "--set", "model.tokenizer=chatty", "--set", "training.epochs=1",
-    ) == 0  # fmt: skip
+    settings = ("data.columns={messages: messages}", "model.tokenizer=chatty", "training.epochs=1")
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    assert curate("text.yaml", "--out", "out", "--quiet", *overrides) == 0
     page = Page(Path("out/report.html").read_text())
     assert {"user", "assistant"} <= set(page.texts["b"])

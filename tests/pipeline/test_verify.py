@@ -458,7 +458,7 @@ def gone(run: Path) -> None:
     [
         (other_data, "out: rows.parquet has changed since it was scored; select again"),
         (no_recipe, "out/recipe.yaml: cannot read the recipe"),
-        (no_provenance, "out: its provenance.json cannot be read, so it is no run of curate."),
+        (no_provenance, "out: its provenance.json cannot be read, so it is not a directory that"),
         (foreign_provenance, "out: its provenance.json cannot be read"),
         (no_scores, "out/scores.parquet: cannot be read"),
         (torn_scores, "out/scores.parquet: cannot be read"),

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch.nn import functional as F
 
-from curate.cli.summary import describe
+from curate.cli.summary import describe_selection as describe
 from curate.models import BUILTIN_MODELS
 from curate.output.verdict import repeats_line, worth_line
 from curate.pipeline.job import Job, prepare

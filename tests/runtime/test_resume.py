@@ -390,7 +390,7 @@ def test_what_is_finished_is_not_done_again(
     monkeypatch.chdir(place)
     monkeypatch.setattr(jobs, "choose", None)
     assert curate("recipe.yaml", "--out", "whole", "--resume") == 0
-    assert "kept 36 of 72 rows" in capsys.readouterr().out
+    assert "rows: 36 of 72 kept" in capsys.readouterr().out
     assert outcome("whole") == whole
     assert curate("recipe.yaml", "--out", "whole", "--resume", "--set", "training.seed=1") == 2
     assert "exists already" in capsys.readouterr().err

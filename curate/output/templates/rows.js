@@ -1,6 +1,6 @@
 "use strict";
 // The table of rows: filtered, sorted and opened; its state is the address, so that it can be linked.
-const rows = JSON.parse(document.getElementById("rows-data").textContent).rows;
+const rows = JSON.parse(document.getElementById("rows-data").textContent);
 const PAGE = 50;
 const NUMBERS = new Set(["score", "influence", "error"]); // the highest first
 const byId = (id) => document.getElementById(id);
@@ -108,17 +108,17 @@ function matching() {
 }
 
 function draw() {
-  const found = matching().sort(compare);
-  const last = Math.max(-1, ...found.map((row, place) => (open.has(row.row) ? place : -1)));
-  const visible = found.slice(0, Math.max(shown, last + 1));
+  const matches = matching().sort(compare);
+  const last = Math.max(-1, ...matches.map((row, place) => (open.has(row.row) ? place : -1)));
+  const visible = matches.slice(0, Math.max(shown, last + 1));
   body.replaceChildren(
     ...visible.flatMap((row) => {
       const line = element("tr", {}, ...keys.map((key) => cell(row, key)));
       line.dataset.row = row.row;
       return open.has(row.row) ? [line, details(row)] : [line];
     }));
-  byId("found").textContent = `${number.format(found.length)} of ${number.format(rows.length)} rows`;
-  byId("more").hidden = visible.length >= found.length;
+  byId("found").textContent = `${number.format(matches.length)} of ${number.format(rows.length)} rows`;
+  byId("more").hidden = visible.length >= matches.length;
   for (const head of heads) {
     if (head.dataset.key === sort.key)
       head.setAttribute("aria-sort", sort.down ? "descending" : "ascending");

@@ -204,7 +204,7 @@ CODES = {
     "scoring": (1, "RuntimeError: out of memory"),
     "interrupt": (130, "interrupted; no result was written."),
     "interrupt on 0": (130, "interrupted; no result was written."),
-    "stopped": (130, "no result was written. Go on with the same and --resume."),
+    "stopped": (130, "no result was written. To resume: the same and --resume."),
     "writing": (2, "writing: cannot be written: No space left"),
     "killed": (1, "process 0 of 2 lost the others, one of which may have been killed"),
 }

@@ -1,0 +1,47 @@
+"""What was kept of which kind."""
+
+from datasets import ClassLabel, Dataset, Features, Value
+
+from curate.output.composition import composition
+from tests.output.made import ON_LISTS, recipe
+
+
+def test_what_was_kept_adds_up() -> None:
+    table = Dataset.from_dict(
+        {
+            "text": ["a" * n for n in (1, 2, 3, 4, 7, 8)],
+            "label": ["x", "y", "x", "y", "x", "y"],
+            "source": ["web", "web", None, "books", "web", "web"],
+            "id": [f"id {i}" for i in range(6)],
+        }
+    )
+    kept = [True, True, False, False, True, False]
+    by = recipe({"text": "text", "label": "label"}, objective="sequence_classification")
+    parts = composition(table, kept, by)
+    plain_ = {name: [tuple(part.values()) for part in lines] for name, lines in parts.items()}
+    assert plain_ == {
+        "label": [("x", 3, 2), ("y", 3, 1)],
+        "source": [("books", 1, 0), ("web", 4, 3), ("none", 1, 0)],
+        "id": [(f"id {i}", 1, int(kept[i])) for i in range(6)],
+        "characters": [("1 to 1", 1, 1), ("2 to 3", 2, 1), ("4 to 7", 2, 1), ("8 to 15", 1, 0)],
+    }
+
+
+def test_labels_that_are_numbers_are_in_bins() -> None:
+    table = Dataset.from_dict({"x": [[0.0]] * 9, "y": [float(i) for i in range(9)]})
+    by = recipe({"features": ["x"], "label": "y"}, objective="regression")
+    parts = composition(table, [i < 4 for i in range(9)], by)["y"]
+    assert [part["value"] for part in parts][:2] == ["0 to 1", "1 to 2"]
+    assert [part["candidates"] for part in parts] == [1] * 7 + [2]
+    assert sum(part["kept"] for part in parts) == 4
+
+
+def test_classes_and_yes_or_no_are_named() -> None:
+    features = Features({"x": Value("float64"), "label": ClassLabel(names=["cat", "ant"])})
+    features |= {"old": Value("bool")}
+    rows = {"x": [0.0] * 4, "label": [0, 1, 0, -1], "old": [True, False, True, True]}
+    table = Dataset.from_dict(rows, features=Features(features))
+    parts = composition(table, [True, False, True, True], ON_LISTS)
+    labels = [tuple(part.values()) for part in parts["label"]]
+    assert labels == [("ant", 1, 0), ("cat", 2, 2), ("none", 1, 1)]
+    assert [tuple(part.values()) for part in parts["old"]] == [("no", 1, 0), ("yes", 3, 3)]
