@@ -104,11 +104,11 @@ class Columns(Section):
             missing = "prompt" if self.prompt is None else "completion"
             raise ValueError(f"prompt and completion belong together, but there is no {missing}")
         forms = ("features", "text", "prompt", "messages")
-        given = [form for form in forms if getattr(self, form) is not None]
-        if len(given) != 1:
+        used = [form for form in forms if getattr(self, form) is not None]
+        if len(used) != 1:
             raise ValueError(
                 "give exactly one of features, text, prompt with completion, and messages, but "
-                f"got {' and '.join(given) or 'none'}"
+                f"got {' and '.join(used) or 'none'}"
             )
         if self.image_shape is not None and self.features is None:
             raise ValueError("image_shape is for features; remove it")

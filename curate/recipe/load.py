@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from curate.errors import RecipeError
 from curate.recipe.optimizers import UNMODELED
 from curate.recipe.schema import Recipe
-from curate.recipe.section import sections
+from curate.recipe.section import Section, sections
 
 TAG = "tag:yaml.org,2002:"
 SCALARS = (
@@ -133,7 +133,7 @@ def _message(error: Any) -> str:
             return gone
         if key in UNMODELED:
             return "is not modeled; remove it"
-        keys = {name for section in sections() for name in section.model_fields}
+        keys = {name for section in sections(Section) for name in section.model_fields}
         if key in keys:
             return "does not belong here; remove it"
         close = difflib.get_close_matches(key, keys, n=1)

@@ -123,7 +123,7 @@ def page() -> str:
 def _plain_schema() -> dict[str, Any]:
     """Pydantic's schema, with a description of every key that its section does not repeat."""
     whole = Recipe.model_json_schema()
-    classes = {section.__name__: section for section in sections()}
+    classes = {section.__name__: section for section in sections(Section)}
     for name, part in {**whole["$defs"], Recipe.__name__: whole}.items():
         for key, words in described(classes[name]).items():
             value = part["properties"][key]

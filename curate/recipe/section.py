@@ -1,7 +1,7 @@
 """The base of every section of a recipe, and the kinds of numbers they share."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -24,7 +24,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def sections(root: type[Section] = Section) -> list[type[Section]]:
+S = TypeVar("S", bound=Section)
+
+
+def sections(root: type[S]) -> list[type[S]]:
     """A section's class and all classes that inherit from it, each before its heirs."""
     return [root, *(heir for child in root.__subclasses__() for heir in sections(child))]
 

@@ -103,11 +103,11 @@ class Selection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _per_token_where_tokens_are_kept(cls, given: Any) -> Any:
-        keep = given.get("keep") if isinstance(given, dict) else None
+    def _per_token_where_tokens_are_kept(cls, raw: Any) -> Any:
+        keep = raw.get("keep") if isinstance(raw, dict) else None
         if isinstance(keep, dict) and keep.get("tokens") is not None:
-            return {"per": "token"} | given
-        return given
+            return {"per": "token"} | raw
+        return raw
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -299,7 +299,8 @@ class Change(NamedTuple):
 
 def changes(before: Any, now: Any) -> list[Change]:
     """Every difference of nested plain values, as JSON has them: lists and tuples are alike."""
-    return [*_changes(*json.loads(json.dumps([before, now])), ())]
+    before, now = json.loads(json.dumps([before, now]))
+    return [*_changes(before, now, ())]
 
 
 def _changes(before: Any, now: Any, path: tuple[str, ...]) -> Iterator[Change]:

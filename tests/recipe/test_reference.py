@@ -20,7 +20,7 @@ ALL = sorted([*RECIPES.glob("*.yaml"), *RECIPES.parent.glob("examples/**/*.yaml"
 SHORTEST = {"data": {"train": "a.csv", "columns": {"features": "x"}, "validation": "b.csv"}}
 
 
-@pytest.mark.parametrize("section", sections()[1:], ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", sections(Section)[1:], ids=lambda section: section.__name__)
 def test_every_key_has_a_description(section: type[Section]) -> None:
     missing = [name for name in section.model_fields if not described(section).get(name)]
     assert not missing

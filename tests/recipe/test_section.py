@@ -14,8 +14,8 @@ def test_heirs_come_after_what_they_inherit_from() -> None:
     optimizers = sections(Optimizer)
     assert optimizers[0] is Optimizer
     assert optimizers.index(AdamSection) < optimizers.index(AdamWSection)
-    assert sections()[0] is Section
-    assert {*optimizers, Split} < {*sections()}
+    assert sections(Section)[0] is Section
+    assert {*optimizers, Split} < {*sections(Section)}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Group:
     """
 
     def __init__(self, store: Store, rank: int, size: int, local: int = 0) -> None:
-        """`store`: what the ranks find each other by; it has to outlive them."""
+        """`store`: where the ranks find each other; it has to outlive them."""
         self.rank, self.size, self.local = rank, size, local
         self._store = store
         cuda = torch.cuda.is_available() and dist.is_nccl_available()

@@ -11,23 +11,13 @@ from tests.runtime.trackers.stubs import STUBS, Calls, stub_mlflow
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_adapters_pass_on_what_they_are_told(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, stub, where, opened = STUBS[kind]
+def test_every_kind_is_opened(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, stub, where, opened = STUBS[kind]
     calls: Calls = []
-    monkeypatch.setitem(sys.modules, name, stub(calls))
-    tracker = open_tracker(f"{kind}:{where}", {"policy": "look_ahead"})
-    tracker.log({"a/b": 0.5, "c": 2.0}, 7)
-    tracker.close()
-    told: dict[str, float] = {}
-    for what, value in calls:
-        if what == "log":
-            metrics, step = value
-            told |= metrics
-            assert step == 7
-    assert told == {"a/b": 0.5, "c": 2.0}
-    assert ("open", opened) in calls
-    assert any(what == "config" and "look_ahead" in value for what, value in calls)
-    assert calls[-1][0] == "close"
+    monkeypatch.setitem(sys.modules, package, stub(calls))
+    tracker = open_tracker(f"{kind}:{where}")
+    assert calls[0] == ("open", opened)
+    assert type(tracker).__name__ == KINDS[kind][0]
 
 
 @pytest.mark.parametrize("failed", [False, True])
