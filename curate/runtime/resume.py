@@ -193,11 +193,14 @@ class Unfinished:
 
 def has_progress(folder: Path) -> str | None:
     """What there is to resume from, in words; None if there is nothing."""
-    scored = sorted({path.parent.name for path in folder.glob("score-*/[0-9]*.safetensors")})
+    try:
+        scored = sorted({path.parent.name for path in folder.glob("score-*/[0-9]*.safetensors")})
+        journal = folder / EVALUATION
+        entries = len(journal.read_bytes().splitlines()) - 1 if journal.exists() else 0
+    except FileNotFoundError:  # another rank has just removed it
+        return None
     parts = [name.replace("score-", "scores by ") for name in scored]
-    if (folder / EVALUATION).exists():
-        entries = len((folder / EVALUATION).read_bytes().splitlines()) - 1
-        parts += [f"{entries} retrainings"] if entries > 0 else []
+    parts += [f"{entries} retrainings"] if entries > 0 else []
     return ", ".join(parts) or None
 
 

@@ -26,7 +26,7 @@ from curate.errors import OutputError
 from curate.pipeline import select as jobs
 from curate.runtime import progress, savepoints
 from curate.runtime.files import digest_of
-from curate.runtime.resume import MARK, changes, folder_of, staged
+from curate.runtime.resume import MARK, changes, folder_of, has_progress, staged
 from tests.job import RECIPE, curate, rows
 
 RECIPE_WITH_EVALUATION = RECIPE + "evaluation: {seeds: [0, 1], against: [everything, loss]}\n"
@@ -185,6 +185,25 @@ def test_a_stage_leaves_alone_what_curate_did_not_write(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=message), staged(out, overwrite=overwrite):
             pytest.fail("it is taken")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "mine"]
+
+
+def test_progress_is_told_in_words_and_a_folder_may_vanish_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert has_progress(tmp_path / "nowhere") is None
+    (tmp_path / "evaluation.jsonl").write_text("its name\n")
+    assert has_progress(tmp_path) is None
+    (tmp_path / "evaluation.jsonl").write_text("its name\none\ntwo\n")
+    (tmp_path / "score-loss").mkdir()
+    (tmp_path / "score-loss/000001.safetensors").touch()
+    assert has_progress(tmp_path) == "scores by loss, 2 retrainings"
+
+    def remove(folder: Path, pattern: str) -> Iterator[Path]:
+        shutil.rmtree(folder)
+        yield from os.scandir(folder)  # type: ignore[misc]
+
+    monkeypatch.setattr(Path, "glob", remove)
+    assert has_progress(tmp_path) is None
 
 
 @pytest.mark.usefixtures("dead")
