@@ -34,11 +34,10 @@ class Following(NamedTuple):
 
 @dataclass(frozen=True)
 class Linearization:
-    """A recorded step as the way back comes to it: where its candidates' influences are taken.
+    """A recorded step as the way back comes to it.
 
-    rule: what updates. state: before the step. grad: the step's gradient there. adjoint: of the
-    state after the step, Q targets at once. following: the step after; None if there is none, or
-    if the jump (see `jump_of`) is not wanted.
+    state: before the step. grad: the step's gradient there. adjoint: of the state after it, Q
+    targets at once. following: the next step, for `jump_of`; None after the last.
     """
 
     rule: Rule
@@ -50,7 +49,7 @@ class Linearization:
 
 
 class BackwardStep(NamedTuple):
-    """What one backward step yields.
+    """The result of one backward step.
 
     adjoint: of the state before the step; None if it was not asked for.
     derivatives: d_i = <grad l_i, a_g>, shape (Q, n): l_i is the candidate's

@@ -34,7 +34,7 @@ WITHIN = 4.0
 """By what factor the change may miss that."""
 TRIES = 8
 FARTHEST = 0.1
-"""Of |theta|, or of 1 if that is more: a gradient that has not changed by then does not."""
+"""How far to go at most, as a share of max(|theta|, 1); what has not changed by then does not."""
 EVERY = 32
 """Steps between two that are checked."""
 TOO_LARGE = 0.01
@@ -57,10 +57,10 @@ class Product(NamedTuple):
 
 @dataclass
 class _Course:
-    """What is remembered of one target's products.
+    """One target's products so far.
 
-    stiffness: |H a| / |a| as seen last, 0 if not yet. taken: how many. error: of the last that
-    was checked. central: whether all are, now.
+    stiffness: |H a| / |a| of the last, 0 before the first. taken: how many. error: of the last
+    that was checked. central: whether all are, now.
     """
 
     stiffness: float = 0.0
@@ -86,7 +86,7 @@ class Differences:
         self._courses: dict[int, _Course] = {}
 
     def saved(self) -> list[dict[str, Any]]:
-        """What the next products depend on."""
+        """All that the next products depend on."""
         return [asdict(self._courses[q]) for q in sorted(self._courses)]
 
     def restore(self, saved: Sequence[dict[str, Any]]) -> None:
@@ -96,8 +96,8 @@ class Differences:
     def products(self, point: Point, grad: Gradient, directions: Sequence[Tensor]) -> list[Product]:
         """The derivative of a step's mean gradient along Q directions, shape (P,), and slopes.
 
-        `grad`: the step's gradient at the point. Each direction, in its place, has its own
-        course, the same whatever the others are.
+        `grad`: the step's gradient at the point. Directions are followed from step to step by
+        their place, each whatever the others are.
 
         Raises:
             ModelError: the gradient that the model trains by is not one of any loss.
@@ -150,10 +150,10 @@ class Differences:
 
 @dataclass(frozen=True)
 class _Ray:
-    """Where gradients are taken: at theta + reach * direction.
+    """Gradients at theta + reach * direction.
 
-    base: the gradient at the point itself. origin: on whose pieces to stay, see `Point`.
-    slopes: what takes them along the direction; None if they are not wanted.
+    base: the one at theta. origin: on whose pieces to stay, see `Point`. slopes: what takes them
+    along the direction; None if they are not wanted.
     """
 
     point: Point

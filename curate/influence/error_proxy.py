@@ -14,6 +14,7 @@ from curate.influence.probes import Probe, Probing, as_probes, size_of
 from curate.influence.window import WindowScores
 from curate.trajectory import Step
 
+Error = Callable[[Probe], float]
 BORROWED = 4
 """Probes' worth of the whole run's error that a window's own probes are averaged with."""
 
@@ -139,7 +140,8 @@ class ErrorProxy:
 
     def windows(self) -> list[WindowError]:
         """The windows entered, in order."""
-        kinds = [self._error, attrgetter("jump"), attrgetter("propagation")]
+        kinds: list[Error] = [self._error, attrgetter("jump"), attrgetter("propagation")]
+        ratios = [self._ratios(error) for error in kinds]
         return [
             WindowError(
                 first_step=window.first_step,
@@ -153,9 +155,7 @@ class ErrorProxy:
                 derivative=window.derivative,
                 target_loss=window.target_loss,
             )
-            for window, error, jump, propagation in zip(
-                self._windows, *map(self._ratios, kinds), strict=True
-            )
+            for window, error, jump, propagation in zip(self._windows, *ratios, strict=True)
         ]
 
     def rows(self, count: int) -> NDArray[Any]:
@@ -204,7 +204,7 @@ class ErrorProxy:
     def _error(self, probe: Probe) -> float:
         return probe.propagation if self._exact else abs(probe.actual - probe.linear)
 
-    def _ratios(self, error: Callable[[Probe], float]) -> list[float]:
+    def _ratios(self, error: Error) -> list[float]:
         """c of every window for one kind of error."""
         probed = [
             (window.sizes.sum(), window.errors(error) / len(window.probes))
@@ -236,10 +236,10 @@ class _Window:
     target_loss: float
     probes: list[Probe]
 
-    def errors(self, error: Callable[[Probe], float]) -> float:
+    def errors(self, error: Error) -> float:
         """The errors of the window's probes together, in units of their sizes."""
         return sum(error(probe) / probe.size for probe in self.probes if probe.size > 0)
 
-    def ratio(self, error: Callable[[Probe], float], overall: float) -> float:
+    def ratio(self, error: Error, overall: float) -> float:
         """c of the window: its probes, averaged with what is known of the whole run."""
         return (self.errors(error) + BORROWED * overall) / (len(self.probes) + BORROWED)

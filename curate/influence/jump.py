@@ -25,7 +25,7 @@ from curate.trajectory import Task, example_gradients, nonzero
 
 
 def jump_of(at: Linearization) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], Adjoint]:
-    """What a step's gradient leads to, and what the target makes of it.
+    """Where a step's gradient leads to, and how the target depends on that.
 
     Returns:
         a function from the gradient, shape (P,), to tensors of any sizes; and for each

@@ -49,7 +49,7 @@ _PIECEWISE = frozenset(
     if hasattr(place, name)
 )
 _RELUS = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
-"""For these, one bit per number is enough."""
+"""Functions for which one bit per number is enough."""
 
 
 def _hardswish(x: Tensor, inplace: bool = False) -> Tensor:
@@ -68,7 +68,7 @@ _MADE_OF: dict[Any, Callable[..., Tensor]] = {
     F.prelu: _prelu,
     torch.prelu: _prelu,
 }
-"""Others, in terms of these."""
+"""Piecewise functions that are written in terms of those above."""
 
 
 class Seen(NamedTuple):
@@ -119,7 +119,7 @@ class Pieces(TorchFunctionMode):
         return output
 
     def _decide(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Call another function: does it decide, by numbers that depend on parameters?"""
+        """Call a function, and see whether it decides by numbers that depend on parameters."""
         output = func(*args, **kwargs)
         decided = tensors_in(output)
         if not decided or any(_is_number(y) for y in decided):
@@ -133,10 +133,10 @@ class Pieces(TorchFunctionMode):
         return output if there is None else there.output
 
     def _find(self, func: Any, now: Sequence[Tensor]) -> Seen | None:
-        """The same call of the pass that is kept to.
+        """This call in the pass that is kept to.
 
-        They come in the same order, but for layers that are computed again on the way back:
-        then it is the one that was most alike.
+        Calls come in the same order, but for layers that are computed again on the way back:
+        for those it is the one that was most alike.
         """
         assert self._keep is not None
         if self._next < len(self._keep) and _fits(self._keep[self._next], func, now):
@@ -164,7 +164,7 @@ def _go_on_relu(there: Seen, x: Tensor) -> Tensor:
 
 
 def _go_on(there: Seen, call: Call, inputs: Sequence[Tensor]) -> Any:
-    """What a call puts out if it goes on from where it was `there`."""
+    """The output of a call that goes on from where it was `there`."""
     before = iter(there.inputs)
     at_x0 = call.holding([next(before) if _is_number(x) else x for x in call.tensors()])
     values = _values(there.func, at_x0, inputs)

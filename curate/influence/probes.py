@@ -50,7 +50,7 @@ class Probing:
 
 @dataclass(frozen=True)
 class Probe:
-    """One removal followed to the end of its window. Changes of the mean target loss.
+    """One removal followed to the end of its window, as changes of the mean target loss.
 
     step, position: in the window, in the step. size: what it was drawn in proportion to.
     linear: its influence to first order. exact: by the exact jump. actual: what it was.
@@ -75,7 +75,7 @@ class Probe:
 
 
 def as_probes(saved: Sequence[dict[str, Any]]) -> list[Probe]:
-    """The inverse of `asdict`, for several."""
+    """Probes that `asdict` turned into dictionaries."""
     return [Probe(**values) for values in saved]
 
 
@@ -91,7 +91,7 @@ def size_of(influences: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Removal:
-    """A removal that may be followed: all that is needed for it when the way back is done.
+    """A removal that was drawn, and all that following it takes when the way back is done.
 
     step, position, size, linear: see `Probe`. at: that step of the window.
     """
@@ -104,7 +104,7 @@ class Removal:
 
 
 class Draw:
-    """Draws removals from a window whose steps come one by one, last step first.
+    """Draws removals from a window whose steps come one by one, last step first; follows them.
 
     Each place is one independent draw in proportion to size: it goes to a
     candidate of the step at hand with the probability that this step has among those
@@ -134,38 +134,32 @@ class Draw:
             removal = Removal(k, i, float(sizes[i]), float(to_first_order[i]), at)
             self.drawn[place : place + 1] = [removal]
 
+    def follow(
+        self, task: Task, steps: Sequence[Step], removal: str, losses: Tensor
+    ) -> list[Probe]:
+        """See what leaving out each of those drawn does at the end of a window of `steps`.
 
-def follow_removal(
-    task: Task,
-    steps: Sequence[Step],
-    removal: Removal,
-    semantics: str,
-    targets: Sequence[Target],
-    losses: Tensor,
-) -> Probe:
-    """See what leaving one candidate out does at the end of a window of `steps`.
+        Cost, for one from step k: K - k gradients, and one forward pass over the targets.
 
-    Cost: K - k gradients, and one forward pass over the targets.
+        Args:
+            removal: what leaving out means, see `influence`.
+            losses: of the targets after the steps as they were, shape (Q,).
+        """
+        probes = []
+        for drawn in self.drawn:
+            k, i, at = drawn.step, drawn.position, drawn.at
+            without = leave_out(at.step, i, at.grad.sizes, removal)
+            grad = gradient(task, at.state.theta, without)
+            outcome, cotangents = jump_of(at)
+            with torch.no_grad():
+                moved, as_it_was = outcome(grad.mean.double()), outcome(at.grad.mean.double())
+                exact = self._mean(effect(moved, as_it_was, cotangents))
+            after, _ = forward_step(task, at.rule, at.state, without, grad)
+            theta = replay(task, at.rule, after, steps[k + 1 :]).theta
+            changed = target_losses(task.model, task.objective, self._targets, theta, task.ranks)
+            actual = self._mean(changed - losses)
+            probes.append(Probe(k, i, drawn.size, drawn.linear, exact, actual))
+        return probes
 
-    Args:
-        semantics: of the removal, see `influence`.
-        losses: of the targets after the steps as they were, shape (Q,).
-    """
-    k, at = removal.step, removal.at
-    without = leave_out(steps[k], removal.position, at.grad.sizes, semantics)
-    grad = gradient(task, at.state.theta, without)
-    outcome, cotangents = jump_of(at)
-    with torch.no_grad():
-        moved, as_it_was = outcome(grad.mean.double()), outcome(at.grad.mean.double())
-        jump = over_targets(targets, effect(moved, as_it_was, cotangents))
-    after, _ = forward_step(task, at.rule, at.state, without, grad)
-    final = replay(task, at.rule, after, steps[k + 1 :])
-    changed = target_losses(task.model, task.objective, targets, final.theta, task.ranks)
-    return Probe(
-        step=k,
-        position=removal.position,
-        size=removal.size,
-        linear=removal.linear,
-        exact=float(jump),
-        actual=float(over_targets(targets, changed - losses)),
-    )
+    def _mean(self, change: Tensor) -> float:
+        return float(over_targets(self._targets, change))

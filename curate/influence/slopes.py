@@ -29,7 +29,7 @@ EVERY = 32
 
 
 class Slopes:
-    """Takes slopes along one trajectory, and remembers by which road.
+    """Takes slopes along one trajectory, and remembers which have to be taken row by row.
 
     Memory of a pass: that of training. Time: about a third more than a gradient, per direction.
     """
@@ -112,7 +112,7 @@ class Slopes:
             slopes.zero_()
 
     def _distrust(self, astray: Mapping[str, str]) -> None:
-        """From now on take the slopes by these parameters row by row, and warn of it."""
+        """Take the slopes by these parameters row by row from now on, and warn of it."""
         if not astray:
             return
         self._singly |= astray.keys()

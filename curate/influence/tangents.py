@@ -132,7 +132,7 @@ class Watcher(TorchFunctionMode):
         return -1 if shape and shape[0] % n == 0 and shape[0] else None
 
     def _carry_on(self, func: Any, call: "Call", outputs: list[Tensor], names: Names) -> None:
-        """What depends on parameters alone has a tangent itself."""
+        """Give a tangent to outputs that depend on parameters alone."""
         try:
             with torch.no_grad():
                 tangents = [call.tangent(func, self._along(call, q)) for q in range(self.count)]
@@ -182,8 +182,8 @@ class Watcher(TorchFunctionMode):
 class Call:
     """The arguments of a call.
 
-    leaves: the arguments, flattened; form: the tree that they are the leaves of, arguments by
-    place and by name. by_place: there are none by name. rng: where a call that may draw drew from.
+    leaves, form: the arguments by place and by name, flattened, and how to put them together
+    again. by_place: none is by name. rng: states of the generators, if the call may draw.
     """
 
     leaves: list[Any]
@@ -205,13 +205,13 @@ class Call:
         return [x for x in self.leaves if isinstance(x, Tensor)]
 
     def holding(self, tensors: Sequence[Tensor]) -> "Call":
-        """The same call with other tensors."""
+        """This call with other tensors."""
         others = iter(tensors)
         leaves = [next(others) if isinstance(x, Tensor) else x for x in self.leaves]
         return replace(self, leaves=leaves)
 
     def arguments(self, instead: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What to call with, some of the leaves replaced."""
+        """The arguments to call with, some of the leaves replaced."""
         leaves = [instead.get(place, x) for place, x in enumerate(self.leaves)]
         args, kwargs = tree_unflatten(leaves, self.form)
         return args, kwargs
@@ -328,7 +328,7 @@ def load_forward_mode() -> None:
 
 
 def _generators() -> list[torch.Generator]:
-    """What functions of torch's draw from."""
+    """The generators that torch's functions draw from."""
     if not torch.cuda.is_initialized():
         return [torch.default_generator]
     return [torch.default_generator, torch.cuda.default_generators[torch.cuda.current_device()]]

@@ -11,7 +11,7 @@ from curate.errors import NonFiniteError
 from curate.influence.adjoint import Following, Linearization, backward_step, final_adjoint
 from curate.influence.differences import Differences
 from curate.influence.jump import exact_jump
-from curate.influence.probes import Draw, Probe, Probing, follow_removal
+from curate.influence.probes import Draw, Probe, Probing
 from curate.influence.removal import Scoring, influence
 from curate.influence.targets import Target, over_targets, target_gradients
 from curate.rules import Adjoint, Rule, State
@@ -27,9 +27,9 @@ class WindowScores:
     sizes: n_i, per step, shape (n,), on the CPU.
     target_losses: at the end of the window, shape (Q,).
     probes: removals that were followed.
-    targets: that they are about.
-    drifts: per step, what differences may have put its influences off by, as a share: of the
-        Hessian products on the way to it, in quadrature, see `Differences`.
+    targets: those that influences are on.
+    drifts: per step, by what share differences may have put its influences off: the errors of
+        the Hessian products on the way to it, in quadrature, see `Differences`.
     """
 
     influences: list[Tensor]
@@ -47,7 +47,7 @@ class WindowScores:
 
     @property
     def drift(self) -> float:
-        """What differences may have put influences off by, on average."""
+        """By how much differences may have put influences off, on average."""
         errors = [d * x.abs() for d, x in zip(self.drifts, self.overall, strict=True)]
         return float(torch.cat(errors).mean())
 
@@ -69,7 +69,7 @@ def score_window(
     first_step: int = 0,
     on_step: Callable[[], None] = ignore_step,
 ) -> WindowScores:
-    """Influence of every candidate of every recorded step on the targets at its end.
+    """Influence of every candidate of every recorded step on the targets at the end.
 
     Goes through the recording backwards, once, all Q targets together. Time:
     one pass over the targets, then per step about 1.3 gradients for each (twice that
@@ -95,7 +95,7 @@ def score_window(
     )
     _require_finite(targets, losses, first_step + len(recording.steps) - 1)
     adjoint, following = final_adjoint(final, gradients), None
-    influences, derivatives, sizes, drifts = [], [], [], []
+    by_step, drifts = list[tuple[Tensor, Tensor, Tensor]](), list[float]()
     differences, drift = differences or Differences(), 0.0
     for k, recorded, grad in recording.backwards():
         state = _without_slots(rule, recorded) if mistaken else recorded
@@ -109,9 +109,7 @@ def score_window(
         if not scores.isfinite().all():
             raise NonFiniteError(_non_finite_score(task, scores, back.adjoint, first_step + k))
         draw.offer(k, at, scores, linear)
-        influences.append(scores)
-        derivatives.append(back.derivatives.cpu())
-        sizes.append(grad.sizes.cpu())
+        by_step.append((scores, back.derivatives.cpu(), grad.sizes.cpu()))
         drifts.append(drift)
         drift = math.hypot(drift, back.error)
         if back.adjoint is not None:
@@ -120,18 +118,9 @@ def score_window(
             adjoint = back.adjoint
         del at, back  # and with them an adjoint, while a step before is done again
         on_step()
-    return WindowScores(
-        influences=influences[::-1],
-        derivatives=derivatives[::-1],
-        sizes=sizes[::-1],
-        target_losses=losses,
-        probes=[
-            follow_removal(task, recording.steps, removal, scoring.removal, targets, losses)
-            for removal in draw.drawn
-        ],
-        targets=targets,
-        drifts=drifts[::-1],
-    )
+    influences, derivatives, sizes = (list(part) for part in zip(*by_step[::-1], strict=True))
+    probes = draw.follow(task, recording.steps, scoring.removal, losses)
+    return WindowScores(influences, derivatives, sizes, losses, probes, targets, drifts[::-1])
 
 
 def _require_finite(targets: Sequence[Target], losses: Tensor, step: int) -> None:

@@ -82,14 +82,18 @@ def assert_near(
             assert (our[q] - their).abs().max() <= most * their.abs().max()
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["plain", "dropout"])
-@pytest.mark.parametrize("grouped", [False, True], ids=["one-group", "two-groups"])
-@pytest.mark.parametrize("clip", [None, 0.3], ids=["unclipped", "clipped"])
+@pytest.mark.parametrize(
+    ("clip", "grouped", "dropout"),
+    [(None, False, 0.0), (None, True, 0.3), (0.3, False, 0.3), (0.3, True, 0.0)],
+)
 @pytest.mark.parametrize("name", tiny.RULES)
 def test_derivatives_equal_unrolled_autograd(
     name: str, clip: float | None, grouped: bool, dropout: float
 ) -> None:
-    """In micro-batches, too, among which dropout falls otherwise; and with gradients kept."""
+    """Every pair of clipping, groups and dropout; with gradients kept, and in micro-batches.
+
+    Among those dropout falls otherwise.
+    """
     task = tiny.task(dropout=dropout, grouped=grouped)
     rule, lrs = tiny.rule_for(name, task.model.group_shapes, clip)
     steps, in_parts = tiny.steps(STEPS, lrs), tiny.steps(STEPS, lrs, micro=4)
@@ -161,8 +165,8 @@ def test_derivatives_equal_finite_differences(name: str) -> None:
 def test_snapshot_budget_leaves_derivatives_bit_identical() -> None:
     task = tiny.task(dropout=0.3)
     rule, lrs = tiny.rule_for("adamw")
-    steps = tiny.steps(12, lrs)
-    everything = derivatives(task, rule, steps, snapshots=12)
+    steps = tiny.steps(9, lrs)
+    everything = derivatives(task, rule, steps, snapshots=9)
     for budget in (1, 2, 4):
         few = derivatives(task, rule, steps, snapshots=budget)
         assert all(torch.equal(a, b) for a, b in zip(everything, few, strict=True))

@@ -18,13 +18,16 @@ def step(rows: Sequence[int]) -> Step:
     return Step(torch.tensor(rows), torch.ones(len(rows)), (0.1,), 0)
 
 
+TARGETS = tiny.targets()
+
+
 def window_scores(influences: list[list[float]], probes: list[Probe]) -> WindowScores:
-    """One window's, with two targets whose mean is what is given."""
-    each = [torch.tensor([own, own], dtype=torch.float64) for own in influences]
-    each = [own + torch.tensor([[0.5], [-0.5]], dtype=torch.float64) for own in each]
-    sizes = [torch.ones(own.shape[1]) for own in each]
-    losses = torch.tensor([1.0, 3.0], dtype=torch.float64)
-    return WindowScores(each, each, sizes, losses, probes, tiny.targets(), [0.0] * len(each))
+    """One window's scores, on two targets whose mean influences are these."""
+    apart = torch.tensor([[0.5], [-0.5]], dtype=torch.float64)
+    by_target = [torch.tensor([values], dtype=torch.float64) + apart for values in influences]
+    sizes = [torch.ones(len(values)) for values in influences]
+    losses, drifts = torch.tensor([1.0, 3.0], dtype=torch.float64), [0.0] * len(influences)
+    return WindowScores(by_target, by_target, sizes, losses, probes, TARGETS, drifts)
 
 
 def probe(size: float, linear: float, exact: float, actual: float, k: int = 0) -> Probe:
@@ -63,10 +66,8 @@ def test_the_ratio_is_the_formula_by_hand(exact: bool, first: float, second: flo
     assert one.error == pytest.approx(2 * ratios[0], rel=1e-12)
     assert two.error == pytest.approx(2 * ratios[1], rel=1e-12)
     rows = proxy.rows(6)
-    expected = [
-        1.5 * ratios[0], 2.5 * ratios[0], 2 * ratios[0],
-        (2 * ratios[0] + 3 * ratios[1]) / 2, 1 * ratios[1],
-    ]  # fmt: skip
+    in_both = (2 * ratios[0] + 3 * ratios[1]) / 2
+    expected = [1.5 * ratios[0], 2.5 * ratios[0], 2 * ratios[0], in_both, 1 * ratios[1]]
     np.testing.assert_allclose(rows[:5], expected, rtol=1e-12)
     assert np.isnan(rows[5])
 
@@ -116,11 +117,11 @@ def test_the_mean_error_is_estimated_without_bias_whether_or_not_errors_go_with_
     chance = (sizes / sizes.sum()).ravel()
     for _ in range(600):
         drawn = random.choice(24, size=3, p=chance)
-        probes = [
-            probe(float(sizes.flat[i]), float(influences.flat[i]), 0,
-                  float(influences.flat[i] + errors.flat[i] * random.choice([-1, 1])))
-            for i in drawn
-        ]  # fmt: skip
+        probes = []
+        for i in drawn:
+            size, influence = float(sizes.flat[i]), float(influences.flat[i])
+            actual = influence + float(errors.flat[i]) * random.choice([-1, 1])
+            probes.append(probe(size, influence, 0, actual))
         proxy = ErrorProxy(0.25, exact=False)
         proxy.enter(0, steps, window_scores(influences.tolist(), probes), 10)
         estimates.append(proxy.windows()[0].error)
@@ -169,3 +170,18 @@ def test_windows_are_probed_with_seeds_of_their_own_and_the_same_each_time() -> 
         seeds.append([proxy.plan([step(range(5))] * 4, 20).seed for _ in range(5)])
     assert seeds[0] == seeds[1]
     assert len(set(seeds[0])) == 5
+
+
+@pytest.mark.parametrize("windows", [0, 2])
+def test_a_proxy_resumes_from_what_was_saved(windows: int) -> None:
+    proxy, again = ErrorProxy(0.25, exact=False), ErrorProxy(0.25, exact=False, seed=9)
+    steps = [step([0, 1]), step([2, 3])]
+    for k in range(windows):
+        proxy.plan(steps, 10)
+        proxy.enter(2 * k, steps, window_scores(FIRST, PROBES[k:]), 10)
+    again.restore(proxy.saved())
+    assert again.windows() == proxy.windows()
+    np.testing.assert_array_equal(again.rows(6), proxy.rows(6))
+    assert again.plan(steps, 10) == proxy.plan(steps, 10)
+    if windows:
+        assert again.latest() == proxy.latest()

@@ -60,15 +60,21 @@ def by_hand(task: Task, at: Linearization) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("micro", "cuts"), [(0, ()), (4, ()), (0, (1, 4))], ids=["whole", "micro-batches", "cut"]
+    ("micro", "cuts", "grouped", "dropout"),
+    [
+        (0, (), False, 0.0),
+        (0, (), True, 0.3),
+        (4, (), False, 0.3),
+        (4, (), True, 0.0),
+        (0, (1, 4), False, 0.0),
+        (0, (1, 4), True, 0.3),
+    ],
 )
-@pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["plain", "dropout"])
-@pytest.mark.parametrize("grouped", [False, True], ids=["one-group", "two-groups"])
 @pytest.mark.parametrize("name", tiny.RULES)
 def test_the_jump_is_the_step_without_the_example(
-    name: str, grouped: bool, dropout: float, micro: int, cuts: tuple[int, ...]
+    name: str, micro: int, cuts: tuple[int, ...], grouped: bool, dropout: float
 ) -> None:
-    """Clipped or not, in both senses of removal."""
+    """Every pair of chunks, groups and dropout; clipped or not, in both senses of removal."""
     task = tiny.task(dropout=dropout, grouped=grouped)
     for clip in (None, 0.3):
         rule, lrs = tiny.rule_for(name, task.model.group_shapes, clip)

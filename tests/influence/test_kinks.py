@@ -127,7 +127,7 @@ def by_double_backward(point: Point, directions: Sequence[Tensor]) -> list[Tenso
 @pytest.mark.parametrize("name", MODELS)
 def test_products_are_those_on_the_pieces(name: str, micro: int) -> None:
     point = point_of(MODELS[name], micro)
-    directions = [*torch.randn(3, len(point.theta)).double()]
+    directions = [*torch.randn(2, len(point.theta)).double()]
     products = Differences().products(point, point.gradient(), directions)
     expected = by_double_backward(point, directions)
     for product, right in zip(products, expected, strict=True):
