@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from curate.output.rows import characters, in_order
+from curate.output.rows import characters, in_order, in_words
 from curate.recipe import Recipe
 
 FEW = 12
@@ -44,8 +44,8 @@ def composition(table: Dataset, kept: Any, recipe: Recipe | None) -> dict[str, P
             parts[name] = _by_size(column.to_numpy(), mask)
         elif (is_label and distinct <= len(column) / 2) or 2 <= distinct <= FEW:
             values = column.to_pylist()
-            if isinstance(feature, datasets.ClassLabel):
-                values = [None if v is None or v < 0 else feature.int2str(v) for v in values]
+            if isinstance(feature, datasets.ClassLabel) or feature.dtype == "bool":
+                values = [None if v is None or v < 0 else in_words(v, feature) for v in values]
             parts[name] = _by_value(values, mask)
     if order.texts:
         lengths = sum(_lengths(_column(table, name)) for name in order.texts)
@@ -65,15 +65,10 @@ def _lengths(column: Any) -> Any:
 
 
 def _by_value(values: Sequence[Any], kept: NDArray[np.bool_]) -> Parts:
-    words = {None: "none", False: "no", True: "yes"} if _are_bools(values) else {None: "none"}
     distinct = sorted(set(values), key=lambda value: (value is None, value))
     places = {value: place for place, value in enumerate(distinct)}
-    names = [words.get(value, str(value)) for value in distinct]
+    names = ["none" if value is None else str(value) for value in distinct]
     return _parts(names, np.array([places[value] for value in values]), kept)
-
-
-def _are_bools(values: Sequence[Any]) -> bool:
-    return any(isinstance(value, bool) for value in values)
 
 
 def _by_size(numbers: NDArray[Any], kept: NDArray[np.bool_]) -> Parts:

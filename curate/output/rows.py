@@ -124,7 +124,7 @@ class RowViewer:
         return ", ".join(f"{column.name} {column.text}" for column in values[:6])
 
     def _value(self, name: str, content: Mapping[str, Any]) -> str:
-        return visible(_value(content[name], self._features[name]))
+        return visible(in_words(content[name], self._features[name]))
 
     def _show(self, column: str, value: Any) -> Shown:
         name, feature = visible(column), self._features[column]
@@ -144,7 +144,7 @@ class RowViewer:
             return Shown(name, "turns", "\n".join(f"{role}: {text}" for role, text in turns), turns)
         if isinstance(value, list):
             return _list(name, value)
-        return Shown(name, "value", visible(_value(value, feature)))
+        return Shown(name, "value", visible(in_words(value, feature)))
 
 
 def characters(value: Any) -> int:
@@ -169,7 +169,8 @@ def _is_conversation(value: Any) -> bool:
     )
 
 
-def _value(value: Any, feature: Any) -> str:
+def in_words(value: Any, feature: Any) -> str:
+    """A value of a column: the name of a class, yes or no, three digits of a number."""
     if isinstance(feature, datasets.ClassLabel) and isinstance(value, int) and value >= 0:
         return str(feature.int2str(value))
     if isinstance(value, bool):

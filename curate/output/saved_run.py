@@ -52,7 +52,8 @@ def _having(*names: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Record, Numbers = dict[str, Any], dict[str, float | None]
+Record = dict[str, Any]
+Numbers = dict[str, float | None]
 Metric = Annotated[dict[str, float | list[float]], _having("mean", "std", "values")]
 Way = Annotated[
     Record,
@@ -172,8 +173,8 @@ class SavedRun:
         """Where the candidates came from."""
         if self.recipe is not None:
             return visible(str(self.recipe.data.train))
-        sources = self.provenance.get("sources", {"a dataset": None})
-        name, described = next(iter(sources.items()))
+        sources = self.provenance.get("sources", {})
+        name, described = next(iter(sources.items()), ("a dataset", None))
         return visible(described if isinstance(described, str) else name)
 
     @property
@@ -207,11 +208,9 @@ class SavedRun:
 
     def _view(self, line: dict[str, Any], content: dict[str, Any] | None) -> RowView:
         place = f"{visible(line['reason'])}: rank {line['rank']:,} of {len(self.scores):,}"
-        why = (
-            f"kept, {place}"
-            if line["kept"]
-            else f"dropped, {place}, of which {self.kept:,} are kept"
-        )
+        why = f"dropped, {place}, of which {self.kept:,} are kept"
+        if line["kept"]:
+            why = f"kept, {place}"
         if content is None:
             return RowView(line, why, [], None, "")
         shown = self.viewer.view(content)
@@ -316,7 +315,7 @@ def _reading(what: Path | str) -> Iterator[None]:
         raise OutputError(f"{what}: cannot be read: {reason}.") from error
 
 
-def _read_json(path: Path, shape: type[Any]) -> Any:
+def _read_json(path: Path, shape: Any) -> Any:
     with _reading(path):
         values = json.loads(path.read_text(encoding="utf-8"))
         TypeAdapter(shape).validate_python(values, strict=True)

@@ -13,6 +13,7 @@ from datasets import Dataset
 from curate.output.composition import composition
 from curate.output.directory import Selection, write_selection
 from curate.output.page import leave_report
+from curate.output.saved_run import store_dropped
 from curate.recipe import Recipe, check_recipe
 from curate.runtime.resume import staged
 
@@ -51,9 +52,18 @@ def texts(count: int = 12) -> Dataset:
 
 
 def made(
-    folder: Path, table: Dataset, by: Recipe | None, *, keep: float = 0.5, **provenance: Any
+    folder: Path,
+    table: Dataset,
+    by: Recipe | None,
+    *,
+    keep: float = 0.5,
+    report: bool = True,
+    **provenance: Any,
 ) -> Path:
-    """Row 10 + i has the influence and the score of a descending line, the first kept."""
+    """Row 10 + i has the influence and the score of a descending line, the first kept.
+
+    Without a `report`, which takes a second, there is neither page nor card.
+    """
     count = len(table)
     kept = np.arange(count) < round(keep * count)
     scores = pl.DataFrame(
@@ -72,7 +82,7 @@ def made(
     facts |= {"composition": composition(table, kept, by)}
     with staged(folder, overwrite=True) as stage:
         write_selection(stage, Selection(table, scores, facts | provenance, by, WINDOWS))
-        leave_report(stage, table, scores)
+        (leave_report if report else store_dropped)(stage, table, scores)
     return folder
 
 

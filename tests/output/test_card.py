@@ -100,7 +100,7 @@ def test_what_comes_from_data_is_shown_and_does_nothing(tmp_path: Path, hostile:
         data={"train": hostile, "validation": {"good": name}},
     )
     sources = {hostile: {"rows": 4, "fingerprint": "0123"}}
-    folder = made(tmp_path / "out", table, by, evaluation=rows, sources=sources)
+    folder = made(tmp_path / "out", table, by, report=False, evaluation=rows, sources=sources)
     page = rendered(card(read_run(folder)))
     tags = {tag for tag, _ in page.tags}
     prose, cells = {"h1", "h2", "p", "a", "strong", "code", "pre"}, {"tr", "th", "td"}

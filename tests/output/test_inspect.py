@@ -63,7 +63,7 @@ def test_a_row_has_everything_known_about_it(
 
 def test_lists_of_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = Dataset.from_dict({"x": [[float(i)] for i in range(40)], "label": list("ab") * 20})
-    folder = made(tmp_path / "run", table, ON_LISTS)
+    folder = made(tmp_path / "run", table, ON_LISTS, report=False)
 
     def rows(*arguments: str) -> list[int]:
         lines = inspect(capsys, folder, *arguments).splitlines()
@@ -89,7 +89,7 @@ def test_no_escape_sequence_reaches_the_terminal(
     names |= {"label": [f"l{bad}", "m"] * 3}
     columns, data = {"text": "text", "label": "label"}, {"train": f"rows{bad}.parquet"}
     by = recipe(columns, objective="sequence_classification", data=data)
-    folder = made(tmp_path / "run", Dataset.from_dict(names), by)
+    folder = made(tmp_path / "run", Dataset.from_dict(names), by, report=False)
     label = visible(f"l{bad}")
     for arguments in ([], ["--row", "12"], ["--kept", "9", "--dropped", "9"], ["--label", label]):
         for wide in ("40", "100"):
@@ -113,7 +113,9 @@ def test_lines_fit_whatever_is_in_them(
         "a b\n\n\tc " * 80,
         " ",
     ]
-    folder = made(tmp_path / "run", Dataset.from_dict({"text": rows}), ON_TEXT, keep=0.4)
+    folder = made(
+        tmp_path / "run", Dataset.from_dict({"text": rows}), ON_TEXT, keep=0.4, report=False
+    )
     for row in range(10, 15):
         lines = inspect(capsys, folder, "--row", str(row)).splitlines()
         content = lines[lines.index("text") + 1 :]
@@ -130,25 +132,24 @@ def test_numbers_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     one = np.zeros((8, 8))
     one[:, 3] = 9
     table = Dataset.from_dict({"x": [one.ravel().tolist()] * 4, "label": [0, 1] * 2})
-    folder = made(tmp_path / "run", table, ON_LISTS)
+    folder = made(tmp_path / "run", table, ON_LISTS, report=False)
     text = inspect(capsys, folder, "--row", "10")
     assert "64 numbers, 0 to 9, drawn 8 × 8" in text
     assert text.count("        ██\n") == 8
 
 
-def test_inspecting_loads_no_torch(on_text: Path) -> None:
+def test_inspecting_loads_no_torch_and_needs_no_unicode(on_text: Path) -> None:
     code = (
-        "import sys; from curate.cli.main import cli, run\n"
-        "for more in [], ['--row', '10'], ['--kept', '3']:\n"
-        f"    assert run(cli, ['inspect', {str(on_text)!r}, *more]) == 0\n"
-        "assert 'torch' not in sys.modules"
+        "import contextlib, io, sys; from curate.cli.main import cli, main, run\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        "    for more in ['--row', '10'], ['--kept', '3']:\n"
+        f"        assert run(cli, ['inspect', {str(on_text)!r}, *more]) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+        f"sys.argv[1:] = ['inspect', {str(on_text)!r}]\n"
+        "main()\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-def test_a_terminal_without_unicode_gets_all_the_same(on_text: Path) -> None:
-    command = [sys.executable, "-m", "curate", "inspect", str(on_text)]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "6 of 12 kept" in done.stdout
 
@@ -168,7 +169,7 @@ def test_questions_without_an_answer(
     tmp_path: Path, on_text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = Dataset.from_dict({"x": [[float(i)] for i in range(8)], "label": list("ab") * 4})
-    folder = made(tmp_path / "run", table, ON_LISTS)
+    folder = made(tmp_path / "run", table, ON_LISTS, report=False)
     for row in ("9", "18", "-1"):
         line = refused(capsys, "inspect", folder, "--row", row)
         assert line == (
