@@ -27,7 +27,7 @@ from curate.pipeline.evaluate import retrain
 from curate.pipeline.job import prepare
 from curate.pipeline.score import selector_for
 from curate.pipeline.select import run_select
-from curate.recipe import Keep, check_recipe, load_recipe
+from curate.recipe import Keep, load_recipe
 from curate.trajectory import forward_step
 from curate.tuning import Tuned, study
 from curate.tuning.grid import Pair
@@ -306,35 +306,6 @@ def test_a_metric_that_is_better_when_higher(here: Path) -> None:
     assert tuned.value == max(line["value"] for line in finished(tuned.table))
     assert tuned.study.best_value == tuned.value
     assert "accuracy" in describe_tuning(tuned.summary(), tuned.table, here / "out")
-
-
-def test_groups_keep_their_ratio() -> None:
-    given = check_recipe(
-        {
-            "data": {
-                "train": "x.parquet",
-                "validation": {"fraction": 0.2},
-                "columns": {"features": ["x"], "label": "y"},
-            },
-            "training": {
-                "optimizer": {
-                    "kind": "adamw",
-                    "lr": 1e-2,
-                    "groups": [
-                        {"match": ["a"], "lr": 1e-3},
-                        {"match": ["b"], "weight_decay": 0.0},
-                        {"match": ["c"], "kind": "sgd", "lr": 0.1},
-                    ],
-                }
-            },
-            "selection": {"horizon": 16},
-        }
-    )
-    changed = with_pair(given, Pair(8, 2e-2), 100)
-    rates = [group.lr for group in changed.training.optimizer.groups]
-    assert rates == [pytest.approx(2e-3), None, pytest.approx(0.2)]
-    assert changed.selection.horizon == 8
-    assert with_pair(given, Pair(100, 1e-2), 100).selection.horizon == "full"
 
 
 def start(out: str, said: Path) -> Any:
