@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "curate/README.md", "examples/README.md", "recipes/README.md", "examples/benchmarks/RESULTS.md"]
+PAGES = [
+    "README.md",
+    "curate/README.md",
+    "examples/README.md",
+    "recipes/README.md",
+    "examples/benchmarks/RESULTS.md",
+]
 
 
 def anchors(page: Path) -> set[str]:

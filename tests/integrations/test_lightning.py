@@ -75,8 +75,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("horizon", [1, 4])
+@pytest.mark.parametrize(
+    ("case", "horizon"), [*((case, 4) for case in CASES), ("plain", 1), ("accumulated", 1)]
+)
 def test_what_is_simulated_is_what_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, horizon: int
 ) -> None:

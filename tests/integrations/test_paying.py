@@ -105,11 +105,9 @@ def test_on_wrong_labels_it_chooses_and_ends_better(horizon: int) -> None:
     assert all(report.gain is not None for report in loader.reports[:-1])
 
 
-@pytest.mark.parametrize("horizon", [1, 4])
-def test_on_clean_data_it_ends_as_plain_training_does(horizon: int) -> None:
+def test_on_clean_data_it_ends_as_plain_training_does() -> None:
     losses = [
-        (trained(0.0, seed, keep=1.0)[0], trained(0.0, seed, horizon=horizon)[0])
-        for seed in range(3)
+        (trained(0.0, seed, keep=1.0)[0], trained(0.0, seed, horizon=4)[0]) for seed in range(3)
     ]
     plain, found = np.array(losses).T
     assert abs((found - plain).mean()) < plain.std(ddof=1) / 3**0.5 + 0.005

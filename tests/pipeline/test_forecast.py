@@ -24,7 +24,7 @@ from curate.selection.judge import Judge
 from curate.selection.policies import Budget, LookAhead, Policy, SmallLoss
 from curate.trajectory import HEADER, Disk, recording, redone
 from tests import tiny
-from tests.job import curate
+from tests.job import curate, sets
 from tests.trajectory.test_recording import fewest_redone
 
 T = 13
@@ -253,11 +253,9 @@ def test_memory_and_disk_stop_growing_where_the_budget_ends() -> None:
     [
         ["selection.policy=loss"],
         ["selection.rounds=1"],
-        ["model.hidden=[512]"],
-        ["model.hidden=[128]", "training.epochs=40", "selection.horizon=20"],
         [
             "model.hidden=[128]",
-            "training.epochs=40",
+            "training.epochs=20",
             "selection.probing=0",
             "selection.horizon=20",
             "training.dtype=float64",
@@ -272,7 +270,7 @@ def test_savepoints_take_what_the_plan_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of every offer one is written, and never are there more bytes than at the third."""
-    given = [part for own in ["model.hidden=[512]", *settings] for part in ("--set", own)]
+    given = sets("model.hidden=[512]", *settings)
     assert curate("recipe.yaml", "--plan", "--json", *given) == 0
     planned = json.loads(capsys.readouterr().out)["disk"]
     there = []
@@ -290,10 +288,8 @@ def test_savepoints_take_what_the_plan_says(
     assert planned["total"] == planned["savepoints"]
 
 
-EVALUATION = (
-    "--set",
+EVALUATION = sets(
     "evaluation={seeds: [0, 1], against: [everything, random, loss, knn_shapley]}",
-    "--set",
     "selection.probing=0",
 )
 
@@ -332,8 +328,8 @@ def test_a_plan_counts_the_steps_of_the_whole_command(
 def test_a_plan_of_every_policy(
     here: Path, policy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ("--set", f"selection.policy={policy}", "--set", "trajectory.disk=1MiB")
-    assert curate("recipe.yaml", "--plan", *settings, "--set", "trajectory.snapshots=1") == 0
+    trajectory = ["trajectory.disk=1MiB", "trajectory.snapshots=1"]
+    assert curate("recipe.yaml", "--plan", *sets(f"selection.policy={policy}", *trajectory)) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{policy} on 72 candidates, 58 parameters, cpu\nsteps: 10;")
     assert ("disk: " in text) == (policy in ("look_ahead", "loss"))
@@ -358,7 +354,7 @@ def test_a_plan_of_every_policy(
 def test_a_plan_of_every_setting(
     here: Path, setting: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert curate("recipe.yaml", "--plan", "--json", "--set", setting) == 0
+    assert curate("recipe.yaml", "--plan", "--json", *sets(setting)) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["seconds"]["total"] > 0
     assert plan["passes"]["total"] > 0
@@ -367,22 +363,23 @@ def test_a_plan_of_every_setting(
 def test_a_plan_of_what_cannot_be_run_is_refused(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert curate("recipe.yaml", "--plan", "--set", "data.train=gone.parquet") == 2
+    assert curate("recipe.yaml", "--plan", *sets("data.train=gone.parquet")) == 2
     assert "no such file" in capsys.readouterr().err
 
 
 def test_long_runs_are_announced(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert curate("recipe.yaml", "--out", "a") == 0
+    run = ("recipe.yaml", *sets("training.epochs=1"), "--out")
+    assert curate(*run, "a") == 0
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(estimate, "LONG", 0.0)
-    assert curate("recipe.yaml", "--out", "b", "--quiet") == 0
+    assert curate(*run, "b", "--quiet") == 0
     assert capsys.readouterr().err == ""
-    assert curate("recipe.yaml", "--out", "c") == 0
+    assert curate(*run, "c") == 0
     captured = capsys.readouterr().err
     assert captured.startswith("this will take about ")
-    assert "(10 steps, horizon 4, rounds 4)" in captured
+    assert "(5 steps, horizon 4, rounds 4)" in captured
     assert captured.count("\n") == 1
     scores = {Path(out, "scores.parquet").read_bytes() for out in "abc"}
     assert len(scores) == 1
@@ -395,4 +392,4 @@ def test_a_rough_guess_spares_short_runs_the_measuring(
         raise AssertionError
 
     monkeypatch.setattr(estimate, "measure", never)
-    assert curate("recipe.yaml", "--out", "out") == 0
+    assert curate("recipe.yaml", "--out", "out", *sets("selection.policy=loss")) == 0

@@ -26,11 +26,12 @@ from curate.runtime.progress import Phases
 from curate.selection.driver import Decided
 from curate.selection.judge import Judged
 from curate.trajectory import Step, Task, record, replay
+from tests.job import RECIPE, rows, sets, verify
 from tests.job import curate as select
-from tests.job import rows, verify
 
 WIDE = ("training.dtype=float64", "selection.rounds=1", "selection.removal=renormalised")
-QUICK = ("--set", "selection.rounds=1", "--quiet")
+QUICK = (*sets("selection.rounds=1"), "--quiet")
+WRITTEN = ["verify.json", "verify.parquet", "verify.png"]
 
 
 @dataclass
@@ -208,36 +209,24 @@ def test_sgd_is_not_mistaken_for_sgd(here: Path) -> None:
 # The command
 
 
+@pytest.mark.usefixtures("real_figures")
 def test_it_writes_a_table_a_picture_and_a_summary_and_nothing_else(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        verify("recipe.yaml", "--examples", "8", "--as", "sgd", "--set", "selection.rounds=1") == 0
-    )
+    once = sets("selection.rounds=1")
+    assert verify("recipe.yaml", "--examples", "8", "--as", "sgd", *once) == 0
     captured = capsys.readouterr()
     assert captured.err.startswith(
         "leaving out 8 of 72 rows, one at a time, in 3 of 3 windows of 4"
     )
-    for part in (
-        "this run",
-        "SGD (mistaken)",
-        "verdict: ",
-        "wrote out/recipe.verify/verify.parquet",
-    ):
-        assert part in captured.out
+    wrote = "wrote out/recipe.verify/verify.parquet"
+    assert all(part in captured.out for part in ("this run", "SGD (mistaken)", "verdict: ", wrote))
     out = Path("out/recipe.verify")
-    assert sorted(p.name for p in out.iterdir()) == ["verify.json", "verify.parquet", "verify.png"]
+    assert sorted(p.name for p in out.iterdir()) == WRITTEN
     assert (out / "verify.png").read_bytes().startswith(b"\x89PNG")
     table = pl.read_parquet(out / "verify.parquet")
-    assert table.columns == [
-        "row",
-        "first_step",
-        "step",
-        "influence",
-        "actual",
-        "influence_sgd",
-        "error",
-    ]
+    names = "row first_step step influence actual influence_sgd error"
+    assert table.columns == names.split()
     assert len(table) == 8
     summary = json.loads((out / "verify.json").read_text())
     assert summary["versions"]["torch"]
@@ -272,11 +261,7 @@ def test_a_run_is_verified_in_its_own_place_and_its_scores_are_found_again(
     capsys.readouterr()
     assert verify("out", "--examples", "4", "--json") == 0
     assert json.loads(capsys.readouterr().out)["reproduced"] is True
-    assert {p.name for p in Path("out").iterdir()} - before == {
-        "verify.json",
-        "verify.parquet",
-        "verify.png",
-    }
+    assert {p.name for p in Path("out").iterdir()} - before == {*WRITTEN}
     assert len(load_from_disk("out")["train"]) == 36
     # scores that code of another day made
     table = pl.read_parquet("out/scores.parquet")
@@ -315,11 +300,7 @@ def cut_short(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
 def rows_done(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
     counted = Interrupted(monkeypatch, None)
     assert verify(*OPTIONS, *options) == 0
-    assert sorted(p.name for p in Path("v").iterdir()) == [
-        "verify.json",
-        "verify.parquet",
-        "verify.png",
-    ]
+    assert sorted(p.name for p in Path("v").iterdir()) == WRITTEN
     return counted.rows
 
 
@@ -405,8 +386,8 @@ def refused(capsys: pytest.CaptureFixture[str], message: str) -> None:
         (["--seed", "-1"], "--seed must be at least 0 but got -1."),
         (["--horizon", "0"], "selection.horizon: must be at least 1 but got 0"),
         (["--horizon", "soon"], "selection.horizon: must be at least 1 but got 'soon'"),
-        (["--set", "selection.policy=loss"], "selection.policy: loss has no influences to verify"),
-        (["--set", "selection.kep=1"], "selection.kep: unknown key"),
+        (sets("selection.policy=loss"), "selection.policy: loss has no influences to verify"),
+        (sets("selection.kep=1"), "selection.kep: unknown key"),
         (["--out", "recipe.yaml"], "recipe.yaml: cannot be written: "),
     ],
 )
@@ -417,6 +398,24 @@ def test_what_cannot_be_verified_is_refused_in_one_line(
     assert verify("recipe.yaml", *QUICK, *arguments) == 2
     refused(capsys, message)
     assert sorted(here.iterdir()) == before
+
+
+@pytest.fixture(scope="module")
+def run_to_spoil(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("selected")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        rows().to_parquet("rows.parquet")
+        Path("recipe.yaml").write_text(RECIPE)
+        assert select("recipe.yaml", "--out", "out", *QUICK) == 0
+    return folder
+
+
+@pytest.fixture
+def selected(run_to_spoil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of what a run wrote, in out/."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(run_to_spoil, tmp_path, dirs_exist_ok=True)
 
 
 def no_recipe(run: Path) -> None:
@@ -468,27 +467,23 @@ def gone(run: Path) -> None:
     ids=lambda x: getattr(x, "__name__", ""),
 )
 def test_a_directory_that_is_no_run_any_more_is_refused_before_any_work(
-    here: Path,
-    spoil: Callable[[Path], None],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    selected: Path, spoil: Callable[[Path], None], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def worked(*_: Any) -> None:
         raise AssertionError("it went to work")
 
-    assert select("recipe.yaml", "--out", "out", *QUICK) == 0
     spoil(Path("out"))
-    before = sorted(here.rglob("*"))
+    before = sorted(selected.rglob("*"))
     capsys.readouterr()
-    monkeypatch.setattr(curate.pipeline.verify, "verify", worked)
-    assert verify("out", "--examples", "4", "--quiet") == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curate.pipeline.verify, "verify", worked)
+        assert verify("out", "--examples", "4", "--quiet") == 2
     refused(capsys, message)
-    assert sorted(here.rglob("*")) == before
+    assert sorted(selected.rglob("*")) == before
 
 
 def test_a_run_of_another_policy_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert select("recipe.yaml", "--out", "out", *QUICK, "--set", "selection.policy=loss") == 0
+    assert select("recipe.yaml", "--out", "out", *QUICK, *sets("selection.policy=loss")) == 0
     capsys.readouterr()
     assert verify("out") == 2
     refused(capsys, "selection.policy: loss has no influences to verify; verify needs look_ahead.")
@@ -505,5 +500,5 @@ def test_a_run_that_blows_up_is_exit_code_1_in_one_line(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     optimizer = "training.optimizer={kind: sgd, lr: 1e6, momentum: 0.9}"
-    assert verify("recipe.yaml", "--out", "v", *QUICK, "--set", optimizer) == 1
+    assert verify("recipe.yaml", "--out", "v", *QUICK, *sets(optimizer)) == 1
     refused(capsys, "lower the learning rate")

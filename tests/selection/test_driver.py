@@ -46,7 +46,7 @@ def run(chosen: Selector, steps: list[Step]) -> np.ndarray:
     return influences
 
 
-@pytest.mark.parametrize("horizon", [1, 4, 5, 12])
+@pytest.mark.parametrize("horizon", [1, 5, 12])
 def test_a_window_equals_the_whole_run_scorer_with_the_target_at_its_end(horizon: int) -> None:
     """Window [a, b) of a K-step run = steps a..b-1 of a whole run that ends at b."""
     steps = one_epoch()

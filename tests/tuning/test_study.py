@@ -39,6 +39,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("curate.tuning.study.GRACE", 2)
 
 
+def pass_grace(database: Path) -> None:
+    """As if the last signs of life had come a minute ago."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        table = "trial_heartbeats SET heartbeat = datetime(heartbeat, '-60 seconds')"
+        assert connection.execute(f"UPDATE {table}").rowcount
+
+
 def test_a_unit_is_claimed_once_and_its_result_is_there_for_all(
     tmp_path: Path, url: str | None
 ) -> None:
@@ -112,7 +119,7 @@ def test_a_killed_process_gives_its_unit_back_and_a_living_one_does_not(tmp_path
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    time.sleep(4)
+    pass_grace(tmp_path / STUDY)
     assert own.claim(UNITS[:1]) == UNITS[0]
     own.finish(UNITS[0], 1.0, {})
     states = [trial.state for trial in own._pilots.trials]
@@ -152,7 +159,6 @@ def test_work_that_breaks_off_is_up_again(tmp_path: Path, url: str | None) -> No
     assert own.claim(UNITS[:1]) == unit
 
 
-@pytest.mark.usefixtures("short")
 def test_who_was_taken_for_dead_leaves_the_result_to_the_other(
     tmp_path: Path, url: str | None
 ) -> None:
@@ -160,7 +166,7 @@ def test_who_was_taken_for_dead_leaves_the_result_to_the_other(
     unit = dead.claim(UNITS)
     assert unit is not None
     assert own.claim([unit]) is None
-    time.sleep(4)
+    pass_grace(tmp_path / (STUDY if url is None else "shared.db"))
     assert own.claim([unit]) == unit
     dead.finish(unit, 2.0, {})
     assert own.entries()[unit].state == "running"
@@ -180,7 +186,7 @@ def test_of_two_trials_of_a_unit_the_earlier_counts(tmp_path: Path) -> None:
     assert own.claim(RUNS[:1]) is None
 
 
-@pytest.mark.parametrize("name", ["a?b", "{x}", "100%", "a%20b", "a b#c", "é"])
+@pytest.mark.parametrize("name", ["a?b {x}", "a%20b#c", "é"])
 def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     own = board(tmp_path / name)
     assert own.claim(UNITS) == UNITS[0]

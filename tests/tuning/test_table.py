@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import optuna
+import pytest
 
 from curate.influence.cost import RunShape
 from curate.recipe import Tune, check_recipe
 from curate.tuning import Pair, Plan, Tuned
 from curate.tuning.study import Entry, Unit
-from curate.tuning.table import table_of
+from curate.tuning.table import describe_pilot, describe_run, table_of
 from curate.tuning.tune import why_best
 
 PLAN = Plan((1, 4, 16), (1e-3, 1e-2), 16, RunShape([0.5] * 16, 16, 4), Tune(budget=0.5), 16, 0, 1)
@@ -74,3 +75,11 @@ def test_why_best() -> None:
         "are expected to be off by 10 %; 1 of 6 pairs were not to be trusted"
     )
     assert "accuracy 0.9, the highest of 3 runs" in why_best(tuned("accuracy", (0.5, 0.9)))
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.12345, "loss 0.1235"), (None, "no value")])
+def test_lines_say_the_metric_or_that_there_is_none(value: float | None, shown: str) -> None:
+    assert describe_run(Pair(4, 1e-2), value, PLAN).endswith(f": {shown}")
+    line = describe_pilot(1e-2, value, PLAN, [1, 4])
+    assert line == f"pilot lr 0.01: {shown} on everything; horizons to be trusted: 1, 4"
+    assert describe_pilot(1e-2, value, PLAN, []).endswith("trusted: none")

@@ -1,0 +1,77 @@
+"""Training again, stopped where the target is best: against plain torch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from curate.models import BUILTIN_MODELS
+from curate.pipeline.job import Job, prepare
+from curate.pipeline.retraining import Retraining, juries
+from curate.recipe import check_recipe
+from curate.runtime.journal import Journal
+from tests.pipeline.test_worth import CPU, recipe
+
+
+def plain_torch(job: Job) -> tuple[list[float], np.ndarray]:
+    """Validation loss of the second half of the target after each of 20 parts, by torch.optim.
+
+    And the mean loss of every candidate before its updates.
+    """
+    _, _, state = job.start(job.recipe.training.seed)
+    module = BUILTIN_MODELS["mlp"]((6,), 2, hidden=(32,), activation="gelu")
+    torch.nn.utils.vector_to_parameters(state.theta, module.parameters())
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=1e-2, weight_decay=job.recipe.training.optimizer.weight_decay
+    )
+    examples, (half,) = job.data.examples, job.data.halves[1].validation.values()
+    x, y = examples.all_features(), examples.labels
+    curve, sums = [], np.zeros(len(y))
+    steps = job.steps(job.recipe.training.seed)
+    for part in np.array_split(np.arange(len(steps)), 20):
+        for t in part:
+            rows = steps[t].rows
+            losses = F.cross_entropy(module(x[rows]), y[rows], reduction="none")
+            sums[rows.numpy()] += losses.detach().numpy()
+            optimizer.zero_grad()
+            losses.mean().backward()
+            optimizer.step()
+        with torch.no_grad():
+            curve.append(float(F.cross_entropy(module(half.all_features()), half.labels)))
+    return curve, sums / job.recipe.training.epochs
+
+
+def test_training_on_everything_is_what_torch_does_stopped_where_it_is_best(
+    tmp_path: Path,
+) -> None:
+    job = prepare(check_recipe(recipe(tmp_path, 0.3)), CPU)
+    found = Retraining(job, lambda: None).plain()
+    curve, losses = plain_torch(job)
+    second = found.measured[juries(job).index(1)]
+    assert second.loss == pytest.approx(min(curve), rel=1e-4)
+    assert second.last == pytest.approx(curve[-1], rel=1e-4)
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-3, atol=1e-4)
+
+
+def test_a_guess_at_the_share_to_drop_goes_with_what_was_made_wrong(tmp_path: Path) -> None:
+    guesses = []
+    for wrong in (0.0, 0.2, 0.4):
+        job = prepare(check_recipe(recipe(tmp_path, wrong)), CPU)
+        guesses.append(Retraining(job, lambda: None).plain().unlike())
+    assert 0 <= guesses[0] < 0.1
+    assert all(0.1 < guess < 0.5 for guess in guesses[1:])
+
+
+def test_a_retraining_is_not_done_again(tmp_path: Path) -> None:
+    job = prepare(check_recipe(recipe(tmp_path, 0.3)), CPU)
+    ticks: list[int] = []
+    rows = np.arange(100)
+    for expected in (True, False):
+        journal = Journal(tmp_path / "journal", "a run")
+        before = len(ticks)
+        retraining = Retraining(job, lambda: ticks.append(1), journal)
+        (found,) = retraining.on(job.data.examples, rows, [1])
+        assert (len(ticks) > before) is expected
+        assert retraining.steps == found.steps > 0
