@@ -29,7 +29,7 @@ def squared(model: Any, batch: Any) -> Tensor:
 SQUARED = FunctionObjective(squared, "squared")
 
 
-class Own(nn.Module):
+class FromFunction(nn.Module):
     """A model made of a function of itself."""
 
     def __init__(self, call: Callable[..., Tensor], **parts: Any) -> None:
@@ -73,7 +73,7 @@ def attention(*, batch_first: bool) -> nn.Module:
         y = model.attend(y, y, y, need_weights=False)[0]
         return y if batch_first else y.transpose(0, 1)
 
-    return Own(call, attend=nn.MultiheadAttention(WIDE, 2, batch_first=batch_first))
+    return FromFunction(call, attend=nn.MultiheadAttention(WIDE, 2, batch_first=batch_first))
 
 
 def encoder(*, batch_first: bool) -> nn.TransformerEncoderLayer:
@@ -86,7 +86,7 @@ def encoder_time_first() -> nn.Module:
         return y
 
     layer = encoder(batch_first=False)
-    return Own(call, layers=nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    return FromFunction(call, layers=nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
 
 
 def conv1d() -> nn.Module:
@@ -99,7 +99,7 @@ def lora() -> nn.Module:
     layer = linear(5)
     layer.requires_grad_(False)
     down, up = linear(2, bias=False), nn.Linear(2, 5, bias=False)
-    return Own(
+    return FromFunction(
         lambda m, x: torch.tanh(m.layer(x) + 2 * m.up(m.down(x))), layer=layer, down=down, up=up
     )
 
@@ -117,7 +117,7 @@ def frozen_bias() -> nn.Module:
 
 
 def lstm() -> nn.Module:
-    return Own(lambda m, x: m.body(x)[0], body=nn.LSTM(WIDE, 3, batch_first=True))
+    return FromFunction(lambda m, x: m.body(x)[0], body=nn.LSTM(WIDE, 3, batch_first=True))
 
 
 def embedded() -> nn.Module:
@@ -126,23 +126,23 @@ def embedded() -> nn.Module:
         return F.linear(torch.tanh(m.norm(h)), m.table.weight)  # a tied head
 
     table, place = nn.Embedding(7, WIDE), nn.Embedding(ROWS, WIDE)
-    return Own(call, table=table, place=place, norm=nn.LayerNorm(WIDE))
+    return FromFunction(call, table=table, place=place, norm=nn.LayerNorm(WIDE))
 
 
 def by_functions() -> nn.Module:
     parts = {"a": weight(WIDE, 3), "b": weight(3), "c": weight(1)}
-    return Own(lambda m, x: torch.tanh(x @ m.a) * m.b + m.c, **parts)
+    return FromFunction(lambda m, x: torch.tanh(x @ m.a) * m.b + m.c, **parts)
 
 
 def packed() -> nn.Module:
     def call(m: Any, x: Tensor) -> Tensor:
         return F.linear(torch.tanh(F.linear(x, m.a[:3])), m.a[3:, :3])
 
-    return Own(call, a=weight(5, WIDE))
+    return FromFunction(call, a=weight(5, WIDE))
 
 
 def einsum() -> nn.Module:
-    return Own(lambda m, x: torch.einsum("nti,io->nto", x, m.a).tanh(), a=weight(WIDE, 2))
+    return FromFunction(lambda m, x: torch.einsum("nti,io->nto", x, m.a).tanh(), a=weight(WIDE, 2))
 
 
 def weight_norm() -> nn.Module:
@@ -154,20 +154,20 @@ def weight_norm_written_out() -> nn.Module:
     def call(m: Any, x: Tensor) -> Tensor:
         return F.linear(x, m.g * m.v / m.v.norm(dim=1, keepdim=True)).tanh()
 
-    return Own(call, g=weight(3, 1), v=weight(3, WIDE))
+    return FromFunction(call, g=weight(3, 1), v=weight(3, WIDE))
 
 
 def added_in_place() -> nn.Module:
-    return Own(lambda m, x: (x.clone() + 0).add_(m.a).tanh(), a=weight(WIDE))
+    return FromFunction(lambda m, x: (x.clone() + 0).add_(m.a).tanh(), a=weight(WIDE))
 
 
 def term_of_the_loss() -> nn.Module:
-    return Own(lambda m, x: m.a(x) + m.a.weight.square().sum(), a=linear(2))
+    return FromFunction(lambda m, x: m.a(x) + m.a.weight.square().sum(), a=linear(2))
 
 
 def checkpointed() -> nn.Module:
     body = nn.Sequential(linear(5), nn.Tanh(), nn.LayerNorm(5), nn.Linear(5, 5))
-    return Own(lambda m, x: m.head(saving(m.body, x)), body=body, head=nn.Linear(5, 2))
+    return FromFunction(lambda m, x: m.head(saving(m.body, x)), body=body, head=nn.Linear(5, 2))
 
 
 def checkpointed_reentrant() -> nn.Module:
@@ -176,19 +176,19 @@ def checkpointed_reentrant() -> nn.Module:
         return y
 
     body = nn.Sequential(nn.Tanh(), nn.Linear(5, 5))
-    return Own(call, foot=linear(5), body=body, head=nn.Linear(5, 2))
+    return FromFunction(call, foot=linear(5), body=body, head=nn.Linear(5, 2))
 
 
 def shared() -> nn.Module:
-    return Own(lambda m, x: m.a(torch.tanh(m.a(x))), a=linear(WIDE))
+    return FromFunction(lambda m, x: m.a(torch.tanh(m.a(x))), a=linear(WIDE))
 
 
 def embedding_by_mean() -> nn.Module:
-    return Own(lambda m, x: m.table(x).mean(1).tanh(), table=nn.Embedding(7, 3))
+    return FromFunction(lambda m, x: m.table(x).mean(1).tanh(), table=nn.Embedding(7, 3))
 
 
 def padded_embedding() -> nn.Module:
-    return Own(lambda m, x: m.table(x).tanh(), table=nn.Embedding(7, 3, padding_idx=2))
+    return FromFunction(lambda m, x: m.table(x).tanh(), table=nn.Embedding(7, 3, padding_idx=2))
 
 
 def flat() -> Tensor:
@@ -304,7 +304,7 @@ def gradient_of_no_loss(kind: str) -> nn.Module:
     if kind == "hook":
         layers[1].register_full_backward_hook(lambda m, inward, outward: (3 * inward[0],))
     else:
-        layers[1] = Own(lambda m, x: x + (torch.tanh(2 * x) - x).detach())
+        layers[1] = FromFunction(lambda m, x: x + (torch.tanh(2 * x) - x).detach())
     return layers
 
 

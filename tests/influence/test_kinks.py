@@ -16,7 +16,7 @@ from curate.influence.kinks import Pieces
 from curate.influence.point import go_back
 from curate.models import FlatModel, FunctionObjective
 from curate.trajectory import Step, Task
-from tests.influence.layers import Own
+from tests.influence.layers import FromFunction
 
 ROWS, WIDE = 8, 6
 
@@ -34,7 +34,7 @@ def through(function: Callable[[Tensor], Tensor], out: int = WIDE) -> nn.Module:
         inner: Tensor = model.second(function(model.first(x)))
         return inner
 
-    return Own(call, first=nn.Linear(4, WIDE), second=nn.Linear(out, 3))
+    return FromFunction(call, first=nn.Linear(4, WIDE), second=nn.Linear(out, 3))
 
 
 def in_place(x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def photographs(*layers: nn.Module) -> nn.Module:
         return output
 
     first = nn.Conv2d(1, 3, 3, padding=1)
-    return Own(call, first=first, rest=nn.Sequential(*layers), head=nn.LazyLinear(2))
+    return FromFunction(call, first=first, rest=nn.Sequential(*layers), head=nn.LazyLinear(2))
 
 
 def checkpointed(x: Tensor) -> Tensor:

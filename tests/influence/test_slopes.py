@@ -19,7 +19,7 @@ from tests.influence.layers import (
     ROWS,
     SQUARED,
     WIDE,
-    Own,
+    FromFunction,
     case,
     gradient_of_no_loss,
     of_module,
@@ -73,7 +73,7 @@ def test_a_use_that_nobody_sees_is_found_by_the_sum(seen_besides: bool) -> None:
         hidden: Tensor = Hidden.apply(x, m.a).sin()  # type: ignore[no-untyped-call]
         return hidden + m.a if seen_besides else hidden
 
-    point, direction = of_module(lambda: Own(call, a=weight(WIDE)))
+    point, direction = of_module(lambda: FromFunction(call, a=weight(WIDE)))
     taker = Slopes()
     with pytest.warns(RuntimeWarning, match="parameter a.*it is used where nobody sees it"):
         _, slopes = taker.take(point, [direction])
@@ -88,7 +88,9 @@ def test_rows_in_another_order_are_found_by_other_weights() -> None:
     """The sum over rows is right whatever row a share goes to."""
     order = torch.tensor([3, 0, 1, 5, 2, 4])
     point, direction = of_module(
-        lambda: Own(lambda m, x: m.a(x[order]).sin()[order.argsort()], a=nn.Linear(WIDE, 2))
+        lambda: FromFunction(
+            lambda m, x: m.a(x[order]).sin()[order.argsort()], a=nn.Linear(WIDE, 2)
+        )
     )
     with pytest.warns(RuntimeWarning, match="rows cannot be told apart"):
         _, slopes = Slopes().take(point, [direction])
@@ -128,7 +130,7 @@ def test_memory_under_checkpointing_stays_down() -> None:
             nn.Sequential(nn.Linear(wide, 4 * wide), nn.Tanh(), nn.Linear(4 * wide, wide))
             for _ in range(layers)
         ]
-        model = FlatModel(Own(call, body=nn.ModuleList(body)))
+        model = FlatModel(FromFunction(call, body=nn.ModuleList(body)))
         task = Task(model, SQUARED, BatchExamples([{"x": torch.randn(32, wide)}]))
         step = Step(torch.arange(32), torch.ones(32), (0.1,), seed=1)
         point, taker = Point(task, model.read(), step), Slopes()
