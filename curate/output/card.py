@@ -16,15 +16,6 @@ from curate.recipe import write_recipe
 from curate.runtime.files import write_whole_text
 
 CARD = "README.md"
-FILES = {
-    "dropped.parquet": "dropped rows, as many as are worth a look",
-    "windows.parquet": "every window of the run: what dropping rows was predicted to change in the "
-    "target's loss and did, and the terms of the influences' error",
-    "report.html": "all of it to look at, in one file",
-    "recipe.yaml": "every setting; repeats the run",
-    "provenance.json": "versions, fingerprints of data and model, seeds, timings",
-}
-"""What may lie beside the rows and their scores, and what that is."""
 
 
 def write_card(run: SavedRun) -> None:
@@ -55,8 +46,7 @@ def card(run: SavedRun) -> str:
         table=_table,
         facts=every_fact(run),
         evaluation=evaluation,
-        files=FILES.items(),
-        there={path.name for path in run.folder.iterdir()},
+        files={path.name for path in run.folder.iterdir()},
         sources=_sources(made.get("sources", {})),
         versions=", ".join(versions) or "unknown versions",
         recipe=None if run.recipe is None else _fenced(write_recipe(run.recipe), "yaml"),

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from curate.output.rows import characters, in_order, in_words
+from curate.output.rows import in_order, in_words
 from curate.recipe import Recipe
 
 FEW = 12
@@ -61,7 +61,10 @@ def _lengths(column: Any) -> Any:
     """The characters of each text, or conversation."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return pc.fill_null(pc.utf8_length(column), 0).to_numpy()
-    return np.array([characters(value) for value in column.to_pylist()])
+    conversations = (
+        [turn.get("content") or "" for turn in row or []] for row in column.to_pylist()
+    )
+    return np.array([sum(map(len, texts)) for texts in conversations])
 
 
 def _by_value(values: Sequence[Any], kept: NDArray[np.bool_]) -> Parts:

@@ -147,13 +147,6 @@ class RowViewer:
         return Shown(name, "value", visible(in_words(value, feature)))
 
 
-def characters(value: Any) -> int:
-    """The length of a text or of all that is said in a conversation."""
-    if isinstance(value, str):
-        return len(value)
-    return sum(len(turn.get("content") or "") for turn in value or [])
-
-
 def _is_text(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 

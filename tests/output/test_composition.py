@@ -45,3 +45,11 @@ def test_classes_and_yes_or_no_are_named() -> None:
     labels = [tuple(part.values()) for part in parts["label"]]
     assert labels == [("ant", 1, 0), ("cat", 2, 2), ("none", 1, 1)]
     assert [tuple(part.values()) for part in parts["old"]] == [("no", 1, 0), ("yes", 3, 3)]
+
+
+def test_conversations_are_as_long_as_what_is_said() -> None:
+    turns = [{"role": "user", "content": "abc"}, {"role": "assistant", "content": None}]
+    table = Dataset.from_dict({"messages": [turns, turns[:1] * 2, []]})
+    parts = composition(table, [True, False, False], recipe({"messages": "messages"}))
+    lengths = [tuple(part.values()) for part in parts["characters"]]
+    assert lengths == [("1 to 1", 1, 0), ("2 to 3", 1, 1), ("4 to 7", 1, 0)]
