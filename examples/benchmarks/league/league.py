@@ -248,7 +248,9 @@ def command(
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="number of the first split")
     parser.add_argument(
-        "names", nargs="*", help=f"of {'; '.join(SETTINGS)}; if none: {'; '.join(default)}"
+        "names",
+        nargs="*",
+        help=f"of {'; '.join(SETTINGS)}; if none: {'; '.join(default)}".replace("%", "%%"),
     )
     asked = parser.parse_args()
     names = asked.names or default

@@ -87,7 +87,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Choosing in a loop.")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--splits", type=int, default=3)
-    parser.add_argument("names", nargs="*", help=f"of {'; '.join(SETTINGS)}; all if none")
+    known = "; ".join(SETTINGS).replace("%", "%%")
+    parser.add_argument("names", nargs="*", help=f"of {known}; all if none")
     asked = parser.parse_args()
     if unknown := [name for name in asked.names if name not in SETTINGS]:
         print(f"no setting is called {unknown[0]!r}", file=sys.stderr)
