@@ -163,9 +163,19 @@ def removal_passes(run: RunShape, length: float) -> float:
     return START + length + FORWARD * run.target_share
 
 
-def leaving_out_passes(run: RunShape, rows: int) -> float:
-    """Leaving so many rows out of a window each, and training again from there to its end."""
-    return rows * (run.longest / 2 + FORWARD * run.target_share)
+def leaving_out_passes(run: RunShape, rows: int, epoch: float, *, last: bool = False) -> float:
+    """Leaving so many rows out of a window each, and training again from there to its end.
+
+    epoch: steps of one. A row is left out of every step of the window that has it, or, if `last`,
+    out of the last of them. What comes before the first such step is trained once for all rows
+    of a window.
+    """
+    windows = min(rows, len(run.windows))
+    span = min(run.longest, epoch)  # where the first or last step with a row lies
+    rest = span / 2 if last else run.longest - span / 2
+    before = (run.longest if last else span) - span / (rows / windows + 1)
+    look = FORWARD * run.target_share
+    return rows * (rest + look) + windows * (before + look)
 
 
 def _back(run: RunShape, length: int) -> float:

@@ -110,7 +110,10 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
     windows = range(0, len(steps), selector.horizon)
     quotas = dict(zip(windows, _spread(plan.examples, len(windows)), strict=True))
     ticks = selector.ticks(len(steps)) + plan.examples * (min(selector.horizon, len(steps)) // 2)
-    say(_announcement(selector, state, steps, quotas))
+    shape, epoch = selector.shape(steps), count / job.recipe.training.batch_size
+    last = plan.occurrences == "last"
+    total = passes(shape).total + leaving_out_passes(shape, plan.examples, epoch, last=last)
+    say(_announcement(selector, state, steps, quotas, total))
     journal = Journal(
         out / JOURNAL, f"{fingerprint(job.recipe)} {plan} {json.dumps(job.data.sources)}"
     )
@@ -214,12 +217,10 @@ class _Jury:
 
 
 def _announcement(
-    selector: Selector, state: State, steps: Sequence[Step], quotas: dict[int, int]
+    selector: Selector, state: State, steps: Sequence[Step], quotas: dict[int, int], total: float
 ) -> str:
-    """What is going to happen, and how long it will take about."""
-    task, rule = selector.judge.task, selector.judge.rule
-    shape, examples = selector.shape(steps), sum(quotas.values())
-    total = passes(shape).total + leaving_out_passes(shape, examples)
+    """What is going to happen, and how long its passes will take about."""
+    task, rule, examples = selector.judge.task, selector.judge.rule, sum(quotas.values())
     seconds = total * seconds_of(lambda: forward_step(task, rule, state, steps[0]), task)
     windows = sum(count > 0 for count in quotas.values())
     return (

@@ -10,6 +10,7 @@ import torch
 from curate.influence import cost
 from curate.pipeline import job as jobs
 from curate.pipeline.job import prepare
+from curate.pipeline.score import selector_for
 from curate.pipeline.verify import Plan, run_verify
 from curate.recipe import Recipe, load_recipe
 from curate.runtime.progress import Phases
@@ -52,8 +53,14 @@ def recipe(*overrides: str) -> Recipe:
     return load_recipe("recipe.yaml", (tune, *settings, *overrides))
 
 
-@pytest.mark.parametrize("settings", [["selection.rounds=1"], ["selection.rounds=2"],
-                                      ["selection.rounds=1", "selection.keep=auto"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["selection.rounds=1"],
+        ["selection.rounds=2"],
+        ["selection.rounds=1", "selection.keep=auto", "selection.judge=true"],
+    ],
+)
 @pytest.mark.parametrize("horizon", [1, 4, 30])
 def test_a_run_costs_what_is_counted(
     here: Path, passes_of: Callable[..., float], horizon: int, settings: list[str]
@@ -70,16 +77,23 @@ def test_a_pilot_costs_what_is_counted(here: Path, passes_of: Callable[..., floa
     assert PROBING > 0
 
 
-def test_verifying_costs_what_is_counted(here: Path, passes_of: Callable[..., float]) -> None:
-    checked = recipe("selection.horizon=30", "selection.rounds=1")
-    counted = passes_of(lambda: run_verify(checked, here / "out", Plan(20)))
+@pytest.mark.parametrize("horizon", [4, 30])
+@pytest.mark.parametrize("occurrences", ["every", "last"])
+def test_verifying_costs_what_is_counted(
+    here: Path,
+    passes_of: Callable[..., float],
+    monkeypatch: pytest.MonkeyPatch,
+    horizon: int,
+    occurrences: Any,
+) -> None:
+    monkeypatch.setattr("curate.pipeline.verify.seconds_of", lambda *_: 1.0)
+    checked = recipe(f"selection.horizon={horizon}", "selection.rounds=1", "selection.epochs=10")
+    counted = passes_of(lambda: run_verify(checked, here / "out", Plan(30, occurrences)))
     job = prepare(checked, torch.device("cpu"))
-    from curate.pipeline.score import selector_for
-
     selector, _, steps = selector_for(job, "look_ahead")
     shape = selector.shape(steps)
-    expected = cost.passes(shape).total + cost.leaving_out_passes(shape, 20)
-    assert counted == pytest.approx(expected, rel=0.15)
+    left_out = cost.leaving_out_passes(shape, 30, 6, last=occurrences == "last")
+    assert counted == pytest.approx(cost.passes(shape).total + left_out, rel=0.15)
 
 
 def test_a_pair_keeps_the_ratio_of_its_groups_learning_rates(here: Path) -> None:
