@@ -5,11 +5,16 @@ from curate.models.check import require_trainable
 from curate.models.flat import FlatModel
 from curate.models.from_path import FOREIGN, build_model, foreign_code, one_line
 from curate.models.hf import describe_files, quiet
-from curate.models.objectives import OBJECTIVES
 from curate.models.objectives.base import Batch, Objective
 from curate.models.objectives.classification import Classification
 from curate.models.objectives.function import FunctionObjective, as_objective, load_objective
-from curate.models.objectives.labels import LabelsObjective, find_shift
+from curate.models.objectives.labels import (
+    CausalLM,
+    LabelsObjective,
+    SequenceClassification,
+    find_shift,
+)
+from curate.models.objectives.regression import Regression
 from curate.models.pretrained import (
     DEFAULT_LENGTH,
     build_pretrained,
@@ -26,13 +31,15 @@ __all__ = [
     "BUILTIN_MODELS",
     "DEFAULT_LENGTH",
     "FOREIGN",
-    "OBJECTIVES",
     "Batch",
+    "CausalLM",
     "Classification",
     "FlatModel",
     "FunctionObjective",
     "LabelsObjective",
     "Objective",
+    "Regression",
+    "SequenceClassification",
     "as_objective",
     "build_model",
     "build_pretrained",

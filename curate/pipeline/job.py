@@ -22,6 +22,7 @@ from curate.pipeline.build import (
 )
 from curate.pipeline.candidates import Candidates, read_candidates
 from curate.recipe import Recipe, fingerprint, resolved
+from curate.recipe.names import find_objective
 from curate.rules import Rule, State, initial_state
 from curate.runtime.files import digest_of
 from curate.runtime.ranks import ALONE, Ranks, require_same
@@ -167,11 +168,7 @@ def prepare(
     """
     data = read_candidates(recipe)
     require_same(ranks, "recipe and data", f"{fingerprint(recipe)} {json.dumps(data.sources)}")
-    objective = (
-        models.OBJECTIVES[recipe.objective]()
-        if recipe.objective in models.OBJECTIVES
-        else models.load_objective(recipe.objective)
-    )
+    objective = models.load_objective(find_objective(recipe.objective).path)
     job = Job(recipe, device, data, objective, scratch, ranks)
     if job.total_steps() > MOST_STEPS:
         raise RecipeError(

@@ -47,9 +47,9 @@ POLICIES = {
 OBJECTIVES = {
     "classification": Objective("curate.models:Classification", label="classes"),
     "regression": Objective("curate.models:Regression", label="numbers"),
-    "causal_lm": Objective("curate.models:LabelsObjective", reads="text", label=None, tokens=True),
+    "causal_lm": Objective("curate.models:CausalLM", reads="text", label=None, tokens=True),
     "sequence_classification": Objective(
-        "curate.models:LabelsObjective", reads="text", label="classes"
+        "curate.models:SequenceClassification", reads="text", label="classes"
     ),
 }
 

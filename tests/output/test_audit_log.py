@@ -38,7 +38,7 @@ def logged(folder: Path, epochs: int = 2, **options: Any) -> LookAheadLoader:
 def test_every_candidate_offered_is_there_once(tmp_path: Path) -> None:
     wrapped = logged(tmp_path / "log")
     log = read_log(tmp_path / "log")
-    assert len(log) == 2 * COUNT == sum(report.offered for report in wrapped.reports)
+    assert len(log) == 2 * COUNT == sum(report.candidates for report in wrapped.reports)
     assert log["kept"].sum() == sum(report.kept for report in wrapped.reports)
     assert log["step"].to_list() == [step for step in range(12) for _ in range(16)]
     assert log["window"].n_unique() == len(wrapped.reports) == 4

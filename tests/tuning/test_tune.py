@@ -25,13 +25,12 @@ from curate.influence import mean_metrics
 from curate.output.verdict import worth_line
 from curate.pipeline.evaluate import retrain
 from curate.pipeline.job import prepare
-from curate.pipeline.score import selector_for
 from curate.pipeline.select import run_select
 from curate.recipe import Keep, load_recipe
 from curate.trajectory import forward_step
 from curate.tuning import Tuned, study
 from curate.tuning.grid import Pair
-from curate.tuning.trials import Bench, divide, set_up, with_pair
+from curate.tuning.trials import Bench, divide, with_pair
 from tests.conftest import RENDER
 from tests.job import RECIPE, rows, sets
 
@@ -194,21 +193,6 @@ def test_it_ends_with_what_the_choice_is_worth_beside_everything_at_its_own_lear
     said = describe_tuning(tuned.summary(), tuned.table, there / "out")
     assert worth_line(worth) in said
     assert ("so train on everything" in said) == (worth["answer"] != "pays")
-
-
-def test_the_price_of_a_run_is_that_of_the_steps_it_takes(here: Path) -> None:
-    """One gradient to record a step and three to score it, one to commit it or to retrain."""
-    job = prepare(recipe("selection.horizon=8"), torch.device("cpu"))
-    plan = set_up(job).plan
-    for horizon in plan.horizons:
-        own = replace(job, recipe=with_pair(job.recipe, Pair(horizon, 1e-2), plan.steps))
-        selector, _, steps = selector_for(own, "look_ahead")
-        windows = range(0, len(steps), selector.horizon)
-        both = selector.ticks(len(steps)) - windows[-1]  # a tick per step recorded, one per scored
-        targets = 4 * len(windows) * plan.target_share
-        expected = both / 2 * 4 + windows[-1] + targets + 2 * plan.steps
-        assert plan.run_passes(horizon) == pytest.approx(expected)
-    assert plan.target_share == 12 / 16
 
 
 @pytest.mark.usefixtures("real_figures")

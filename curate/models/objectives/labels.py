@@ -77,6 +77,20 @@ class LabelsObjective(Objective):
         return logits
 
 
+class CausalLM(LabelsObjective):
+    """Cross-entropy of every token after the first, summed over a text."""
+
+    def __init__(self) -> None:
+        super().__init__(shifts=True)
+
+
+class SequenceClassification(LabelsObjective):
+    """Cross-entropy of the class of a text."""
+
+    def __init__(self) -> None:
+        super().__init__(shifts=False)
+
+
 @torch.no_grad()
 def find_shift(model: Model, batch: Batch, unknown_to_model: Collection[str] = ()) -> bool:
     """Whether the loss that a model computes itself shifts the labels by one.

@@ -25,7 +25,7 @@ from torch import Tensor
 from curate.cli.process import keep_freed_memory
 from curate.datasets import Encoded, TokenExamples
 from curate.influence import Scoring, Target, influence, score_window, target_losses
-from curate.models import OBJECTIVES, FlatModel, build_pretrained
+from curate.models import CausalLM, FlatModel, build_pretrained
 from curate.rules import AdamW, initial_state
 from curate.trajectory import Disk, Step, Task, record, replay
 
@@ -59,7 +59,7 @@ def run(
     setting, train, held = read(folder)
     module = build_pretrained(str(folder), "causal_lm", outputs=0, pad=0, vectorized=what == "jump")
     model = FlatModel(module.train(), dtype=dtype)
-    task = Task(model, OBJECTIVES["causal_lm"](), as_examples(train))
+    task = Task(model, CausalLM(), as_examples(train))
     targets, rule = [Target("held", as_examples(held))], AdamW()
     steps = plan(setting, micro_batch)
     start = initial_state(rule, model.read())

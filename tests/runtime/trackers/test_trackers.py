@@ -200,7 +200,7 @@ def test_a_loop_tells_of_every_window_it_trained_on(keep: float | str) -> None:
             "target_loss": report.target_loss,
             "predicted": report.predicted,
             "realised": report.realised,
-            "kept": report.kept / report.offered,
+            "kept": report.kept / report.candidates,
             "horizon": 4.0,
             "seconds": report.seconds,
         }
