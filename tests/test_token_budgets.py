@@ -68,7 +68,7 @@ def test_the_head_of_the_ranking_is_kept_as_far_as_the_tokens_go(
     tokens = json.loads(Path("out/provenance.json").read_text())["tokens"]
     assert tokens == {"candidates": total, "kept": sums[size]}
     assert f"tokens: {sums[size]} of {total} kept" in capsys.readouterr().out
-    assert f"({sums[size]} of {total} tokens)" in Path("out/README.md").read_text()
+    assert f"{sums[size]} of {total} kept" in Path("out/README.md").read_text()
     if overrides in (RUNS[0], RUNS[-1]):
         assert curate("out/recipe.yaml", "--out", "again") == 0
         assert table.equals(pl.read_parquet("again/scores.parquet").sort("rank"))

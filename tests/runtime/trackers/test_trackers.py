@@ -201,6 +201,7 @@ def test_a_loop_tells_of_every_window_it_trained_on(keep: float | str) -> None:
             "predicted": report.predicted,
             "realised": report.realised,
             "kept": report.kept / report.candidates,
+            "influence": report.signal,
             "horizon": 4.0,
             "seconds": report.seconds,
         }
