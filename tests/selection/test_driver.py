@@ -9,9 +9,10 @@ import torch
 
 from curate.influence import Scoring, score_window, target_losses
 from curate.rules import SGD, State
+from curate.selection.budget import Budget
 from curate.selection.driver import Decided, Selector
 from curate.selection.judge import Judge
-from curate.selection.policies import Budget, LookAhead, Policy, Random, SmallLoss
+from curate.selection.policies import LookAhead, Policy, Random, SmallLoss
 from curate.selection.policies.look_ahead import centered_ranks
 from curate.trajectory import Step, record, replay
 from tests import tiny

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from curate.errors import UserError
-from curate.selection.budget import share_out
+from curate.selection import Array
+from curate.selection.budget import Budget, share_out
 from curate.selection.policies import (
-    Array,
-    Budget,
     Evidence,
     KNNShapley,
     LookAhead,
