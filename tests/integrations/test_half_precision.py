@@ -135,10 +135,8 @@ def test_trainer(
 ) -> None:
     errors = foretell(monkeypatch)
     model, data, arguments = hf.CASES[case]
-    made = hf.trainer(
-        tmp_path, model(), data(56), {"horizon": 3, "rounds": 1}, bf16=True, optim=optim,
-        **arguments,
-    )  # fmt: skip
+    options = {"horizon": 3, "rounds": 1}
+    made = hf.trainer(tmp_path, model(), data(40), options, bf16=True, optim=optim, **arguments)
     made.train()
     assert made._chooser.training.autocast == torch.bfloat16
     assert max(errors) < most

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from datasets import Dataset
@@ -19,7 +20,7 @@ from transformers import (
 )
 
 from curate import LookAheadMixin, read_log
-from curate.errors import ModelError, OptionError
+from curate.errors import DataError, ModelError, OptionError
 from curate.integrations import LiveLoop
 from curate.models import LabelsObjective, find_shift
 from tests.integrations.prophecy import foretell
@@ -35,21 +36,31 @@ def bert(dropout: float = 0.0) -> Any:
     torch.manual_seed(0)
     return BertForSequenceClassification(
         BertConfig(
-            vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-            intermediate_size=32, max_position_embeddings=LENGTH, num_labels=2,
-            hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=LENGTH,
+            num_labels=2,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         )
-    )  # fmt: skip
+    )
 
 
 def gpt(dropout: float = 0.0) -> Any:
     torch.manual_seed(0)
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=VOCABULARY, n_embd=16, n_layer=1, n_head=2, n_positions=LENGTH,
-            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+            vocab_size=VOCABULARY,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            n_positions=LENGTH,
+            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
         )
-    )  # fmt: skip
+    )
 
 
 def sentences(count: int, seed: int = 0) -> Dataset:
@@ -74,27 +85,45 @@ def texts(count: int, seed: int = 0) -> Dataset:
 
 
 def trainer(
-    folder: Path, model: nn.Module, data: Dataset, look_ahead: dict[str, Any],
-    *, kind: Any = LookAheadTrainer, callbacks: Any = None, objective: Any = None, **arguments: Any,
-) -> Any:  # fmt: skip
+    folder: Path,
+    model: nn.Module,
+    data: Dataset,
+    look_ahead: dict[str, Any],
+    *,
+    kind: Any = LookAheadTrainer,
+    callbacks: Any = None,
+    objective: Any = None,
+    **arguments: Any,
+) -> Any:
     settings: dict[str, Any] = {
-        "num_train_epochs": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-2,
-        "weight_decay": 0.1, "warmup_steps": 0, "max_grad_norm": 0.5, "lr_scheduler_type": "cosine",
-    }  # fmt: skip
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.1,
+        "warmup_steps": 0,
+        "max_grad_norm": 0.5,
+        "lr_scheduler_type": "cosine",
+    }
+    given: dict[str, Any] = {}
+    if kind is not Trainer:
+        targets = sentences(12, 5) if "row" in data.column_names else texts(12, 5)
+        given = {"targets": targets, "look_ahead": look_ahead, "objective": objective}
     return kind(
         model,
         TrainingArguments(
-            output_dir=str(folder), use_cpu=True, report_to="none", save_strategy="no",
-            disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False,
+            output_dir=str(folder),
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            logging_strategy="no",
+            dataloader_pin_memory=False,
             **settings | arguments,
         ),
         train_dataset=data,
         callbacks=callbacks,
-        **{} if kind is Trainer else {
-            "targets": sentences(12, 5) if "row" in data.column_names else texts(12, 5),
-            "look_ahead": look_ahead, "objective": objective,
-        },
-    )  # fmt: skip
+        **given,
+    )
 
 
 CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -106,21 +135,17 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("horizon", [1, 3])
+@pytest.mark.parametrize(
+    ("case", "horizon"), [*((case, 3) for case in CASES), ("classifier, gradients accumulated", 1)]
+)
 def test_what_is_simulated_is_what_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, horizon: int
 ) -> None:
     """Param groups, warm-up, clipping, accumulation and the count of tokens: as in the Trainer."""
     errors = foretell(monkeypatch)
     model, data, arguments = CASES[case]
-    made = trainer(
-        tmp_path,
-        model().double(),
-        data(56),
-        {"horizon": horizon, "rounds": 2, "keep": 0.5},
-        **arguments,
-    )
+    options = {"horizon": horizon, "rounds": 2, "keep": 0.5}
+    made = trainer(tmp_path, model().double(), data(56), options, **arguments)
     made.train()
     assert len(errors) == len(made.look_ahead_reports) >= 2
     # transformers takes the logits of language models to float32
@@ -163,13 +188,62 @@ def test_windows_are_simulated_in_training_mode_whatever_was_evaluated(
 
 def test_rows_are_logged_and_kept_from_the_model(tmp_path: Path) -> None:
     made = trainer(
-        tmp_path / "run", bert(), sentences(40),
+        tmp_path / "run",
+        bert(),
+        sentences(40),
         {"rounds": 1, "horizon": 2, "row": "row", "log": tmp_path / "log"},
-    )  # fmt: skip
+    )
     made.train()
     log = read_log(tmp_path / "log")
     assert sorted(log["row"].to_list()) == sorted([*range(40)] * 2)
     assert log["kept"].mean() == 0.5
+
+
+def watch_arguments(model: nn.Module) -> set[str]:
+    """The names of all arguments that a model is called with from here on."""
+    names: set[str] = set()
+    model.register_forward_pre_hook(
+        lambda _, __, arguments: names.update(arguments), with_kwargs=True
+    )
+    return names
+
+
+def test_columns_that_options_name_stay_and_the_model_gets_those_it_accepts(
+    tmp_path: Path,
+) -> None:
+    """`kind` and `source` are no arguments of the model, `labels` is one."""
+    data = sentences(40).add_column("kind", [0, 1] * 20).add_column("source", [0, 0, 0, 1] * 10)
+    kept = {}
+    for label, group in ((None, "source"), ("kind", "source"), ("labels", "labels")):
+        model = bert()
+        names = watch_arguments(model)
+        look_ahead = {"rounds": 1, "row": "row", "log": tmp_path / f"{label} {group}"}
+        made = trainer(
+            tmp_path / "run",
+            model,
+            data,
+            look_ahead | {"label": label, "group_by": group},
+            num_train_epochs=1,
+        )
+        made.train()
+        assert "labels" in names
+        assert not names & {"kind", "source", "row"}
+        names.clear()
+        made.evaluate(data)
+        assert "labels" in names
+        assert not names & {"kind", "source", "row"}
+        log = read_log(look_ahead["log"]).sort("row")
+        kept[label] = log["kept"].to_numpy()
+        quotas = log.with_columns(group=pl.Series(data[group])).group_by("step", "group")
+        counts = quotas.agg(pl.col("kept").sum(), size=pl.len())
+        assert ((counts["kept"] - counts["size"] / 2).abs() < 1).all()  # by largest remainder
+    assert not np.array_equal(kept[None], kept["kind"])
+
+
+def test_a_column_that_no_batch_has_is_refused_by_name(tmp_path: Path) -> None:
+    made = trainer(tmp_path, bert(), sentences(24), {"label": "kind"})
+    with pytest.raises(DataError, match=r"label is 'kind', but .* it has input_ids, labels"):
+        made.train()
 
 
 def test_an_objective_of_ones_own(tmp_path: Path) -> None:

@@ -52,10 +52,15 @@ def fit(folder: Path, module: Module, batches: Any, **options: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(
-            accelerator="cpu", max_epochs=3, default_root_dir=folder, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            accelerator="cpu",
+            max_epochs=3,
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
             **options,
-        )  # fmt: skip
+        )
         trainer.fit(module, batches, val_dataloaders=DataLoader(data(16), batch_size=16))
 
 
@@ -70,8 +75,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("horizon", [1, 4])
+@pytest.mark.parametrize(
+    ("case", "horizon"), [*((case, 4) for case in CASES), ("plain", 1), ("accumulated", 1)]
+)
 def test_what_is_simulated_is_what_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, horizon: int
 ) -> None:
@@ -108,11 +114,12 @@ def test_another_fit_is_another_training(tmp_path: Path, monkeypatch: pytest.Mon
         ({}, {"several": True, "manual": True}, "wrap the loader in a LookAheadLoader"),
         ({}, {"frequency": 2}, "use frequency 1"),
         (
-            {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}, {},
+            {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"},
+            {},
             "clipping by value is not modeled",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_followed_is_refused(
     tmp_path: Path, trainer: dict[str, Any], module: dict[str, Any], message: str
 ) -> None:

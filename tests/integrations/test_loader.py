@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from curate import LookAheadLoader
 from curate.errors import ModelError, OptimizerError, OptionError, UserError
-from curate.integrations.training import future_learning_rates
 from tests.integrations.loop import cosine, data, loader, losses, net, target, train
 from tests.integrations.prophecy import foretell
 
@@ -66,9 +65,16 @@ def test_keep_everything_is_bit_for_bit_the_plain_loop(name: str) -> None:
         batches: Any = loader()
         if wrapped:
             batches = LookAheadLoader(
-                batches, model, optimizer, losses, target(),
-                keep=1.0, horizon=3, scheduler=scheduler, clip_norm=1.0,
-            )  # fmt: skip
+                batches,
+                model,
+                optimizer,
+                losses,
+                target(),
+                keep=1.0,
+                horizon=3,
+                scheduler=scheduler,
+                clip_norm=1.0,
+            )
         for _ in range(2):
             train(batches, model, optimizer, scheduler)
         ends.append(theta(model))
@@ -122,9 +128,15 @@ def test_batches_are_cut_in_order_and_all_of_them_come(horizon: int) -> None:
     model = net()
     optimizer = OPTIMIZERS["adamw"](model.parameters())
     wrapped = LookAheadLoader(
-        DataLoader(data(), batch_size=20), model, optimizer, losses, target(),
-        horizon=horizon, keep=0.3, rounds=2,
-    )  # fmt: skip
+        DataLoader(data(), batch_size=20),
+        model,
+        optimizer,
+        losses,
+        target(),
+        horizon=horizon,
+        keep=0.3,
+        rounds=2,
+    )
     assert len(wrapped) == 5
     assert wrapped.batch_size == 20
     sizes, seen = [], []
@@ -140,7 +152,7 @@ def test_batches_are_cut_in_order_and_all_of_them_come(horizon: int) -> None:
 
 
 def test_selection_beats_no_selection_on_wrong_labels() -> None:
-    """Three seeds, 40 % wrong labels: lower clean loss in the mean, most wrong labels dropped."""
+    """Two seeds, 40 % wrong labels: lower clean loss in the mean, most wrong labels dropped."""
     ends: dict[bool, list[float]] = {False: [], True: []}
     wrong_kept: list[Tensor] = []
 
@@ -149,7 +161,7 @@ def test_selection_beats_no_selection_on_wrong_labels() -> None:
             wrong_kept.append(batch[2])
             yield batch
 
-    for seed in range(3):
+    for seed in range(2):
         for wrapped in (False, True):
             model = net(dropout=0.0)
             optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
@@ -174,9 +186,15 @@ def test_reports_compare_what_was_predicted_with_what_came_of_it() -> None:
     doubled = TensorDataset(*(t.double() if t.is_floating_point() else t for t in data().tensors))
     goal = [target()[0].double(), target()[1]]
     wrapped = LookAheadLoader(
-        DataLoader(doubled, batch_size=16), model, optimizer, losses, goal,
-        horizon=2, rounds=1, keep=0.9,
-    )  # fmt: skip
+        DataLoader(doubled, batch_size=16),
+        model,
+        optimizer,
+        losses,
+        goal,
+        horizon=2,
+        rounds=1,
+        keep=0.9,
+    )
     for batch in wrapped:  # the loop itself clips nothing here
         optimizer.zero_grad()
         losses(model, batch).mean().backward()
@@ -255,9 +273,11 @@ def test_batches_of_any_structure(structure: str) -> None:
         x, y = torch.stack([i[0] for i in items]), torch.stack([i[1] for i in items])
         names = [f"{float(i[0][0]):.4f}" for i in items]
         whole: dict[str, Any] = {
-            "list": [x, y], "tuple": (x, y), "dict": {"x": x, "y": y, "name": names, "n": 3},
+            "list": [x, y],
+            "tuple": (x, y),
+            "dict": {"x": x, "y": y, "name": names, "n": 3},
             "dataclass": Pair(x, y, names),
-        }  # fmt: skip
+        }
         return whole[structure]
 
     def parts(batch: Any) -> tuple[Tensor, Tensor]:
@@ -285,9 +305,14 @@ def test_batches_of_any_structure(structure: str) -> None:
 def test_quota_keeps_the_same_share_of_every_label() -> None:
     model = net()
     wrapped = LookAheadLoader(
-        loader(), model, OPTIMIZERS["adamw"](model.parameters()), losses, target(),
-        group_by=lambda batch: batch[1], rounds=1,
-    )  # fmt: skip
+        loader(),
+        model,
+        OPTIMIZERS["adamw"](model.parameters()),
+        losses,
+        target(),
+        group_by=lambda batch: batch[1],
+        rounds=1,
+    )
     plain = list(DataLoader(data(), batch_size=16))
     for batch, decision in zip(plain, wrapped.choose(plain), strict=True):
         labels = batch[1].numpy()
@@ -298,9 +323,13 @@ def test_quota_keeps_the_same_share_of_every_label() -> None:
 def test_several_targets_by_name_and_as_loaders() -> None:
     model = net()
     wrapped = LookAheadLoader(
-        loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses,
-        {"a": target(), "b": DataLoader(data(30, seed=3), batch_size=16)}, rounds=1,
-    )  # fmt: skip
+        loader(),
+        model,
+        OPTIMIZERS["sgd"](model.parameters()),
+        losses,
+        {"a": target(), "b": DataLoader(data(30, seed=3), batch_size=16)},
+        rounds=1,
+    )
     assert [len(t.examples) for t in wrapped._chooser._targets] == [64, 30]
     wrapped.choose(list(loader())[:1])
 
@@ -376,56 +405,9 @@ def test_a_loader_can_be_pickled_and_copied() -> None:
         assert len(list(twin)) == 6
 
 
-def test_a_scheduler_that_moves_momentum_is_refused_beyond_one_step() -> None:
-    optimizer = torch.optim.SGD(net().parameters(), lr=0.1, momentum=0.9)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20)
-    assert len(future_learning_rates(optimizer, cycle, 1)) == 1
-    with pytest.raises(OptimizerError, match="moves momentum as well"):
-        future_learning_rates(optimizer, cycle, 3)
-
-
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 8)
     model = net()
     with pytest.raises(UserError, match="8 processes train together"):
         LookAheadLoader(loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses, target())
-
-
-SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
-    "cosine": cosine,
-    "lambda": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)),
-    "one-cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(
-        o, max_lr=0.1, total_steps=20, cycle_momentum=False
-    ),
-    "sequential": lambda o: torch.optim.lr_scheduler.SequentialLR(
-        o,
-        [
-            torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, total_iters=3),
-            torch.optim.lr_scheduler.CosineAnnealingLR(o, 10),
-        ],
-        milestones=[3],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_future_learning_rates_are_those_that_come(name: str) -> None:
-    model = net()
-    groups = [{"params": model[0].parameters()}, {"params": model[3].parameters(), "lr": 0.5}]  # type: ignore[index]
-    optimizer = torch.optim.SGD(groups, lr=0.1)
-    scheduler = SCHEDULERS[name](optimizer)
-    for done in range(6):
-        promised = future_learning_rates(optimizer, scheduler, 5)
-        assert promised[0] == tuple(group["lr"] for group in optimizer.param_groups)
-        optimizer.step()
-        scheduler.step()
-        came = tuple(group["lr"] for group in optimizer.param_groups)
-        assert promised[1] == pytest.approx(came), done
-
-
-def test_a_scheduler_that_waits_for_a_metric_is_refused() -> None:
-    optimizer = torch.optim.SGD(net().parameters(), lr=0.1)
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-    with pytest.raises(OptimizerError, match="decides by a metric"):
-        future_learning_rates(optimizer, plateau, 3)

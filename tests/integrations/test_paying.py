@@ -75,9 +75,11 @@ def trained(wrong: float, seed: int = 0, **options: Any) -> tuple[float, LookAhe
     model = nn.Sequential(nn.Linear(10, 32), nn.GELU(), nn.Linear(32, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     loader: Any = DataLoader(
-        TensorDataset(x, y), batch_size=32, shuffle=True,
+        TensorDataset(x, y),
+        batch_size=32,
+        shuffle=True,
         generator=torch.Generator().manual_seed(seed),
-    )  # fmt: skip
+    )
     wrapped = None
     if options.get("keep") != 1.0:
         losses = lambda m, b: F.cross_entropy(m(b[0]), b[1], reduction="none")  # noqa: E731
@@ -103,10 +105,10 @@ def test_on_wrong_labels_it_chooses_and_ends_better(horizon: int) -> None:
     assert all(report.gain is not None for report in loader.reports[:-1])
 
 
-@pytest.mark.parametrize("horizon", [1, 4])
-def test_on_clean_data_it_ends_as_plain_training_does(horizon: int) -> None:
-    losses = [(trained(0.0, seed, keep=1.0)[0], trained(0.0, seed, horizon=horizon)[0])
-              for seed in range(3)]  # fmt: skip
+def test_on_clean_data_it_ends_as_plain_training_does() -> None:
+    losses = [
+        (trained(0.0, seed, keep=1.0)[0], trained(0.0, seed, horizon=4)[0]) for seed in range(3)
+    ]
     plain, found = np.array(losses).T
     assert abs((found - plain).mean()) < plain.std(ddof=1) / 3**0.5 + 0.005
 

@@ -13,7 +13,6 @@ from curate.selection.budget import Budget
 from curate.selection.driver import Decided, Selector
 from curate.selection.judge import Judge
 from curate.selection.policies import LookAhead, Policy, Random, SmallLoss
-from curate.selection.policies.look_ahead import centered_ranks
 from curate.trajectory import Step, record, replay
 from tests import tiny
 
@@ -47,7 +46,7 @@ def run(chosen: Selector, steps: list[Step]) -> np.ndarray:
     return influences
 
 
-@pytest.mark.parametrize("horizon", [1, 4, 5, 12])
+@pytest.mark.parametrize("horizon", [1, 5, 12])
 def test_a_window_equals_the_whole_run_scorer_with_the_target_at_its_end(horizon: int) -> None:
     """Window [a, b) of a K-step run = steps a..b-1 of a whole run that ends at b."""
     steps = one_epoch()
@@ -121,20 +120,22 @@ def test_windows_after_the_first_start_from_what_was_kept() -> None:
     # by hand: score two steps, keep the best three of each, commit, score the next two
     begin = start(chosen)
     first = score_window(
-        chosen.judge.task, chosen.judge.rule,
+        chosen.judge.task,
+        chosen.judge.rule,
         record(chosen.judge.task, chosen.judge.rule, begin, steps[:2], snapshots=2),
         chosen.judge.targets,
-    )  # fmt: skip
+    )
     kept = [
         step.keep(scores.mean(dim=0).topk(3).indices.sort().values)
         for step, scores in zip(steps[:2], first.influences, strict=True)
     ]
     state = replay(chosen.judge.task, chosen.judge.rule, begin, kept)
     second = score_window(
-        chosen.judge.task, chosen.judge.rule,
+        chosen.judge.task,
+        chosen.judge.rule,
         record(chosen.judge.task, chosen.judge.rule, state, steps[2:], snapshots=2),
         chosen.judge.targets,
-    )  # fmt: skip
+    )
     expected = np.zeros((2, 24))
     for step, scores in zip(steps, first.influences + second.influences, strict=True):
         expected[:, step.rows.numpy()] += scores.numpy()
@@ -180,32 +181,6 @@ def test_threshold_may_leave_a_step_empty() -> None:
     chosen = selector(2, budget=Budget(threshold=1e9))
     found = run(chosen, tiny.steps(6, size=6))
     assert np.isfinite(found).all()
-
-
-def test_look_ahead_without_a_target_is_refused() -> None:
-    task = tiny.task()
-    with pytest.raises(ValueError, match="needs at least one target"):
-        Judge(task, tiny.rule_for("adam")[0], LookAhead())
-
-
-def test_rounds_are_the_window_again_at_the_weights_before() -> None:
-    """Two rounds by hand: score, move the weights by rank, score at the new weights."""
-    judge = Judge(tiny.task(), tiny.rule_for("adamw")[0], LookAhead(rounds=2), tiny.targets())
-    once = Judge(judge.task, judge.rule, LookAhead(), judge.targets)
-    begin, steps = tiny.start(judge.task, judge.rule), unweighted(tiny.steps(3))
-    first = once.judge(begin, steps)
-    weights = [1 + 0.5 * centered_ranks(values) for values in first.values]
-    again = once.judge(
-        begin, [s.reweight(torch.from_numpy(w)) for s, w in zip(steps, weights, strict=True)]
-    )
-    found = judge.judge(begin, steps)
-    for k in range(3):
-        ranks = centered_ranks(again.values[k] / weights[k])
-        expected = np.clip(weights[k] + 0.5 * ranks, 0.02, 2)
-        np.testing.assert_allclose(found.values[k], expected, atol=1e-5)
-        assert found.scores is not None
-        assert first.scores is not None
-        assert torch.equal(found.scores.influences[k], first.scores.influences[k])
 
 
 @pytest.mark.parametrize("jump_bytes", [None, 2**20], ids=["linear", "exact"])
@@ -259,7 +234,3 @@ def test_losses_have_no_error_to_expect() -> None:
     scores = chosen.run(start(chosen), tiny.steps(4, size=6))
     assert scores.errors is None
     assert not scores.windows
-
-
-def unweighted(steps: list[Step]) -> list[Step]:
-    return [step.reweight(torch.ones_like(step.weights)) for step in steps]
