@@ -89,8 +89,7 @@ class LookAheadMixin:
         """Train as the Trainer does."""
         self._chooser = self._source = None
         result = super().train(*args, **kwargs)  # type: ignore[misc]
-        if self._chooser is not None:
-            self._chooser.settle()
+        self._settle()
         return result
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any) -> Any:
@@ -102,6 +101,10 @@ class LookAheadMixin:
             self._cut = self._chooser.stream(epoch_iterator)
         return super().get_batch_samples(self._cut, *args)  # type: ignore[misc]
 
+    def _settle(self) -> None:
+        if self._chooser is not None:
+            self._chooser.settle()
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()  # type: ignore[misc]
         columns = [*self._signature_columns, *self._options.keys]
@@ -111,10 +114,8 @@ class LookAheadMixin:
         return super()._prepare_inputs(self._for_model(inputs))  # type: ignore[misc]
 
     def _for_model(self, batch: Any) -> Any:
-        left_out = self._unknown_to_model()
-        if not left_out:
-            return batch
-        return {key: value for key, value in batch.items() if key not in left_out}
+        unknown = self._unknown_to_model()
+        return {k: v for k, v in batch.items() if k not in unknown} if unknown else batch
 
     def _unknown_to_model(self) -> list[str]:
         """Keys that the options read, but neither the model nor the Trainer's loss."""

@@ -301,15 +301,7 @@ class LiveLoop:
         report, self._unsettled = self.reports[-1], None
         tell(self._trackers, "window", report.metrics(), report.first_step)
         if self._log is not None:
-            self._log.window(
-                window=len(self.reports) - 1,
-                horizon=report.horizon,
-                steps=report.steps,
-                target_loss=report.target_loss,
-                predicted=report.predicted,
-                realised=report.realised,
-                seconds=report.seconds,
-            )
+            self._log.window(window=len(self.reports) - 1, **vars(report))
 
 
 def _decisions(decided: Decided, sizes: Sequence[int]) -> list[Decision]:

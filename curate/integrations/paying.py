@@ -38,10 +38,10 @@ class Paying:
 
     def due(self) -> bool:
         """Whether the next window is to be scored."""
-        if not self.pays and self._left > 0:
-            self._left -= 1
-            return False
-        return True
+        if self.pays or not self._left:
+            return True
+        self._left -= 1
+        return False
 
     def enter(self, gain: float) -> None:
         """Add what choosing gained in a window, in loss units."""

@@ -206,7 +206,7 @@ class Selector:
                     outcome.realised = 0.0 if decided.everything else decided.realized(theta)
                 so_far.outcomes.append(outcome)
                 if on_outcome is not None:
-                    on_outcome(outcome, so_far.proxy and so_far.proxy.latest())
+                    on_outcome(outcome, so_far.latest_error())
             so_far.offer(due=not more)
         return so_far.scores()
 
@@ -276,9 +276,9 @@ class _SoFar:
         self._ledger = Ledger(
             len(judge.task.examples), judge.target_weights, selector.strata, selector.halves
         )
-        self.proxy = None
+        self._proxy = None
         if judge.goes_back and selector.probing:
-            self.proxy = ErrorProxy(
+            self._proxy = ErrorProxy(
                 selector.probing,
                 exact=judge.scoring.jump_bytes is not None,
                 rounds=judge.policy.rounds,
@@ -293,7 +293,7 @@ class _SoFar:
 
     def judge_window(self, on_step: Callable[[], None]) -> Judged:
         """Judge the window it is in, after the rounds that are done."""
-        judge, proxy = self._selector.judge, self.proxy
+        judge, proxy = self._selector.judge, self._proxy
         probing = self.rounds.probing if self.rounds else None
         if proxy is not None and self.rounds is None:
             probing = proxy.plan(self._window, judge.target_rows)
@@ -327,6 +327,10 @@ class _SoFar:
                 1 if per is None else per[rows],
             )
 
+    def latest_error(self) -> float | None:
+        """The error to expect in the window entered last, if it is estimated."""
+        return None if self._proxy is None else self._proxy.latest()
+
     def offer(self, *, due: bool = False) -> None:
         """Offer a savepoint, see `Savepoints.offer`."""
         if self._savepoints is not None:
@@ -337,17 +341,17 @@ class _SoFar:
         goes_back = self._selector.judge.goes_back
         scores = self._ledger.scores(with_influences=goes_back)
         scores = replace(scores, outcomes=self.outcomes)
-        if self.proxy is None:
+        if self._proxy is None:
             return scores
-        errors = self.proxy.rows(len(scores.score))
-        return replace(scores, errors=errors, windows=self.proxy.windows())
+        errors = self._proxy.rows(len(scores.score))
+        return replace(scores, errors=errors, windows=self._proxy.windows())
 
     def _saved(self) -> Tree:
         return {
             "first": self.first,
             "state": self.state.saved(),
             "ledger": self._ledger.saved(),
-            "proxy": self.proxy and self.proxy.saved(),
+            "proxy": self._proxy and self._proxy.saved(),
             "differences": self._selector.judge.differences.saved(),
             "rounds": self.rounds and self.rounds.saved(),
             "outcomes": [asdict(outcome) for outcome in self.outcomes],
@@ -359,7 +363,7 @@ class _SoFar:
         self._ledger.restore(saved["ledger"])
         self._selector.judge.differences.restore(saved["differences"])
         self.outcomes = [Outcome(**values) for values in saved["outcomes"]]
-        if self.proxy is not None:
-            self.proxy.restore(saved["proxy"])
+        if self._proxy is not None:
+            self._proxy.restore(saved["proxy"])
         if saved["rounds"] is not None:
             self.rounds = self._selector.judge.restored(saved["rounds"], self._window)

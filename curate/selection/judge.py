@@ -216,8 +216,10 @@ class Judge:
                 on_step=on_step,
             )
         values = [
-            self.policy.values(self._offer(step, losses, scores and scores.influences[k]))
-            for k, (step, losses) in enumerate(zip(steps, recording.losses, strict=True))
+            self.policy.values(
+                self._offer(step, recording.losses[k], scores.influences[k] if scores else None)
+            )
+            for k, step in enumerate(steps)
         ]
         return Judged(steps, recording.final, recording.losses, scores, values)
 
