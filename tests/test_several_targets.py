@@ -15,7 +15,7 @@ from curate.pipeline.score import selector_for
 from curate.recipe import check_recipe
 from curate.recipe.load import parse
 from curate.runtime.progress import Phases
-from curate.selection.policies import standardize
+from curate.selection.scale import standardize
 from curate.trajectory import record
 from curate.tuning.grid import Pair
 from curate.tuning.trials import set_up

@@ -1,5 +1,6 @@
 """Look-ahead in Hugging Face's Trainer: a mixin."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,13 +12,13 @@ from curate.influence import Target
 from curate.integrations.loader import as_targets
 from curate.integrations.loop import LiveLoop, WindowReport, one_mean
 from curate.integrations.options import WEIGHTS, Options
-from curate.integrations.training import Training
+from curate.integrations.training import LiveTraining
 from curate.models import LabelsObjective, Objective, as_objective, find_shift
 from curate.rules import unwrap
 
 
 class LookAheadMixin:
-    """Put it before a Trainer class, and each step trains on the part of its batch worth it.
+    """Put it before a Trainer class, and each step trains on the part of its batch worth keeping.
 
         class LookAheadTrainer(LookAheadMixin, Trainer): ...
 
@@ -25,17 +26,18 @@ class LookAheadMixin:
             model, args, train_dataset=noisy, targets=clean, look_ahead={"horizon": 4, "keep": 0.5}
         )
 
-    Batches are drawn a window ahead where the Trainer draws those of one
-    optimizer step, gradient accumulation included, and are cut before it counts
-    their items. Optimizer, schedule and clipping are the Trainer's; it must run
-    in one process, on one device. See `LookAheadLoader` for cost.
+    Batches are drawn a window ahead where the Trainer draws those of one optimizer step, gradient
+    accumulation included, and are cut before it counts their items. Optimizer, schedule and
+    clipping are the Trainer's; it must run in one process, on one device. See `LookAheadLoader`
+    for cost.
 
     Args:
-        targets: the dataset to be good at, or several by name; the eval_dataset if
-            None, which then is no longer a fair judge of the model.
-        objective: (model, batch) -> one loss per example; the model's own loss on
-            `labels` if None, see `LabelsObjective`.
-        look_ahead: see `Options`. A `row` column is kept from the model.
+        targets: the dataset to be good at, or several by name; the eval_dataset if None, which
+            then is no longer a fair judge of the model.
+        objective: (model, batch) -> one loss per example; the model's own loss on `labels` if
+            None, see `LabelsObjective`.
+        look_ahead: see `Options`. Columns that `label`, `group_by` and `row` name stay in the
+            batches, even with `remove_unused_columns`; the model gets those that it accepts.
 
     Raises:
         OptionError: an argument that cannot be followed.
@@ -48,6 +50,7 @@ class LookAheadMixin:
     eval_dataset: Any
     model_accepts_loss_kwargs: bool
     get_eval_dataloader: Callable[[Any], Any]
+    label_names: list[str]
     _signature_columns: list[str]
 
     def __init__(
@@ -95,27 +98,33 @@ class LookAheadMixin:
         if epoch_iterator is not self._source:
             self._source = epoch_iterator
             self._chooser = self._chooser or self._make_chooser()
-            self._cut = map(self._for_model, self._chooser.stream(epoch_iterator))
+            self._cut = self._chooser.stream(epoch_iterator)
         return super().get_batch_samples(self._cut, *args)  # type: ignore[misc]
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()  # type: ignore[misc]
-        row = self._options.row
-        if isinstance(row, str) and row not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, row]
 
     def _settle(self) -> None:
         if self._chooser is not None:
             self._chooser.settle()
 
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()  # type: ignore[misc]
+        columns = [*self._signature_columns, *self._options.keys]
+        self._signature_columns = list(dict.fromkeys(columns))
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return super()._prepare_inputs(self._for_model(inputs))  # type: ignore[misc]
+
     def _for_model(self, batch: Any) -> Any:
-        left_out = self._unknown_to_model()
-        if not left_out:
-            return batch
-        return {key: value for key, value in batch.items() if key not in left_out}
+        unknown = self._unknown_to_model()
+        return {k: v for k, v in batch.items() if k not in unknown} if unknown else batch
+
+    def _unknown_to_model(self) -> list[str]:
+        """Keys that the options read, but neither the model nor the Trainer's loss."""
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        accepted = {*inspect.signature(type(model).forward).parameters, *self.label_names}
+        return [key for key in self._options.keys if key not in accepted]
 
     def _make_chooser(self) -> LiveLoop:
-        training = Training(
+        training = LiveTraining(
             self.model, unwrap(self.optimizer), self.lr_scheduler, self.args.max_grad_norm or None
         )
         targets = self._targets()
@@ -124,8 +133,8 @@ class LookAheadMixin:
             self.model.eval()
             counted = self.model_accepts_loss_kwargs and self._divides_by_count(batch)
             objective = self._objective or self._default_objective(batch, counted)
-        # without a count the Trainer adds up the means of a step's batches, undivided, if it
-        # believes that the model has been given one
+        # if the Trainer believes that the model was given a count, it adds up the means of a
+        # step's batches undivided
         added_up = self.model_accepts_loss_kwargs and not counted
         return LiveLoop(
             training,
@@ -142,32 +151,30 @@ class LookAheadMixin:
         return as_targets({name: self.get_eval_dataloader(part) for name, part in data.items()})
 
     def _default_objective(self, batch: Any, counted: bool) -> Objective:
-        shifts = find_shift(self.model, batch, self._unknown_to_model())
+        unknown = self._unknown_to_model()
+        shifts = find_shift(self.model, batch, unknown)
         trainer_shifts = getattr(self, "_loss_shifts_labels", False)
         return LabelsObjective(
             shifts=shifts,
             counts_first=counted and shifts and not trainer_shifts,
-            unknown_to_model=self._unknown_to_model(),
+            unknown_to_model=unknown,
         )
 
     @torch.no_grad()
     def _divides_by_count(self, batch: Any) -> bool:
         """Whether the model's loss heeds the count of items that the Trainer hands it."""
-        inputs = {key: value for key, value in batch.items() if key not in self._unknown_to_model()}
-        own = self.model(**inputs).loss
-        told = self.model(**inputs, num_items_in_batch=torch.tensor(10**6, device=own.device)).loss
-        return not torch.isclose(own, told, rtol=1e-3)
-
-    def _unknown_to_model(self) -> list[str]:
-        row = self._options.row
-        return [row] if isinstance(row, str) else []
+        inputs = self._for_model(batch)
+        mean = self.model(**inputs).loss
+        count = torch.tensor(10**6, device=mean.device)
+        divided = self.model(**inputs, num_items_in_batch=count).loss
+        return not torch.isclose(mean, divided, rtol=1e-3)
 
 
 def _options(look_ahead: Mapping[str, Any]) -> Options:
-    known = set(Options.__dataclass_fields__)
-    unknown = sorted(look_ahead.keys() - known)
+    names = sorted(Options.__dataclass_fields__)
+    unknown = sorted(look_ahead.keys() - set(names))
     if unknown:
-        raise OptionError(f"look_ahead has no {unknown[0]!r}; it knows {', '.join(sorted(known))}.")
+        raise OptionError(f"look_ahead has no {unknown[0]!r}; it knows {', '.join(names)}.")
     options = Options(**look_ahead)
     if options.keep == WEIGHTS:
         raise OptionError("the Trainer has no place for weights; give keep a share, such as 0.5.")

@@ -1,4 +1,4 @@
-"""A dataset from an audit log: online selection, too, ends in something to train on."""
+"""A dataset from an audit log, so that selection in a loop ends in something to train on."""
 
 from os import PathLike
 from pathlib import Path
@@ -15,7 +15,6 @@ from curate.output.composition import composition
 from curate.output.directory import Selection, made_with, write_selection
 from curate.output.page import leave_report
 from curate.runtime.resume import check_free, staged
-from curate.selection import Array
 from curate.selection.budget import Budget, Choice
 from curate.selection.ledger import Ledger, Scores, score_table
 from curate.selection.scale import standardize
@@ -31,20 +30,19 @@ def write_kept(
 ) -> pl.DataFrame:
     """Write what look-ahead kept in a training loop as a dataset directory, like `curate select`.
 
-    A row's score is its value, standardized within the step, averaged over the
-    steps it was offered in; `influence` is the mean likewise. Rows that were
-    never offered are not kept.
+    A row's score is its value, standardized within the batch, averaged over the steps it was
+    offered in; `influence` is averaged likewise. Rows that were never offered are not kept.
 
     Args:
-        log: what the loop was told to write, with the rows' positions in `data` as `row`.
+        log: the loop's audit log, with the rows' positions in `data` as `row`.
         data: the dataset that the loop read, or where it is, as for `data.train` of a recipe.
         out: the directory.
-        keep: share of the rows offered, the highest scores; None for the rows that
-            the loop kept at least every other time.
+        keep: share of the rows offered, the highest scores; None for the rows that the loop kept
+            at least every other time.
         overwrite: replace `out` if curate wrote it.
 
     Returns:
-        What `scores.parquet` holds: one line per row of `data`.
+        The table in `scores.parquet`: one line per row of `data`.
 
     Raises:
         UserError: the log has no row ids, or they are not those of `data`; nothing is written.
@@ -59,19 +57,17 @@ def write_kept(
     targets = [c.removeprefix("influence/") for c in entries.columns if c.startswith("influence/")]
     scores = _scores(entries, len(table), targets)
     choice = _choice(entries, scores, keep)
-    found = score_table(scores, choice, np.arange(len(table)), targets)
-    source = "a dataset in memory" if isinstance(data, Dataset) else str(data)
-    selection = Selection(
-        table,
-        found,
-        provenance=made_with()
-        | {"log": str(log), "keep": keep, "sources": {"train": source}}
-        | {"composition": composition(table, choice.kept, None)},
-    )
+    rows = score_table(scores, choice, np.arange(len(table)), targets)
+    provenance = made_with() | {
+        "log": str(log),
+        "keep": keep,
+        "sources": {"train": "a dataset in memory" if isinstance(data, Dataset) else str(data)},
+        "composition": composition(table, choice.kept, None),
+    }
     with staged(out, overwrite=overwrite) as stage:
-        write_selection(stage, selection)
-        leave_report(stage, table, found)
-    return found
+        write_selection(stage, Selection(table, rows, provenance=provenance))
+        leave_report(stage, table, rows)
+    return rows
 
 
 def _check_rows(entries: pl.DataFrame, count: int, log: Any) -> None:
@@ -98,15 +94,13 @@ def _choice(entries: pl.DataFrame, scores: Scores, keep: float | None) -> Choice
     offered = np.flatnonzero(scores.seen)
     kept = np.zeros(len(scores.seen), dtype=bool)
     reasons = np.full(len(kept), "never offered", dtype=object)
-    if keep is None:
-        times: Array = np.zeros(len(kept))
-        np.add.at(times, entries["row"].to_numpy(), entries["kept"].to_numpy())
-        kept[offered] = (2 * times >= scores.seen)[offered]
-        reasons[offered] = [
-            f"kept {int(n)} of {int(m)} times"
-            for n, m in zip(times[offered], scores.seen[offered], strict=True)
-        ]
-    else:
+    if keep is not None:
         choice = Budget(fraction=keep).choose(scores.score[offered])
         kept[offered], reasons[offered] = choice.kept, choice.reasons
+        return Choice(kept, reasons.tolist())
+    times = np.zeros(len(kept), dtype=np.int64)
+    np.add.at(times, entries["row"].to_numpy(), entries["kept"].to_numpy())
+    kept[offered] = (2 * times >= scores.seen)[offered]
+    pairs = zip(times[offered], scores.seen[offered], strict=True)
+    reasons[offered] = [f"kept {n} of {seen} times" for n, seen in pairs]
     return Choice(kept, reasons.tolist())

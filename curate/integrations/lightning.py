@@ -1,4 +1,4 @@
-"""Look-ahead in Lightning: a loader that finds out about the training from the module's trainer."""
+"""Look-ahead in Lightning: a loader that reads the training off the module's trainer."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Unpack
@@ -13,7 +13,7 @@ from curate.integrations.options import LoopOptions, Options
 from curate.models import Objective
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""By the name of a trainer's precision."""
+"""The data type by the name of a trainer's precision."""
 
 
 class LightningLookAhead:
@@ -21,19 +21,18 @@ class LightningLookAhead:
 
         trainer.fit(module, LightningLookAhead(loader, module, losses, targets, horizon=4))
 
-    The optimizer, its schedule (stepped by step, not by epoch), clipping by norm,
-    gradient accumulation and precision are read from the module's trainer when the first
-    batch is asked for.
+    The optimizer, its schedule (stepped by step, not by epoch), clipping by norm, gradient
+    accumulation and precision are read from the module's trainer at the first batch.
 
     Args:
-        loader, objective, targets: see `LookAheadLoader`; the objective is called
-            with the module itself as model.
+        loader, objective, targets: see `LookAheadLoader`; the objective is called with the module
+            itself as model.
         options: see `Options`.
 
     Raises:
-        OptionError: at once, for options out of range; at the first batch, for
-            manual optimization, several optimizers, clipping by value, or
-            schedulers that wait for a metric or step now and then.
+        OptionError: at once, for options out of range; at the first batch, for manual
+            optimization, several optimizers, clipping by value, or schedulers that wait for a
+            metric or do not step at every step.
     """
 
     def __init__(
@@ -100,8 +99,10 @@ class LightningLookAhead:
 
 
 def _scheduler(trainer: Any) -> Any | None:
-    """The scheduler that is stepped with the optimizer; one stepped by epoch stands still here."""
+    """The scheduler that is stepped with the optimizer; one stepped by epoch is ignored."""
     by_step = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
     if any(config.frequency != 1 for config in by_step):
-        raise OptionError("a scheduler that steps now and then is not modeled; use frequency 1.")
+        raise OptionError(
+            "a scheduler that does not step at every step is not modeled; use frequency 1."
+        )
     return by_step[0].scheduler if by_step else None

@@ -11,7 +11,7 @@ from curate.errors import OptionError
 from curate.influence import Target
 from curate.integrations.loop import Decision, LiveLoop, WindowReport, one_mean
 from curate.integrations.options import LoopOptions, Options
-from curate.integrations.training import Training
+from curate.integrations.training import LiveTraining
 from curate.models import Objective, as_objective
 from curate.rules import unwrap
 
@@ -19,51 +19,47 @@ from curate.rules import unwrap
 class LookAheadLoader:
     """Iterate this in place of a data loader: each batch is cut to what is worth training on.
 
-    At each window it draws K steps' batches, takes the optimizer as it stands
-    (moments, step counts, param groups, learning rates), simulates the K steps,
-    scores every candidate against the targets where they end, and yields the
-    batches cut to what is kept. The loop around it does its own forward,
-    backward and step, unaware.
+    At each window it draws K steps' batches, takes the optimizer as it stands (moments, step
+    counts, param groups, learning rates), simulates the K steps, scores every candidate against
+    the targets where they end, and yields the batches cut to what is kept. The loop around it
+    does its own forward, backward and step, unaware.
 
         loader = LookAheadLoader(loader, model, optimizer, losses, targets, horizon=4)
         for batch in loader:
             ...
 
-    Nothing of the caller's changes: not the model, its mode or its gradients,
-    not the optimizer, the scheduler or the RNG. With `keep=1.0` nothing is
-    simulated or scored, and training is bit for bit what it was.
+    Nothing that the caller has is changed: not the model, its mode or its gradients, not the
+    optimizer, the scheduler or the RNG. With `keep=1.0` nothing is simulated or scored, and
+    training is bit for bit what it was.
 
-    Cost of choosing, per step that the loop takes, in gradients of one step's
-    batch: R (1 + 1.3) for R rounds, and one more where a step's
-    gradient was not kept. On top, per
-    window, R gradients of the targets and one forward pass over them. The
-    simulated steps are not the loop's own, so training itself comes on top, on
-    the smaller batches. Memory beside the loop's: K states of the optimizer (at
-    most `snapshots`) and their gradients, one batch's graph, and a window of batches.
+    Cost of choosing, per step that the loop takes, in gradients of one step's batch: R (1 + 1.3)
+    for R rounds, and one more where a step's gradient was not kept; per window, R gradients of
+    the targets and one forward pass over them. The simulated steps are not the loop's own, so
+    training itself comes on top, on the smaller batches. Memory beside the loop's: K states of
+    the optimizer (at most `snapshots`) and their gradients, one batch's graph, and a window of
+    batches.
 
     Args:
         loader: yields batches of any structure whose tensors have the examples first.
-        model, optimizer: the ones that are trained; SGD, Adam, AdamW, RMSprop, Adagrad
-            or Adafactor of torch.optim.
-        objective: (model, batch) -> one training loss per example, shape (n,), or
-            an `Objective`; the loop is taken to train on their mean over the step.
-        targets: what to be good at: a batch, a list or loader of batches, or
-            several by name. They are kept in memory.
+        model, optimizer: the ones that are trained; SGD, Adam, AdamW, RMSprop, Adagrad or
+            Adafactor of torch.optim.
+        objective: (model, batch) -> one training loss per example, shape (n,), or an `Objective`;
+            the loop is taken to train on their mean over the step.
+        targets: what to be good at: a batch, a list or loader of batches, or several by name.
+            They are kept in memory.
         scheduler: stepped once per optimizer step by the loop; read, never stepped.
         clip_norm: the norm that the loop clips gradients to.
-        autocast: what the loop's passes are autocast to, such as torch.bfloat16. If None it is
-            seen at the loop's first call of the model; a window before that is in float32.
+        autocast: what the loop's passes are autocast to, such as torch.bfloat16. If None, it is
+            read off the loop's first call of the model; a window before that is in float32.
         accumulate: batches whose gradients the loop adds up for one optimizer step.
-        scale: n -> what the loop's gradient is in units of the mean over all
-            candidates, for a step of n batches; 1 unless given. A loop
-            that divides by `accumulate` at the shorter end of an epoch, too,
-            has `lambda n: n / accumulate`.
+        scale: n -> the loop's gradient for a step of n batches, in units of the mean over all
+            candidates; 1 by default. A loop that divides by `accumulate` even at the shorter end
+            of an epoch has `lambda n: n / accumulate`.
         options: see `Options`: horizon, keep, rounds, label, group_by, log, row, tracker and more.
 
     Raises:
-        UserError: at construction, for an optimizer, model or argument that
-            cannot be followed, with the remedy. While iterating, NonFiniteError
-            names step and parameter.
+        UserError: at construction, for an optimizer, model or argument that cannot be followed,
+            with the remedy. While iterating, NonFiniteError names step and parameter.
     """
 
     def __init__(
@@ -87,7 +83,7 @@ class LookAheadLoader:
         _refuse_counted(loader)
         self.loader = loader
         self._chooser = LiveLoop(
-            Training(model, unwrap(optimizer), scheduler, clip_norm, autocast),
+            LiveTraining(model, unwrap(optimizer), scheduler, clip_norm, autocast),
             as_objective(objective, getattr(objective, "__name__", "objective")),
             as_targets(targets),
             checked,
@@ -104,7 +100,7 @@ class LookAheadLoader:
         return len(self.loader)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
-        if name == "loader":  # not there yet: being copied or unpickled
+        if name == "loader":  # not set yet: being copied or unpickled
             raise AttributeError(name)
         return getattr(self.loader, name)
 
@@ -114,13 +110,13 @@ class LookAheadLoader:
     def settle(self) -> None:
         """Measure what the last window did, now that it has been trained on.
 
-        It happens by itself where the loop comes back for another batch; call it
-        after a training that did not run to the end of the loader.
+        This happens by itself when the loop asks for another batch; call it after a training that
+        did not run to the end of the loader.
         """
         self._chooser.settle()
 
     def choose(self, window: Sequence[Any]) -> list[Decision]:
-        """Decide on a window of batches of one's own; adds a report."""
+        """Decide on a window of the caller's batches; adds a report."""
         return self._chooser.choose(window)
 
 
@@ -129,18 +125,18 @@ def as_targets(targets: Any) -> list[Target]:
     named = isinstance(targets, Mapping) and not _is_batch(targets)
     parts = targets.items() if named else [("target", targets)]
     with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
-        found = [
+        parsed = [
             Target(name, BatchExamples([part] if _is_batch(part) else list(part)))
             for name, part in parts
         ]
-    empty = [target.name for target in found if not len(target.examples)]
-    if empty or not found:
+    empty = [target.name for target in parsed if not len(target.examples)]
+    if empty or not parsed:
         raise OptionError(f"{empty[0] if empty else 'targets'}: holds no examples to be good at.")
-    return found
+    return parsed
 
 
 def _is_batch(value: Any) -> bool:
-    """Whether a value is one batch: its own parts, not theirs, are tensors."""
+    """Whether a value is one batch: its parts, not the parts of its parts, are tensors."""
     parts = value.values() if isinstance(value, Mapping) else value
     if isinstance(value, list | tuple | Mapping):
         return any(isinstance(part, Tensor) for part in parts)

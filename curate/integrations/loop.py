@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain, islice
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from torch import Tensor
 from curate.datasets import BatchExamples, batch_length, take
 from curate.errors import DataError
 from curate.influence import Differences, Scoring, Target, target_losses
-from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options
+from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options, Read
 from curate.integrations.paying import Paying, halved
-from curate.integrations.training import Training
+from curate.integrations.training import LiveTraining
 from curate.models import Objective, require_trainable
 from curate.output.audit_log import AuditLog
+from curate.rules import LiveOptimizer
 from curate.runtime.trackers import careful
 from curate.runtime.trackers.base import tell
 from curate.selection import Array
@@ -33,10 +34,10 @@ from curate.trajectory import Step, Task
 class WindowReport(Outcome):
     """What one window came to, see `Outcome`; fewer steps than `horizon` at the end of an epoch.
 
-    realised is measured when the loop has trained on the window and asks for the next; None until
+    realised: measured when the loop has trained on the window and asks for the next; None until
     then. horizon: K asked for. seconds: spent choosing.
     gain: with `keep="auto"`, the loss on target rows that did not choose after training on
-    everything, less that after training on what was or would have been kept; None until known.
+    everything, less that after training on what was or would have been kept; None until measured.
     """
 
     horizon: int = 1
@@ -51,19 +52,17 @@ class WindowReport(Outcome):
         return self.realised / self.predicted
 
     def metrics(self) -> dict[str, float | None]:
-        """Its numbers by name for a tracker."""
-        return super().metrics() | {
-            "gain": self.gain,
-            "horizon": self.horizon,
-            "seconds": self.seconds,
-        }
+        """The numbers that trackers receive."""
+        more = {"gain": self.gain, "horizon": self.horizon, "seconds": self.seconds}
+        return super().metrics() | more
 
 
 @dataclass(frozen=True)
 class Decision:
     """What becomes of one batch.
 
-    influences: shape (Q, n), all weights 1. values: the policy's, shape (n,).
+    influences: shape (Q, n), all weights 1. values: the policy's, shape (n,). Both are NaN for a
+    batch that was not scored.
     weights: in the mean that the loop is to take, shape (n,); 0 is left out.
     """
 
@@ -89,20 +88,28 @@ class LiveLoop:
 
     def __init__(
         self,
-        training: Training,
+        training: LiveTraining,
         objective: Objective,
         targets: Sequence[Target],
         options: Options,
         accumulate: int = 1,
         scale: Callable[[int], float] = one_mean,
     ) -> None:
-        """`accumulate` batches make a step; of one of n, the loop's gradient is scale(n) means."""
+        """accumulate: batches that make a step. scale: n batches -> the loop's gradient in means.
+
+        See `LookAheadLoader` for both.
+        """
         self.training, self.options, self.accumulate = training, options, accumulate
         self._scale = scale
         self.reports: list[WindowReport] = []
         self._objective, self._targets = objective, targets
         self._paying = Paying() if options.keep == AUTO else None
-        self._halves = halved(targets, options.seed) if self._paying else ()
+        # the targets that choose and those that judge; halves take turns by the scored window
+        self._sides: list[tuple[Sequence[Target], Sequence[Target]]] = [(targets, ())]
+        if self._paying:
+            one, other = halved(targets, options.seed)
+            self._sides = [(other, one), (one, other)]
+        self._judging: Sequence[Target] = ()
         self._everything = 0.0  # loss of the judging half at the end of the window handed out last
         self._policy, self._differences = LookAhead(options.scored_rounds), Differences()
         share = SHARE if self._paying else options.keep
@@ -112,93 +119,86 @@ class LiveLoop:
         self._trackers = careful([] if options.tracker is None else [options.tracker])
         self._unsettled: Decided | None = None
         self._steps_decided = 0
-        training.learning_rates(training.read()[1], 1)
+        model, live = training.read()
+        training.learning_rates(live, 1)
         with training.simulated():
-            require_trainable(training.read()[0], objective, targets[0].examples)
+            require_trainable(model, objective, targets[0].examples)
 
     def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches, cut to what is kept, or with `keep="weights"` as pairs (batch, weights).
 
-        Drawn a window ahead. With everything kept they go through as they are.
+        They are drawn a window ahead. With everything kept they go through as they are.
         """
         if self.options.keep == 1:
             yield from batches
             return
-        source, ahead = iter(batches), list[Any]()
+        source = iter(batches)
         while True:
             self.settle()
-            length = self.options.horizon * self.accumulate
-            ahead += islice(source, length - len(ahead))
-            if not ahead:
+            window = list(islice(source, self.options.horizon * self.accumulate))
+            if not window:
                 return
-            decisions = self.choose(ahead)
-            decided, ahead = ahead[: len(decisions)], ahead[len(decisions) :]
-            for handed, (batch, decision) in enumerate(zip(decided, decisions, strict=True)):
-                if handed == len(decided) - 1:
+            handed = 0
+            try:
+                for batch, decision in zip(window, self.choose(window), strict=True):
+                    handed += 1
                     yield self._part(batch, decision)
-                    continue
-                try:
-                    yield self._part(batch, decision)
-                except GeneratorExit:  # the loop was left before the window's end
-                    self._record(None)
-                    raise
+            except GeneratorExit:
+                if handed < len(window):  # the loop was left before the window's end
+                    self._record()
+                raise
 
     def choose(self, batches: Sequence[Any]) -> list[Decision]:
         """Decide on a window, given as its batches in order.
 
-        With `keep="auto"` it may be that nothing is dropped, and that nothing was scored: there is
-        no report of such a window then.
+        With `keep="auto"` a window may go through whole and unscored: it has no report then.
         """
+        sizes = [batch_length(batch) for batch in batches]
         if self._paying and not self._paying.due():
             self._steps_decided += -(-len(batches) // self.accumulate)
-            return [_whole(batch, len(self._targets)) for batch in batches]
+            return [_whole(size, len(self._targets)) for size in sizes]
         begin = time.monotonic()
         with self.training.simulated():
-            decided, lengths = self._decide(batches)
+            decided = self._decide(batches, sizes)
             gain = self._try(decided)
             if self._paying and not self._paying.pays:
                 whole = [np.ones(len(weights)) for weights in decided.weights]
                 decided = replace(decided, weights=whole)
-            report = WindowReport(
-                **vars(decided.outcome()), horizon=self.options.horizon, gain=gain
-            )
-        report.seconds = time.monotonic() - begin
-        decisions = [_decisions(decided, k, sizes) for k, sizes in enumerate(lengths)]
-        flat = list(chain.from_iterable(decisions))
+            outcome = vars(decided.outcome())
+        decisions = _decisions(decided, sizes)
+        seconds = time.monotonic() - begin
+        report = WindowReport(**outcome, horizon=self.options.horizon, seconds=seconds, gain=gain)
         if self.options.log is not None:
-            self._enter(batches, flat)
+            self._enter(batches, decisions)
         self.reports.append(report)
         self._unsettled = decided
         self._steps_decided += len(decided.weights)
-        return flat
+        return decisions
 
     def settle(self) -> None:
         """Measure what the last window, now trained on, did."""
         if self._unsettled is None:
             return
-        report, decided = self.reports[-1], self._unsettled
+        report = self.reports[-1]
         with self.training.simulated():
             theta = self.training.read()[0].read()
-            report.realised = decided.realized(theta)
+            report.realised = self._unsettled.realized(theta)
             if self._paying and report.gain is None:
-                report.gain = self._everything - self._judged_loss(theta, len(self.reports) - 1)
+                report.gain = self._everything - self._judged_loss(theta)
                 self._paying.enter(report.gain)
-        self._record(report.realised)
+        self._record()
 
-    def _decide(self, batches: Sequence[Any]) -> tuple[Decided, list[list[int]]]:
-        """A window judged by the targets whose turn it is; the sizes of every step's batches."""
-        options, examples = self.options, BatchExamples(batches)
+    def _decide(self, batches: Sequence[Any], sizes: Sequence[int]) -> Decided:
+        """A window of batches of these sizes, judged by the targets whose turn it is."""
+        options = self.options
         model, live = self.training.read()
-        members = [
-            batches[first : first + self.accumulate]
-            for first in range(0, len(batches), self.accumulate)
-        ]
-        lengths = [[batch_length(batch) for batch in step] for step in members]
+        parts = [sizes[k : k + self.accumulate] for k in range(0, len(sizes), self.accumulate)]
+        choosing, self._judging = self._sides[len(self.reports) % len(self._sides)]
         judge = Judge(
-            Task(model, self._objective, examples),
+            Task(model, self._objective, BatchExamples(batches)),
             live.rule,
             self._policy,
-            self._sides(len(self.reports))[0],
+            choosing,
             Scoring(removal=options.removal),
             options.snapshots,
             options.snapshots,
@@ -208,56 +208,51 @@ class LiveLoop:
             judge,
             self._budget,
             options.horizon,
-            strata=_of_every_row(options.label, batches, "label"),
-            groups=_of_every_row(options.group_by, batches, "group_by"),
+            strata=_columns(options.label, batches, "label"),
+            groups=_columns(options.group_by, batches, "group_by"),
         )
-        rates = self.training.learning_rates(live, len(members))
-        rows = torch.arange(len(examples)).split([sum(sizes) for sizes in lengths])
-        steps = [
+        steps = self._steps(live, parts)
+        judged = judge.judge(live.state(), steps, first_step=self._steps_decided)
+        return selector.decide(judged, self._steps_decided, parts)
+
+    def _steps(self, live: LiveOptimizer, parts: Sequence[Sequence[int]]) -> list[Step]:
+        """The loop's next steps, made of batches of these sizes."""
+        rates = self.training.learning_rates(live, len(parts))
+        totals = [sum(sizes) for sizes in parts]
+        return [
             Step(
-                rows=rows[k],
-                weights=torch.ones(len(rows[k])),
-                lrs=rates[k],
+                rows=rows,
+                weights=torch.ones(len(rows)),
+                lrs=lrs,
                 seed=int(torch.randint(2**62, (), generator=self._seeds)),
-                micro_batch=options.micro_batch or 0,
+                micro_batch=self.options.micro_batch or 0,
                 cuts=tuple(accumulate(sizes))[:-1],
                 scale=self._scale(len(sizes)),
             )
-            for k, sizes in enumerate(lengths)
+            for rows, lrs, sizes in zip(
+                torch.arange(sum(totals)).split(totals), rates, parts, strict=True
+            )
         ]
-        judged = judge.judge(live.state(), steps, first_step=self._steps_decided)
-        lengths = lengths[: len(judged.steps)]
-        return selector.decide(judged, self._steps_decided, lengths), lengths
 
     def _try(self, decided: Decided) -> float | None:
-        """What training on what is kept would gain on the judging half, if it is not done anyway.
+        """What training on what is kept would gain on the judging half, unless it is done anyway.
 
         Where it is, only the loss after training on everything is taken down, for `settle`.
         """
         if self._paying is None:
             return None
-        self._everything = self._judged_loss(decided.judged.final.theta, len(self.reports))
+        self._everything = self._judged_loss(decided.judged.final.theta)
         if self._paying.pays:
             return None
         final = decided.trained(self.training.read()[1].state())
-        gain = self._everything - self._judged_loss(final.theta, len(self.reports))
+        gain = self._everything - self._judged_loss(final.theta)
         self._paying.enter(gain)
         return gain
 
-    def _sides(self, number: int) -> tuple[Sequence[Target], Sequence[Target]]:
-        """The targets that choose in a window that is scored, and those that judge it.
-
-        Halves take turns by the window's number among the reports; without, all choose.
-        """
-        if not self._halves:
-            return self._targets, ()
-        return self._halves if number % 2 else self._halves[::-1]
-
-    def _judged_loss(self, theta: Tensor, number: int) -> float:
-        """The mean loss, at theta, of the targets that judge a window."""
-        _, judging = self._sides(number)
+    def _judged_loss(self, theta: Tensor) -> float:
+        """The mean loss, at theta, of the targets that judge the window."""
         model, _ = self.training.read()
-        return float(target_losses(model, self._objective, judging, theta).mean())
+        return float(target_losses(model, self._objective, self._judging, theta).mean())
 
     def _part(self, batch: Any, decision: Decision) -> Any:
         if self.options.keep == WEIGHTS:
@@ -285,73 +280,61 @@ class LiveLoop:
                 f"influence/{name}": part.numpy()
                 for name, part in zip(names, decision.influences, strict=True)
             }
-            for k, (batch, decision) in enumerate(zip(batches, decisions, strict=False))
+            for k, (batch, decision) in enumerate(zip(batches, decisions, strict=True))
         )
 
     def _rows(self, batch: Any) -> Array | list[None]:
         """The positions in the dataset that a batch says its examples have."""
-        row = self.options.row
-        if row is None:
+        if self.options.row is None:
             return [None] * batch_length(batch)
-        if isinstance(row, str) and not (isinstance(batch, Mapping) and row in batch):
-            raise DataError(
-                f"row is {row!r}, but a batch of type {type(batch).__name__} has no such key."
-            )
-        rows = _as_array(batch[row] if isinstance(row, str) else row(batch), batch, "row")
+        rows = _column(self.options.row, batch, "row")
         if rows.dtype.kind not in "iu":
             raise DataError(
                 f"row must give integers, positions in the dataset, but got {rows.dtype}."
             )
         return rows
 
-    def _record(self, realised: float | None) -> None:
+    def _record(self) -> None:
         """Put the last window itself in the log and send it to a tracker, once."""
         if self._unsettled is None:
             return
         report, self._unsettled = self.reports[-1], None
         tell(self._trackers, "window", report.metrics(), report.first_step)
         if self._log is not None:
-            self._log.window(
-                window=len(self.reports) - 1,
-                horizon=report.horizon,
-                steps=report.steps,
-                target_loss=report.target_loss,
-                predicted=report.predicted,
-                realised=realised,
-                seconds=report.seconds,
-            )
+            self._log.window(window=len(self.reports) - 1, **vars(report))
 
 
-def _decisions(decided: Decided, k: int, lengths: Sequence[int]) -> list[Decision]:
-    """What becomes of every batch of step k."""
+def _decisions(decided: Decided, sizes: Sequence[int]) -> list[Decision]:
+    """What becomes of every batch of a window, the batches being of these sizes."""
     assert decided.judged.scores is not None
-    ends = np.cumsum(lengths)[:-1]
-    influences = decided.judged.scores.influences[k].split([*lengths], dim=1)
-    values = np.split(decided.judged.values[k], ends)
-    weights = np.split(decided.weights[k], ends)
+    ends = np.cumsum(sizes)[:-1]
+    influences = torch.cat(decided.judged.scores.influences, dim=1).split([*sizes], dim=1)
+    values = np.split(np.concatenate(decided.judged.values), ends)
+    weights = np.split(np.concatenate(decided.weights), ends)
     return [Decision(*parts) for parts in zip(influences, values, weights, strict=True)]
 
 
-def _whole(batch: Any, targets: int) -> Decision:
-    """Nothing dropped of a batch that was not scored."""
-    count = batch_length(batch)
-    unknown = torch.full((targets, count), torch.nan, dtype=torch.float64)
-    return Decision(unknown, np.full(count, np.nan), np.ones(count))
+def _whole(size: int, targets: int) -> Decision:
+    """Nothing dropped from a batch that was not scored."""
+    influences = torch.full((targets, size), torch.nan, dtype=torch.float64)
+    return Decision(influences, np.full(size, np.nan), np.ones(size))
 
 
-def _of_every_row(
-    read: str | Callable[[Any], Any] | None, batches: Sequence[Any], name: str
-) -> Array | None:
-    """What a key or a function has for every example of the batches, shape (N,)."""
+def _columns(read: Read | None, batches: Sequence[Any], name: str) -> Array | None:
+    """The values that a key or a function gives for all batches, shape (N,)."""
     if read is None:
         return None
-    values = ((batch[read] if isinstance(read, str) else read(batch)) for batch in batches)
-    return np.concatenate(
-        [_as_array(value, batch, name) for value, batch in zip(values, batches, strict=True)]
-    )
+    return np.concatenate([_column(read, batch, name) for batch in batches])
 
 
-def _as_array(values: Any, batch: Any, name: str) -> Array:
+def _column(read: Read, batch: Any, name: str) -> Array:
+    """The values that a key of a batch, or a function of it, gives its examples, shape (n,)."""
+    if isinstance(read, str) and not (isinstance(batch, Mapping) and read in batch):
+        keys = f"; it has {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+        raise DataError(
+            f"{name} is {read!r}, but a batch of type {type(batch).__name__} has no such key{keys}."
+        )
+    values = batch[read] if isinstance(read, str) else read(batch)
     array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
     count = batch_length(batch)
     if array.shape != (count,):

@@ -1,4 +1,4 @@
-"""What can be chosen about look-ahead in a loop, whoever's loop it is."""
+"""The options of look-ahead in a loop, whoever's loop it is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +11,12 @@ from curate.runtime.trackers import Tracker
 
 WEIGHTS, AUTO = "weights", "auto"
 WEIGHING = 4
-"""Rounds in which weights are found, unless others are asked for."""
+"""Rounds in which weights are found, unless another number is asked for."""
 SHARE = 0.8
-"""Of every batch, what `keep="auto"` keeps while choosing pays."""
+"""The share of every batch that `keep="auto"` keeps while choosing pays."""
+
+Read = str | Callable[[Any], Any]
+"""Reads one value per example: a key of the batch, or batch -> shape (n,)."""
 
 
 class LoopOptions(TypedDict, total=False):
@@ -22,9 +25,9 @@ class LoopOptions(TypedDict, total=False):
     horizon: int
     keep: float | str
     rounds: int | None
-    label: str | Callable[[Any], Any] | None
-    group_by: str | Callable[[Any], Any] | None
-    row: str | Callable[[Any], Any] | None
+    label: Read | None
+    group_by: Read | None
+    row: Read | None
     log: str | PathLike[str] | None
     tracker: Tracker | None
     removal: str
@@ -40,15 +43,14 @@ class Options:
     horizon: K, optimizer steps to look ahead.
     keep: share of every batch that is kept. "auto", the default: four fifths while choosing pays,
         by target rows that did not choose, and otherwise everything (`Paying`). "weights" keeps
-        all of it and yields pairs (batch, weights), weights of shape (n,) and mean 1, for a loop
+        everything and yields pairs (batch, weights), weights of shape (n,) and mean 1, for a loop
         that trains on `(weights * losses).mean()`.
     rounds: see `LookAhead`; 1 if None, or 4 for weights.
-    label: the class of every example, within which influences are put on one scale (influences of
-        different labels seldom are); a key of the batch, or batch -> shape (n,).
-    group_by: a key of the batch, or batch -> a label per example, shape (n,); every group keeps
-        the same share.
-    log: folder for the audit log, see `curate.read_log`. row: what it knows an example by, its
-        position in the dataset: a key of the batch, or batch -> integers, shape (n,).
+    label: the class of every example; a key of the batch, or batch -> shape (n,). Values are put
+        on one scale within each class, since influences of different classes seldom share one.
+    group_by: the group of every example, read as `label` is; every group keeps the same share.
+    log: folder for the audit log, see `curate.read_log`. row: the position of every example in
+        the dataset, an integer, read as `label` is; the log knows examples by it.
     tracker: receives window/NAME, the numbers of `WindowReport`, when a window has been trained
         on, at its first step; see `open_tracker`.
     removal: see `curate.influence.influence`.
@@ -63,9 +65,9 @@ class Options:
     horizon: int = 1
     keep: float | str = AUTO
     rounds: int | None = None
-    label: str | Callable[[Any], Any] | None = None
-    group_by: str | Callable[[Any], Any] | None = None
-    row: str | Callable[[Any], Any] | None = None
+    label: Read | None = None
+    group_by: Read | None = None
+    row: Read | None = None
     log: str | PathLike[str] | None = None
     tracker: Tracker | None = None
     removal: str = "renormalised"
@@ -82,6 +84,11 @@ class Options:
     def scored_rounds(self) -> int:
         """The rounds asked for, or as many as suit what is kept."""
         return self.rounds or (WEIGHING if self.keep == WEIGHTS else 1)
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of a batch that are read."""
+        return [read for read in (self.label, self.group_by, self.row) if isinstance(read, str)]
 
     def _problems(self) -> list[tuple[bool, str]]:
         weights, named = self.keep == WEIGHTS, self.keep in (WEIGHTS, AUTO)
@@ -113,6 +120,10 @@ class Options:
             (
                 weights and self.group_by is not None,
                 'group_by shares out a budget, and keep="weights" has none; leave it out.',
+            ),
+            (
+                weights and self.label is not None,
+                'label scales values for a budget, and keep="weights" has none; leave it out.',
             ),
             (self.snapshots < 1, f"snapshots must be at least 1 but got {self.snapshots}."),
             (

@@ -1,11 +1,11 @@
 """Does choosing pay, here and now? Asked again and again while a loop trains.
 
-Every window that is scored is scored against one half of the target and judged by the other:
-the loss there after training on everything, less that after training on what is kept, both from
-the same state. As long as choosing gains by that, batches are cut; as soon as it does not they go
-through whole, and it is tried again now and then. Rows that are dropped for long are missed, and
-that shows in the gain: it falls while choosing goes on, and turns negative where dropping has
-done all the good that it can.
+Every window that is scored is scored against one half of the target and judged by the other: the
+loss there after training on everything, less that after training on what is kept, both from the
+same state. As long as choosing gains by that, batches are cut; as soon as it does not they go
+through whole, and choosing is tried again now and then. Rows that are dropped for long are
+missed, and that shows in the gain: it falls while choosing goes on, and turns negative when
+dropping has done all the good that it can.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from curate.errors import OptionError
 from curate.influence import Target
 
 RECENT, FEWEST = 8, 4
-"""Windows that are judged by, at most and at least."""
+"""Windows whose gains are averaged, at most and at least."""
 SURE = 2.0
 """Standard errors that the mean gain has to be above 0 before batches are cut."""
 REST, LONGEST = 8, 128
-"""Windows between one trial that fails and the next: at first, doubled each time, at most."""
+"""Windows between a trial that fails and the next: at first, then doubled each time, at most."""
 
 
 class Paying:
@@ -38,13 +38,13 @@ class Paying:
 
     def due(self) -> bool:
         """Whether the next window is to be scored."""
-        if not self.pays and self._left > 0:
-            self._left -= 1
-            return False
-        return True
+        if self.pays or not self._left:
+            return True
+        self._left -= 1
+        return False
 
     def enter(self, gain: float) -> None:
-        """Take in what choosing gained in a window, in loss units."""
+        """Add what choosing gained in a window, in loss units."""
         self._gains = [*self._gains, gain][-RECENT:]
         count = len(self._gains)
         if count < FEWEST:
@@ -63,7 +63,7 @@ class Paying:
 
 
 def halved(targets: Sequence[Target], seed: int) -> tuple[list[Target], list[Target]]:
-    """Every target in two, at random: one half of all of them, and the other.
+    """Split every target in two, at random: one half of all of them, and the other.
 
     Raises:
         OptionError: a target has fewer than two examples.
@@ -78,12 +78,12 @@ def halved(targets: Sequence[Target], seed: int) -> tuple[list[Target], list[Tar
                 "chooses by one half and judges by the other; give more, or name a share."
             )
         side = torch.randperm(count, generator=generator) < count // 2
-        for half, batches in zip(halves, (side, ~side), strict=True):
-            own: list[Any] = []
+        for half, members in zip(halves, (side, ~side), strict=True):
+            parts: list[Any] = []
             for batch, rows in zip(
                 target.examples.batches, target.examples.positions(), strict=True
             ):
-                within = batches[rows].nonzero().flatten()
-                own += [take(batch, within)] if len(within) else []
-            half.append(replace(target, examples=BatchExamples(own)))
+                positions = members[rows].nonzero().flatten()
+                parts += [take(batch, positions)] if len(positions) else []
+            half.append(replace(target, examples=BatchExamples(parts)))
     return halves

@@ -16,17 +16,17 @@ from curate.rules import LiveOptimizer, from_torch
 
 
 @dataclass
-class Training:
+class LiveTraining:
     """A model and what trains it.
 
-    model: the mode that its layers are in when it is read is the one they train in;
-        of a compiled one (`torch.compile`), the model inside.
+    model: its layers train in the mode that they are in when it is read. For a compiled model
+        (`torch.compile`), the one inside.
     optimizer: of torch.optim. scheduler: stepped once per optimizer step, or None.
     clip_norm: the norm that gradients are clipped to, or None.
-    autocast: what the loop's passes are autocast to, or None. Where nothing is given it is what
-        Accelerate was told, if it prepared the model, else what is seen at the loop's first call.
-        Steps are simulated under bfloat16, too, but in float32 if it is float16, where gradients
-        vanish without the loop's own scale. The way back is in float32.
+    autocast: what the loop's passes are autocast to. If None, it is what Accelerate was told, if
+        it prepared the model, else what is seen at the loop's first call. Steps are simulated
+        under bfloat16, too, but in float32 for float16, where gradients vanish without the loop's
+        own scale. The way back is in float32.
     """
 
     model: nn.Module
@@ -44,13 +44,12 @@ class Training:
         elif self.autocast is None:
             self._hook = called.register_forward_pre_hook(self._note_autocast)
         distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized():
-            size = distributed.get_world_size()
-            if size > 1:
-                raise UserError(
-                    f"{size} processes train together: each would simulate its own part of the "
-                    "batch as if it were all of it; look-ahead in a loop runs in one process only."
-                )
+        together = distributed.is_available() and distributed.is_initialized()
+        if together and (size := distributed.get_world_size()) > 1:
+            raise UserError(
+                f"{size} processes train together: each would simulate its own part of the batch "
+                "as if it were all of it; look-ahead in a loop runs in one process only."
+            )
 
     def read(self) -> tuple[FlatModel, LiveOptimizer]:
         """The model as a function of theta, and the optimizer as a rule and its state."""
@@ -63,42 +62,38 @@ class Training:
         return FlatModel(self.model, groups, autocast=half), live
 
     def learning_rates(self, live: LiveOptimizer, steps: int) -> list[tuple[float, ...]]:
-        """Of every param group in `live`, for each of the next `steps` steps."""
+        """The learning rate of every param group in `live`, for each of the next steps."""
         rates = future_learning_rates(self.optimizer, self.scheduler, steps)
         return [tuple(lrs[k] for k in live.groups) for lrs in rates]
 
     @contextmanager
     def simulated(self) -> Iterator[None]:
-        """Calls in the block are not the loop's, and no wrapper of Accelerate's is around them.
+        """A block whose calls of the model are not the loop's, without Accelerate's wrapper.
 
-        Whatever happens in the block, every layer is in the mode it was in before.
+        Whatever happens in it, every layer is afterwards in the mode it was in before.
         """
         modes = {layer: layer.training for layer in self.model.modules()}
-        own = vars(self.model)
-        forward = own.get("forward")
+        attributes = vars(self.model)
+        forward = attributes.get("forward")
         before, self._simulating = self._simulating, True
         try:
             if _wrapped_by_accelerate(self.model):
-                own["forward"] = own["_original_forward"]
+                attributes["forward"] = attributes["_original_forward"]
             yield
         finally:
             self._simulating = before
             if forward is not None:
-                own["forward"] = forward
+                attributes["forward"] = forward
             for layer, mode in modes.items():
                 layer.training = mode
 
     def _note_autocast(self, module: nn.Module, _: Any) -> None:
         if self._simulating or not (torch.is_grad_enabled() and module.training):
             return
-        device = _device(self.model)
+        device = next((p.device.type for p in self.model.parameters()), "cpu")
         if torch.is_autocast_enabled(device):
             self.autocast = torch.get_autocast_dtype(device)
         self._hook.remove()
-
-
-def _device(model: nn.Module) -> str:
-    return next((p.device.type for p in model.parameters()), "cpu")
 
 
 def _wrapped_by_accelerate(model: nn.Module) -> bool:
@@ -108,8 +103,8 @@ def _wrapped_by_accelerate(model: nn.Module) -> bool:
 def _accelerate_computes_in() -> torch.dtype | None:
     from accelerate.state import AcceleratorState
 
-    told: str = AcceleratorState().mixed_precision
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(told)
+    precision: str = AcceleratorState().mixed_precision
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def future_learning_rates(
@@ -117,12 +112,12 @@ def future_learning_rates(
 ) -> list[tuple[float, ...]]:
     """Learning rates of every param group at each of the next `steps` steps.
 
-    The first are the optimizer's own; the others what `scheduler`, stepped once
-    per optimizer step, will set. Without a scheduler they all are the first.
+    The first are the optimizer's own; the others are what `scheduler`, stepped once per optimizer
+    step, will set. Without a scheduler all are the first.
 
     Raises:
-        OptimizerError: the scheduler waits for a metric, so nobody knows; or it
-            moves more than learning rates.
+        OptimizerError: the scheduler waits for a metric, so that its rates cannot be foreseen; or
+            it moves more than learning rates.
     """
     if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
         raise OptimizerError(
@@ -135,7 +130,7 @@ def future_learning_rates(
     stand_in = _without_parameters(optimizer)
     imagined = copy.deepcopy(scheduler, {id(optimizer): stand_in})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "step the optimizer first": nobody does here
+        warnings.simplefilter("ignore")  # "step the optimizer first", which nobody does here
         for _ in range(steps - 1):
             imagined.step()
             _refuse_other_changes(optimizer, stand_in)
@@ -156,7 +151,7 @@ def _refuse_other_changes(
 
 
 def _without_parameters(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """An optimizer with the same groups' options and nothing to train."""
+    """An optimizer with the options of the same groups and nothing to train."""
     groups: list[dict[str, Any]] = [
         {
             key: value.clone() if isinstance(value, Tensor) else copy.copy(value)

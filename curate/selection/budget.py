@@ -20,16 +20,14 @@ class Choice:
 class Budget:
     """How much is kept: exactly one of `fraction`, `count`, `tokens` and `threshold`.
 
-    The rows of highest value are kept, ties going to the earlier row; a threshold is
-    on the value. `tokens` as an int is the most that they may have together: rows are taken
-    until the next would be too much, and none after it, however short, so that what is kept
-    is the head of the ranking. As a float it is a share of the tokens offered, met to the
-    nearest row.
+    The rows of highest value are kept, ties going to the earlier row; a threshold is on the
+    value. `tokens` as an int is a limit: rows are taken in order of value until the next would
+    exceed it, and none after that one, however short. `tokens` as a float is a share of the
+    tokens offered, met to the nearest row.
 
-    With groups, a fraction or count is shared out among them in proportion to
-    their sizes (largest remainder), tokens in proportion to their tokens (what one
-    group leaves of its quota, less than a row, goes to the next), so that no group is
-    emptied by another.
+    With groups, a fraction or count is shared out in proportion to their sizes (largest
+    remainder), tokens in proportion to their tokens (what a group leaves of its quota, less than
+    a row, goes to the next), so that no group is emptied by another.
     """
 
     fraction: float | None = None
@@ -38,14 +36,14 @@ class Budget:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
-        given = (self.fraction, self.count, self.tokens, self.threshold)
-        if sum(x is not None for x in given) != 1:
+        amounts = (self.fraction, self.count, self.tokens, self.threshold)
+        if sum(amount is not None for amount in amounts) != 1:
             raise ValueError("give exactly one of fraction, count, tokens and threshold")
 
     def within_step(self, candidates: int, tokens: int | None = None) -> "Budget":
-        """The budget of one step, when the whole budget is about `candidates` rows.
+        """The budget of one step, where the whole budget is for `candidates` rows.
 
-        tokens: what they have together, for a budget in tokens.
+        tokens: of all those rows together, for a budget in tokens.
         """
         if self.count is not None:
             return Budget(fraction=min(1.0, self.count / candidates))
@@ -55,7 +53,7 @@ class Budget:
         return self
 
     def refuse_excess(self, candidates: int, tokens: Array | None = None) -> None:
-        """Raise UserError if more is asked for than there is, or less than the shortest row.
+        """Raise UserError for a budget beyond what there is, or below the shortest row.
 
         tokens: of every candidate, shape (n,), for a budget in tokens.
         """
@@ -87,10 +85,11 @@ class Budget:
             tokens: of every row, shape (n,), ints above 0, for a budget in tokens.
 
         Raises:
-            UserError: the count is larger than n, or the tokens are more than there are.
+            UserError: the budget exceeds what there is, see `refuse_excess`.
         """
         if self.threshold is not None:
-            return self._above(values, self.threshold)
+            kept = values >= self.threshold
+            return Choice(kept, ["score at the threshold or above" if k else "below" for k in kept])
         self.refuse_excess(len(values), tokens)
         kept = np.zeros(len(values), dtype=bool)
         order = np.argsort(-values, kind="stable")
@@ -98,20 +97,17 @@ class Budget:
             kept[order[: self._sizes([order], tokens)[0]]] = True
             return Choice(kept, ["top by score" if k else "below the budget" for k in kept])
         names, members = np.unique(groups, return_inverse=True)
-        each = [order[members[order] == group] for group in range(len(names))]
-        for own, size in zip(each, self._sizes(each, tokens), strict=True):
-            kept[own[:size]] = True
-        shown = names[members].tolist()
-        return Choice(
-            kept,
-            [
-                f"top of group {group}" if k else f"below the quota of group {group}"
-                for k, group in zip(kept, shown, strict=True)
-            ],
-        )
+        rankings = [order[members[order] == group] for group in range(len(names))]
+        for ranking, size in zip(rankings, self._sizes(rankings, tokens), strict=True):
+            kept[ranking[:size]] = True
+        reasons = [
+            f"top of group {name}" if k else f"below the quota of group {name}"
+            for k, name in zip(kept, names[members].tolist(), strict=True)
+        ]
+        return Choice(kept, reasons)
 
     def share(self, rows: int) -> float:
-        """About which share of a step of `rows` rows is kept, of its tokens if they are counted.
+        """About which share of a step of `rows` rows is kept; of its tokens, for a token budget.
 
         A threshold is taken to keep half.
         """
@@ -122,18 +118,18 @@ class Budget:
             return self.tokens
         return self._size(rows) / rows
 
-    def _sizes(self, each: list[Array], tokens: Array | None) -> list[int]:
-        """How many of every group are kept, whose rows are given in order of value."""
+    def _sizes(self, rankings: list[Array], tokens: Array | None) -> list[int]:
+        """How many rows of every group are kept, the groups' rows being in order of value."""
         if self.tokens is None:
-            rows = np.array([len(own) for own in each])
+            rows = np.array([len(ranking) for ranking in rankings])
             return share_out(self._size(int(rows.sum())), rows)
         assert tokens is not None
-        total, through, used = int(tokens.sum()), 0, 0
+        total, offered, used = int(tokens.sum()), 0, 0  # offered: in this group and those before
         sizes = []
-        for own in each:
-            sums = np.cumsum(tokens[own])
-            through += int(sums[-1])
-            due = self.tokens * through  # of this group and those before it
+        for ranking in rankings:
+            sums = np.cumsum(tokens[ranking])
+            offered += int(sums[-1])
+            due = self.tokens * offered
             sizes.append(self._fitting(sums, (due // total if self._is_limit else due) - used))
             used += int(sums[sizes[-1] - 1]) if sizes[-1] else 0
         if not self._is_limit and not any(sizes):
@@ -141,7 +137,7 @@ class Budget:
         return sizes
 
     def _fitting(self, sums: Array, quota: float) -> int:
-        """How many rows a quota pays for, if the first 1, 2, ... of them have so many tokens."""
+        """How many rows a quota pays for, `sums` being the tokens of the first 1, 2, ... rows."""
         size = int(np.searchsorted(sums, quota, side="right"))
         if not self._is_limit and size < len(sums):
             below = sums[size - 1] if size else 0
@@ -159,10 +155,6 @@ class Budget:
             return self.count
         assert self.fraction is not None
         return max(1, round(self.fraction * rows))
-
-    def _above(self, values: Array, threshold: float) -> Choice:
-        kept = values >= threshold
-        return Choice(kept, ["score at the threshold or above" if k else "below" for k in kept])
 
 
 def share_out(total: int, sizes: Array) -> list[int]:

@@ -1,18 +1,18 @@
-"""The selector: judge a window, decide, train on what is kept, go on; for planned runs and loops.
+"""The selector: judge a window, decide, train on what is kept; for planned runs and for loops.
 
 A planned run (`Selector.run`) knows all its steps and trains by itself. A loop of somebody's own
-asks for one window at a time, and trains by its own means. Both decide in `Selector.decide`, and
-both learn from `Decided` what was predicted and what came of it.
+asks for one window at a time and trains by its own means. Both decide in `Selector.decide`, and
+`Decided` says what was predicted and measures what came of it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from curate.influence import Differences, ErrorProxy, over_targets, reweighting, target_losses
+from curate.influence import ErrorProxy, over_targets, reweighting, target_losses
 from curate.influence.cost import RunShape, measured
 from curate.rules import State
 from curate.runtime.files import Tree
@@ -45,21 +45,21 @@ class Decided:
         """Whether nothing was dropped or reweighted, so that the window's end is known already."""
         return all(np.all(weights == 1) for weights in self.weights)
 
-    def steps(self) -> list[Step]:
-        """The steps to train on; one that keeps nothing is left out."""
-        return [
-            step.keep(torch.from_numpy(np.flatnonzero(weights)))
-            for step, weights in zip(self.judged.steps, self.weights, strict=True)
-            if weights.any()
-        ]
-
     def trained(self, state: State, on_step: Callable[[], None] = ignore_step) -> State:
-        """The state after training on what is kept, from `state` before the window."""
+        """The state after training on what is kept, from `state` before the window.
+
+        A step that keeps nothing is left out.
+        """
         if self.everything:
             for _ in self.weights:
                 on_step()
             return self.judged.final
-        return replay(self.judge.task, self.judge.rule, state, self.steps(), on_step)
+        kept = [
+            step.keep(torch.from_numpy(np.flatnonzero(weights)))
+            for step, weights in zip(self.judged.steps, self.weights, strict=True)
+            if weights.any()
+        ]
+        return replay(self.judge.task, self.judge.rule, state, kept, on_step)
 
     def predicted(self) -> float | None:
         """Change of the mean target loss from training on what is kept instead of everything.
@@ -79,14 +79,14 @@ class Decided:
         return float(over_targets(self.judge.targets, torch.stack(changes).sum(dim=0)))
 
     def realized(self, theta: Tensor) -> float:
-        """Change of the mean target loss that came of it, theta being where training ended."""
+        """Change of the mean target loss from training to theta instead of on everything."""
         scores, judge = self.judged.scores, self.judge
         assert scores is not None
         after = target_losses(judge.task.model, judge.task.objective, judge.targets, theta)
         return float(over_targets(judge.targets, after)) - scores.overall_loss
 
     def outcome(self) -> Outcome:
-        """What the window came to, but for what was realized."""
+        """The window's numbers, except for what was realized."""
         scores = self.judged.scores
         assert scores is not None
         return Outcome(
@@ -102,26 +102,25 @@ class Decided:
 
 @dataclass(frozen=True)
 class Selector:
-    """Values every candidate of a run, and trains on what it would keep as it goes.
+    """Values every candidate of a run, and trains on what it would keep.
 
-    A run of T steps is cut into windows of `horizon` = K steps. K = T is
-    offline scoring, K = 1 online; there is no other difference.
+    A run of T steps is cut into windows of `horizon` = K steps. K = T is offline scoring, K = 1
+    online; there is no other difference.
 
-    Cost per committed step, in gradients of one batch, with every state kept:
-    R (1 + 1.3) to record and score in R = `policy.rounds` rounds, see
-    `Judge`; and 1 to commit what was kept, unless that was everything or the run ends
-    there; plus R passes over the targets per window, and a forward one at the end of the
-    windows that `measured` lists, to see what became of the prediction. A snapshot budget below K,
-    in memory and on disk together, adds forward steps (see `Recording`). Memory: `snapshots` + 2
-    states (2 more with a disk), their gradients, Q adjoints, one batch's graph, and O(N Q) for the
-    ledger; nothing grows with T but the step records.
+    Cost per step, in gradients of one batch, with every state kept: R (1 + 1.3) to record and
+    score in R = `policy.rounds` rounds, see `Judge`; and 1 to train on what was kept, unless that
+    was everything or the run ends there. Per window, R passes over the targets, and a forward
+    one at the end of the windows that `measured` lists, to compare with the prediction. A
+    snapshot budget below K, in memory and on disk together, adds forward steps (see `Recording`).
+    Memory: `snapshots` + 2 states (2 more with a disk), their gradients, Q adjoints, one batch's
+    graph, and O(N Q) for the ledger; nothing grows with T but the step records.
 
     judge: values the candidates of a window.
     budget: how much is kept; None keeps all, with the values as weights of mean 1.
-    strata: labels within which values are standardized, groups: for quotas, tokens: for a budget in
-    tokens; each of every candidate, shape (N,), or None.
+    strata: labels within which values are standardized, groups: for quotas, tokens: for a budget
+    in tokens; each of every candidate, shape (N,), or None.
     halves: if the judge's targets are halves, those of one before those of the other, the share
-    that each is of its target, shape (2, Q / 2).
+    of each in its target, shape (2, Q / 2).
     probing: share of the cost of scoring that goes into estimating its error, see `ErrorProxy`.
     """
 
@@ -141,7 +140,7 @@ class Selector:
     def decide(
         self, judged: Judged, first_step: int = 0, parts: Sequence[Sequence[int]] | None = None
     ) -> Decided:
-        """What to keep of a judged window.
+        """Choose what to keep of a judged window.
 
         Args:
             first_step: of the window, in the run.
@@ -152,27 +151,18 @@ class Selector:
         scores, weights = [], []
         for k, (step, values) in enumerate(zip(judged.steps, judged.values, strict=True)):
             rows = step.rows.numpy()
-            strata, groups, tokens = (
-                None if whole is None else whole[rows]
-                for whole in (self.strata, self.groups, self.tokens)
-            )
-            scores.append(standardize(values, strata))
+            scores.append(standardize(values, _at(self.strata, rows)))
             if budget is None:
                 weights.append(values / values.mean())
                 continue
             ends = np.cumsum([len(rows)] if parts is None else parts[k])
-            weights.append(
-                np.concatenate(
-                    [
-                        budget.choose(
-                            scores[k][part],
-                            None if groups is None else groups[part],
-                            None if tokens is None else tokens[part],
-                        ).kept.astype(float)
-                        for part in np.split(np.arange(len(rows)), ends[:-1])
-                    ]
-                )
-            )
+            kept = [
+                budget.choose(
+                    scores[k][part], _at(self.groups, rows[part]), _at(self.tokens, rows[part])
+                ).kept
+                for part in np.split(np.arange(len(rows)), ends[:-1])
+            ]
+            weights.append(np.concatenate(kept).astype(float))
         return Decided(self.judge, judged, first_step, scores, weights)
 
     def run(
@@ -180,37 +170,33 @@ class Selector:
         state: State,
         steps: Sequence[Step],
         on_step: Callable[[], None] = ignore_step,
-        on_window: Callable[[State, Decided], None] | None = None,
+        on_window: Callable[[State, Decided], None] = lambda *_: None,
         on_outcome: Callable[[Outcome, float | None], None] | None = None,
         savepoints: Savepoints | None = None,
     ) -> Scores:
         """Score the whole run, from `state` through `steps`.
 
-        `on_step` is called `ticks(len(steps))` times, or less where steps are dropped whole;
-        `on_window` with every window: the state before it and what was decided;
-        `on_outcome` with what became of it, and the error to expect of its influences so far, if
-        that is estimated (`ErrorProxy.latest`).
-        `savepoints` are offered one after every round; the run goes on from the newest of them.
+        Args:
+            on_step: called `ticks(len(steps))` times, or less where steps are dropped whole.
+            on_window: called with the state before every window, and what was decided.
+            on_outcome: called with what became of every window, and the expected error of its
+                influences so far, if that is estimated (`ErrorProxy.latest`).
+            savepoints: offered one after every round; the run resumes from the newest of them.
         """
         judge, count = self.judge, len(self.judge.task.examples)
         if judge.policy.needs is Evidence.NOTHING:
             values = judge.policy.values(Offer(np.arange(count), np.ones(count)))
             return Scores(values, np.zeros(count, dtype=np.int64))
-        ledger = Ledger(count, judge.target_weights, self.strata, self.halves)
+        so_far = _SoFar(self, state, steps, savepoints)
+        for _ in range(self._ticks_before(so_far.first, len(steps))):
+            on_step()
         looks = measured(len(steps), self.horizon)
-        so_far = _SoFar(0, state, ledger, self._proxy(), judge.differences)
-        if savepoints is not None and (saved := savepoints.newest()) is not None:
-            so_far.restore(saved, self, steps)
-            for _ in range(self._ticks_before(so_far.first, len(steps))):
-                on_step()
         while (first := so_far.first) < len(steps):
-            judged = self._judge(so_far, steps, on_step, savepoints)
-            decided = self.decide(judged, first)
-            self._enter(ledger, decided)
-            if on_window is not None:
-                on_window(so_far.state, decided)
-            so_far.first += self.horizon
-            so_far.rounds, more = None, so_far.first < len(steps)
+            decided = self.decide(so_far.judge_window(on_step), first)
+            so_far.enter(decided)
+            on_window(so_far.state, decided)
+            so_far.first, so_far.rounds = first + self.horizon, None
+            more = so_far.first < len(steps)
             if more:
                 so_far.state = decided.trained(so_far.state, on_step)
             if judge.goes_back:
@@ -220,15 +206,9 @@ class Selector:
                     outcome.realised = 0.0 if decided.everything else decided.realized(theta)
                 so_far.outcomes.append(outcome)
                 if on_outcome is not None:
-                    proxy = so_far.proxy
-                    on_outcome(outcome, None if proxy is None else proxy.latest())
-            if savepoints is not None:
-                savepoints.offer(so_far.saved, due=not more)
-        scores = ledger.scores(with_influences=judge.goes_back)
-        scores = replace(scores, outcomes=so_far.outcomes)
-        if (proxy := so_far.proxy) is None:
-            return scores
-        return replace(scores, errors=proxy.rows(count), windows=proxy.windows())
+                    on_outcome(outcome, so_far.latest_error())
+            so_far.offer(due=not more)
+        return so_far.scores()
 
     def ticks(self, total: int) -> int:
         """How many times `run` calls `on_step` for a run of `total` steps, at most."""
@@ -237,7 +217,7 @@ class Selector:
         return self._ticks_before(total, total)
 
     def shape(self, steps: Sequence[Step]) -> RunShape:
-        """The numbers that decide what a run through `steps` takes, if a threshold keeps half."""
+        """The numbers that decide what a run through `steps` costs; a threshold keeps half."""
         judge, budget = self.judge, self.step_budget
         model = judge.task.model
         return RunShape(
@@ -260,106 +240,130 @@ class Selector:
 
     @property
     def step_budget(self) -> Budget | None:
-        """What of the budget falls to every step while going on from what was kept."""
+        """Each step's share of the budget, for training on what was kept."""
         if self.budget is None:
             return None
         tokens = None if self.tokens is None else int(self.tokens.sum())
         return self.budget.within_step(len(self.judge.task.examples), tokens)
 
     def _ticks_before(self, first: int, total: int) -> int:
-        """The same by the time that the window is begun whose first step is `first`."""
+        """How many times `run` has called `on_step` when the window from step `first` begins."""
         firsts = range(0, total, self.horizon)
         recorded = sum(min(self.horizon, total - k) for k in firsts if k < first)
         return self.judge.ticks(recorded) + min(first, firsts[-1])
 
-    def _enter(self, ledger: Ledger, decided: Decided) -> None:
-        """Put a window's scores and influences in the ledger."""
-        found, per = decided.judged.scores, self.judge.per
-        for k, step in enumerate(decided.judged.steps):
-            rows = step.rows.numpy()
-            influences = None if found is None else found.influences[k].numpy()
-            ledger.add(rows, decided.scores[k], influences, 1 if per is None else per[rows])
 
-    def _proxy(self) -> ErrorProxy | None:
-        if not (self.judge.goes_back and self.probing):
-            return None
-        return ErrorProxy(
-            self.probing,
-            exact=self.judge.scoring.jump_bytes is not None,
-            rounds=self.judge.policy.rounds,
-            targets=len(self.judge.targets),
-        )
-
-    def _judge(
-        self,
-        so_far: "_SoFar",
-        steps: Sequence[Step],
-        on_step: Callable[[], None],
-        savepoints: Savepoints | None,
-    ) -> Judged:
-        """Judge the next window, from where its rounds are."""
-        judge, proxy, first = self.judge, so_far.proxy, so_far.first
-        window = steps[first : first + self.horizon]
-        probing = so_far.rounds.probing if so_far.rounds else None
-        if proxy is not None and so_far.rounds is None:
-            probing = proxy.plan(window, judge.target_rows)
-
-        def note(rounds: Rounds) -> None:
-            so_far.rounds = rounds
-            if savepoints is not None:
-                savepoints.offer(so_far.saved)
-
-        judged = judge.judge(
-            so_far.state,
-            window,
-            probing=probing,
-            first_step=first,
-            on_step=on_step,
-            rounds=so_far.rounds,
-            on_round=note,
-        )
-        if proxy is not None and probing is not None and judged.scores is not None:
-            proxy.enter(first, window, judged.scores, judge.target_rows)
-        return judged
+def _at(column: Array | None, rows: Array) -> Array | None:
+    return None if column is None else column[rows]
 
 
-@dataclass
 class _SoFar:
-    """What a run has come to: all that the rest of it depends on.
+    """How far a run has come: all that the rest of it depends on.
 
-    first: first step of the window it is in. state: before that step. rounds: of that
-    window, which are done. outcomes: of the windows before.
+    first: first step of the window it is in. state: before that step. rounds: of that window,
+    which are done. outcomes: of the windows before.
     """
 
-    first: int
-    state: State
-    ledger: Ledger
-    proxy: ErrorProxy | None
-    differences: Differences
-    rounds: Rounds | None = None
-    outcomes: list[Outcome] = field(default_factory=list)
+    def __init__(
+        self, selector: Selector, state: State, steps: Sequence[Step], savepoints: Savepoints | None
+    ) -> None:
+        """Begin with `state`, or where the newest savepoint is."""
+        judge = selector.judge
+        self._selector, self._steps, self._savepoints = selector, steps, savepoints
+        self.first, self.state = 0, state
+        self.rounds: Rounds | None = None
+        self.outcomes: list[Outcome] = []
+        self._ledger = Ledger(
+            len(judge.task.examples), judge.target_weights, selector.strata, selector.halves
+        )
+        self._proxy = None
+        if judge.goes_back and selector.probing:
+            self._proxy = ErrorProxy(
+                selector.probing,
+                exact=judge.scoring.jump_bytes is not None,
+                rounds=judge.policy.rounds,
+                targets=len(judge.targets),
+            )
+        if savepoints is not None and (saved := savepoints.newest()) is not None:
+            self._restore(saved)
 
-    def saved(self) -> Tree:
-        """All of it as a tree."""
+    @property
+    def _window(self) -> Sequence[Step]:
+        return self._steps[self.first : self.first + self._selector.horizon]
+
+    def judge_window(self, on_step: Callable[[], None]) -> Judged:
+        """Judge the window it is in, after the rounds that are done."""
+        judge, proxy = self._selector.judge, self._proxy
+        probing = self.rounds.probing if self.rounds else None
+        if proxy is not None and self.rounds is None:
+            probing = proxy.plan(self._window, judge.target_rows)
+
+        def on_round(rounds: Rounds) -> None:
+            self.rounds = rounds
+            self.offer()
+
+        judged = judge.judge(
+            self.state,
+            self._window,
+            probing=probing,
+            first_step=self.first,
+            on_step=on_step,
+            rounds=self.rounds,
+            on_round=on_round,
+        )
+        if proxy is not None and probing is not None and judged.scores is not None:
+            proxy.enter(self.first, self._window, judged.scores, judge.target_rows)
+        return judged
+
+    def enter(self, decided: Decided) -> None:
+        """Put a window's scores and influences in the ledger."""
+        influences, per = decided.judged.scores, decided.judge.per
+        for k, step in enumerate(decided.judged.steps):
+            rows = step.rows.numpy()
+            self._ledger.add(
+                rows,
+                decided.scores[k],
+                None if influences is None else influences.influences[k].numpy(),
+                1 if per is None else per[rows],
+            )
+
+    def latest_error(self) -> float | None:
+        """The error to expect in the window entered last, if it is estimated."""
+        return None if self._proxy is None else self._proxy.latest()
+
+    def offer(self, *, due: bool = False) -> None:
+        """Offer a savepoint, see `Savepoints.offer`."""
+        if self._savepoints is not None:
+            self._savepoints.offer(self._saved, due=due)
+
+    def scores(self) -> Scores:
+        """The scores of all windows so far."""
+        goes_back = self._selector.judge.goes_back
+        scores = self._ledger.scores(with_influences=goes_back)
+        scores = replace(scores, outcomes=self.outcomes)
+        if self._proxy is None:
+            return scores
+        errors = self._proxy.rows(len(scores.score))
+        return replace(scores, errors=errors, windows=self._proxy.windows())
+
+    def _saved(self) -> Tree:
         return {
             "first": self.first,
             "state": self.state.saved(),
-            "ledger": self.ledger.saved(),
-            "proxy": None if self.proxy is None else self.proxy.saved(),
-            "differences": self.differences.saved(),
-            "rounds": None if self.rounds is None else self.rounds.saved(),
+            "ledger": self._ledger.saved(),
+            "proxy": self._proxy and self._proxy.saved(),
+            "differences": self._selector.judge.differences.saved(),
+            "rounds": self.rounds and self.rounds.saved(),
             "outcomes": [asdict(outcome) for outcome in self.outcomes],
         }
 
-    def restore(self, saved: Tree, selector: Selector, steps: Sequence[Step]) -> None:
-        """Go on from what was `saved`."""
+    def _restore(self, saved: Tree) -> None:
         self.first = saved["first"]
         self.state = State.restored(saved["state"], self.state.theta.device)
-        self.ledger.restore(saved["ledger"])
-        self.differences.restore(saved["differences"])
+        self._ledger.restore(saved["ledger"])
+        self._selector.judge.differences.restore(saved["differences"])
         self.outcomes = [Outcome(**values) for values in saved["outcomes"]]
-        if self.proxy is not None:
-            self.proxy.restore(saved["proxy"])
+        if self._proxy is not None:
+            self._proxy.restore(saved["proxy"])
         if saved["rounds"] is not None:
-            window = steps[self.first : self.first + selector.horizon]
-            self.rounds = selector.judge.restored(saved["rounds"], window)
+            self.rounds = self._selector.judge.restored(saved["rounds"], self._window)

@@ -1,4 +1,4 @@
-"""One window: record it, go back through it, and hear what the policy makes of it."""
+"""One window: record it, go back through it, and value its candidates by the policy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,11 +25,11 @@ from curate.trajectory import Disk, Step, Task, ignore_step, record
 
 @dataclass(frozen=True)
 class Judged:
-    """What was found out about a window of K steps, every candidate in it.
+    """A window of K steps, and what every candidate in it is worth.
 
     final: the state after the window as offered. losses: per step, shape (n,).
-    scores: influences and what goes with them, at the weights as offered; None
-    if the policy does not ask for them. values: per step, shape (n,): the policy's worth.
+    scores: influences and what goes with them, at the weights as offered; None if the policy
+    does not ask for them. values: per step, shape (n,): the policy's.
     """
 
     steps: Sequence[Step]
@@ -41,9 +41,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What the rounds of a window have come to.
+    """The rounds of a window that are done.
 
-    done: how many of them. first: what the first one found; with what probing.
+    done: how many. first: what the first one gave, and probing: the removals it followed.
     values: of the last one, per step, shape (n,): the weights of the next.
     """
 
@@ -53,7 +53,7 @@ class Rounds:
     values: list[Array]
 
     def saved(self) -> Tree:
-        """All of it as a tree, but for the steps."""
+        """All but the steps, as a tree."""
         scores = self.first.scores
         return {
             "done": self.done,
@@ -61,9 +61,8 @@ class Rounds:
             "losses": torch.cat(self.first.losses),
             "probing": None if self.probing is None else asdict(self.probing),
             "values": np.concatenate(self.values),
-            "scores": None
-            if scores is None
-            else {
+            "scores": scores
+            and {
                 "influences": torch.cat(scores.influences, dim=-1),
                 "derivatives": torch.cat(scores.derivatives, dim=-1),
                 "sizes": torch.cat(scores.sizes),
@@ -78,16 +77,16 @@ class Rounds:
 class Judge:
     """Values the candidates of a window by a policy.
 
-    With `policy.rounds` = R > 1 the window is linearized R times: each round
-    records it with the weights that the round before arrived at, goes back, and
-    the policy's values are the next weights (DESIGN 3.7).
+    With `policy.rounds` = R > 1 the window is linearized R times: each round records it with the
+    weights that the round before arrived at and goes back; the policy's values are the next
+    weights (DESIGN 3.7).
 
-    Cost per step of the window, in gradients of one batch: R x (1 + 1.3), one more where its
-    gradient was not kept, and one pass over the targets per round; R x 1 for a policy that
-    looks at losses only. Where several ranks share `task`, each does its share of that.
+    Cost per step of the window, in gradients of one batch: R (1 + 1.3), one more where its
+    gradient was not kept, and one pass over the targets per round; R for a policy that looks at
+    losses only. Where several ranks share `task`, each does its share of that.
     `snapshots`, `gradients`, `disk` and `sharded` are room for states, see `record`.
-    `scoring` says how influences are computed, and `exact_jump` costs more.
-    `differences`: what is remembered of the windows before.
+    `scoring` says how influences are computed; the exact jump costs more, see `exact_jump`.
+    `differences` remembers the windows before.
 
     per: what losses and influences are divided by before they are valued, such as the tokens of
     every candidate, shape (N,); None for whole examples.
@@ -121,7 +120,7 @@ class Judge:
 
     @property
     def target_weights(self) -> Array:
-        """Of every target in the mean over them, shape (Q,)."""
+        """The weight of every target in the mean over them, shape (Q,)."""
         return np.array([target.weight for target in self.targets])
 
     def ticks(self, steps: int) -> int:
@@ -141,9 +140,11 @@ class Judge:
     ) -> Judged:
         """Value every candidate of `steps`, taken from `state`.
 
-        `probing`: removals to follow exactly, at the weights as offered.
-        `first_step` is the window's first step in the run, for error messages.
-        `rounds`: those that are done already. `on_round` hears of every one but the last.
+        Args:
+            probing: removals to follow exactly, at the weights as offered.
+            first_step: of the window, in the run; for error messages.
+            rounds: those done already.
+            on_round: called after every round but the last.
         """
         if rounds is None:
             first = self._round(state, steps, first_step, on_step, probing)
@@ -154,29 +155,29 @@ class Judge:
                 step.reweight(torch.from_numpy(weights).to(step.weights.dtype))
                 for step, weights in zip(steps, rounds.values, strict=True)
             ]
-            found = self._round(state, weighted, first_step, on_step)
-            rounds = replace(rounds, done=rounds.done + 1, values=found.values)
+            values = self._round(state, weighted, first_step, on_step).values
+            rounds = replace(rounds, done=rounds.done + 1, values=values)
         return replace(rounds.first, values=rounds.values)
 
     def restored(self, tree: Tree, steps: Sequence[Step]) -> Rounds:
-        """Rounds of a window of `steps` that were `saved`."""
+        """The rounds of a window of `steps` that were `saved`."""
         device, sizes = self.task.model.device, [len(step.rows) for step in steps]
+        saved = tree["scores"]
 
-        def each(tensor: Tensor) -> list[Tensor]:
+        def by_step(tensor: Tensor) -> list[Tensor]:
             return [part.clone() for part in tensor.split(sizes, dim=-1)]
 
-        found = tree["scores"]
-        scores = found and WindowScores(
-            influences=each(found["influences"]),
-            derivatives=each(found["derivatives"]),
-            sizes=each(found["sizes"]),
-            target_losses=found["target_losses"].to(device),
-            probes=as_probes(found["probes"]),
-            drifts=found["drifts"],
+        scores = saved and WindowScores(
+            influences=by_step(saved["influences"]),
+            derivatives=by_step(saved["derivatives"]),
+            sizes=by_step(saved["sizes"]),
+            target_losses=saved["target_losses"].to(device),
+            probes=as_probes(saved["probes"]),
+            drifts=saved["drifts"],
             targets=self.targets,
         )
         values = np.split(tree["values"], np.cumsum(sizes)[:-1])
-        losses = each(tree["losses"].to(device))
+        losses = by_step(tree["losses"].to(device))
         final = State.restored(tree["final"], device)
         probing = tree["probing"] and Probing(**tree["probing"])
         return Rounds(tree["done"], Judged(steps, final, losses, scores, values), probing, values)

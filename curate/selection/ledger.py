@@ -17,11 +17,11 @@ from curate.selection.scale import standardize
 class Outcome:
     """What became of one window, in loss units; means over the targets.
 
-    first_step: where it is in the run. steps: decided, K or fewer. candidates: scored in them;
-    kept: of those. signal: their mean |influence|. target_loss: at its end, trained on
-    everything. predicted: change of that from training on what was kept, first order in each
-    step's mean gradient; None where a step kept nothing. realised: the change itself; None where
-    it was not measured, see `Selector`.
+    first_step: its place in the run. steps: decided, K or fewer. candidates: scored in them.
+    kept: of those. signal: mean |influence|. target_loss: at the window's end, trained on
+    everything. predicted: change of that loss from training on what was kept, first order in
+    each step's mean gradient; None where a step kept nothing. realised: the change itself; None
+    where it was not measured, see `Selector`.
     """
 
     first_step: int
@@ -34,7 +34,7 @@ class Outcome:
     realised: float | None = None
 
     def metrics(self) -> dict[str, float | None]:
-        """Its numbers by name for a tracker: what was kept as a share, `influence` the signal."""
+        """The numbers that trackers receive: `kept` as a share, `influence` the signal."""
         return {
             "target_loss": self.target_loss,
             "predicted": self.predicted,
@@ -49,13 +49,13 @@ class Scores:
     """One row per candidate.
 
     score: what the budget ranks, shape (N,). seen: steps it was offered in, (N,).
+    influence: mean over occurrences, on the mean loss of the targets, loss units, (N,);
+    influences: on each target, (Q, N); None if the policy does not look at influences.
     halves: influences on one half of the target and on the other, standardized step by step as
     the score is, (2, N); None if the target was not halved.
-    influence: mean over occurrences, on the mean loss of the targets, loss units, (N,);
-    influences: the same on each target, (Q, N); None if the policy does not look at influences.
-    errors: expected absolute error of the mean influence, (N,); windows: what each
-    window's were worth. Where they were asked for. outcomes: what became of each window,
-    where there are influences.
+    errors: expected absolute error of the mean influence, (N,), and windows: how far each
+    window's influences are off; both only where errors were estimated. outcomes: what became of
+    each window, where there are influences.
     """
 
     score: Array
@@ -68,9 +68,9 @@ class Scores:
     outcomes: Sequence[Outcome] = ()
 
     def window_rows(self) -> list[dict[str, Any]]:
-        """Plain values of every window: what became of it, and what its scores were worth."""
-        worth = {window.first_step: window.row() for window in self.windows}
-        return [asdict(own) | worth.get(own.first_step, {}) for own in self.outcomes]
+        """Plain values of every window: what became of it, and its errors if estimated."""
+        errors = {window.first_step: window.row() for window in self.windows}
+        return [asdict(outcome) | errors.get(outcome.first_step, {}) for outcome in self.outcomes]
 
 
 class Ledger:
@@ -81,19 +81,20 @@ class Ledger:
         candidates: int,
         target_weights: Array,
         strata: Array | None = None,
-        halves: Array | None = None,
+        half_shares: Array | None = None,
     ) -> None:
         """target_weights: in the mean over the targets, shape (Q,). strata: (N,), or None.
 
-        halves: if the first Q / 2 targets are one half of them and the others the other half,
-        the share of each of the whole, shape (2, Q / 2).
+        half_shares: if the first Q / 2 targets are halves of targets and the others the other
+        halves, the share of each in its whole target, shape (2, Q / 2).
         """
-        self._weights, self._strata = target_weights, strata
-        self._shares = halves
-        self._halves = np.zeros((0 if halves is None else 2, candidates))
-        self._score = np.zeros(candidates)
-        self._seen = np.zeros(candidates, dtype=np.int64)
-        self._influences = np.zeros((len(target_weights), candidates))
+        self._weights, self._strata, self._half_shares = target_weights, strata, half_shares
+        self._sums: dict[str, Array] = {
+            "score": np.zeros(candidates),
+            "seen": np.zeros(candidates, dtype=np.int64),
+            "influences": np.zeros((len(target_weights), candidates)),
+            "halves": np.zeros((0 if half_shares is None else 2, candidates)),
+        }
 
     def add(
         self, rows: Array, scores: Array, influences: Array | None = None, per: Array | int = 1
@@ -102,44 +103,39 @@ class Ledger:
 
         per: what influences on halves of the target are divided by first, such as tokens, (n,).
         """
+        np.add.at(self._sums["score"], rows, scores)
+        np.add.at(self._sums["seen"], rows, 1)
+        if influences is None:
+            return
+        for total, influence in zip(self._sums["influences"], influences, strict=True):
+            np.add.at(total, rows, influence)
         strata = None if self._strata is None else self._strata[rows]
-        np.add.at(self._score, rows, scores)
-        np.add.at(self._seen, rows, 1)
-        if influences is not None:
-            for total, found in zip(self._influences, influences, strict=True):
-                np.add.at(total, rows, found)
-            for k, total in enumerate(self._halves):
-                own = slice(k * len(influences) // 2, (k + 1) * len(influences) // 2)
-                half = np.average(influences[own], axis=0, weights=self._weights[own])
-                np.add.at(total, rows, standardize(half / per, strata))
+        for k, total in enumerate(self._sums["halves"]):
+            half = slice(k * len(influences) // 2, (k + 1) * len(influences) // 2)
+            mean = np.average(influences[half], axis=0, weights=self._weights[half])
+            np.add.at(total, rows, standardize(mean / per, strata))
 
     def saved(self) -> dict[str, Array]:
-        """The sums so far, as they are until the next step is entered."""
-        return {
-            "score": self._score,
-            "seen": self._seen,
-            "influences": self._influences,
-            "halves": self._halves,
-        }
+        """The sums so far, valid until the next step is entered."""
+        return self._sums
 
     def restore(self, saved: dict[str, Array]) -> None:
-        """Go on from sums that were `saved`."""
-        self._score, self._seen = saved["score"], saved["seen"]
-        self._influences, self._halves = saved["influences"], saved["halves"]
+        """Continue from sums that were `saved`."""
+        self._sums = {name: saved[name] for name in self._sums}
 
     def scores(self, *, with_influences: bool) -> Scores:
         """Means over occurrences; a candidate never offered scores 0."""
-        times = np.maximum(self._seen, 1)
-        scores = Scores(self._score / times, self._seen)
+        seen = self._sums["seen"]
+        times = np.maximum(seen, 1)
+        scores = Scores(self._sums["score"] / times, seen)
         if not with_influences:
             return scores
-        influences = self._influences / times
+        influences, halves = self._sums["influences"] / times, None
         influence = np.average(influences, axis=0, weights=self._weights)
-        halves = None
-        if self._shares is not None:
-            halves = self._halves / times
-            each = influences.reshape(2, len(influences) // 2, -1)
-            influences = (self._shares[..., None] * each).sum(axis=0)
+        if self._half_shares is not None:
+            halves = self._sums["halves"] / times
+            by_half = influences.reshape(2, len(influences) // 2, -1)
+            influences = (self._half_shares[..., None] * by_half).sum(axis=0)
         return replace(scores, influence=influence, influences=influences, halves=halves)
 
 
@@ -151,14 +147,14 @@ def score_table(
     rows: positions in the source, shape (N,), ascending. tokens: of every candidate, (N,), if
     they are counted.
     """
-    influences = scores.influences
     rank = np.empty(len(rows), dtype=np.int64)
     rank[np.argsort(-scores.score, kind="stable")] = np.arange(1, len(rows) + 1)
+    influence = scores.influence
     columns: dict[str, Any] = {
         "row": rows,
         "influence": pl.Series([None] * len(rows), dtype=pl.Float64)
-        if scores.influence is None
-        else scores.influence,
+        if influence is None
+        else influence,
         "score": scores.score,
         "rank": rank,
         "kept": choice.kept,
@@ -169,8 +165,7 @@ def score_table(
         columns["tokens"] = tokens
     if scores.errors is not None:
         columns["error"] = scores.errors
-    if influences is not None and len(targets) > 1:
-        columns |= {
-            f"influence/{name}": part for name, part in zip(targets, influences, strict=True)
-        }
+    if scores.influences is not None and len(targets) > 1:
+        names = (f"influence/{name}" for name in targets)
+        columns |= dict(zip(names, scores.influences, strict=True))
     return pl.DataFrame(columns)

@@ -1,4 +1,4 @@
-"""Ranks of values, equal ones sharing theirs."""
+"""Ranks of values, and how well two orders agree; equal values share a rank."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def correlation(one: Array, other: Array) -> float:
 
 
 def rank_correlation(one: Array, other: Array) -> float:
-    """Spearman's: Pearson's of the ranks, equal values sharing theirs."""
+    """Spearman's: Pearson's of the ranks."""
     return correlation(average_ranks(one), average_ranks(other))
 
 

@@ -1,4 +1,4 @@
-"""One scale for the values of different steps, labels and targets."""
+"""One scale for the values of different steps and labels."""
 
 import numpy as np
 
@@ -8,21 +8,20 @@ SMALLEST_STRATUM = 3
 
 
 def standardize(values: Array, strata: Array | None = None) -> Array:
-    """Values of one step to mean 0 and spread 1, within each stratum where there is one.
+    """Bring the values of one step to mean 0 and spread 1, within strata where there are some.
 
-    Influences of different steps are not on one scale, and those of different
-    labels seldom (DESIGN 3.10). A stratum of fewer than three rows is measured
-    against the whole step instead. A step whose values are all equal scores 0.
+    Influences of different steps are not on one scale, and those of different labels seldom
+    (DESIGN 3.10). A stratum of fewer than three rows is measured against the whole step instead.
+    A step or stratum whose values are all equal scores 0.
 
     Args:
         values: shape (n,). strata: the label of each row, shape (n,), or None.
     """
     scores = _centered(values)
-    if strata is not None:
-        for stratum in np.unique(strata):
-            own = strata == stratum
-            if own.sum() >= SMALLEST_STRATUM:
-                scores[own] = _centered(values[own])
+    for stratum in () if strata is None else np.unique(strata):
+        members = strata == stratum
+        if members.sum() >= SMALLEST_STRATUM:
+            scores[members] = _centered(values[members])
     return scores
 
 

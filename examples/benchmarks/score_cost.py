@@ -27,9 +27,10 @@ from curate.influence import Scoring, Target
 from curate.influence.cost import BACK
 from curate.models import BUILTIN_MODELS, Classification, FlatModel
 from curate.rules import AdamW, initial_state
+from curate.selection.budget import Budget
 from curate.selection.driver import Selector
 from curate.selection.judge import Judge
-from curate.selection.policies import Budget, LookAhead
+from curate.selection.policies import LookAhead
 from curate.trajectory import Step, Task, replay
 
 INPUTS, TARGETS, BATCH = 64, 256, 64

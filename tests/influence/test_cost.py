@@ -8,9 +8,10 @@ import torch
 
 from curate.influence import cost
 from curate.influence.cost import passes
+from curate.selection.budget import Budget
 from curate.selection.driver import Selector
 from curate.selection.judge import Judge
-from curate.selection.policies import Budget, LookAhead, Policy, Random, SmallLoss
+from curate.selection.policies import LookAhead, Policy, Random, SmallLoss
 from tests import tiny
 
 T, SIZE = 13, 6

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from curate import LookAheadLoader
 from curate.integrations.options import Options
 
 
@@ -24,8 +23,6 @@ def fresh_accelerate() -> Iterator[None]:
 def half_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loops here keep half, by four rounds, unless they say otherwise: every window is then cut."""
     told = {"keep": 0.5, "rounds": 4}
-    for name, value in told.items():
-        monkeypatch.setitem(LookAheadLoader.__init__.__kwdefaults__, name, value)
     fields = Options.__dataclass_fields__
     defaults = tuple(told.get(name, field.default) for name, field in fields.items())
     monkeypatch.setattr(Options.__init__, "__defaults__", defaults)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from datasets import Dataset
@@ -19,7 +20,7 @@ from transformers import (
 )
 
 from curate import LookAheadMixin, read_log
-from curate.errors import ModelError, OptionError
+from curate.errors import DataError, ModelError, OptionError
 from curate.integrations import LiveLoop
 from curate.models import LabelsObjective, find_shift
 from tests.integrations.prophecy import foretell
@@ -196,6 +197,53 @@ def test_rows_are_logged_and_kept_from_the_model(tmp_path: Path) -> None:
     log = read_log(tmp_path / "log")
     assert sorted(log["row"].to_list()) == sorted([*range(40)] * 2)
     assert log["kept"].mean() == 0.5
+
+
+def watch_arguments(model: nn.Module) -> set[str]:
+    """The names of all arguments that a model is called with from here on."""
+    names: set[str] = set()
+    model.register_forward_pre_hook(
+        lambda _, __, arguments: names.update(arguments), with_kwargs=True
+    )
+    return names
+
+
+def test_columns_that_options_name_stay_and_the_model_gets_those_it_accepts(
+    tmp_path: Path,
+) -> None:
+    """`kind` and `source` are no arguments of the model, `labels` is one."""
+    data = sentences(40).add_column("kind", [0, 1] * 20).add_column("source", [0, 0, 0, 1] * 10)
+    kept = {}
+    for label, group in ((None, "source"), ("kind", "source"), ("labels", "labels")):
+        model = bert()
+        names = watch_arguments(model)
+        look_ahead = {"rounds": 1, "row": "row", "log": tmp_path / f"{label} {group}"}
+        made = trainer(
+            tmp_path / "run",
+            model,
+            data,
+            look_ahead | {"label": label, "group_by": group},
+            num_train_epochs=1,
+        )
+        made.train()
+        assert "labels" in names
+        assert not names & {"kind", "source", "row"}
+        names.clear()
+        made.evaluate(data)
+        assert "labels" in names
+        assert not names & {"kind", "source", "row"}
+        log = read_log(look_ahead["log"]).sort("row")
+        kept[label] = log["kept"].to_numpy()
+        quotas = log.with_columns(group=pl.Series(data[group])).group_by("step", "group")
+        counts = quotas.agg(pl.col("kept").sum(), size=pl.len())
+        assert ((counts["kept"] - counts["size"] / 2).abs() < 1).all()  # by largest remainder
+    assert not np.array_equal(kept[None], kept["kind"])
+
+
+def test_a_column_that_no_batch_has_is_refused_by_name(tmp_path: Path) -> None:
+    made = trainer(tmp_path, bert(), sentences(24), {"label": "kind"})
+    with pytest.raises(DataError, match=r"label is 'kind', but .* it has input_ids, labels"):
+        made.train()
 
 
 def test_an_objective_of_ones_own(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """What a loop can be told, by itself."""
 
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import pytest
 
 from curate.errors import OptionError
-from curate.integrations.options import AUTO, WEIGHTS, Options
+from curate.integrations.options import AUTO, WEIGHTS, LoopOptions, Options
 
 
 @pytest.mark.parametrize(
@@ -32,8 +33,20 @@ def test_weights_take_several_rounds() -> None:
         ({"keep": 1.5}, "keep must be above 0 and at most 1"),
         ({"keep": float("nan")}, "keep must be above 0 and at most 1"),
         ({"horizon": 2.5}, "horizon must be a number of steps, at least 1, but got 2.5"),
+        ({"keep": WEIGHTS, "label": "y"}, "label scales values for a budget"),
     ],
 )
 def test_what_goes_beyond_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Options(**options)
+
+
+def test_every_integration_is_told_of_every_option_and_of_its_type() -> None:
+    names = [field.name for field in fields(Options)]
+    assert list(LoopOptions.__annotations__) == names
+    assert get_type_hints(LoopOptions) == {n: get_type_hints(Options)[n] for n in names}
+
+
+def test_keys_are_those_of_the_batch_and_no_functions() -> None:
+    assert Options(label="y", group_by=len, row="row").keys == ["y", "row"]
+    assert Options().keys == []

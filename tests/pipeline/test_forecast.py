@@ -19,9 +19,10 @@ from curate.runtime import savepoints
 from curate.runtime.files import write_sealed
 from curate.selection import driver as select
 from curate.selection import judge as windows
+from curate.selection.budget import Budget
 from curate.selection.driver import Decided, Selector
 from curate.selection.judge import Judge
-from curate.selection.policies import Budget, LookAhead, Policy, SmallLoss
+from curate.selection.policies import LookAhead, Policy, SmallLoss
 from curate.trajectory import HEADER, Disk, recording, redone
 from tests import tiny
 from tests.job import curate, sets

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from curate.errors import UserError
-from curate.selection.budget import share_out
-from curate.selection.policies import Array, Budget
+from curate.selection import Array
+from curate.selection.budget import Budget, share_out
 
 
 def test_fraction_keeps_the_top_and_says_why() -> None:

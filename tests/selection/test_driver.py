@@ -9,10 +9,10 @@ import torch
 
 from curate.influence import Scoring, score_window, target_losses
 from curate.rules import SGD, State
+from curate.selection.budget import Budget
 from curate.selection.driver import Decided, Selector
 from curate.selection.judge import Judge
-from curate.selection.policies import Budget, LookAhead, Policy, Random, SmallLoss
-from curate.selection.policies.look_ahead import centered_ranks
+from curate.selection.policies import LookAhead, Policy, Random, SmallLoss
 from curate.trajectory import Step, record, replay
 from tests import tiny
 
@@ -183,32 +183,6 @@ def test_threshold_may_leave_a_step_empty() -> None:
     assert np.isfinite(found).all()
 
 
-def test_look_ahead_without_a_target_is_refused() -> None:
-    task = tiny.task()
-    with pytest.raises(ValueError, match="needs at least one target"):
-        Judge(task, tiny.rule_for("adam")[0], LookAhead())
-
-
-def test_rounds_are_the_window_again_at_the_weights_before() -> None:
-    """Two rounds by hand: score, move the weights by rank, score at the new weights."""
-    judge = Judge(tiny.task(), tiny.rule_for("adamw")[0], LookAhead(rounds=2), tiny.targets())
-    once = Judge(judge.task, judge.rule, LookAhead(), judge.targets)
-    begin, steps = tiny.start(judge.task, judge.rule), unweighted(tiny.steps(3))
-    first = once.judge(begin, steps)
-    weights = [1 + 0.5 * centered_ranks(values) for values in first.values]
-    again = once.judge(
-        begin, [s.reweight(torch.from_numpy(w)) for s, w in zip(steps, weights, strict=True)]
-    )
-    found = judge.judge(begin, steps)
-    for k in range(3):
-        ranks = centered_ranks(again.values[k] / weights[k])
-        expected = np.clip(weights[k] + 0.5 * ranks, 0.02, 2)
-        np.testing.assert_allclose(found.values[k], expected, atol=1e-5)
-        assert found.scores is not None
-        assert first.scores is not None
-        assert torch.equal(found.scores.influences[k], first.scores.influences[k])
-
-
 @pytest.mark.parametrize("jump_bytes", [None, 2**20], ids=["linear", "exact"])
 @pytest.mark.parametrize("horizon", [2, 8])
 def test_probing_changes_no_influence_and_nothing_of_what_is_kept(
@@ -260,7 +234,3 @@ def test_losses_have_no_error_to_expect() -> None:
     scores = chosen.run(start(chosen), tiny.steps(4, size=6))
     assert scores.errors is None
     assert not scores.windows
-
-
-def unweighted(steps: list[Step]) -> list[Step]:
-    return [step.reweight(torch.ones_like(step.weights)) for step in steps]

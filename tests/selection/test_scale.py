@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from curate.selection.policies import standardize
+from curate.selection.scale import standardize
 
 
 def test_standardized_within_the_step() -> None:

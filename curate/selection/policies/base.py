@@ -1,4 +1,4 @@
-"""What a policy is: something that says how much each candidate is worth."""
+"""What a policy is: it says how much each candidate is worth."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -17,7 +17,7 @@ class Evidence(Enum):
 
 @dataclass(frozen=True)
 class Offer:
-    """The candidates of one step and what is known of them.
+    """The candidates of one step, and the evidence about them.
 
     rows: positions among the candidates, shape (n,).
     weights: in the step's mean, shape (n,), as the evidence was gathered; 1 at first.
@@ -36,10 +36,10 @@ class Offer:
 
 
 class Policy(Protocol):
-    """Values candidates. Higher is better; what is done with a value is the budget's affair.
+    """Values candidates, higher for better; the budget decides what follows from a value.
 
-    A policy of more than one round values them again with its own values as
-    the weights of the step, which are then above 0.
+    A policy of more than one round values them again with its own values, which are then
+    above 0, as the weights of the step.
     """
 
     @property

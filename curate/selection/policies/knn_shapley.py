@@ -30,8 +30,8 @@ class KNNShapley:
     rounds = 1
 
     def values(self, offer: Offer) -> Array:
-        found: Array = self.shapley[offer.rows]
-        return found
+        values: Array = self.shapley[offer.rows]
+        return values
 
 
 def shapley_values(

@@ -17,20 +17,20 @@ TIE = 1e-6
 class LookAhead:
     """Value = influence on all targets together; in rounds, a weight that moves with it.
 
-    The horizon belongs to the driver, which decides where a window ends: the
-    same policy is offline at K = T and online at K = 1.
+    The driver decides where a window ends: the same policy is offline at K = T and online at
+    K = 1.
 
-    An influence is a derivative at "everything kept", far from where keeping
-    half of a batch ends. With `rounds` > 1 the window is therefore valued again
-    and again, each time at weights that have moved by
+    An influence is a derivative at "everything kept", far from where keeping half of a batch
+    ends. With `rounds` > 1 the window is therefore valued again, each time at weights that have
+    moved by
 
         w <- clamp(w + 0.5 r, 0.02, 2),   r = rank of the influence in the step, in -1..1
 
-    and the value is the last weight (DESIGN 3.7). The influence is taken per
-    unit of weight: a candidate is not judged by how little of it is left.
+    and the value is the last weight (DESIGN 3.7). The influence is taken per unit of weight, so
+    that a candidate is not judged by how little of it is left.
 
-    Of several targets it is what the candidate does to the mean of their losses, by their
-    weights; those with losses on a larger scale count for more.
+    With several targets, the influence is on the weighted mean of their losses; targets with
+    losses on a larger scale count for more.
     """
 
     rounds: int = 1
@@ -52,10 +52,10 @@ class LookAhead:
 
 def _mean(influences: Array, offer: Offer) -> Array:
     """sum_q v_q I_q / sum_q v_q, in loss units, shape (n,)."""
-    found: Array = np.average(influences, axis=0, weights=offer.target_weights)
-    return found
+    mean: Array = np.average(influences, axis=0, weights=offer.target_weights)
+    return mean
 
 
 def centered_ranks(values: Array) -> Array:
-    """Ranks of the values, shape (n,), scaled to -1..1, equal values sharing theirs."""
+    """Ranks of the values, shape (n,), scaled to -1..1; equal values share a rank."""
     return average_ranks(values) * 2 / (len(values) - 1) - 1 if len(values) > 1 else np.zeros(1)

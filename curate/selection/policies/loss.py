@@ -1,4 +1,4 @@
-"""Small loss: drop what the model finds hard, as mislabelled rows often are."""
+"""Small loss: drop what the model finds hard, as mislabeled rows often are."""
 
 from dataclasses import dataclass
 

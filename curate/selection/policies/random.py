@@ -10,7 +10,7 @@ from curate.selection.policies.base import Evidence, Offer
 
 @dataclass(frozen=True)
 class Random:
-    """Value = a uniform number of the row's own, the same whenever it is offered."""
+    """Value = a uniform random number for each of `count` rows, the same in every step."""
 
     count: int
     seed: int = 0

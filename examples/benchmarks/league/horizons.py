@@ -30,7 +30,8 @@ from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.score import cut, selector_for
 from curate.recipe import check_recipe
-from curate.selection.policies import Budget, shrink
+from curate.selection.budget import Budget
+from curate.selection.policies import shrink
 from curate.selection.ranking import auroc
 
 HORIZONS = (1, 2, 4, 8, 16, "epoch", "full")

@@ -38,7 +38,8 @@ from curate.pipeline.score import cut
 from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
 from curate.recipe.schema import ON_TEXT
-from curate.selection.policies import Budget, shapley_values
+from curate.selection.budget import Budget
+from curate.selection.policies import shapley_values
 from curate.selection.ranking import auroc
 from curate.trajectory import Task, forward_step, replay
 

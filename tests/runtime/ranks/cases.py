@@ -15,9 +15,10 @@ from curate.influence import Probing, Scoring, Target, score_window
 from curate.models import FlatModel, LabelsObjective, save_activations
 from curate.rules import SGD, AdamW, Rule
 from curate.runtime.ranks import Ranks
+from curate.selection.budget import Budget
 from curate.selection.driver import Selector
 from curate.selection.judge import Judge
-from curate.selection.policies import Budget, LookAhead
+from curate.selection.policies import LookAhead
 from curate.trajectory import Disk, Task, record
 from tests import tiny, words
 

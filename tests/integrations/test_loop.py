@@ -1,0 +1,153 @@
+"""A loop decides as a planned run does, with labels, groups and rows from its batches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from curate import LookAheadLoader
+from curate.datasets import BatchExamples
+from curate.errors import DataError
+from curate.influence import Target
+from curate.integrations.loop import WindowReport
+from curate.models import FlatModel, as_objective
+from curate.rules import from_torch
+from curate.selection.budget import Budget
+from curate.selection.driver import Decided, Selector
+from curate.selection.judge import Judge
+from curate.selection.policies import LookAhead
+from curate.trajectory import Step, Task
+from tests.integrations.loop import data, losses, net, target
+
+COUNT, SIZE = 96, 16
+
+
+def kinds(batch: Any) -> Tensor:
+    """A label in which influences differ in scale: rows that are far from 0, and others."""
+    far: Tensor = batch[0].abs().mean(dim=1) > 0.8
+    return far.long()
+
+
+def batches() -> list[Any]:
+    return list(DataLoader(data(COUNT, 0.4), batch_size=SIZE))
+
+
+def wrapped(model: nn.Module, optimizer: Any, **options: Any) -> LookAheadLoader:
+    return LookAheadLoader(batches(), model, optimizer, losses, target(), **options)
+
+
+def kept_by_loop(window: list[Any], **options: Any) -> np.ndarray:
+    model = net(dropout=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    settings = {"horizon": 6, "rounds": 1, "keep": 0.5} | options
+    loop = wrapped(model, optimizer, **settings)
+    return np.concatenate([decision.kept for decision in loop.choose(window)])
+
+
+def kept_by_selector(window: list[Any], strata: np.ndarray | None, rounds: int) -> np.ndarray:
+    """A planned run through the steps that the loop is about to take."""
+    model = net(dropout=0.0)
+    live = from_torch(torch.optim.AdamW(model.parameters(), lr=0.02))
+    task = Task(FlatModel(model), as_objective(losses, "losses"), BatchExamples(window))
+    targets = [Target("target", BatchExamples([target()]))]
+    steps = [
+        Step(rows, torch.ones(len(rows)), (0.02,), seed=0)
+        for rows in torch.arange(COUNT).split(SIZE)
+    ]
+    decisions: list[Decided] = []
+    judge = Judge(task, live.rule, LookAhead(rounds), targets)
+    selector = Selector(judge, Budget(fraction=0.5), horizon=6, strata=strata)
+    selector.run(live.state(), steps, on_window=lambda _, decided: decisions.append(decided))
+    return np.concatenate(decisions[0].weights) > 0
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_labels_decide_as_the_strata_of_a_planned_run(rounds: int) -> None:
+    window = batches()
+    strata = torch.cat([kinds(batch) for batch in window]).numpy()
+    plain, labeled = (kept_by_loop(window, label=label, rounds=rounds) for label in (None, kinds))
+    assert np.array_equal(plain, kept_by_selector(window, None, rounds))
+    assert np.array_equal(labeled, kept_by_selector(window, strata, rounds))
+    assert not np.array_equal(plain, labeled)
+    assert plain.sum() == labeled.sum() == COUNT // 2
+
+
+def test_labels_are_those_of_a_key_or_of_a_function() -> None:
+    keyed = [{"x": batch[0], "y": batch[1], "kind": kinds(batch)} for batch in batches()]
+
+    def choose(label: str | Callable[[Any], Any]) -> list[list[bool]]:
+        model = net(dropout=0.0)
+        loader = LookAheadLoader(
+            keyed,
+            model,
+            torch.optim.AdamW(model.parameters(), lr=0.02),
+            lambda m, b: losses(m, (b["x"], b["y"])),
+            {"x": target()[0], "y": target()[1]},
+            label=label,
+            keep=0.5,
+        )
+        return [decision.kept.tolist() for decision in loader.choose(keyed[:2])]
+
+    assert choose("kind") == choose(lambda batch: [f"kind {k}" for k in batch["kind"].tolist()])
+
+
+@pytest.mark.parametrize("name", ["label", "group_by"])
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda batch: batch[1][:3], r"must give one value per example, shape \(16,\), .* \(3,\)"),
+        (lambda batch: batch[0], r"must give one value per example, shape \(16,\), .* \(16, 6\)"),
+        ("kind", "is 'kind', but a batch of type list has no such key"),
+    ],
+)
+def test_labels_and_groups_that_do_not_fit_are_refused_by_name(
+    name: str, read: Any, message: str
+) -> None:
+    with pytest.raises(DataError, match=f"^{name} {message}"):
+        kept_by_loop(batches(), **{name: read})
+
+
+def test_a_key_that_is_missing_is_told_with_those_that_are_there() -> None:
+    model = net()
+    loader = LookAheadLoader(
+        [],
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        lambda m, b: losses(m, (b["x"], b["y"])),
+        {"x": target()[0], "y": target()[1]},
+        label="kind",
+        keep=0.5,
+    )
+    with pytest.raises(DataError, match="a batch of type dict has no such key; it has x, y"):
+        loader.choose([{"x": target()[0], "y": target()[1]}])
+
+
+def test_rows_that_are_no_integers_are_refused(tmp_path: Any) -> None:
+    with pytest.raises(DataError, match=r"row must give integers, .* but got float32"):
+        kept_by_loop(batches(), log=tmp_path, row=lambda batch: batch[0][:, 0])
+
+
+def test_a_window_that_is_not_scored_goes_through_whole_without_a_report() -> None:
+    model = net()
+    loop = wrapped(model, torch.optim.SGD(model.parameters(), lr=0.1), keep="auto", rounds=None)
+    assert loop._chooser._paying is not None
+    loop._chooser._paying._left = 1
+    decisions = loop.choose(batches()[:2])
+    assert all(decision.kept.all() for decision in decisions)
+    assert all(decision.influences.isnan().all() for decision in decisions)
+    assert loop.reports == []
+
+
+def test_a_report_compares_what_came_with_what_was_predicted() -> None:
+    report = WindowReport(0, 2, 32, 16, 0.1, 1.0, predicted=-0.2, horizon=4)
+    assert report.ratio is None
+    report.realised = -0.1
+    assert report.ratio == 0.5
+    assert report.metrics()["kept"] == 0.5
+    assert report.metrics()["horizon"] == 4
+    report.predicted = None
+    assert report.ratio is None
