@@ -1,8 +1,9 @@
 """What a policy is: it says how much each candidate is worth."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, Self
 
 from curate.selection import Array
 
@@ -35,12 +36,33 @@ class Offer:
     target_weights: Array | None = None
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a recipe gives to a policy.
+
+    rounds, seed, neighbors: as asked for. candidates: how many there are. points: features and
+    labels of the candidates, shapes (N, F) and (N,), and those of the target rows, where labels are
+    classes; made when they are asked for.
+    """
+
+    rounds: int
+    seed: int
+    neighbors: int
+    candidates: int
+    points: Callable[[], tuple[Array, Array, Array, Array]]
+
+
 class Policy(Protocol):
     """Values candidates, higher for better; the budget decides what follows from a value.
 
     A policy of more than one round values them again with its own values, which are then
     above 0, as the weights of the step.
     """
+
+    @classmethod
+    def of(cls, setting: Setting) -> Self:
+        """The policy as a recipe sets it."""
+        ...
 
     @property
     def needs(self) -> Evidence:

@@ -1,11 +1,12 @@
 """KNN-Shapley: the exact Shapley value of each row for a k-nearest-neighbor classifier."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from curate.selection import Array
-from curate.selection.policies.base import Evidence, Offer
+from curate.selection.policies.base import Evidence, Offer, Setting
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class KNNShapley:
 
     needs = Evidence.NOTHING
     rounds = 1
+
+    @classmethod
+    def of(cls, setting: Setting) -> Self:
+        return cls(shapley_values(*setting.points(), setting.neighbors))
 
     def values(self, offer: Offer) -> Array:
         values: Array = self.shapley[offer.rows]

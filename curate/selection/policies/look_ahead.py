@@ -1,11 +1,12 @@
 """Look-ahead: what a candidate does to the target, a horizon of steps later."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from curate.selection import Array
-from curate.selection.policies.base import Evidence, Offer
+from curate.selection.policies.base import Evidence, Offer, Setting
 from curate.selection.ranking import average_ranks
 
 STEP = 0.5
@@ -40,6 +41,10 @@ class LookAhead:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1 but got {self.rounds}")
+
+    @classmethod
+    def of(cls, setting: Setting) -> Self:
+        return cls(setting.rounds)
 
     def values(self, offer: Offer) -> Array:
         assert offer.influences is not None

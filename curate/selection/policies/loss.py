@@ -1,9 +1,10 @@
 """Small loss: drop what the model finds hard, as mislabeled rows often are."""
 
 from dataclasses import dataclass
+from typing import Self
 
 from curate.selection import Array
-from curate.selection.policies.base import Evidence, Offer
+from curate.selection.policies.base import Evidence, Offer, Setting
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,10 @@ class SmallLoss:
 
     needs = Evidence.LOSS
     rounds = 1
+
+    @classmethod
+    def of(cls, setting: Setting) -> Self:
+        return cls()
 
     def values(self, offer: Offer) -> Array:
         assert offer.losses is not None

@@ -1,11 +1,12 @@
 """Random choice: the baseline that any score has to beat."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from curate.selection import Array
-from curate.selection.policies.base import Evidence, Offer
+from curate.selection.policies.base import Evidence, Offer, Setting
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,10 @@ class Random:
 
     needs = Evidence.NOTHING
     rounds = 1
+
+    @classmethod
+    def of(cls, setting: Setting) -> Self:
+        return cls(setting.candidates, setting.seed)
 
     def values(self, offer: Offer) -> Array:
         numbers: Array = np.random.default_rng(self.seed).random(self.count)[offer.rows]
