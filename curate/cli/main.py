@@ -161,7 +161,7 @@ def verify(
     checked = load_recipe(run_or_recipe / "recipe.yaml" if is_run else run_or_recipe, changes)
     silence_libraries()
     from curate.cli.summary import describe_verification
-    from curate.pipeline.verify import Plan, run_verify
+    from curate.pipeline.verify import RemovalPlan, run_verify
     from curate.runtime.progress import Phases
 
     if out is None and is_run:
@@ -171,7 +171,7 @@ def verify(
         _, summary = run_verify(
             checked,
             out or Path("out") / f"{run_or_recipe.stem}.verify",
-            Plan(examples, occurrences, mistaken is not None, seed),  # type: ignore[arg-type]
+            RemovalPlan(examples, occurrences, mistaken is not None, seed),  # type: ignore[arg-type]
             run=run_or_recipe if is_run and not changes else None,
             device=device,
             phases=Phases(bars=not quiet and sys.stderr.isatty()),

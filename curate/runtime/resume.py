@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -119,7 +119,7 @@ class Unfinished:
 
     def left(self) -> str:
         """What there is to go on from, in words."""
-        return f"what is in {self.folder.name}: {has_progress(self.folder)}"
+        return f"{self.folder.name}: {has_progress(self.folder)}"
 
     @property
     def run(self) -> str:
@@ -300,14 +300,38 @@ def _umask() -> int:
     return mask
 
 
-def refuse_difference(folder: Path, left: dict[str, Any], found: dict[str, Any]) -> None:
-    """Raise UnfinishedError if a run is not made of what it was made of."""
-    # what comes of JSON is compared with what goes there: no tuples
-    changes = list(_differences(left, json.loads(json.dumps(found)), ()))
-    if not changes:
+class Change(NamedTuple):
+    """A value that is not what it was: its keys from the outside in, None where it was not."""
+
+    path: tuple[str, ...]
+    before: Any
+    now: Any
+
+
+def changes(before: Any, now: Any) -> list[Change]:
+    """Every difference of nested plain values, as JSON has them: lists and tuples are alike."""
+    before, now = json.loads(json.dumps([before, now]))
+    return [*_changes(before, now, ())]
+
+
+def _changes(before: Any, now: Any, path: tuple[str, ...]) -> Iterator[Change]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in now | before:
+            yield from _changes(before.get(key), now.get(key), (*path, key))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for k, pair in enumerate(zip(before, now, strict=True)):
+            yield from _changes(*pair, (*path, str(k)))
+    elif before != now:
+        yield Change(path, before, now)
+
+
+def refuse_difference(folder: Path, left: dict[str, Any], made_of: dict[str, Any]) -> None:
+    """Raise UnfinishedError if a run is not made of what the one in `folder` was made of."""
+    every = changes(left, made_of)
+    if not every:
         return
-    changes = [one for one in changes if one[0] != (LOSSES,)] or changes  # those follow from others
-    path, before, now = changes[0]
+    every = [change for change in every if change.path != (LOSSES,)] or every  # those follow
+    path, before, now = every[0]
     key = ".".join(path[1:])
     shown = f"{json.dumps(before)} -> {json.dumps(now)}"
     what = {
@@ -320,22 +344,8 @@ def refuse_difference(folder: Path, left: dict[str, Any], found: dict[str, Any])
         LOSSES: "the same recipe and data now give other losses in the first step: the "
         "model, its code or the machine has changed",
     }.get(path[0], f"{'.'.join(path)} {shown}")
-    more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+    more = f" (and {len(every) - 1} more)" if len(every) > 1 else ""
     raise UnfinishedError(
-        f"{folder.name} cannot be gone on with: {what}{more}; undo that, or start again with "
+        f"{folder.name} cannot be resumed: {what}{more}; undo that, or start again with "
         "--overwrite."
     )
-
-
-def _differences(
-    left: Any, found: Any, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """(path, before, now) of every value that differs."""
-    if isinstance(left, dict) and isinstance(found, dict):
-        for key in [*found, *(key for key in left if key not in found)]:
-            yield from _differences(left.get(key), found.get(key), (*path, key))
-    elif isinstance(left, list) and isinstance(found, list) and len(left) == len(found):
-        for k, pair in enumerate(zip(left, found, strict=True)):
-            yield from _differences(*pair, (*path, str(k)))
-    elif left != found:
-        yield path, left, found

@@ -12,13 +12,12 @@ from curate.cli.summary import describe_tuning
 from curate.influence.cost import RunShape
 from curate.output.figures import plot_tuning
 from curate.recipe import Tune, check_recipe
-from curate.tuning import Pair, Plan, Tuned
-from curate.tuning.study import Entry, Unit
-from curate.tuning.table import table_of
+from curate.tuning import Grid, Pair, Tuned
+from curate.tuning.study import Entry, table_of
 from curate.tuning.tune import why_best
 
 SHAPE = RunShape([0.5] * 16, 16, 4, target_share=1.0)
-PLAN = Plan((1, 4, 16), (1e-3, 1e-2), 16, SHAPE, Tune(budget=0.5), 16, 0, 1)
+PLAN = Grid((1, 4, 16), (1e-3, 1e-2), 16, SHAPE, Tune(budget=0.5), 16, 0, 1)
 RECIPE = check_recipe(
     {
         "data": {
@@ -34,24 +33,24 @@ def finished(number: int, value: float | None, **notes: object) -> Entry:
 
 
 def tuned(metric: str = "loss", values: tuple[float, float] = (0.5, 0.25)) -> Tuned:
-    plan = Plan(*PLAN.__dict__.values()) if metric == "loss" else None
-    plan = plan or Plan((1, 4, 16), (1e-3, 1e-2), 16, SHAPE, Tune(metric=metric), 16, 0, 1)
+    plan = Grid(*PLAN.__dict__.values()) if metric == "loss" else None
+    plan = plan or Grid((1, 4, 16), (1e-3, 1e-2), 16, SHAPE, Tune(metric=metric), 16, 0, 1)
     views = [
         {"horizon": k, "signal": 2.0, "error": e, "jump": 0.0, "propagation": 0.0, "probes": 3}
         for k, e in ((1, 0.2), (4, 0.5), (16, 3.0))
     ]
     entries = {
-        Unit(1e-3): finished(0, 0.75, views=views),
-        Unit(1e-2): finished(1, None, views=views),
-        Unit(1e-3, 16): Entry(0, "finished", None, {"dropped": True, "reason": "too wrong"}),
-        Unit(1e-3, 4): finished(1, values[0], values=[values[0]] * 3),
-        Unit(1e-3, 1): finished(2, values[1], values=[values[1]] * 3),
-        Unit(1e-2, 1): finished(3, None, reason="step 3: diverged"),
+        1e-3: finished(0, 0.75, views=views),
+        1e-2: finished(1, None, views=views),
+        Pair(16, 1e-3): Entry(0, "finished", None, {"dropped": True, "reason": "too wrong"}),
+        Pair(4, 1e-3): finished(1, values[0], values=[values[0]] * 3),
+        Pair(1, 1e-3): finished(2, values[1], values=[values[1]] * 3),
+        Pair(1, 1e-2): finished(3, None, reason="step 3: diverged"),
     }
     best = Pair(1, 1e-3)
     return Tuned(
         recipe=RECIPE, pair=best, value=values[1], table=table_of(entries, plan, best),
-        study=optuna.create_study(), plan=plan, everything={1e-3: 0.75, 1e-2: None},
+        study=optuna.create_study(), grid=plan, everything={1e-3: 0.75, 1e-2: None},
         test={"kept": [{metric: 0.3}, {metric: 0.5}], "everything": [{metric: 0.8}]},
         worth=None,
     )  # fmt: skip
@@ -108,14 +107,14 @@ def test_the_picture_shows_values_trust_and_the_best(tmp_path: Path, metric: str
 
 
 def test_a_picture_of_one_pair(tmp_path: Path) -> None:
-    plan = Plan((1,), (1e-3,), 1, SHAPE, Tune(), 1, 0, 1)
+    plan = Grid((1,), (1e-3,), 1, SHAPE, Tune(), 1, 0, 1)
     view = {
         "horizon": 1, "signal": 0.0, "error": 0.0, "jump": 0.0, "propagation": 0.0, "probes": 1
     }  # fmt: skip
     pair = Pair(1, 1e-3)
     entries = {
-        Unit(1e-3): finished(0, 0.5, views=[view]),
-        Unit(1e-3, 1): finished(0, 0.0, values=[0.0]),
+        1e-3: finished(0, 0.5, views=[view]),
+        Pair(1, 1e-3): finished(0, 0.0, values=[0.0]),
     }
     one = Tuned(
         RECIPE, pair, 0.0, table_of(entries, plan, pair), optuna.create_study(), plan,

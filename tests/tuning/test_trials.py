@@ -10,7 +10,7 @@ import torch
 from curate.influence import cost
 from curate.pipeline import job as jobs
 from curate.pipeline.job import prepare
-from curate.pipeline.verify import Plan, run_verify
+from curate.pipeline.verify import RemovalPlan, run_verify
 from curate.recipe import Recipe, load_recipe
 from curate.runtime.progress import Phases
 from curate.tuning.grid import PROBING, Pair
@@ -60,19 +60,19 @@ def test_a_run_costs_what_is_counted(
 ) -> None:
     bench = set_up(prepare(recipe(*settings), torch.device("cpu")))
     counted = passes_of(lambda: bench.run(Pair(horizon, 1e-2), Phases()))
-    assert counted == pytest.approx(bench.plan.run_passes(horizon), rel=0.15)
+    assert counted == pytest.approx(bench.grid.run_passes(horizon), rel=0.15)
 
 
 def test_a_pilot_costs_what_is_counted(here: Path, passes_of: Callable[..., float]) -> None:
     bench = set_up(prepare(recipe(), torch.device("cpu")))
-    counted = passes_of(lambda: bench.fly(1e-2, lambda: None))
-    assert counted == pytest.approx(bench.plan.pilot_passes(), rel=0.3)
+    counted = passes_of(lambda: bench.run_pilot(1e-2, lambda: None))
+    assert counted == pytest.approx(bench.grid.pilot_passes(), rel=0.3)
     assert PROBING > 0
 
 
 def test_verifying_costs_what_is_counted(here: Path, passes_of: Callable[..., float]) -> None:
     checked = recipe("selection.horizon=30", "selection.rounds=1")
-    counted = passes_of(lambda: run_verify(checked, here / "out", Plan(20)))
+    counted = passes_of(lambda: run_verify(checked, here / "out", RemovalPlan(20)))
     job = prepare(checked, torch.device("cpu"))
     from curate.pipeline.score import selector_for
 

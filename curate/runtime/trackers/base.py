@@ -47,7 +47,9 @@ def careful(trackers: Iterable[Tracker]) -> list[Careful]:
     return [own if isinstance(own, Careful) else Careful(own) for own in trackers]
 
 
-def tell(trackers: Sequence[Tracker], of: str, metrics: dict[str, float | None], step: int) -> None:
+def log_metrics(
+    trackers: Sequence[Tracker], of: str, metrics: dict[str, float | None], step: int
+) -> None:
     """Log what is known of `metrics`, as `of/NAME`."""
     known = {f"{of}/{name}": float(value) for name, value in metrics.items() if value is not None}
     for tracker in trackers:
