@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from curate import LookAheadLoader
 from curate.influence import score_window
-from curate.pipeline.forecast import forecast, time_steps
+from curate.pipeline.forecast import forecast, measure
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
@@ -105,7 +105,7 @@ def test_memory_is_as_foretold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )  # fmt: skip
     prepared = job(GPU, *given)
     plan = forecast(prepared)
-    expected = plan.summary(time_steps(plan))["memory"]["total"]
+    expected = plan.summary(measure(plan))["memory"]["total"]
     del plan, prepared
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

@@ -91,5 +91,5 @@ def run_pilot(
 
 def _view(horizon: int, proxy: ErrorProxy) -> View:
     mean = expected_error(proxy.windows())
-    shares = mean["signal"], mean["error"], mean["jump"], mean["propagation"]
-    return View(horizon, int(mean["probes"]), *shares)
+    sizes = mean["signal"], mean["error"], mean["jump"], mean["propagation"]
+    return View(horizon, int(mean["probes"]), *sizes)
