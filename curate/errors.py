@@ -4,6 +4,7 @@ CurateError
 ├── UserError              a mistake in what we were given: one line, exit code 2
 │   ├── RecipeError        a key of the recipe, named by its path
 │   ├── DataError          a source, a column or a row of the data
+│   ├── NothingKeptError   a budget that no row meets
 │   ├── ModelError         a factory, a layer or an output of the model
 │   ├── OptimizerError     an optimizer that is not modeled, or not that way
 │   ├── OptionError        an argument out of range (also a ValueError)
@@ -11,8 +12,7 @@ CurateError
 │   ├── UnfinishedError    a run that was not finished: in the way, or cannot be resumed
 │   └── MissingExtraError  an optional package that is not installed
 └── RunError               the run itself failed: one line, exit code 1
-    ├── NonFiniteError     a loss, state or score became NaN or infinite
-    └── NothingKeptError   a budget that no row meets
+    └── NonFiniteError     a loss, state or score became NaN or infinite
 """
 
 
@@ -34,6 +34,10 @@ class RecipeError(UserError):
 
 class DataError(UserError):
     """The data cannot be read, or a column or row of it cannot be used."""
+
+
+class NothingKeptError(UserError):
+    """No score reaches the threshold that was asked for, or the first row is beyond the tokens."""
 
 
 class ModelError(UserError):
@@ -73,7 +77,3 @@ class RunError(CurateError):
 
 class NonFiniteError(RunError):
     """A loss, a parameter or a score became NaN or infinite."""
-
-
-class NothingKeptError(RunError):
-    """No score reaches the threshold that was asked for, or the first row is beyond the tokens."""

@@ -121,9 +121,9 @@ def test_tune_judges_by_the_weighted_loss(two: Path) -> None:
         "selection.weights={near: 2, far: 0}",
     )
     benches = [set_up(one) for one in (alone, both)]
-    everything = [bench.fly(1e-2, lambda: None)[0] for bench in benches]
+    everything = [bench.run_pilot(1e-2, lambda: None)[0] for bench in benches]
     assert everything[0] == pytest.approx(everything[1])
     values = [bench.run(Pair(4, 1e-2), Phases())[1] for bench in benches]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
-    even = set_up(job(BOTH, "tune.budget=0.5")).fly(1e-2, lambda: None)[0]
+    even = set_up(job(BOTH, "tune.budget=0.5")).run_pilot(1e-2, lambda: None)[0]
     assert even != pytest.approx(everything[0], rel=1e-2)

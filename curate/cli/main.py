@@ -198,7 +198,7 @@ def verify(
     path = run_or_recipe / "recipe.yaml" if is_run else run_or_recipe
     checked = shared.recipe(path, *([f"selection.horizon={horizon}"] if horizon else []))
     from curate.cli.summary import describe_verification
-    from curate.pipeline.verify import Plan, run_verify
+    from curate.pipeline.verify import RemovalPlan, run_verify
 
     changed = bool(shared.overrides or horizon)
     if out is None and is_run:
@@ -208,7 +208,7 @@ def verify(
         _, summary = run_verify(
             checked,
             out or Path("out") / f"{run_or_recipe.stem}.verify",
-            Plan(**plan | {"mistaken": plan["mistaken"] is not None}),
+            RemovalPlan(**plan | {"mistaken": plan["mistaken"] is not None}),
             run=run_or_recipe if is_run and not changed else None,
             **shared.running(),
         )

@@ -20,7 +20,7 @@ from curate.models import Objective, require_trainable
 from curate.output.audit_log import AuditLog
 from curate.rules import LiveOptimizer
 from curate.runtime.trackers import careful
-from curate.runtime.trackers.base import tell
+from curate.runtime.trackers.base import log_metrics
 from curate.selection import Array
 from curate.selection.budget import Budget
 from curate.selection.driver import Decided, Selector
@@ -299,7 +299,7 @@ class LiveLoop:
         if self._unsettled is None:
             return
         report, self._unsettled = self.reports[-1], None
-        tell(self._trackers, "window", report.metrics(), report.first_step)
+        log_metrics(self._trackers, "window", report.metrics(), report.first_step)
         if self._log is not None:
             self._log.window(window=len(self.reports) - 1, **vars(report))
 

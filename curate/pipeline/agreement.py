@@ -1,14 +1,15 @@
 """How well predicted changes agree with actual ones, with an error bar."""
 
 from dataclasses import asdict, dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
 
 from curate.output.verdict import agreement_verdict
+from curate.selection import Array
 from curate.selection.ranking import correlation, rank_correlation
 
-Array = np.ndarray[Any, Any]
 RESAMPLES = 1000
 
 
@@ -16,9 +17,9 @@ RESAMPLES = 1000
 class Interval:
     """An estimate and the 95 % percentile bootstrap interval around it; NaN if undefined."""
 
-    value: float
-    low: float
-    high: float
+    value: float = nan
+    low: float = nan
+    high: float = nan
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -26,7 +27,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of predicted with actual changes of the loss, for n examples left out.
+    """How well predicted changes of the loss agree with actual ones, for n examples left out.
 
     spearman, pearson: correlations. slope: of actual over predicted, through the
     origin: 1 where sizes are right, below 1 where predictions are too large.
@@ -47,12 +48,12 @@ class Agreement:
         return {name: _plain(value) for name, value in asdict(self).items()}
 
     def verdict(self) -> str:
-        """What the scores are good for, in words."""
+        """What scores with such an agreement are good for, in words."""
         return agreement_verdict(self.examples, self.spearman.low, self.slope)
 
 
 def agree(predicted: Array, actual: Array, seed: int = 0) -> Agreement:
-    """Compare changes of the loss, each of shape (n,); what is not finite is left aside.
+    """Compare changes of the loss, each of shape (n,); pairs that are not finite are left aside.
 
     Intervals resample examples with replacement, `RESAMPLES` times.
     """
@@ -61,8 +62,7 @@ def agree(predicted: Array, actual: Array, seed: int = 0) -> Agreement:
     random = np.random.default_rng(seed)
     count = len(predicted)
     if count < 2:
-        nothing = Interval(*[float("nan")] * 3)
-        return Agreement(count, nothing, nothing, *[float("nan")] * 4)
+        return Agreement(count, Interval(), Interval(), nan, nan, nan, nan)
     spearman, pearson = [], []
     for _ in range(RESAMPLES):
         drawn = random.integers(count, size=count)
@@ -75,7 +75,7 @@ def agree(predicted: Array, actual: Array, seed: int = 0) -> Agreement:
         examples=count,
         spearman=_interval(rank_correlation(predicted, actual), spearman),
         pearson=_interval(correlation(predicted, actual), pearson),
-        slope=float(predicted @ actual) / square if square else float("nan"),
+        slope=float(predicted @ actual) / square if square else nan,
         relative_error=float(np.median(relative)),
         error=float(off.mean()),
         signal=float(np.abs(actual).mean()),
@@ -85,7 +85,7 @@ def agree(predicted: Array, actual: Array, seed: int = 0) -> Agreement:
 def _interval(value: float, resampled: list[float]) -> Interval:
     finite = [x for x in resampled if np.isfinite(x)]
     if not finite or not np.isfinite(value):
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value)
     low, high = np.quantile(finite, [0.025, 0.975])
     return Interval(value, float(low), float(high))
 

@@ -1,11 +1,10 @@
 """From a section of the recipe to a module, its parameter groups, its rule, and a device."""
 
 import fnmatch
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from curate import models, rules
 from curate.datasets import TokenExamples
@@ -15,12 +14,6 @@ from curate.pipeline.candidates import Candidates
 from curate.recipe import Factory, Optimizer, OwnGroup, Pretrained, Recipe
 from curate.rules import Rule
 from curate.runtime.ranks import ALONE, Ranks
-
-
-def shuffled_batches(pool: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of rows, epoch after epoch without end; the last of an epoch may be shorter."""
-    while True:
-        yield from pool[torch.randperm(len(pool), generator=generator)].split(size)
 
 
 def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
@@ -48,64 +41,56 @@ def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
 
 
 def assign_groups(recipe: Recipe, names: list[str]) -> list[list[str]]:
-    """Parameter names of the base group, then of each group of the recipe."""
+    """Names of the parameters in the base group, then in each group of the recipe."""
     groups = recipe.training.optimizer.groups
-    members: list[list[str]] = [[] for _ in range(len(groups) + 1)]
-    for name in names:
-        matching = (
-            k
-            for k, group in enumerate(groups, start=1)
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in group.match)
-        )
-        members[next(matching, 0)].append(name)
+    rest, members = names, list[list[str]]()
+    for group in groups:
+        matched = [n for n in rest if any(fnmatch.fnmatchcase(n, glob) for glob in group.match)]
+        rest = [name for name in rest if name not in matched]
+        members.append(matched)
     for k, group in enumerate(groups):
-        if not members[k + 1]:
+        if not members[k]:
             raise RecipeError(
                 f"training.optimizer.groups.{k}.match: {group.match} matches no parameter that an "
                 f"earlier group left; there are {', '.join(names)}."
             )
-    return members
+    return [rest, *members]
 
 
 def param_groups(recipe: Recipe) -> list[Optimizer]:
     """The settings of every param group's optimizer, the base group's first."""
     base = recipe.training.optimizer
-    each: list[Optimizer] = [base]
+    sections: list[Optimizer] = [base]
     for group in base.groups:
         if isinstance(group, OwnGroup):
-            each.append(group)
+            sections.append(group)
         else:
             changes = group.model_dump(include={"lr", "weight_decay"}, exclude_none=True)
-            each.append(base.model_copy(update=changes))
-    return each
-
-
-def base_learning_rates(recipe: Recipe) -> tuple[float, ...]:
-    """The learning rate of every group before the schedule, the base group first."""
-    return tuple(section.lr for section in param_groups(recipe))
+            sections.append(base.model_copy(update=changes))
+    return sections
 
 
 def build_rule(recipe: Recipe, model: FlatModel) -> Rule:
     """The recipe's optimizers for the param groups of `model`, clipped if it says so.
 
     Raises:
-        RecipeError: an optimizer cannot have the parameters that it is given.
+        RecipeError: an optimizer cannot train the parameters of its group.
     """
-    each = []
+    parts = []
     for k, section in enumerate(param_groups(recipe)):
         try:
             kind, shapes = rules.RULES[section.kind], model.group_shapes[k]
-            each.append(rules.make_rule(kind, section.model_dump(), shapes, model.dtype))
+            parts.append(rules.make_rule(kind, section.model_dump(), shapes, model.dtype))
         except OptimizerError as error:
             where = f"training.optimizer{f'.groups.{k - 1}' if k else ''}"
             raise RecipeError(f"{where}: {error}") from error
-    rule = rules.Grouped(tuple(each), model.group_sizes) if len(each) > 1 else each[0]
+    rule = rules.Grouped(tuple(parts), model.group_sizes) if len(parts) > 1 else parts[0]
     clip_norm = recipe.training.clip_norm
     return rule if clip_norm is None else rules.Clipped(rule, clip_norm)
 
 
 def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
-    """`auto` is CUDA where there is one; every rank has a device of its own."""
+    """The device of this rank: `auto` is CUDA where there is one, a different one per rank."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cuda" and not count:
         raise ModelError("--device cuda: this torch sees no CUDA device; use cpu or auto.")

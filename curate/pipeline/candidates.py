@@ -10,28 +10,38 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from curate import datasets as rooms
-from curate.datasets import Scaling, SourceExamples, TensorExamples, TokenExamples
+from curate.datasets import (
+    Scaling,
+    SourceExamples,
+    TensorExamples,
+    TokenExamples,
+    fingerprint_of,
+    plant_label_noise,
+    read,
+    read_classes,
+    require_columns,
+)
 from curate.errors import DataError
 from curate.influence import Target
 from curate.models import describe_files
 from curate.pipeline.reading import find_reader
 from curate.recipe import Pretrained, Recipe, Source, Split
+from curate.selection import Array
 
 HALVING = 2
-"""Seed by which validation sets are halved; of the draw that `tune` divides them by, another."""
+"""Seed by which validation sets are halved; `tune` divides them by another."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The rows to choose from, and those to choose by.
+    """The rows to choose from, and the rows to choose by.
 
     table: the candidates with all their columns, planted noise included.
-    examples: the same rows as tensors; `examples.rows` are positions in the source.
+    examples: these rows as tensors; `examples.rows` are positions in the source.
     validation: name -> target examples. test: held out from everything but evaluation.
     noisy: where label noise was planted, shape (N,), or None.
     classes: the label of every candidate where labels are classes, shape (N,), or None.
-    outputs: what a built-in model has to put out.
+    outputs: how many a built-in model needs.
     target_weights: of the validation sets in the mean over them, the largest 1.
     sources: source -> what identifies the data, and the files of a model, for provenance.
     left_out: source -> how many of its texts are shorter than `data.min_length`, if that is given.
@@ -42,7 +52,7 @@ class Candidates:
     validation: dict[str, SourceExamples]
     test: SourceExamples | None
     noisy: Tensor | None
-    classes: np.ndarray[Any, Any] | None
+    classes: Array | None
     outputs: int
     target_weights: dict[str, float]
     sources: dict[str, Any]
@@ -63,7 +73,7 @@ class Candidates:
 
     @cached_property
     def halves(self) -> tuple["Candidates", "Candidates"]:
-        """The same candidates, with one half of every validation set and with the other.
+        """The candidates with one half of every validation set, and with the other half.
 
         Raises:
             DataError: a validation set has fewer than two rows.
@@ -71,18 +81,18 @@ class Candidates:
         one, other = divide(self.validation, 0.5, HALVING)
         return replace(self, validation=one), replace(self, validation=other)
 
-    def half_shares(self) -> np.ndarray[Any, Any]:
-        """What the halves of every validation set have of its terms, shape (2, V), sums 1."""
-        whole = [_terms(examples) for examples in self.validation.values()]
-        parts = [[_terms(own) for own in half.validation.values()] for half in self.halves]
-        shares: np.ndarray[Any, Any] = np.array(parts) / whole
+    def half_shares(self) -> Array:
+        """The share that each half has of every validation set's terms, shape (2, V), sums 1."""
+        parts = [half.validation.values() for half in self.halves]
+        terms = np.array([[_terms(examples) for examples in part] for part in parts])
+        shares: Array = terms / terms.sum(axis=0)
         return shares
 
     @property
     def half_targets(self) -> tuple[Target, ...]:
-        """The targets of both halves, those of one before those of the other.
+        """The targets of one half, then those of the other.
 
-        Their weights are such that the mean over all of them is that over the whole `targets`.
+        The mean over them by their weights is that over the whole `targets`.
         """
         return tuple(
             replace(target, weight=target.weight * float(share))
@@ -91,15 +101,15 @@ class Candidates:
         )
 
     @property
-    def tokens(self) -> np.ndarray[Any, Any] | None:
-        """Tokens of every candidate that its loss is a sum over, shape (N,).
+    def tokens(self) -> Array | None:
+        """How many tokens every candidate's loss is a sum over, shape (N,).
 
-        Padding, prompts and a text's first token are not among them. None where every
+        Padding, prompts and a text's first token are not counted. None where every
         example counts once.
         """
         if not _counts_tokens(self.examples):
             return None
-        terms: np.ndarray[Any, Any] = self.examples.terms().numpy()
+        terms: Array = self.examples.terms().numpy()
         return terms
 
     @property
@@ -109,7 +119,7 @@ class Candidates:
         return tuple(self.examples.features.shape[1:])
 
     def truncated(self) -> dict[str, int]:
-        """How many texts of each part were cut at their end; nothing where there are none."""
+        """How many texts of each part were cut at their end; empty without texts."""
         parts = {"train": self.examples, **self.validation}
         if self.test is not None:
             parts["test"] = self.test
@@ -119,9 +129,9 @@ class Candidates:
             if isinstance(part, TokenExamples)
         }
 
-    def groups(self, column: str) -> np.ndarray[Any, Any]:
+    def groups(self, column: str) -> Array:
         """The values of a column, for quotas, shape (N,)."""
-        rooms.require_columns(self.table, [column], "selection.group_by")
+        require_columns(self.table, [column], "selection.group_by")
         values = self.table.select_columns([column]).with_format("numpy")[:][column]
         if values.ndim != 1 or values.dtype.kind not in "biuUOS":
             raise DataError(
@@ -147,49 +157,37 @@ def read_candidates(recipe: Recipe) -> Candidates:
     everything = reader.examples(source, name)
     parts = _split(recipe, len(everything))
     examples = everything.take(parts["train"])
-    table = source.select(examples.rows.tolist())
-
-    noisy = None
+    table, noisy = source.select(examples.rows.tolist()), None
     if section.label_noise is not None:
         assert reader.label is not None
         assert reader.classes is not None
-        planted = rooms.plant_label_noise(
-            table,
-            reader.label,
-            name,
-            reader.classes,
-            fraction=section.label_noise.fraction,
-            seed=section.label_noise.seed,
-        )
+        noise = section.label_noise.model_dump()
+        planted = plant_label_noise(table, reader.label, name, reader.classes, **noise)
         table, noisy = planted.data, planted.noisy
-        noisy_labels = rooms.read_classes(table, reader.label, name, reader.classes)
+        noisy_labels = read_classes(table, reader.label, name, reader.classes)
         examples = examples.with_labels(noisy_labels)
     scale = _scaling(examples) if section.standardize else lambda part: part
 
-    sources = {name: rooms.fingerprint_of(source)}
-    used = {name: len(everything)}
+    sources, used = {name: fingerprint_of(source)}, {name: len(everything)}
 
     def other(part: str, where: Source) -> SourceExamples:
         data = _read(where)
-        found = reader.examples(data, str(where))
-        sources[str(where)], used[str(where)] = rooms.fingerprint_of(data), len(found)
-        _refuse_other_shape(found, examples, f"{where} (data.{part})", name)
-        return scale(found)
+        held = reader.examples(data, str(where))
+        sources[str(where)], used[str(where)] = fingerprint_of(data), len(held)
+        _refuse_other_shape(held, examples, f"{where} (data.{part})", name)
+        return scale(held)
 
-    validation: dict[str, SourceExamples] = {}
-    if isinstance(section.validation, Split):
-        validation = {"validation": scale(everything.take(parts["validation"]))}
-    elif isinstance(section.validation, Source):
-        validation = {"validation": other("validation", section.validation)}
-    elif section.validation is not None:
-        validation = {k: other("validation", s) for k, s in section.validation.items()}
-    test = None
-    if isinstance(section.test, Split):
-        test = scale(everything.take(parts["test"]))
-    elif section.test is not None:
-        test = other("test", section.test)
+    def part(name: str, held: Split | Source) -> SourceExamples:
+        return scale(everything.take(parts[name])) if isinstance(held, Split) else other(name, held)
 
+    targets = section.validation or {}
+    if isinstance(targets, Split | Source):
+        validation = {"validation": part("validation", targets)}
+    else:
+        validation = {name: part("validation", held) for name, held in targets.items()}
+    test = None if section.test is None else part("test", section.test)
     labels = examples.labels
+    left_out = {where: sources[where]["rows"] - count for where, count in used.items()}
     return Candidates(
         table=table,
         examples=scale(examples),
@@ -200,16 +198,14 @@ def read_candidates(recipe: Recipe) -> Candidates:
         outputs=reader.classes.count if reader.classes else _width(labels),
         target_weights=_target_weights(recipe, validation),
         sources=sources | _model_files(recipe),
-        left_out={}
-        if section.min_length is None
-        else {where: sources[where]["rows"] - count for where, count in used.items()},
+        left_out={} if section.min_length is None else left_out,
     )
 
 
 def divide(
     validation: Mapping[str, SourceExamples], fraction: float, seed: int
 ) -> tuple[dict[str, SourceExamples], dict[str, SourceExamples]]:
-    """Every validation set in two at random: all but a `fraction` of it, and that fraction.
+    """Divide every validation set at random: all but a `fraction` of it, and that fraction.
 
     Raises:
         DataError: one has too few rows.
@@ -244,13 +240,13 @@ def _target_weights(recipe: Recipe, names: Iterable[str]) -> dict[str, float]:
 
 
 def _model_files(recipe: Recipe) -> dict[str, Any]:
-    """What identifies the files of a pretrained model, beside the data's."""
+    """What identifies the files of a pretrained model."""
     section = recipe.model
     if not isinstance(section, Pretrained):
         return {}
     parts = {
         "model": (section.pretrained, not section.from_scratch),
-        "tokenizer": (section.tokenizer, False),  # weights beside it are not its own
+        "tokenizer": (section.tokenizer, False),  # weights beside it are not read
         "adapter": (section.adapter, True),
     }
     return {
@@ -261,7 +257,7 @@ def _model_files(recipe: Recipe) -> dict[str, Any]:
 
 
 def _scaling(candidates: SourceExamples) -> Callable[[SourceExamples], SourceExamples]:
-    """Standardizes any examples as makes the candidates' features standard."""
+    """The scaling that standardizes the candidates' features, for any examples."""
     assert isinstance(candidates, TensorExamples)
     features = candidates.features
     values = features / 255 if features.dtype == torch.uint8 else features
@@ -275,18 +271,18 @@ def _scaling(candidates: SourceExamples) -> Callable[[SourceExamples], SourceExa
 
 
 def _refuse_other_shape(
-    found: SourceExamples, like: SourceExamples, where: str, source: str
+    held: SourceExamples, candidates: SourceExamples, where: str, source: str
 ) -> None:
-    """Raise DataError if one row of features is not shaped as the candidates' are."""
-    if not (isinstance(found, TensorExamples) and isinstance(like, TensorExamples)):
+    """Raise DataError if a row of features is not shaped as the candidates' are."""
+    if not (isinstance(held, TensorExamples) and isinstance(candidates, TensorExamples)):
         return
-    shape, expected = (tuple(part.features.shape[1:]) for part in (found, like))
+    shape, expected = (tuple(part.features.shape[1:]) for part in (held, candidates))
     if shape != expected:
         raise DataError(f"{where}: one row has shape {shape}, but in {source} it is {expected}.")
 
 
 def _read(source: Source) -> Dataset:
-    return rooms.read(source.path, split=source.split, name=source.name)
+    return read(source.path, split=source.split, name=source.name)
 
 
 def _width(labels: Tensor | None) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from curate.datasets import Examples
-from curate.errors import NonFiniteError, UserError
+from curate.errors import NonFiniteError, NothingKeptError
 from curate.influence import mean_metrics
 from curate.pipeline.job import Job
-from curate.pipeline.score import Chosen, choose, cut, nothing_kept
+from curate.pipeline.retraining import once
+from curate.pipeline.score import Chosen, choose, cut
 from curate.runtime.journal import Journal
 from curate.runtime.progress import Phases
-from curate.runtime.ranks import everywhere
 from curate.runtime.resume import Unfinished
 from curate.selection import Array
 from curate.selection.budget import Budget
@@ -59,44 +59,48 @@ def evaluate(
 
     Every run takes the same number of optimizer steps. The random subset is
     drawn anew for each seed, of the size that was kept; in tokens, to the nearest row, if the
-    budget is. What `unfinished` knows already is not done again.
+    budget is. Retrainings that `unfinished` has are not done again.
 
     Raises:
-        UserError: an alternative keeps nothing.
+        NothingKeptError: an alternative keeps nothing.
     """
-    section = job.recipe.evaluation
+    section, policy = job.recipe.evaluation, job.recipe.selection.policy
     assert section is not None
-    assert job.data.test is not None
-    count = len(job.data.examples)
-    kept: dict[str, list[Array]] = {
-        job.recipe.selection.policy: [chosen.choice.kept] * len(section.seeds)
-    }
+    kept, seeds = chosen.choice.kept, section.seeds
+    masks: dict[str, list[Array]] = {policy: [kept] * len(seeds)}
     name: str
     for name in section.against:
         if name == "everything":
-            kept[name] = [np.ones(count, dtype=bool)] * len(section.seeds)
+            masks[name] = [np.ones(len(kept), dtype=bool)] * len(seeds)
         elif name == "random":
-            kept[name] = [_random_subset(job, chosen.choice.kept, seed) for seed in section.seeds]
-        elif name != job.recipe.selection.policy:
-            other = choose(job, name, phases, unfinished)
-            if job.recipe.selection.keep.auto:
-                same = Budget(count=int(chosen.choice.kept.sum()))
-                other = replace(other, choice=cut(job, other.scores.score, same))
-            if (why_nothing := nothing_kept(job, other)) is not None:
-                raise UserError(f"evaluation.against: {name}: {why_nothing}.")
-            kept[name] = [other.choice.kept] * len(section.seeds)
+            masks[name] = [_random_subset(job, kept, seed) for seed in seeds]
+        elif name != policy:
+            masks[name] = [_kept_by(job, name, kept, phases, unfinished)] * len(seeds)
     journal = None if unfinished is None else unfinished.journal()
     rows = []
-    with phases.phase("retrain", len(kept) * len(section.seeds) * job.total_steps()) as tick:
-        for name, masks in kept.items():
+    with phases.phase("retrain", len(masks) * len(seeds) * job.total_steps()) as tick:
+        for name, by_seed in masks.items():
             runs = [
                 _on_test(job, mask, seed, tick, journal)
-                for mask, seed in zip(masks, section.seeds, strict=True)
+                for mask, seed in zip(by_seed, seeds, strict=True)
             ]
             metrics = {metric: [run[metric] for run in runs] for metric in runs[0]}
-            size = round(mean(int(mask.sum()) for mask in masks))
-            rows.append(Row(name, size, _tokens(job, masks), metrics, _noise_left(job, masks)))
+            size = round(mean(int(mask.sum()) for mask in by_seed))
+            rows.append(Row(name, size, _tokens(job, by_seed), metrics, _noise_left(job, by_seed)))
     return rows
+
+
+def _kept_by(
+    job: Job, policy: str, kept: Array, phases: Phases, unfinished: Unfinished | None
+) -> Array:
+    """What another policy keeps, shape (N,): as many rows where the recipe names no budget."""
+    try:
+        other = choose(job, policy, phases, unfinished)
+    except NothingKeptError as error:
+        raise NothingKeptError(f"evaluation.against: {policy}: {error}") from error
+    if job.recipe.selection.keep.auto:
+        return cut(job, other.scores.score, Budget(count=int(kept.sum()))).kept
+    return other.choice.kept
 
 
 def retrain(
@@ -108,40 +112,43 @@ def retrain(
         for each of `on`, the mean loss and the objective's metrics.
 
     Raises:
-        NonFiniteError: a loss is not a number in the end.
+        NonFiniteError: a loss is not finite in the end.
     """
     task, rule, state = job.start(seed)
     steps = job.steps(seed, torch.from_numpy(np.flatnonzero(kept)))
     final = replay(task, rule, state, steps, tick)
-    found = {
+    metrics = {
         name: mean_metrics(task.model, task.objective, examples, final.theta)
         for name, examples in on.items()
     }
-    for name, metrics in found.items():
-        if not np.isfinite(metrics["loss"]):
+    for name, means in metrics.items():
+        if not np.isfinite(means["loss"]):
             raise NonFiniteError(
                 f"retraining with seed {seed} on {int(kept.sum())} rows ends in a loss of "
-                f"{metrics['loss']} on {name}; lower the learning rate."
+                f"{means['loss']} on {name}; lower the learning rate."
             )
-    return found
+    return metrics
 
 
 def _on_test(
     job: Job, kept: Array, seed: int, tick: Callable[[], None], journal: Journal | None
 ) -> dict[str, float]:
-    """What retraining on the rows where `kept` measures on the test set, if need be once more."""
-    assert job.data.test is not None
-    key = (hashlib.blake2b(np.packbits(kept).tobytes(), digest_size=16).hexdigest(), seed)
-    known: dict[str, float] | None = None if journal is None else journal.find(*key)
-    if everywhere(job.ranks, known is not None):
-        assert known is not None
+    """Metrics on the test set of retraining on the rows where `kept`, from the journal if there."""
+    test = job.data.test
+    assert test is not None
+
+    def tick_all() -> None:
         for _ in range(job.total_steps()):
             tick()
-        return known
-    found = retrain(job, kept, seed, {"test": job.data.test}, tick)["test"]
-    if journal is not None:
-        journal.enter(*key, value=found)
-    return found
+
+    metrics: dict[str, float] = once(
+        job.ranks,
+        journal,
+        (hashlib.blake2b(np.packbits(kept).tobytes(), digest_size=16).hexdigest(), seed),
+        lambda: retrain(job, kept, seed, {"test": test}, tick)["test"],
+        tick_all,
+    )
+    return metrics
 
 
 def spread(values: list[float]) -> float:

@@ -1,8 +1,8 @@
-"""How long a run will take: what it will do, by the clock of a few of its own steps."""
+"""What a run will take: its passes, memory and files, and seconds by timing a few of its steps."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -42,20 +42,18 @@ AT_HAND = 5
 a direction; and one more per target."""
 NUMBER = 8
 """Bytes of a score."""
-
-
 FEW = 8
 """Steps that are timed together: two where one takes longer than `SLOW` seconds."""
 SLOW = 0.2
 GLANCE, SPAN = 0.01, 0.3
-"""Seconds for which something is done over and over to time it, roughly and properly."""
+"""Seconds for which something is repeated to time it, roughly and properly."""
 LONG, UNSURE = 60.0, 6.0
 """Seconds of a run that are worth an announcement; how far off passes by themselves may be."""
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Seconds on this machine, as it is now; of several processes, those of the first.
+    """Seconds on this machine, as it is now; those of the first process if there are several.
 
     forward: a step of plain training. kept: one on what is kept of a batch. scored: a step
     recorded and scored. targets: a gradient of all targets. file: a state written and read again.
@@ -73,10 +71,9 @@ class Forecast:
     """What a selection run will take; `summary` has it in plain values.
 
     run: the scored run; baselines: runs of other policies that it is compared with.
-    judged: steps of training on everything, and of retrainings that say what choosing is worth,
-    about. retrained: steps of training from scratch after that. graph,
-    target_graph: bytes of the graph of a step, of as much of the targets as is gone through at
-    a time.
+    judged: about how many steps training on everything takes, and retraining to see what choosing
+    is worth. retrained: steps of training from scratch after that. graph, target_graph: bytes of
+    the graph of a step, and of the part of the targets that is differentiated at a time.
     """
 
     job: Job
@@ -92,50 +89,49 @@ class Forecast:
 
     def passes(self) -> dict[str, float]:
         """Gradients of one batch, part by part and in total."""
-        parts = asdict(passes(self.run))
-        others = sum(passes(run).total for run in self.baselines)
-        parts |= {"baselines": others, "judge": float(self.judged)}
-        parts["retrain"] = float(self.retrained)
-        return parts | {"total": sum(parts.values())}
+        parts = asdict(passes(self.run)) | {
+            "baselines": sum(passes(run).total for run in self.baselines),
+            "judge": float(self.judged),
+            "retrain": float(self.retrained),
+        }
+        return _with_total(parts)
 
     def seconds(self, prices: Prices) -> dict[str, float]:
-        """What scoring will take by the prices, and retraining, and both."""
-        own, expected = work(self.run), passes(self.run)
-        if self.run.goes_back:
-            again = own.scored - own.kept + own.redone + expected.probes
-            scoring = own.scored * prices.scored + again * prices.forward
-            looks = own.target_passes + own.target_looks / 3
-            scoring += looks * prices.targets + own.written * prices.file
+        """Seconds by the prices: of scoring, judging, evaluation, and in total."""
+        done, run = work(self.run), self.run
+        if run.goes_back:
+            again = done.scored - done.kept + done.redone + passes(run).probes
+            looks = done.target_passes + done.target_looks / 3
+            scoring = done.scored * prices.scored + again * prices.forward
+            scoring += looks * prices.targets + done.written * prices.file
         else:
-            scoring = own.recorded * prices.forward
-        scoring += own.committed * prices.kept
-        others = sum(
-            work(run).recorded * prices.forward + work(run).committed * prices.kept
-            for run in self.baselines
+            scoring = done.recorded * prices.forward
+        baselines = sum(
+            work(other).recorded * prices.forward + work(other).committed * prices.kept
+            for other in self.baselines
         )
-        judging = self.judged * prices.forward
-        after = others + self.retrained * prices.forward
-        total = scoring + judging + after
-        return {"score": scoring, "judge": judging, "evaluate": after, "total": total}
+        return _with_total(
+            {
+                "score": scoring + done.committed * prices.kept,
+                "judge": self.judged * prices.forward,
+                "evaluate": baselines + self.retrained * prices.forward,
+            }
+        )
 
     def summary(self, prices: Prices) -> dict[str, Any]:
         """Plain values, for `--json`."""
-        run, trajectory = self.run, self.job.recipe.trajectory
-        judge = self.selector.judge
-        task, kept = judge.task, self.state.nbytes()
-        if judge.sharded:
-            kept = shard_bytes(self.state, task.ranks)
+        run, state, judge = self.run, self.state, self.selector.judge
+        task = judge.task
         sizes = Sizes(
             parameters=sum(tensor.nbytes for tensor in task.model.held),
-            state=self.state.nbytes(),
-            kept=kept,
-            gradient=self.state.theta.nbytes,
+            state=state.nbytes(),
+            kept=shard_bytes(state, task.ranks) if judge.sharded else state.nbytes(),
+            gradient=state.theta.nbytes,
             graph=self.graph,
             targets=self.target_graph,
-            examples=memory_bytes(trajectory.gradients),
+            examples=memory_bytes(self.job.recipe.trajectory.gradients),
         )
-        bytes_held = memory(run, sizes)
-        files = disk(run, sizes, len(task.examples), [len(step.rows) for step in self.steps])
+        rows = [len(step.rows) for step in self.steps]
         return {
             "policy": self.job.recipe.selection.policy,
             "candidates": len(task.examples),
@@ -147,14 +143,14 @@ class Forecast:
             "device": str(self.job.device),
             "processes": task.ranks.size,
             "passes": {name: round(count, 1) for name, count in self.passes().items()},
-            "memory": asdict(bytes_held) | {"total": bytes_held.total},
-            "disk": asdict(files) | {"total": files.total},
+            "memory": _with_total(memory(run, sizes)),
+            "disk": _with_total(disk(run, sizes, len(task.examples), rows)),
             "seconds": self.seconds(prices),
         }
 
 
 def forecast(job: Job) -> Forecast:
-    """What `curate select` of a job will do."""
+    """Count what `curate select` of a job will do."""
     selection, evaluation = job.recipe.selection, job.recipe.evaluation
     selector, state, steps = selector_for(job, selection.policy, halved=True)
     against = set(evaluation.against) if evaluation else set()
@@ -189,7 +185,7 @@ def forecast(job: Job) -> Forecast:
 
 
 def measure(plan: Forecast) -> Prices:
-    """Do a few steps of a run, in every way in which it does them, and time them.
+    """Time a few steps of a run, done in every way in which it does them.
 
     About two seconds for small models; for others, the time of some fifty passes.
     """
@@ -200,10 +196,11 @@ def measure(plan: Forecast) -> Prices:
     few = plan.steps[: min(run.longest, FEW if one < SLOW else 2)] if run.windows else [first]
     kept = max(1, round(run.kept[0] * len(first.rows))) if run.kept else len(first.rows)
     less = [step.keep(torch.arange(min(kept, len(step.rows)))) for step in few]
-    forward, cut = (
-        seconds_of(lambda own=own: replay(task, rule, state, own), task) / len(few)  # type: ignore[misc]
-        for own in (few, less)
-    )
+
+    def seconds_a_step(steps: Sequence[Step]) -> float:
+        return seconds_of(lambda: replay(task, rule, state, steps), task) / len(steps)
+
+    forward, cut = seconds_a_step(few), seconds_a_step(less)
     if not run.goes_back:
         return Prices(forward, cut, 0, 0, 0)
     targets = seconds_of(
@@ -224,19 +221,8 @@ def measure(plan: Forecast) -> Prices:
     return Prices(forward, cut, scored, targets, _file_seconds(judge, state))
 
 
-def estimate_line(plan: Forecast, prices: Prices) -> str:
-    """What is going to happen, and how long it will take about, in one line."""
-    run, seconds = plan.run, plan.seconds(prices)
-    return (
-        f"this will take about {duration(seconds['total'])}: scoring "
-        f"{duration(seconds['score'])} ({len(plan.steps):,} steps, horizon {run.longest:,}, "
-        f"rounds {run.rounds}), judging {duration(seconds['judge'])}, evaluation "
-        f"{duration(seconds['evaluate'])}"
-    )
-
-
 def announce(job: Job, say: Callable[[str], None]) -> None:
-    """Say what is odd about a job, and how long it will take, if longer than `LONG`.
+    """Say what is odd about a job, and about how long it will take if longer than `LONG`.
 
     Cost: a step, and `measure` where a rough guess from that step comes near.
     """
@@ -253,25 +239,30 @@ def announce(job: Job, say: Callable[[str], None]) -> None:
     )
     if one * plan.passes()["total"] < LONG / UNSURE:
         return
-    prices = measure(plan)
-    if plan.seconds(prices)["total"] > LONG:
-        say(estimate_line(plan, prices))
+    seconds, run = plan.seconds(measure(plan)), plan.run
+    if seconds["total"] > LONG:
+        say(
+            f"this will take about {duration(seconds['total'])}: scoring "
+            f"{duration(seconds['score'])} ({len(plan.steps):,} steps, horizon {run.longest:,}, "
+            f"rounds {run.rounds}), judging {duration(seconds['judge'])}, evaluation "
+            f"{duration(seconds['evaluate'])}"
+        )
 
 
 def seconds_of(do: Callable[[], object], task: Task, span: float = SPAN) -> float:
-    """Of one go: the mean of those after the first, which warms up; its own if it takes `span`.
+    """Mean seconds of one call, the first left aside, which warms up, unless it takes `span`.
 
-    By rank 0's prices, so that all ranks go as often.
+    All ranks go by rank 0's clock, so that they call as often.
     """
     device = task.model.device
-    found: list[float] = []
-    while sum(found) < span:
+    seconds: list[float] = []
+    while sum(seconds) < span:
         begin = time.perf_counter()
         do()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append(agreed(task.ranks, time.perf_counter() - begin))
-    return mean(found[1:] or found)
+        seconds.append(agreed(task.ranks, time.perf_counter() - begin))
+    return mean(seconds[1:] or seconds)
 
 
 def _file_seconds(judge: Judge, state: State) -> float:
@@ -288,14 +279,14 @@ def _file_seconds(judge: Judge, state: State) -> float:
 def plan_select(
     recipe: Recipe, out: Path, *, device: str = "auto", ranks: Ranks = ALONE
 ) -> dict[str, Any]:
-    """What `run_select` will do and take, from its recipe and a few of its steps; writes nothing.
+    """Forecast what `run_select` takes, from its recipe and a few of its steps; writes nothing.
 
     Returns:
         plain values: candidates, steps, windows, passes, bytes of memory and disk (of each
         process), seconds.
 
     Raises:
-        UserError: it cannot be run; what to change is in the message.
+        UserError: the recipe cannot be run; what to change is in the message.
     """
     job = prepare(recipe, choose_device(device, ranks), existing_parent(out), ranks)
     with suitable_threads(job.step_flops()):
@@ -304,36 +295,13 @@ def plan_select(
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes that a run holds at its fullest, part by part.
-
-    parameters: of the model itself, frozen ones included. snapshots: states kept, or one
-    rank's shares of them, and the two whole ones at hand (two more with a disk or shares).
-    recorded: gradients kept beside them, and those at hand. graph: of the step or the part
-    of the targets at hand, whichever is larger. adjoints: Q states, before and after a step.
-    gradients: example by example, for the exact jump.
-    """
-
-    parameters: int
-    snapshots: int
-    recorded: int
-    graph: int
-    adjoints: int
-    gradients: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return int(sum(getattr(self, field.name) for field in fields(self)))
-
-
-@dataclass(frozen=True)
 class Sizes:
-    """Bytes of what a run is made of.
+    """Bytes of the parts of a run.
 
-    parameters: of the model. state: of a training state; kept: of one where it is kept, which may
-    be a share of it. gradient: of a step's. graph, targets: of the graph of a step, of the part of
-    the targets gone through at a time. examples: what gradients example by example may take.
+    parameters: of the model, frozen ones included. state: of a training state; kept: of one where
+    it is kept, which may be a share of it. gradient: of a step's. graph, targets: of the graph of
+    a step, and of the part of the targets that is differentiated at a time. examples: what
+    gradients example by example may take.
     """
 
     parameters: int
@@ -345,55 +313,58 @@ class Sizes:
     examples: int
 
 
-def memory(run: RunShape, sizes: Sizes) -> Memory:
-    """Bytes that a run holds at its fullest, in each of its processes."""
-    if not run.goes_back:
-        return Memory(sizes.parameters, 3 * sizes.state, 0, sizes.graph, 0, 0)
+def memory(run: RunShape, sizes: Sizes) -> dict[str, int]:
+    """Bytes that each process of a run holds at its fullest, part by part.
+
+    Returns:
+        parameters: of the model. snapshots: states kept, or one rank's shares of them, and the
+        two whole ones at hand (two more with a disk or shares). recorded: gradients kept beside
+        them, and those at hand. graph: of the step or the part of the targets at hand, whichever
+        is larger. adjoints: Q states, before and after a step. gradients: example by example,
+        for the exact jump.
+    """
     at_hand = 4 if run.disk or sizes.kept < sizes.state else 2
-    return Memory(
-        parameters=sizes.parameters,
-        snapshots=min(run.memory, run.longest) * sizes.kept + at_hand * sizes.state,
-        recorded=(min(run.gradients, run.longest) + AT_HAND + run.targets) * sizes.gradient,
-        graph=max(sizes.graph + (sizes.graph // 4 if run.kinked else 0), sizes.targets),
-        adjoints=2 * run.targets * sizes.state,
-        gradients=sizes.examples if run.exact_jump else 0,
-    )
+    if not run.goes_back:
+        parts = [sizes.parameters, 3 * sizes.state, 0, sizes.graph, 0, 0]
+    else:
+        parts = [
+            sizes.parameters,
+            min(run.memory, run.longest) * sizes.kept + at_hand * sizes.state,
+            (min(run.gradients, run.longest) + AT_HAND + run.targets) * sizes.gradient,
+            max(sizes.graph + (sizes.graph // 4 if run.kinked else 0), sizes.targets),
+            2 * run.targets * sizes.state,
+            sizes.examples if run.exact_jump else 0,
+        ]
+    names = ("parameters", "snapshots", "recorded", "graph", "adjoints", "gradients")
+    return dict(zip(names, parts, strict=True))
 
 
-@dataclass(frozen=True)
-class Files:
+def disk(run: RunShape, sizes: Sizes, candidates: int, rows: Sequence[int]) -> dict[str, int]:
     """Bytes that a process has in files at their most, beside the result.
 
-    snapshots: states kept for the way back. savepoints: what a run that dies goes on from,
-    written by the first process.
-    """
-
-    snapshots: int
-    savepoints: int
-
-    @property
-    def total(self) -> int:
-        """Both."""
-        return self.snapshots + self.savepoints
-
-
-def disk(run: RunShape, sizes: Sizes, candidates: int, rows: Sequence[int]) -> Files:
-    """What a run has on disk.
-
-    A savepoint holds a whole state, the scores so far, what the error of influences is known
-    from, and between the rounds of a window the state at its end and what was found in it; not
-    counted are some hundred bytes for every window.
+    A savepoint holds a whole state, the scores so far, the measurements behind the error of
+    influences, and between the rounds of a window the state at its end and its influences; some
+    hundred bytes for every window are not counted.
 
     Args:
         candidates: how many there are. rows: how many every step has.
+
+    Returns:
+        snapshots: states kept for the way back. savepoints: what a run that dies resumes from,
+        written by the first process.
     """
     snapshots = _on_disk(run, run.longest) * (sizes.kept + HEADER) if run.goes_back else 0
     if not run.windows:
-        return Files(snapshots, 0)
-    each = [sum(rows[k] for k in window) for window in run.windows]
+        return {"snapshots": snapshots, "savepoints": 0}
+    rows_of_windows = [sum(rows[k] for k in window) for window in run.windows]
     targets = run.targets if run.goes_back else 0
     size = sizes.state + NUMBER * candidates * (2 + targets)
-    size += NUMBER * sum(each) * 2 if run.probing else 0
+    size += NUMBER * sum(rows_of_windows) * 2 if run.probing else 0
     if run.rounds > 1:
-        size += sizes.state + NUMBER * max(each) * (3 + 2 * targets)
-    return Files(snapshots, min(KEPT + 1, run.rounds * len(run.windows)) * size)
+        size += sizes.state + NUMBER * max(rows_of_windows) * (3 + 2 * targets)
+    savepoints = min(KEPT + 1, run.rounds * len(run.windows)) * size
+    return {"snapshots": snapshots, "savepoints": savepoints}
+
+
+def _with_total(parts: dict[str, Any]) -> dict[str, Any]:
+    return parts | {"total": sum(parts.values())}

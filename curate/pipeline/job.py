@@ -1,4 +1,4 @@
-"""From a recipe to the objects it speaks of: data, model, rule, steps."""
+"""From a recipe to the objects that it describes: data, model, rule, steps."""
 
 import json
 from collections.abc import Iterator
@@ -13,13 +13,7 @@ from curate import models, rules
 from curate.errors import RecipeError
 from curate.models import FlatModel, Objective
 from curate.output.directory import made_with
-from curate.pipeline.build import (
-    assign_groups,
-    base_learning_rates,
-    build_module,
-    build_rule,
-    shuffled_batches,
-)
+from curate.pipeline.build import assign_groups, build_module, build_rule, param_groups
 from curate.pipeline.candidates import Candidates, read_candidates
 from curate.recipe import Recipe, fingerprint, resolved
 from curate.recipe.names import find_objective
@@ -55,7 +49,7 @@ class Job:
     def start(self, seed: int) -> tuple[Task, Rule, State]:
         """A freshly initialized model on all candidates, its rule, and its first state.
 
-        The scored run's is built once: a model is never trained in place, so that it can
+        That of the scored run is built once: a model is never trained in place, so that it can
         be started from again.
         """
         model, rule = self._built.get(seed) or self._build(seed)
@@ -70,23 +64,21 @@ class Job:
     def _build(self, seed: int) -> tuple[FlatModel, Rule]:
         dtype = getattr(torch, self.recipe.training.dtype)
         precision = self.recipe.training.precision
-        autocast = torch.bfloat16 if precision == "bf16" else None
         with seeded_rng(seed, self.device):
             module = build_module(self.recipe, self.data).train()
-        trainable = [n for n, p in module.named_parameters() if p.requires_grad]
-        members = assign_groups(self.recipe, trainable)
+        trainable = [name for name, p in module.named_parameters() if p.requires_grad]
         model = FlatModel(
             module,
-            members,
+            assign_groups(self.recipe, trainable),
             device=self.device,
             dtype=dtype,
-            autocast=autocast,
+            autocast=torch.bfloat16 if precision == "bf16" else None,
             tf32=precision != "float32",
         )
         return model, build_rule(self.recipe, model)
 
     def step_flops(self) -> int:
-        """Arithmetic of one training step, about."""
+        """About how many arithmetic operations one training step takes."""
         task, _, _ = self.start(self.recipe.training.seed)
         return step_flops(task, next(self._plan(self.recipe.training.seed)))
 
@@ -100,7 +92,7 @@ class Job:
         return torch.cat([part.losses for part in parts]).cpu()
 
     def made_of(self, threads: int) -> dict[str, Any]:
-        """All that decides what a run comes to, to the last bit, in plain values.
+        """All that decides a run's result, to the last bit, in plain values.
 
         The losses of the first step stand for what no fingerprint reaches: the code of a model,
         its frozen weights, the kernels of a machine.
@@ -143,10 +135,10 @@ class Job:
     ) -> Iterator[Step]:
         training, total = self.recipe.training, total or self.total_steps()
         schedule = rules.Schedule(**training.schedule.model_dump())
-        base = base_learning_rates(self.recipe)
+        base = [section.lr for section in param_groups(self.recipe)]
         generator = torch.Generator().manual_seed(seed)
         pool = torch.arange(len(self.data.examples)) if rows is None else rows
-        batches = shuffled_batches(pool, training.batch_size, generator)
+        batches = _shuffled_batches(pool, training.batch_size, generator)
         for t, batch in zip(range(total), batches, strict=False):
             multiplier = schedule.multiplier(t, total)
             yield Step(
@@ -156,6 +148,12 @@ class Job:
                 seed=int(torch.randint(2**62, (), generator=generator)),
                 micro_batch=training.micro_batch or 0,
             )
+
+
+def _shuffled_batches(pool: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of rows, epoch after epoch without end; the last of an epoch may be shorter."""
+    while True:
+        yield from pool[torch.randperm(len(pool), generator=generator)].split(size)
 
 
 def prepare(
@@ -183,7 +181,7 @@ def prepare(
 
 
 class Room(NamedTuple):
-    """For the states of a window: so many in memory, and in files, and gradients. See `record`."""
+    """Room for a window's states in memory and in files, and for gradients. See `record`."""
 
     memory: int
     gradients: int
@@ -194,11 +192,11 @@ class Room(NamedTuple):
 def room_for_states(job: Job, state: State, steps: int) -> Room:
     """How many states of a window of so many steps the recipe's `trajectory` allows.
 
-    What it allows is each rank's own. Where the ranks cannot keep all states whole in
+    The allowance is per rank. Where the ranks cannot keep all states whole in
     memory, each keeps its share of every one, and there is room for more.
 
     Raises:
-        RecipeError: for none.
+        RecipeError: there is room for none.
     """
     trajectory, size = job.recipe.trajectory, state.nbytes()
     sharded = job.ranks.size > 1 and _count(trajectory.snapshots, size) < steps
@@ -214,12 +212,12 @@ def room_for_states(job: Job, state: State, steps: int) -> Room:
 
 
 def _count(budget: int | str, size: int) -> int:
-    """States of `size` bytes in a budget of bytes, or in one that is their number."""
+    """How many states of `size` bytes a budget holds: a number of states, or bytes."""
     return budget if isinstance(budget, int) else memory_bytes(budget) // size
 
 
 def _room(budget: int | str, size: int, gradient: int, steps: int) -> tuple[int, int]:
-    """States, and gradients beside them, of a window of so many steps that a budget holds.
+    """How many states of a window of so many steps a budget holds, and gradients beside them.
 
     A budget that is a number of states holds the gradient of each besides.
     """

@@ -1,4 +1,4 @@
-"""From rows to examples, as a recipe's columns say: features with labels, or texts."""
+"""From rows to examples, by the columns that a recipe names: features with labels, or texts."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -7,17 +7,34 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from curate import datasets as rooms
 from curate import models
-from curate.datasets import Classes, Encoded, SourceExamples, TensorExamples, TokenExamples
+from curate.datasets import (
+    Classes,
+    Encoded,
+    SourceExamples,
+    TensorExamples,
+    TokenExamples,
+    encode_completions,
+    encode_messages,
+    encode_texts,
+    encode_whole,
+    find_classes,
+    holds_names,
+    match_features,
+    read_classes,
+    read_features,
+    read_numbers,
+    require_columns,
+    truncate,
+)
 from curate.errors import DataError, ModelError, RecipeError
 from curate.recipe import Pretrained, Recipe
 
 
 class Reader(Protocol):
-    """Turns datasets into examples, all in the same way.
+    """Turns datasets into examples, each in the same way.
 
-    label: the column of labels, if one is read. classes: what its values are, if they are classes.
+    label: the column of labels, if one is read. classes: its values, if they are classes.
     """
 
     @property
@@ -27,7 +44,7 @@ class Reader(Protocol):
     def classes(self) -> Classes | None: ...
 
     def examples(self, data: Dataset, source: str) -> SourceExamples:
-        """All rows of `data`, which came from `source`."""
+        """Read all rows of `data`, which came from `source`."""
         ...
 
 
@@ -48,18 +65,18 @@ class FeatureReader:
         self.label = columns.label
         self.classes: Classes | None = None
         if self.label is not None:
-            rooms.require_columns(train, [self.label], source)
+            require_columns(train, [self.label], source)
         exclude = [self.label] if self.label else []
-        self.features = rooms.match_features(train, columns.features or [], exclude, source)
+        self.features = match_features(train, columns.features or [], exclude, source)
         if self.label is not None and (
             recipe.objective == "classification"
-            or (recipe.objective != "regression" and rooms.holds_names(train, self.label))
+            or (recipe.objective != "regression" and holds_names(train, self.label))
         ):
-            self.classes = _find_classes(recipe, train, self.label)
+            self.classes = _classes_of(recipe, train, self.label)
 
     def examples(self, data: Dataset, source: str) -> TensorExamples:
-        """All rows of `data`, with their labels if there are any."""
-        features = rooms.read_features(
+        """Read all rows of `data`, with their labels if there are any."""
+        features = read_features(
             data,
             self.features,
             source,
@@ -68,10 +85,10 @@ class FeatureReader:
         )
         labels = None
         if self.label is not None and self.classes is not None:
-            labels = rooms.read_classes(data, self.label, source, self.classes)
+            labels = read_classes(data, self.label, source, self.classes)
         elif self.label is not None:
             custom = self.recipe.objective != "regression"
-            labels = rooms.read_numbers(data, self.label, source, self.dtype, keep_ints=custom)
+            labels = read_numbers(data, self.label, source, self.dtype, keep_ints=custom)
         return TensorExamples(features, labels, torch.arange(len(data)), dtype=self.dtype)
 
 
@@ -81,7 +98,7 @@ class TextReader:
     def __init__(self, recipe: Recipe, train: Dataset, model: Pretrained) -> None:
         self.columns = recipe.data.columns
         self.label = self.columns.label if recipe.objective == "sequence_classification" else None
-        self.classes = _find_classes(recipe, train, self.label) if self.label else None
+        self.classes = _classes_of(recipe, train, self.label) if self.label else None
         config = models.load_config(model.pretrained)
         self.tokenizer = models.load_tokenizer(model.tokenizer or model.pretrained)
         self.vocabulary = models.vocabulary_size(config)
@@ -94,78 +111,76 @@ class TextReader:
         self.min_length = recipe.data.min_length
 
     def examples(self, data: Dataset, source: str) -> TokenExamples:
-        """The rows of `data`, cut where they are too long, with their classes if there are any.
+        """Read the rows of `data`, cut where they are too long, with classes if there are any.
 
         Rows shorter than `min_length` are left out.
 
         Raises:
-            DataError: a row has nothing to learn, or all are too short. ModelError: tokens that
-                the model does not know.
+            DataError: a row has nothing to learn, or all are too short.
+            ModelError: the model does not know a token.
         """
         labels: Tensor | None = None
         if self.label is not None and self.classes is not None:
-            labels = rooms.read_classes(data, self.label, source, self.classes)
+            labels = read_classes(data, self.label, source, self.classes)
         with models.quiet():
-            found = TokenExamples.gather(self._encoded(data, source), labels, self.pad)
-        self._refuse_unknown(found, source)
-        return self._long_enough(found, source)
+            texts = TokenExamples.gather(self._encoded(data, source), labels, self.pad)
+        self._refuse_unknown(texts, source)
+        return self._long_enough(texts, source)
 
     def _encoded(self, data: Dataset, source: str) -> Iterator[Encoded]:
         columns, tokenizer = self.columns, self.tokenizer
         if self.label is not None:
             assert columns.text is not None
-            return rooms.encode_whole(data, columns.text, source, tokenizer, self.max_length)
+            return encode_whole(data, columns.text, source, tokenizer, self.max_length)
         if columns.text is not None:
-            texts = rooms.encode_texts(data, columns.text, source, tokenizer)
+            texts = encode_texts(data, columns.text, source, tokenizer)
         elif columns.messages is not None:
-            texts = rooms.encode_messages(data, columns.messages, source, tokenizer)
+            texts = encode_messages(data, columns.messages, source, tokenizer)
         else:
             assert columns.prompt is not None
             assert columns.completion is not None
-            texts = rooms.encode_completions(
-                data, columns.prompt, columns.completion, source, tokenizer
-            )
-        return rooms.truncate(texts, self.max_length)
+            texts = encode_completions(data, columns.prompt, columns.completion, source, tokenizer)
+        return truncate(texts, self.max_length)
 
-    def _long_enough(self, found: TokenExamples, source: str) -> TokenExamples:
-        terms = found.lengths() if self.label is not None else found.terms()
+    def _long_enough(self, texts: TokenExamples, source: str) -> TokenExamples:
+        terms = texts.lengths() if self.label is not None else texts.terms()
         if self.min_length is None:
-            self._refuse_empty(found, terms, source)
-            return found
+            self._refuse_empty(texts, terms, source)
+            return texts
         enough = (terms >= self.min_length).nonzero().flatten()
         if len(enough) == 0:
             raise DataError(
-                f"{source}: none of {len(found)} rows has the {self.min_length} tokens of "
+                f"{source}: none of {len(texts)} rows has the {self.min_length} tokens of "
                 f"data.min_length, the longest has {int(terms.max())}; lower it."
             )
-        return found.take(enough)
+        return texts.take(enough)
 
-    def _refuse_empty(self, found: TokenExamples, terms: Tensor, source: str) -> None:
+    def _refuse_empty(self, texts: TokenExamples, terms: Tensor, source: str) -> None:
         empty = (terms == 0).nonzero().flatten().tolist()
         if empty:
-            cut = bool(found.cut[empty].any())
+            cut = bool(texts.cut[empty].any())
             within = f" in the {self.max_length} of data.max_length" if cut else ""
             remedy = "raise it" if cut else "drop them"
             raise DataError(
-                f"{source}: {len(empty)} of {len(found)} rows have no token to learn{within}, the "
+                f"{source}: {len(empty)} of {len(texts)} rows have no token to learn{within}, the "
                 f"first at row {empty[0]}; {remedy}, or leave them out with data.min_length: 1."
             )
 
-    def _refuse_unknown(self, found: TokenExamples, source: str) -> None:
-        unknown = found.tokens >= self.vocabulary
+    def _refuse_unknown(self, texts: TokenExamples, source: str) -> None:
+        unknown = texts.tokens >= self.vocabulary
         if unknown.any():
             place = int(unknown.int().argmax())
-            row = int((found.starts[1:] <= place).sum())
+            row = int((texts.starts[1:] <= place).sum())
             raise ModelError(
-                f"model.tokenizer: gives token {int(found.tokens[place])} in row {row} of "
+                f"model.tokenizer: gives token {int(texts.tokens[place])} in row {row} of "
                 f"{source}, but the model has a vocabulary of {self.vocabulary}; give the "
                 "tokenizer that the model was made with."
             )
 
 
-def _find_classes(recipe: Recipe, train: Dataset, label: str) -> Classes:
+def _classes_of(recipe: Recipe, train: Dataset, label: str) -> Classes:
     source = str(recipe.data.train)
-    classes = rooms.find_classes(train, label, source, recipe.data.columns.classes)
+    classes = find_classes(train, label, source, recipe.data.columns.classes)
     if classes.count < 2:
         raise DataError(f"{source}: column {label} has one class; there is nothing to learn.")
     return classes

@@ -1,4 +1,4 @@
-"""What is odd about a recipe or its data, though it can be run: said before the work begins."""
+"""What is odd about a recipe or its data that can be run: remarks made before the work begins."""
 
 import torch
 
@@ -8,20 +8,19 @@ from curate.recipe import Recipe
 from curate.recipe.data import Split
 
 WILD = 100
-"""Times the spread of one feature over another's, from which they are of different scales."""
+"""Ratio of the spreads of two features from which they count as of different scales."""
 
 
 def remarks(recipe: Recipe, data: Candidates) -> list[str]:
     """Sentences for a user, each with what to do."""
-    found = [_scales(recipe, data), *_overlaps(recipe, data)]
-    return [remark for remark in found if remark is not None]
+    return [*_scales(recipe, data), *_overlaps(recipe, data)]
 
 
 def horizon_remark(recipe: Recipe, steps: int) -> str | None:
-    """The same of a horizon that a run of so many steps does not reach."""
+    """A remark on a horizon that the recipe names and a run of so many steps does not reach."""
     horizon = recipe.selection.horizon
-    given = "horizon" in recipe.selection.model_fields_set
-    if not given or horizon == "full" or horizon <= steps:
+    named = "horizon" in recipe.selection.model_fields_set
+    if not named or horizon == "full" or horizon <= steps:
         return None
     return (
         f"selection.horizon {horizon:,} is longer than the run, {steps:,} steps: each look ahead "
@@ -29,25 +28,28 @@ def horizon_remark(recipe: Recipe, steps: int) -> str | None:
     )
 
 
-def _scales(recipe: Recipe, data: Candidates) -> str | None:
+def _scales(recipe: Recipe, data: Candidates) -> list[str]:
     examples = data.examples
     if recipe.data.standardize or not isinstance(examples, TensorExamples):
-        return None
+        return []
     features = examples.features
     if features.ndim != 2 or features.dtype == torch.uint8:
-        return None
+        return []
     spread = features.double().std(dim=0, correction=0)
     spread = spread[spread > 0]
     if not len(spread) or spread.max() <= WILD * spread.min():
-        return None
-    return (
+        return []
+    return [
         f"the spread of one feature is {float(spread.max() / spread.min()):.0f} times another's, "
         "which few models train on well; data.standardize: true brings them to one scale."
-    )
+    ]
 
 
 def _overlaps(recipe: Recipe, data: Candidates) -> list[str]:
-    """Of targets with a source of their own: rows held out by fraction are others anyway."""
+    """Rows that targets from another source share with the candidates.
+
+    Rows held out by fraction are others anyway.
+    """
     if isinstance(recipe.data.validation, Split):
         return []
     candidates, lines = {hash(row) for row in data.examples.contents()}, []

@@ -1,13 +1,13 @@
 """Training from scratch on some rows, judged by halves of the target and stopped where it is best.
 
-Every run starts as the recipe's does and takes its number of steps at most. It is measured on the
+Every run starts as the recipe's does and takes at most as many steps. It is measured on the
 judging rows now and then, and ends when they have not got better for a while, as a user would
 stop it.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from curate.influence import row_metrics
 from curate.pipeline.candidates import Candidates
 from curate.pipeline.job import Job
 from curate.runtime.journal import Journal
-from curate.runtime.ranks import everywhere
+from curate.runtime.ranks import Ranks, everywhere
 from curate.runtime.savepoints import Savepoints
 from curate.selection import Array
 from curate.selection.policies import normal_scores
@@ -43,8 +43,8 @@ class Measured:
     losses: Array
     shares: Array
     metrics: dict[str, float]
-    last: float
-    steps: int
+    last: float = 0.0
+    steps: int = 0
 
     @property
     def loss(self) -> float:
@@ -52,13 +52,13 @@ class Measured:
         return float(self.shares @ self.losses)
 
     def saved(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values, which `restored` reads."""
         arrays = {"losses": self.losses.tolist(), "shares": self.shares.tolist()}
         return asdict(self) | arrays
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> "Measured":
-        """What was `saved`."""
+        """The object that was `saved`."""
         arrays = {name: np.array(plain[name]) for name in ("losses", "shares")}
         return cls(**{**plain, **arrays})
 
@@ -68,7 +68,7 @@ class Plain:
     """Training on everything, to the end.
 
     measured: on each of the judging halves. losses: of every candidate in the steps that have it,
-    before their update, mean, per term, shape (N,); early: the same of the run's first half.
+    before their update, mean, per term, shape (N,). early: those of the run's first half.
     target: losses of the target's rows in that half, offered as candidates are but not trained on,
     means, shape (M,) or shorter.
     """
@@ -79,7 +79,7 @@ class Plain:
     target: Array
 
     def evidence(self) -> Array:
-        """What of it foretells influences, shape (2, N), higher for better: loss and its rank."""
+        """Losses and their ranks, shape (2, N), higher for better: they foretell influences."""
         return np.stack([-self.losses, normal_scores(-self.losses)])
 
     def unlike(self) -> float:
@@ -99,10 +99,10 @@ class Plain:
 
 @dataclass
 class Retraining:
-    """Trains from scratch; what it did is in its journal and not done again.
+    """Trains from scratch; what is in its journal is not done again.
 
-    tick: called after every step. parts: two of the target, its halves if not given; juries: those
-    of them that judge. steps: taken so far by `on`, those of before included.
+    tick: called after every step. parts: two of the target, its halves by default. juries: those
+    of them that judge. steps: taken so far by `on`, including those of earlier processes.
     """
 
     job: Job
@@ -117,41 +117,39 @@ class Retraining:
         self.juries = self.juries or juries(self.job)
 
     def on(self, examples: SourceExamples, rows: Array, juries: Sequence[int]) -> list[Measured]:
-        """Train on some rows of some examples; what it comes to for each of the juries.
+        """Train on some rows of some examples, measured for each of the juries.
 
         Raises:
-            NonFiniteError: it ends in a loss that is no number.
+            NonFiniteError: it ends in a loss that is not finite.
         """
         name = hashlib.blake2b(rows.astype(np.int64).tobytes(), digest_size=16)
         name.update(f"{len(examples)} {[*juries]}".encode())
-        key = ("worth", name.hexdigest())
-        known = None if self.journal is None else self.journal.find(*key)
-        if everywhere(self.job.ranks, known is not None):
-            assert known is not None
-            found = [Measured.restored(plain) for plain in known]
-        else:
-            found = self._run(examples, rows, juries)
-            if self.journal is not None:
-                self.journal.enter(*key, value=[own.saved() for own in found])
-        self.steps += found[0].steps
-        return found
+        plain = once(
+            self.job.ranks,
+            self.journal,
+            ("worth", name.hexdigest()),
+            lambda: [measured.saved() for measured in self._run(examples, rows, juries)],
+        )
+        measured = [Measured.restored(values) for values in plain]
+        self.steps += measured[0].steps
+        return measured
 
     def plain(self, savepoints: Savepoints | None = None) -> Plain:
-        """Train on everything, for all steps, and take down the candidates' losses on the way.
+        """Train on everything, for all steps, and note the candidates' losses on the way.
 
         Raises:
-            NonFiniteError: it ends in a loss that is no number.
+            NonFiniteError: it ends in a loss that is not finite.
         """
         if savepoints is not None and (saved := savepoints.newest()) is not None:
-            restored = [Measured.restored(own) for own in saved.pop("measured")]
+            restored = [Measured.restored(values) for values in saved.pop("measured")]
             return Plain(restored, **saved)
         examples, watch = self.job.data.examples, _Watch(self.job)
         measured = self._run(examples, np.arange(len(examples)), self.juries, watch)
-        found = Plain(measured, *watch.means())
+        plain = Plain(measured, *watch.means())
         if savepoints is not None:
-            plain = [own.saved() for own in found.measured]
-            savepoints.offer(lambda: {**vars(found), "measured": plain}, due=True)
-        return found
+            values = [jury.saved() for jury in measured]
+            savepoints.offer(lambda: {**vars(plain), "measured": values}, due=True)
+        return plain
 
     def _run(
         self,
@@ -160,11 +158,13 @@ class Retraining:
         juries: Sequence[int],
         watch: "_Watch | None" = None,
     ) -> list[Measured]:
-        """One training; with a `watch`, which sees every step, it goes on to its end."""
+        """Train once; a run with a `watch`, which sees every step, does not end early."""
         job, seed = self.job, self.job.recipe.training.seed
         task, rule, state = job.start(seed)
         task = Task(task.model, task.objective, examples, task.ranks)
-        steps, best = job.steps(seed, torch.from_numpy(rows)), _Best(juries)
+        steps = job.steps(seed, torch.from_numpy(rows))
+        best: dict[int, Measured] = {}
+        stale, done = dict.fromkeys(juries, 0), 0
         for part in np.array_split(np.arange(len(steps)), min(LOOKS, len(steps))):
             for t in part:
                 before = state.theta
@@ -172,62 +172,36 @@ class Retraining:
                 if watch is not None:
                     watch.see(task, before, int(t), steps[t], losses)
                 self.tick()
-            best.see({j: self._measure(task, j, state.theta, len(rows)) for j in juries}, len(part))
-            if watch is None and best.stale >= PATIENCE:
+            done += len(part)
+            now = {jury: self._measure(task, jury, state.theta, len(rows)) for jury in juries}
+            for jury, measured in now.items():
+                better = jury not in best or measured.loss < best[jury].loss
+                best[jury] = measured if better else best[jury]
+                stale[jury] = 0 if better else stale[jury] + 1
+            if watch is None and min(stale.values()) >= PATIENCE:
                 break
-        return best.found()
+        return [replace(best[jury], last=now[jury].loss, steps=done) for jury in juries]
 
     def _measure(self, task: Task, part: int, theta: torch.Tensor, rows: int) -> Measured:
-        """A model at theta on a part of the target."""
+        """Measure a model at theta, trained on so many rows, on a part of the target."""
         data, ranks = self.parts[part], self.job.ranks
         weights = np.array([target.weight for target in data.targets])
-        losses, shares, metrics = [], [], dict[str, float]()
+        losses, shares, means = [], [], dict[str, float]()
         for target, weight in zip(data.targets, weights / weights.sum(), strict=True):
-            found = row_metrics(task.model, task.objective, target.examples, theta)
-            found = {name: ranks.same(own) for name, own in found.items()}
-            sizes = found.pop("size")
-            losses.append((found.pop("loss") / sizes).numpy())
+            metrics = row_metrics(task.model, task.objective, target.examples, theta)
+            metrics = {name: ranks.same(values) for name, values in metrics.items()}
+            sizes = metrics.pop("size")
+            losses.append((metrics.pop("loss") / sizes).numpy())
             shares.append(weight * (sizes / sizes.sum()).numpy())
-            for name, own in found.items():
-                metrics[name] = metrics.get(name, 0.0) + weight * float(own.mean())
-        measured = Measured(np.concatenate(losses), np.concatenate(shares), metrics, 0.0, 0)
+            for name, values in metrics.items():
+                means[name] = means.get(name, 0.0) + weight * float(values.mean())
+        measured = Measured(np.concatenate(losses), np.concatenate(shares), means)
         if not np.isfinite(measured.loss):
             raise NonFiniteError(
                 f"retraining on {rows} rows ends in a loss of {measured.loss} on the target; "
                 "lower the learning rate."
             )
         return measured
-
-
-class _Best:
-    """Of what is measured on each jury, the best."""
-
-    def __init__(self, juries: Sequence[int]) -> None:
-        self.juries = juries
-        self._best: dict[int, Measured] = {}
-        self._stale = dict.fromkeys(juries, 0)
-        self._now: Mapping[int, Measured] = {}
-        self._steps = 0
-
-    def see(self, now: Mapping[int, Measured], steps: int) -> None:
-        """After so many more steps."""
-        self._now, self._steps = now, self._steps + steps
-        for jury, found in now.items():
-            better = jury not in self._best or found.loss < self._best[jury].loss
-            self._best[jury] = found if better else self._best[jury]
-            self._stale[jury] = 0 if better else self._stale[jury] + 1
-
-    @property
-    def stale(self) -> int:
-        """How many looks ago any of them was last the best."""
-        return min(self._stale.values())
-
-    def found(self) -> list[Measured]:
-        """By jury."""
-        return [
-            Measured(own.losses, own.shares, own.metrics, self._now[jury].loss, self._steps)
-            for jury, own in ((jury, self._best[jury]) for jury in self.juries)
-        ]
 
 
 class _Watch:
@@ -254,18 +228,17 @@ class _Watch:
     def see(
         self, task: Task, theta: torch.Tensor, t: int, step: Step, losses: torch.Tensor
     ) -> None:
-        """Take down step t, from theta on: its candidates' losses there, and some target rows'."""
-        rows, own, early = step.rows.numpy(), losses.double().cpu().numpy(), t < self._half
+        """Note step t, from theta on: its candidates' losses there, and some target rows'."""
+        rows, values, early = step.rows.numpy(), losses.double().cpu().numpy(), t < self._half
         for k in (0, 1) if early else (0,):
-            np.add.at(self._sums[k], rows, own)
+            np.add.at(self._sums[k], rows, values)
             np.add.at(self._seen[k], rows, 1)
         if early:
             self._offer(task, theta, step)
 
     def means(self) -> tuple[Array, Array, Array]:
-        """Of the candidates, shape (N,), over all steps and over the first half; of target rows.
-
-        Of these there are only those that had their turn.
+        """Mean losses: of candidates, shape (N,), over all steps and over the first half;
+        and of the target rows that had their turn.
         """
         means = self._sums / np.maximum(self._seen, 1) / self._sizes
         early = np.where(self._seen[1] > 0, means[1], means[0])
@@ -273,26 +246,47 @@ class _Watch:
         return means[0], early, self._target_sums[turned] / self._target_seen[turned]
 
     def _offer(self, task: Task, theta: torch.Tensor, step: Step) -> None:
-        """The losses of the target rows whose turn it is, at theta, in training mode."""
+        """Note the losses of the target rows whose turn it is, at theta, in training mode."""
         if not self._ahead:
             order = self._random.permutation(len(self._places))
             self._ahead = np.array_split(order, self._epoch)
-        places = np.sort(self._ahead.pop(0))
+        turn = np.sort(self._ahead.pop(0))
         with (
             task.model.at(theta, training=True) as module,
             torch.no_grad(),
             seeded_rng(step.seed, task.model.device),
         ):
             for k, examples in enumerate(self._sets):
-                own = [place for place in places if self._places[place][0] == k]
-                if own:
-                    rows = torch.tensor([self._places[place][1] for place in own])
+                places = [place for place in turn if self._places[place][0] == k]
+                if places:
+                    rows = torch.tensor([self._places[place][1] for place in places])
                     batch = examples.batch(rows, task.model.device)
                     losses = task.objective.losses(module, batch) / task.objective.sizes(batch)
-                    self._target_sums[own] += losses.double().cpu().numpy()
-                    self._target_seen[own] += 1
+                    self._target_sums[places] += losses.double().cpu().numpy()
+                    self._target_seen[places] += 1
 
 
 def juries(job: Job) -> list[int]:
-    """The halves of the target that may judge what is chosen by the other: both of a small one."""
+    """The halves of the target that may judge what the other chose: both of a small target."""
     return [1, 0] if job.data.target_rows < SMALL else [1]
+
+
+def once(
+    ranks: Ranks,
+    journal: Journal | None,
+    key: tuple[int | str, ...],
+    measure: Callable[[], Any],
+    on_repeat: Callable[[], None] = lambda: None,
+) -> Any:
+    """The plain values that the journal has under a key, or those of `measure`, then entered.
+
+    `on_repeat` is called if the journal has them.
+    """
+    values = None if journal is None else journal.find(*key)
+    if everywhere(ranks, values is not None):
+        on_repeat()
+        return values
+    values = measure()
+    if journal is not None:
+        journal.enter(*key, value=values)
+    return values

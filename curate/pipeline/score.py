@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import polars as pl
 
 from curate.datasets import SourceExamples, TensorExamples
+from curate.errors import NothingKeptError
 from curate.influence import Scoring
 from curate.influence.cost import passes
 from curate.pipeline.job import Job, room_for_states
@@ -19,7 +21,7 @@ from curate.selection import Array
 from curate.selection.budget import Budget, Choice
 from curate.selection.driver import Selector
 from curate.selection.judge import Judge
-from curate.selection.ledger import Outcome, Scores
+from curate.selection.ledger import Outcome, Scores, score_table
 from curate.selection.policies import (
     Evidence,
     KNNShapley,
@@ -67,27 +69,38 @@ def budget_of(job: Job) -> Budget:
 
 
 def cut(job: Job, values: Array, budget: Budget | None = None) -> Choice:
-    """What a budget, or the recipe's, makes of the values of all candidates, shape (N,)."""
-    group_by = job.recipe.selection.group_by
-    groups = None if group_by is None else job.data.groups(group_by)
-    return (budget or budget_of(job)).choose(values, groups, job.data.tokens)
+    """Apply a budget, the recipe's if None, to the values of all candidates, shape (N,).
 
-
-def nothing_kept(job: Job, chosen: Chosen) -> str | None:
-    """Why nothing was kept, in a sentence without its full stop; None if something was."""
-    keep, best = job.recipe.selection.keep, int(chosen.scores.score.argmax())
-    if chosen.choice.kept.any():
-        return None
+    Raises:
+        NothingKeptError: it keeps no row.
+    """
+    keep, tokens, group_by = job.recipe.selection.keep, job.data.tokens, _groups(job)
+    choice = (budget or budget_of(job)).choose(values, group_by, tokens)
+    if choice.kept.any():
+        return choice
+    best = int(values.argmax())
     if keep.threshold is not None:
-        return (
+        raise NothingKeptError(
             f"selection.keep.threshold: {keep.threshold} keeps no row; the highest score is "
-            f"{chosen.scores.score[best]:.4g}"
+            f"{values[best]:.4g}."
         )
-    assert job.data.tokens is not None
-    return (
+    assert tokens is not None
+    raise NothingKeptError(
         f"selection.keep.tokens: {keep.tokens} keeps no row; the one that scores highest has "
-        f"{job.data.tokens[best]}"
+        f"{tokens[best]}."
     )
+
+
+def _groups(job: Job) -> Array | None:
+    group_by = job.recipe.selection.group_by
+    return None if group_by is None else job.data.groups(group_by)
+
+
+def chosen_table(job: Job, chosen: Chosen) -> pl.DataFrame:
+    """`scores.parquet` of a choice, see `score_table`."""
+    data = job.data
+    rows, targets = data.examples.rows.numpy(), [*data.validation]
+    return score_table(chosen.scores, chosen.choice, rows, targets, data.tokens)
 
 
 def choose(
@@ -102,8 +115,13 @@ def choose(
     Influences are taken on two halves of the target. Where one round is scored, a row's score is
     what these, and its losses in training on everything, say of its influence on target rows not
     seen (`shrink`).
-    `unfinished`: what there is to go on from, and what is left behind. `on_outcome`: see
-    `Selector.run`.
+
+    Args:
+        unfinished: has savepoints to resume from, and takes new ones.
+        on_outcome: see `Selector.run`.
+
+    Raises:
+        NothingKeptError: the budget keeps no row.
     """
     selector, state, steps = selector_for(job, policy, halved=True)
 
@@ -118,60 +136,57 @@ def choose(
     if scores.halves is None:
         by_half = _by_half(job, policy, scores.score)
         return Chosen(scores, cut(job, scores.score), spent, by_half)
-    plain = None
-    once = selector.judge.policy.rounds == 1
-    if once:
-        with phases.phase("train on everything", job.total_steps()) as tick:
-            plain = Retraining(job, tick).plain(savepoints("everything"))
-    evidence = np.zeros((0, len(scores.score))) if plain is None else plain.evidence()
-    shrunk = shrink(scores.halves, evidence, job.data.target_rows)
-    if once:
-        scores = replace(scores, score=shrunk.values)
-    by_half = shrunk.by_half if once else scores.halves
-    return Chosen(scores, cut(job, scores.score), spent, by_half, shrunk.repeats, plain)
+    if selector.judge.policy.rounds > 1:
+        shrunk = shrink(scores.halves, np.zeros((0, len(scores.score))), job.data.target_rows)
+        choice = cut(job, scores.score)
+        return Chosen(scores, choice, spent, scores.halves, shrunk.repeats)
+    with phases.phase("train on everything", job.total_steps()) as tick:
+        plain = Retraining(job, tick).plain(savepoints("everything"))
+    shrunk = shrink(scores.halves, plain.evidence(), job.data.target_rows)
+    choice = cut(job, shrunk.values)
+    scores = replace(scores, score=shrunk.values)
+    return Chosen(scores, choice, spent, shrunk.by_half, shrunk.repeats, plain)
 
 
 def selector_for(
     job: Job, policy: str, *, halved: bool = False
 ) -> tuple[Selector, State, list[Step]]:
-    """What goes through the recipe's run by the named policy, the run's start and its steps.
+    """The selector that goes through the recipe's run by the named policy, its start and steps.
 
-    `halved`: whether influences are on both halves of every target apart.
+    `halved`: whether influences are taken on the two halves of every target separately.
     """
-    selection = job.recipe.selection
+    selection, data = job.recipe.selection, job.data
     task, rule, state = job.start(job.recipe.training.seed)
-    tokens = job.data.tokens
     valued = POLICIES[policy](job)
     steps = job.steps(job.recipe.training.seed)
-    if valued.needs is Evidence.INFLUENCE:
+    looks = valued.needs is Evidence.INFLUENCE
+    if looks:
         steps = steps[: job.scored_steps()]
     horizon = len(steps) if selection.horizon == "full" else min(selection.horizon, len(steps))
     room = room_for_states(job, state, horizon)
-    halved = halved and valued.needs is Evidence.INFLUENCE
+    exact = selection.jump == "exact"
+    jump_bytes = memory_bytes(job.recipe.trajectory.gradients) if exact else None
+    halved = halved and looks
+    judge = Judge(
+        task,
+        rule,
+        valued,
+        data.half_targets if halved else data.targets,
+        Scoring(removal=selection.removal, jump_bytes=jump_bytes),
+        snapshots=room.memory,
+        gradients=room.gradients,
+        disk=room.disk,
+        sharded=room.sharded,
+        per=data.tokens if selection.per == "token" else None,
+    )
     selector = Selector(
-        judge=Judge(
-            task=task,
-            rule=rule,
-            policy=valued,
-            targets=job.data.half_targets if halved else job.data.targets,
-            scoring=Scoring(
-                removal=selection.removal,
-                jump_bytes=memory_bytes(job.recipe.trajectory.gradients)
-                if selection.jump == "exact"
-                else None,
-            ),
-            snapshots=room.memory,
-            gradients=room.gradients,
-            disk=room.disk,
-            sharded=room.sharded,
-            per=tokens if selection.per == "token" else None,
-        ),
-        budget=budget_of(job),
-        horizon=horizon,
-        strata=job.data.classes,
-        groups=None if selection.group_by is None else job.data.groups(selection.group_by),
-        tokens=tokens,
-        halves=job.data.half_shares() if halved else None,
+        judge,
+        budget_of(job),
+        horizon,
+        strata=data.classes,
+        groups=_groups(job),
+        tokens=data.tokens,
+        halves=data.half_shares() if halved else None,
         probing=selection.probing,
     )
     return selector, state, steps

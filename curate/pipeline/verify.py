@@ -1,4 +1,4 @@
-"""`curate verify`: leave examples out, train again, and see what the scores were worth."""
+"""`curate verify`: leave examples out, train again, and see what the scores are worth."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import torch
 
 from curate.errors import UserError
 from curate.influence import (
@@ -46,7 +47,7 @@ Occurrences = Literal["every", "last"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class RemovalPlan:
     """What is to be verified.
 
     examples: rows to leave out. occurrences: within a window, out of every step that
@@ -59,17 +60,16 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.examples < 2:
-            raise UserError(f"--examples must be at least 2 but got {self.examples}.")
-        if self.seed < 0:
-            raise UserError(f"--seed must be at least 0 but got {self.seed}.")
+        for name, least in (("examples", 2), ("seed", 0)):
+            if (value := getattr(self, name)) < least:
+                raise UserError(f"--{name} must be at least {least} but got {value}.")
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What came of it.
+    """What a verification came to.
 
-    table: a line per row left out, see `verify`. agreement: of the run's own scores with
+    table: a row per row left out, see `verify`. agreement: of the run's own scores with
     the truth; mistaken: of those of SGD. expected: the error that the run itself expects of these
     scores (mean, loss units), None if it was not asked (`selection.probing` is 0).
     """
@@ -81,7 +81,9 @@ class Verified:
     scores: Scores
 
 
-def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str], None]) -> Verified:
+def verify(
+    job: Job, plan: RemovalPlan, out: Path, phases: Phases, say: Callable[[str], None]
+) -> Verified:
     """Score the recipe's run, leave rows out of its windows one at a time, and compare.
 
     The run is the one that `curate select` scores: window by window, each trained
@@ -90,7 +92,7 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
     by influence. A row is left out of its window's steps in the run's removal convention and
     the window is trained again from there to its end.
 
-    Cost: the run once, and K / 2 steps per example on average. What is measured is
+    Cost: the run once, and K / 2 steps per example on average. Every measurement is
     entered in a journal in `out` at once, and a second run with the same plan on the same data
     takes it from there; it is left for the caller to remove when the result is safe.
 
@@ -114,13 +116,12 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
     last = plan.occurrences == "last"
     total = passes(shape).total + leaving_out_passes(shape, plan.examples, epoch, last=last)
     say(_announcement(selector, state, steps, quotas, total))
-    journal = Journal(
-        out / JOURNAL, f"{fingerprint(job.recipe)} {plan} {json.dumps(job.data.sources)}"
-    )
+    undertaking = f"{fingerprint(job.recipe)} {plan} {json.dumps(job.data.sources)}"
+    journal = Journal(out / JOURNAL, undertaking)
     with phases.phase("verify", ticks) as tick:
-        jury = _Jury(job, selector, plan, quotas, journal, tick)
-        scores = selector.run(state, steps, tick, on_window=jury.leave_out_rows)
-    table = jury.table(scores)
+        verifier = Verifier(job, selector, plan, quotas, journal, tick)
+        scores = selector.run(state, steps, tick, on_window=verifier.leave_out_rows)
+    table = verifier.table(scores)
     truth = table["actual"].to_numpy()
     return Verified(
         table,
@@ -132,68 +133,65 @@ def verify(job: Job, plan: Plan, out: Path, phases: Phases, say: Callable[[str],
 
 
 @dataclass
-class _Jury:
-    """Goes from window to window and leaves rows out."""
+class Verifier:
+    """Goes from window to window and leaves rows out; `rows` has what came of each."""
 
     job: Job
     selector: Selector
-    plan: Plan
+    plan: RemovalPlan
     quotas: dict[int, int]
     journal: Journal
     tick: Callable[[], None]
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     def leave_out_rows(self, state: State, decided: Decided) -> None:
-        """Leave out this window's share of rows."""
-        first, judged = decided.first_step, decided.judged
+        """Leave out the rows that this window has a quota for."""
+        first, judged, judge = decided.first_step, decided.judged, self.selector.judge
         if not self.quotas[first]:
             return
         assert judged.scores is not None
-        judge = self.selector.judge
-        places = _places(judged.steps, self.plan.occurrences)
-        influences = [own.numpy() for own in judged.scores.overall]
-        sizes = [size_of(own).numpy() for own in judged.scores.overall]
-        predicted = {row: _total(influences, own) for row, own in places.items()}
-        chosen = _one_of_each_stratum(predicted, self.quotas[first], self.plan.seed + first)
+        occurrences = _occurrences(judged.steps, self.plan.occurrences)
+        influences = [step.numpy() for step in judged.scores.overall]
+        sizes = [size_of(step).numpy() for step in judged.scores.overall]
         mistaken = self._mistaken(state, judged) if self.plan.mistaken else None
-        base = target_losses(
-            judge.task.model, judge.task.objective, judge.targets, judged.final.theta
-        )
+        predicted = {row: _total(influences, places) for row, places in occurrences.items()}
+        drawn = _one_of_each_stratum(predicted, self.quotas[first], self.plan.seed + first)
+        base = self._losses(judged.final)
         at, current = 0, state
-        for row in sorted(chosen, key=lambda row: places[row][0]):
-            start, own = places[row][0][0], places[row]
-            if (known := self.journal.find(first, row)) is None:
+        for row in sorted(drawn, key=lambda row: occurrences[row][0]):
+            places = occurrences[row]
+            start = places[0][0]
+            if (actual := self.journal.find(first, row)) is None:
                 current = replay(judge.task, judge.rule, current, judged.steps[at:start])
                 at = start
-                changed = self._without(judged, own)
-                final = replay(judge.task, judge.rule, current, changed[start:], self.tick)
-                after = target_losses(
-                    judge.task.model, judge.task.objective, judge.targets, final.theta
-                )
-                change = float(over_targets(judge.targets, after - base))
-                known = self.journal.enter(first, row, value=change)
-            self.lines.append(
+                changed = self._without(judged, places)[start:]
+                final = replay(judge.task, judge.rule, current, changed, self.tick)
+                change = float(over_targets(judge.targets, self._losses(final) - base))
+                actual = self.journal.enter(first, row, value=change)
+            self.rows.append(
                 {
                     "row": int(self.job.data.examples.rows[row]),
                     "first_step": first,
                     "step": start,
                     "influence": predicted[row],
-                    "actual": known,
-                    "size": _total(sizes, own),
+                    "actual": actual,
+                    "size": _total(sizes, places),
                 }
-                | ({"influence_sgd": _total(mistaken, own)} if mistaken is not None else {})
+                | ({} if mistaken is None else {"influence_sgd": _total(mistaken, places)})
             )
 
     def table(self, scores: Scores) -> pl.DataFrame:
-        """What was found, with the error that the run expects of it."""
+        """The rows left out, with the error that the run expects of each influence."""
         ratio = {w.first_step: w.error / w.signal for w in scores.windows if w.signal > 0}
-        table = pl.DataFrame(self.lines)
-        expected = [
-            ratio.get(line["first_step"], float("nan")) * line["size"] for line in self.lines
-        ]
-        return table.with_columns(error=pl.Series(expected, dtype=pl.Float64)).drop("size")
+        errors = [ratio.get(row["first_step"], float("nan")) * row["size"] for row in self.rows]
+        error = pl.Series(errors, dtype=pl.Float64)
+        return pl.DataFrame(self.rows).with_columns(error=error).drop("size")
 
-    def _without(self, judged: Judged, places: Sequence[tuple[int, int]]) -> list[Any]:
+    def _losses(self, state: State) -> torch.Tensor:
+        judge = self.selector.judge
+        return target_losses(judge.task.model, judge.task.objective, judge.targets, state.theta)
+
+    def _without(self, judged: Judged, places: Sequence[tuple[int, int]]) -> list[Step]:
         assert judged.scores is not None
         changed, removal = [*judged.steps], self.selector.judge.scoring.removal
         for k, position in places:
@@ -202,7 +200,7 @@ class _Jury:
 
     def _mistaken(self, state: State, judged: Judged) -> list[Array]:
         judge = self.selector.judge
-        made = record(
+        recording = record(
             judge.task,
             judge.rule,
             state,
@@ -212,8 +210,8 @@ class _Jury:
             sharded=judge.sharded,
         )
         scoring = Scoring(removal=judge.scoring.removal, mistaken_rule=as_sgd(judge.rule))
-        found = score_window(judge.task, judge.rule, made, judge.targets, scoring=scoring)
-        return [own.numpy() for own in found.overall]
+        scores = score_window(judge.task, judge.rule, recording, judge.targets, scoring=scoring)
+        return [step.numpy() for step in scores.overall]
 
 
 def _announcement(
@@ -237,13 +235,13 @@ def _spread(examples: int, windows: int) -> list[int]:
     return [int(n) for n in np.diff(ends, prepend=0)]
 
 
-def _places(steps: Sequence[Any], occurrences: Occurrences) -> dict[int, list[tuple[int, int]]]:
-    """Of every row in a window, the (step, position) that it is left out of, in order."""
-    found: dict[int, list[tuple[int, int]]] = {}
+def _occurrences(steps: Sequence[Step], which: Occurrences) -> dict[int, list[tuple[int, int]]]:
+    """By row, the (step, position) in a window that it is left out of, in order."""
+    places: dict[int, list[tuple[int, int]]] = {}
     for k, step in enumerate(steps):
         for position, row in enumerate(step.rows.tolist()):
-            found.setdefault(row, []).append((k, position))
-    return {row: own if occurrences == "every" else own[-1:] for row, own in found.items()}
+            places.setdefault(row, []).append((k, position))
+    return places if which == "every" else {row: where[-1:] for row, where in places.items()}
 
 
 def _total(values: Sequence[Array], places: Sequence[tuple[int, int]]) -> float:
@@ -258,34 +256,34 @@ def _one_of_each_stratum(values: dict[int, float], count: int, seed: int) -> lis
 
 
 def reproduces(table: pl.DataFrame, scores: Scores) -> bool:
-    """Whether scoring again found the influences of a saved `scores.parquet`."""
+    """Whether scoring again gave the influences of a saved `scores.parquet`."""
     assert scores.influence is not None
-    saved, found = table.sort("row")["influence"].to_numpy(), scores.influence
+    saved, again = table.sort("row")["influence"].to_numpy(), scores.influence
     scale = np.abs(saved).max()
-    return saved.shape == found.shape and bool(np.abs(saved - found).max() <= 1e-3 * scale)
+    return saved.shape == again.shape and bool(np.abs(saved - again).max() <= 1e-3 * scale)
 
 
 def run_verify(
     recipe: Recipe,
     out: Path,
-    plan: Plan = Plan(),
+    plan: RemovalPlan = RemovalPlan(),
     *,
     run: Path | None = None,
     device: str = "auto",
     phases: Phases | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Verified, dict[str, Any]]:
-    """Leave examples out of a recipe's run and see what its influences were worth, see `verify`.
+    """Leave examples out of a recipe's run and see what its influences are worth, see `verify`.
 
     Writes `verify.parquet`, `verify.png` and `verify.json` to `out`, over earlier ones.
 
     Args:
         run: the directory that `curate select` wrote, whose scores these are: its data must
-            still be the same, and whether its influences were found again is in the summary.
+            still be the same, and the summary says whether its influences were found again.
         say: gets an announcement before the work starts.
 
     Returns:
-        What was found, and the summary that `--json` prints.
+        The verification, and the summary that `--json` prints.
 
     Raises:
         UserError: nothing can be verified; why is in the message.
@@ -303,26 +301,24 @@ def run_verify(
         refuse_other_data(run, job.data.sources)
         saved = saved_influences(run)
     with suitable_threads(job.step_flops()):
-        found = verify(job, plan, out, phases, say)
+        verified = verify(job, plan, out, phases, say)
+    table, agreement, mistaken = verified.table, verified.agreement, verified.mistaken
     summary = {
-        "examples": len(found.table),
+        "examples": len(table),
         "occurrences": plan.occurrences,
         "horizon": recipe.selection.horizon,
-        "agreement": found.agreement.as_dict(),
-        "verdict": found.agreement.verdict(),
-        "mistaken": None if found.mistaken is None else found.mistaken.as_dict(),
-        "expected_error": found.expected,
-        "reproduced": None if saved is None else reproduces(saved, found.scores),
+        "agreement": agreement.as_dict(),
+        "verdict": agreement.verdict(),
+        "mistaken": None if mistaken is None else mistaken.as_dict(),
+        "expected_error": verified.expected,
+        "reproduced": None if saved is None else reproduces(saved, verified.scores),
         "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
         "out": str(out),
     }
-    spearman = found.agreement.spearman.value
-    mistaken = None if found.mistaken is None else found.mistaken.spearman.value
+    correlations = (agreement.spearman.value, mistaken.spearman.value if mistaken else None)
     text = json.dumps(made_with() | {"recipe_fingerprint": fingerprint(recipe)} | summary, indent=2)
-    write_whole(out / "verify.parquet", found.table.write_parquet)
-    write_whole(
-        out / "verify.png", lambda part: plot_verification(found.table, spearman, mistaken, part)
-    )
+    write_whole(out / "verify.parquet", table.write_parquet)
+    write_whole(out / "verify.png", lambda part: plot_verification(table, *correlations, part))
     write_whole_text(out / "verify.json", text + "\n")
     (out / JOURNAL).unlink()
-    return found, summary
+    return verified, summary

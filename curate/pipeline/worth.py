@@ -1,20 +1,18 @@
 """What is choosing worth? Models trained from scratch, judged by target rows that did not choose.
 
-The target is halved. What is chosen by one half is retrained on and judged by the other, against
-training on everything: the same start, the same number of steps at most, each stopped where the
+The target is halved. What one half chooses is retrained on and judged by the other, against
+training on everything: the same start, at most as many steps, each stopped where the
 judging rows' loss is lowest, as a user would. Where the target is small and one half leaves it
 open, both take their turn (cross-fitting). Losses are compared row by row, so that what all
 models find hard cancels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
 
-from curate.datasets import SourceExamples
 from curate.pipeline.candidates import Candidates
 from curate.pipeline.retraining import SMALL, Measured, Retraining
 from curate.selection import Array
@@ -56,7 +54,7 @@ class Compared:
 
     @property
     def high(self) -> float:
-        """The upper end of it."""
+        """The upper end of the gain's 95 % interval."""
         return self.gain + SURE * self.error
 
     def row(self) -> dict[str, Any]:
@@ -90,18 +88,18 @@ class Worth:
         names = ("answer", "share", "judging", "target_rows", "steps", "limit")
         return {name: getattr(self, name) for name in names} | {
             "chosen": self.chosen.row(),
-            "tried": [own.row() for own in self.tried],
-            "against": [own.row() for own in self.against],
+            "tried": [way.row() for way in self.tried],
+            "against": [way.row() for way in self.against],
         }
 
 
 @dataclass
-class Judge:
+class Appraiser:
     """Retrains, and compares with training on everything.
 
-    by_half: what is chosen by, made from one half of the target alone and from the other, shape
-    (2, N). choose: the rows kept by such scores under a budget; None is the recipe's.
-    everything: what training on everything came to, by jury.
+    by_half: scores by one half of the target alone and by the other, shape (2, N). choose: the
+    rows kept by such scores under a budget, the recipe's if None. everything: training on
+    everything, as measured by each jury.
     """
 
     retraining: Retraining
@@ -119,7 +117,7 @@ class Judge:
         `unlike`: a guess at the share of candidates that should go, 0 for none.
 
         Raises:
-            NonFiniteError: a retraining ends in a loss that is no number.
+            NonFiniteError: a retraining ends in a loss that is not finite.
         """
         auto = bool(self.job.recipe.selection.keep.auto)
         tried = self._search(unlike) if auto else [self.kept(None)]
@@ -146,12 +144,12 @@ class Judge:
         The second half of the target judges, too, where the first leaves it open.
         """
         budget = None if share is None else Budget(fraction=share)
-        found, rows = list[Measured](), list[int]()
+        measured, rows = list[Measured](), list[int]()
         for jury in self.juries:
             kept = self.choose(self.by_half[1 - jury], budget)
             rows.append(int(kept.sum()))
-            found += self.retraining.on(self.job.data.examples, np.flatnonzero(kept), [jury])
-            compared = self._compare("kept", round(float(np.mean(rows))), found, share)
+            measured += self.retraining.on(self.job.data.examples, np.flatnonzero(kept), [jury])
+            compared = self._compare("kept", round(float(np.mean(rows))), measured, share)
             if abs(compared.gain) > SURE * compared.error:
                 break
         return compared
@@ -167,7 +165,7 @@ class Judge:
         tried = [self.kept(1 - drop)]
         if guessed:
             return tried if tried[0].gain > 0 else [*tried, self.kept(1 - drop / 2)]
-        while tried[-1].gain > max((own.gain for own in tried[:-1]), default=0.0):
+        while tried[-1].gain > max((way.gain for way in tried[:-1]), default=0.0):
             drop *= MORE
             if drop > MOST:
                 break
@@ -179,54 +177,54 @@ class Judge:
 
         Everything is among them, and wins where the best gains less than its standard error.
         """
-        best = max(tried, key=lambda own: own.gain)
+        best = max(tried, key=lambda way: way.gain)
         if best.gain <= best.error:
             return 1.0, best
-        close = [own for own in tried if best.gain - own.gain <= best.error]
-        chosen = max(close, key=lambda own: own.share or 0.0)
+        close = [way for way in tried if best.gain - way.gain <= best.error]
+        chosen = max(close, key=lambda way: way.share or 0.0)
         assert chosen.share is not None
         return chosen.share, chosen
 
     def _others(self, budget: Budget | None) -> list[Compared]:
         """What a skeptic would try instead of what such a budget keeps.
 
-        What has target rows in it has those of the half that the first jury is not.
+        Where target rows are trained on, they are those of the half that is not the first jury.
         """
         data, jury = self.job.data, self.juries[0]
         kept = self.choose(self.by_half[1 - jury], budget)
         alike = np.flatnonzero(_random_like(kept, _strata(data), self.job.recipe.data.seed))
-        random = self.retraining.on(data.examples, alike, self.juries)
-        joined = reduce(_join, self.retraining.parts[1 - jury].validation.values(), data.examples)
+        joined = data.examples
+        for target in self.retraining.parts[1 - jury].validation.values():
+            joined = joined.joined(target)
         rows, count = np.arange(len(joined)), len(data.examples)
-        alone = self.retraining.on(joined, rows[count:], [jury])
-        both = self.retraining.on(joined, rows, [jury])
+        train = self.retraining.on
         return [
-            self._compare("random", len(alike), random),
-            self._compare("target alone", len(joined) - count, alone),
-            self._compare("everything and target", len(joined), both),
+            self._compare("random", len(alike), train(data.examples, alike, self.juries)),
+            self._compare("target alone", len(rows) - count, train(joined, rows[count:], [jury])),
+            self._compare("everything and target", len(rows), train(joined, rows, [jury])),
         ]
 
     def _compare(
-        self, name: str, rows: int, found: Sequence[Measured], share: float | None = None
+        self, name: str, rows: int, measured: Sequence[Measured], share: float | None = None
     ) -> Compared:
         """One way to train beside training on everything, on the same rows.
 
-        `found`: by the first of the juries, or by all of them.
+        `measured`: by the first of the juries, or by all of them.
         """
         gains = np.concatenate(
             [
-                own.shares * (base.losses - own.losses) / len(found)
-                for own, base in zip(found, self.everything, strict=False)
+                jury.shares * (base.losses - jury.losses) / len(measured)
+                for jury, base in zip(measured, self.everything, strict=False)
             ]
         )
         return Compared(
             name=name,
             rows=rows,
             share=share,
-            loss=float(np.mean([own.loss for own in found])),
-            last=float(np.mean([own.last for own in found])),
+            loss=_mean(jury.loss for jury in measured),
+            last=_mean(jury.last for jury in measured),
             metrics={
-                key: float(np.mean([own.metrics[key] for own in found])) for key in found[0].metrics
+                key: _mean(jury.metrics[key] for jury in measured) for key in measured[0].metrics
             },
             gain=float(gains.sum()),
             error=_error(gains),
@@ -235,7 +233,7 @@ class Judge:
 
 
 def trainings(auto: bool, target_rows: int) -> float:
-    """How many retrainings a verdict takes, about, if choosing pays."""
+    """About how many retrainings a verdict takes, if choosing pays."""
     turns = 1.5 if target_rows < SMALL else 1
     return 4 + turns * (1.5 if auto else 1)
 
@@ -243,10 +241,14 @@ def trainings(auto: bool, target_rows: int) -> float:
 def _answer(chosen: Compared, against: Sequence[Compared], *, kept: bool) -> Answer:
     if not kept:
         return "does not pay" if chosen.gain <= 0 else "cannot tell"
-    random = next((own for own in against if own.name == "random"), None)
+    random = next((way for way in against if way.name == "random"), None)
     if chosen.low > 0 and (random is None or chosen.gain > random.gain):
         return "pays"
     return "does not pay" if chosen.high < 0 else "cannot tell"
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean([*values]))
 
 
 def _error(gains: Array) -> float:
@@ -255,12 +257,8 @@ def _error(gains: Array) -> float:
     return float(np.sqrt(np.square(gains - gains.mean()).sum() * count / max(1, count - 1)))
 
 
-def _join(one: SourceExamples, other: SourceExamples) -> SourceExamples:
-    return one.joined(other)
-
-
 def _strata(data: Candidates) -> Array:
-    """What a random choice is to have the same of: labels, or lengths of texts by tenths."""
+    """What a random choice should have the same of: labels, or lengths of texts by tenths."""
     if data.classes is not None:
         return data.classes
     tokens = data.tokens
@@ -273,8 +271,8 @@ def _strata(data: Candidates) -> Array:
 
 def _random_like(kept: Array, strata: Array, seed: int) -> Array:
     """As many rows of every stratum as are kept, at random, shape (N,), bool."""
-    random, found = np.random.default_rng([seed, 1]), np.zeros(len(kept), dtype=bool)
+    random, chosen = np.random.default_rng([seed, 1]), np.zeros(len(kept), dtype=bool)
     for stratum in np.unique(strata):
-        own = np.flatnonzero(strata == stratum)
-        found[random.permutation(own)[: int(kept[own].sum())]] = True
-    return found
+        rows = np.flatnonzero(strata == stratum)
+        chosen[random.permutation(rows)[: int(kept[rows].sum())]] = True
+    return chosen

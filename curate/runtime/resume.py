@@ -117,7 +117,7 @@ class Unfinished:
 
     def left(self) -> str:
         """What there is to resume from, in words."""
-        return f"what is in {self.folder.name}: {has_progress(self.folder)}"
+        return f"{self.folder.name}: {has_progress(self.folder)}"
 
     def savepoints(self, policy: str) -> Savepoints:
         """The savepoints of scoring by a policy."""

@@ -1,4 +1,4 @@
-"""What is tried, in which order, and at what price: the arithmetic of a tuning, without a model.
+"""Which pairs are tried, in which order, and at what price: arithmetic, without a model.
 
 Cost is counted in *passes*, gradients of one batch, see `curate/influence/cost.py`.
 """
@@ -33,12 +33,12 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The grid and its prices, for a run of `steps` steps.
+class Grid:
+    """The pairs and their prices, for a run of `steps` steps.
 
     shape: of the recipe's run, whatever its horizon: targets, rounds, jump, and what every step
-    keeps while it scores. scored: steps that are, unless the horizon is the whole run. plain:
-    steps of training on everything beside. budgets: how many are retrained on.
+    keeps while it is scored. scored: steps that are scored, unless the horizon is the whole run.
+    plain: steps of training on everything besides. budgets: how many are retrained on.
     """
 
     horizons: tuple[int, ...]
@@ -52,18 +52,18 @@ class Plan:
 
     @property
     def pairs(self) -> list[Pair]:
-        """The grid."""
+        """All pairs, by learning rate, then by horizon."""
         return [Pair(k, lr) for lr in self.learning_rates for k in self.horizons]
 
     def run_passes(self, horizon: int) -> float:
-        """Of a selection run and its retrainings."""
+        """Passes of a selection run and its retrainings."""
         scored = self.steps if horizon == self.steps else self.scored
         shape = replace(self.shape, kept=[self.shape.kept[0]] * scored, horizon=horizon)
         retrained = self.budgets * len(self.tune.seeds) * self.steps
         return passes(shape).total + self.plain + retrained
 
     def pilot_passes(self) -> float:
-        """Of one pilot: its training, and every horizon's windows scored and probed."""
+        """Passes of one pilot: its training, and every horizon's windows scored and probed."""
         looks = sum(
             scoring_passes(self.shape, len(window))
             for horizon in self.horizons
@@ -72,11 +72,11 @@ class Plan:
         return self.steps + looks * (1 + PROBING)
 
     def grid_passes(self) -> float:
-        """Of a selection run of every pair: what the budget is a share of."""
+        """Passes of a selection run of every pair: what the budget is a share of."""
         return len(self.pairs) * mean(self.run_passes(k) for k in self.horizons)
 
     def left(self) -> float:
-        """What the budget leaves for runs, in passes."""
+        """Passes that the budget leaves for runs."""
         pilots = len(self.learning_rates) * self.pilot_passes()
         return self.tune.budget * self.grid_passes() - pilots
 
@@ -91,21 +91,21 @@ class Plan:
         First the middle one of the horizons that can be trusted, at the learning rate that
         trains best on everything. Then from the best pair so far to its neighbors: the
         learning rate beside it that trains better on everything, one horizon longer, one
-        shorter, the other learning rate, two longer, two shorter; and when these are
-        through, whatever is nearest. The loss over this grid is smooth with one valley, so that
-        a walk finds the bottom; runs in one round or on part of the data, which would be
-        cheaper to halve a field with, have theirs elsewhere (`examples/benchmarks/RESULTS.md`).
+        shorter, the other learning rate, two longer, two shorter. When these are done, whatever
+        is nearest. The loss over this grid is smooth with one valley, so a walk finds the
+        bottom. Cheaper runs, in one round or on part of the data, have their valley elsewhere
+        and cannot halve the field (`examples/benchmarks/RESULTS.md`).
 
         Args:
-            everything: of training on all rows, by learning rate; lower is better.
+            everything: value of training on all rows, by learning rate; lower is better.
             trusted: the pairs that may be run.
-            values: of the pairs whose runs are finished; lower is better.
+            values: those of finished runs; lower is better.
 
         Returns:
             the batches that are settled: all but the last have all their values. The
             last of them ends where the budget does.
         """
-        left, found = self.left(), list[list[Pair]]()
+        left, batches = self.left(), list[list[Pair]]()
         tried: list[Pair] = []
         while set(tried) <= values.keys():
             order = self._order(everything, trusted, values, tried)
@@ -117,9 +117,9 @@ class Plan:
                 batch.append(pair)
             if not batch:
                 break
-            found.append(batch)
+            batches.append(batch)
             tried += batch
-        return found
+        return batches
 
     def _order(
         self,
@@ -129,39 +129,30 @@ class Plan:
         tried: Sequence[Pair],
     ) -> list[Pair]:
         """The pairs not tried yet, the one to run next first."""
-        open_ = [pair for pair in sorted(trusted) if pair not in tried]
+        untried = [pair for pair in sorted(trusted) if pair not in tried]
         if not tried:
-            best = min((everything[pair.learning_rate], pair.learning_rate) for pair in open_)[1]
-            own = [pair for pair in open_ if pair.learning_rate == best]
-            return own[len(own) // 2 :]
-        center = min(tried, key=lambda pair: (values[pair], pair))
-        beside = [self._step(center, d) for d in (-1, 1)]
-        beside.sort(key=lambda pair: inf if pair is None else everything[pair.learning_rate])
-        longer, shorter, far_longer, far_shorter = (
-            self._step(center, 0, d) for d in (1, -1, 2, -2)
-        )
-        first = [beside[0], longer, shorter, beside[1], far_longer, far_shorter]
-        near = [pair for pair in first if pair is not None and pair in open_]
-        rest = [pair for pair in open_ if pair not in near]
-        return near + sorted(rest, key=lambda pair: (self._distance(pair, center), pair))
+            _, best = min((everything[pair.learning_rate], pair.learning_rate) for pair in untried)
+            at_best = [pair for pair in untried if pair.learning_rate == best]
+            return at_best[len(at_best) // 2 :]
+        rate, horizon = self._place(min(tried, key=lambda pair: (values[pair], pair)))
+        losses = [inf, *(everything[lr] for lr in self.learning_rates), inf]
+        side = 1 if losses[rate + 2] < losses[rate] else -1  # losses[rate + 1] is the center's
+        neighbors = [(side, 0), (0, 1), (0, -1), (-side, 0), (0, 2), (0, -2)]
 
-    def _step(self, pair: Pair, rates: int, horizons: int = 0) -> Pair | None:
-        """The pair so many places away in the grid, None beyond its edge."""
-        i = self.learning_rates.index(pair.learning_rate) + rates
-        k = self.horizons.index(pair.horizon) + horizons
-        if not (0 <= i < len(self.learning_rates) and 0 <= k < len(self.horizons)):
-            return None
-        return Pair(self.horizons[k], self.learning_rates[i])
+        def rank(pair: Pair) -> tuple[int, int, Pair]:
+            """Neighbors in their order, then others by distance; a learning rate counts thrice."""
+            i, k = self._place(pair)
+            away = i - rate, k - horizon
+            near = neighbors.index(away) if away in neighbors else len(neighbors)
+            return near, 3 * abs(away[0]) + abs(away[1]), pair
 
-    def _distance(self, one: Pair, other: Pair) -> int:
-        """Places apart; a step in the learning rate matters more than one in the horizon."""
-        rates, horizons = self.learning_rates, self.horizons
-        return 3 * abs(rates.index(one.learning_rate) - rates.index(other.learning_rate)) + abs(
-            horizons.index(one.horizon) - horizons.index(other.horizon)
-        )
+        return sorted(untried, key=rank)
+
+    def _place(self, pair: Pair) -> tuple[int, int]:
+        return self.learning_rates.index(pair.learning_rate), self.horizons.index(pair.horizon)
 
     def describe(self) -> str:
-        """What is going to be tried."""
+        """What is going to be tried, in one line."""
         return (
             f"tuning {len(self.pairs)} pairs: K {', '.join(map(str, self.horizons))} x lr "
             f"{', '.join(f'{lr:g}' for lr in self.learning_rates)}; {self.steps} steps a run; "
@@ -169,21 +160,21 @@ class Plan:
         )
 
 
-def make_plan(
+def make_grid(
     recipe: Recipe,
     steps: int,
     shape: RunShape,
     scored: int | None = None,
     plain: int = 0,
     budgets: int = 1,
-) -> Plan:
-    """The plan of a recipe; a grid it does not name is derived from it. Arguments: see `Plan`.
+) -> Grid:
+    """The grid that a recipe names, or one derived from it. Arguments: see `Grid`.
 
     Raises:
         RecipeError: a horizon is longer than the run, or the budget pays for nothing.
     """
     tune = recipe.tune or Tune()
-    plan = Plan(
+    grid = Grid(
         horizons=_horizons(tune.horizons, steps),
         learning_rates=tuple(sorted(tune.learning_rates or _rates(recipe))),
         steps=steps,
@@ -193,20 +184,20 @@ def make_plan(
         plain=plain,
         budgets=budgets,
     )
-    least = max(plan.run_passes(k) for k in plan.horizons)
-    share = tune.budget + (least - plan.left()) / plan.grid_passes()
+    least = max(grid.run_passes(k) for k in grid.horizons)
+    share = tune.budget + (least - grid.left()) / grid.grid_passes()
     if tune.budget < share <= 1:
         raise RecipeError(
-            f"tune.budget: {tune.budget:g} of the grid of {len(plan.pairs)} pairs does not pay for "
+            f"tune.budget: {tune.budget:g} of the grid of {len(grid.pairs)} pairs does not pay for "
             f"the pilots and one run, which take {share:.2f}; raise it, or lower tune.coverage."
         )
-    return plan
+    return grid
 
 
 def looked_at(steps: int, horizon: int, coverage: float) -> list[range]:
     """The windows of `horizon` steps that a pilot looks at, spread evenly over the run.
 
-    As many as `coverage`, a share of the run's steps, has room for, but one at least.
+    As many as `coverage`, a share of the run's steps, has room for, but at least one.
     """
     firsts = range(0, steps, horizon)
     count = max(1, round(coverage * len(firsts)))
@@ -214,14 +205,14 @@ def looked_at(steps: int, horizon: int, coverage: float) -> list[range]:
     return [range(first, min(first + horizon, steps)) for first in chosen]
 
 
-def _horizons(given: Sequence[int | str] | None, steps: int) -> tuple[int, ...]:
+def _horizons(named: Sequence[int | str] | None, steps: int) -> tuple[int, ...]:
     """Powers of two up to a quarter of the run, at most five of them, and the whole run."""
-    if given is None:
+    if named is None:
         powers = [2**k for k in range(steps.bit_length()) if 4 * 2**k <= max(4, steps)]
         few = min(len(powers), MOST_HORIZONS - 1)
         spread = {powers[round(k * (len(powers) - 1) / max(1, few - 1))] for k in range(few)}
         return tuple(sorted(spread | {steps}))
-    horizons = {steps if k == "full" else int(k) for k in given}
+    horizons = {steps if k == "full" else int(k) for k in named}
     if max(horizons) > steps:
         raise RecipeError(
             f"tune.horizons: {max(horizons)} is longer than the run, which has {steps} steps; "

@@ -2,7 +2,7 @@
 
 Along the recipe's own trajectory, with nothing dropped, some windows of every horizon K are
 scored once, and a few removals are followed in each. That shows, before anything is selected,
-what the influences of every horizon are and what they are expected to be off by.
+how large the influences of every horizon are and how far off they are expected to be.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +27,11 @@ class View:
     """
 
     horizon: int
-    probes: int
-    signal: float
-    error: float
-    jump: float
-    propagation: float
+    probes: int = 0
+    signal: float = nan
+    error: float = nan
+    jump: float = nan
+    propagation: float = nan
     failure: str | None = None
 
     def distrust(self, most: float) -> str | None:
@@ -47,7 +47,7 @@ class View:
         )
 
 
-def fly(
+def run_pilot(
     judge: Judge,
     state: State,
     steps: Sequence[Step],
@@ -65,8 +65,7 @@ def fly(
     """
     judge = replace(judge, policy=LookAhead(1))
     exact = judge.scoring.jump_bytes is not None
-    targets = len(judge.targets)
-    proxies = {k: ErrorProxy(PROBING, exact=exact, targets=targets) for k in horizons}
+    proxies = {k: ErrorProxy(PROBING, exact=exact, targets=len(judge.targets)) for k in horizons}
     failures: dict[int, str] = {}
     windows = {k: {w.start: w for w in looked_at(len(steps), k, coverage)} for k in horizons}
     for first, step in enumerate(steps):
@@ -84,18 +83,13 @@ def fly(
             proxies[k].enter(first, window, judged.scores, judge.target_rows)
         state, _ = forward_step(judge.task, judge.rule, state, step)
         on_step()
-    return state, [_view(k, proxies[k], failures.get(k)) for k in horizons]
+    views = [
+        View(k, failure=failures[k]) if k in failures else _view(k, proxies[k]) for k in horizons
+    ]
+    return state, views
 
 
-def _view(horizon: int, proxy: ErrorProxy, failure: str | None) -> View:
-    if failure is not None:
-        return View(horizon, 0, nan, nan, nan, nan, failure)
-    found = expected_error(proxy.windows())
-    return View(
-        horizon,
-        int(found["probes"]),
-        found["signal"],
-        found["error"],
-        found["jump"],
-        found["propagation"],
-    )
+def _view(horizon: int, proxy: ErrorProxy) -> View:
+    mean = expected_error(proxy.windows())
+    sizes = mean["signal"], mean["error"], mean["jump"], mean["propagation"]
+    return View(horizon, int(mean["probes"]), *sizes)

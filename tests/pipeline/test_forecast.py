@@ -232,18 +232,18 @@ def test_one_probe_is_the_least() -> None:
 def test_memory_and_disk_stop_growing_where_the_budget_ends() -> None:
     sizes = Sizes(10, 30, 30, 10, 7, 9, 1000)
     found = [memory(run_of(t, memory=4, disk=50, gradients=14), sizes) for t in (3, 60, 6000)]
-    assert [own.snapshots for own in found] == [(3 + 4) * 30, (4 + 4) * 30, (4 + 4) * 30]
-    assert [own.recorded for own in found] == [(3 + 6) * 10, (14 + 6) * 10, (14 + 6) * 10]
-    assert found[1].adjoints == 60
-    assert found[1].gradients == 0
-    assert found[1].graph == max(7, 9)
-    assert found[1].total == 10 + 240 + 200 + 9 + 60
-    assert memory(run_of(60, exact_jump=True), sizes).gradients == 1000
-    assert memory(run_of(60, targets=3), sizes).adjoints == 180
+    assert [own["snapshots"] for own in found] == [(3 + 4) * 30, (4 + 4) * 30, (4 + 4) * 30]
+    assert [own["recorded"] for own in found] == [(3 + 6) * 10, (14 + 6) * 10, (14 + 6) * 10]
+    assert found[1]["adjoints"] == 60
+    assert found[1]["gradients"] == 0
+    assert found[1]["graph"] == max(7, 9)
+    assert sum(found[1].values()) == 10 + 240 + 200 + 9 + 60
+    assert memory(run_of(60, exact_jump=True), sizes)["gradients"] == 1000
+    assert memory(run_of(60, targets=3), sizes)["adjoints"] == 180
 
     def files(steps: int, **options: Any) -> int:
         run = run_of(steps, memory=4, disk=50, **options)
-        return disk(run, replace(sizes, state=90), 5, [1] * steps).snapshots
+        return disk(run, replace(sizes, state=90), 5, [1] * steps)["snapshots"]
 
     assert [files(t) for t in (3, 20, 6000)] == [0, 16 * (30 + HEADER), 50 * (30 + HEADER)]
     assert files(20, goes_back=False) == 0

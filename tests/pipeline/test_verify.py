@@ -19,7 +19,7 @@ import curate.pipeline.verify
 from curate.influence import Scoring, score_window, size_of
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.score import selector_for
-from curate.pipeline.verify import JOURNAL, Plan, Verified
+from curate.pipeline.verify import JOURNAL, RemovalPlan, Verified
 from curate.recipe import load_recipe
 from curate.rules import State, as_sgd
 from curate.runtime.progress import Phases
@@ -44,7 +44,7 @@ class Window:
 
 def verified(
     *settings: str,
-    plan: Plan = Plan(12),  # noqa: B008
+    plan: RemovalPlan = RemovalPlan(12),  # noqa: B008
 ) -> tuple[Job, dict[int, Window], Verified]:
     """A verification by call, and every window of the run that it is about."""
     job = prepare(load_recipe(Path("recipe.yaml"), (*WIDE, *settings)), torch.device("cpu"))
@@ -89,7 +89,7 @@ def test_actual_changes_are_those_of_windows_trained_without_the_row(
 ) -> None:
     """Horizon 7 is longer than an epoch of 5 steps: rows occur twice in a window."""
     settings = [f"selection.horizon={horizon}", f"selection.removal={removal}"]
-    job, windows, found = verified(*settings, plan=Plan(16, occurrences))
+    job, windows, found = verified(*settings, plan=RemovalPlan(16, occurrences))
     task, rule, _ = job.start(job.recipe.training.seed)
     assert len(found.table) == 16
     candidates = {int(row): i for i, row in enumerate(job.data.examples.rows)}
@@ -132,7 +132,7 @@ def test_windows_are_verified_as_the_run_went_with_what_it_kept(here: Path) -> N
     changes = {}
     for keep in ("0.5", "1.0"):
         settings = ("selection.horizon=4", f"selection.keep.fraction={keep}")
-        job, windows, found = verified(*settings, plan=Plan(9))
+        job, windows, found = verified(*settings, plan=RemovalPlan(9))
         task, rule, _ = job.start(job.recipe.training.seed)
         candidates = {int(row): i for i, row in enumerate(job.data.examples.rows)}
         last = found.table.filter(pl.col("first_step") == 8)
@@ -155,12 +155,12 @@ def test_rows_are_one_of_each_stratum_by_influence(here: Path) -> None:
     twice = np.sort(2 * found.scores.influences.mean(axis=0))  # every row is seen twice
     places = np.abs(twice[:, None] - found.table["influence"].to_numpy()).argmin(axis=0)
     assert sorted(places // 6) == list(range(12))
-    _, _, other = verified("selection.horizon=full", plan=Plan(12, seed=1))
+    _, _, other = verified("selection.horizon=full", plan=RemovalPlan(12, seed=1))
     assert set(other.table["row"]) != set(found.table["row"])
 
 
 def test_fewer_examples_than_windows_are_spread_over_the_run(here: Path) -> None:
-    _, windows, found = verified("selection.horizon=1", plan=Plan(4))
+    _, windows, found = verified("selection.horizon=1", plan=RemovalPlan(4))
     assert len(windows) == 10
     firsts = found.table["first_step"].to_list()
     assert len(set(firsts)) == 4
@@ -169,7 +169,7 @@ def test_fewer_examples_than_windows_are_spread_over_the_run(here: Path) -> None
 
 
 def test_a_run_without_probes_expects_no_error(here: Path) -> None:
-    _, _, found = verified("selection.horizon=full", "selection.probing=0", plan=Plan(3))
+    _, _, found = verified("selection.horizon=full", "selection.probing=0", plan=RemovalPlan(3))
     assert found.expected is None
     assert found.table["error"].is_nan().all()
 
@@ -179,7 +179,7 @@ def test_scores_as_sgd_are_those_of_the_same_run_by_a_mistaken_rule(
     here: Path, removal: str
 ) -> None:
     settings = ("selection.horizon=7", f"selection.removal={removal}")
-    _, windows, found = verified(*settings, plan=Plan(10, "last", mistaken=True))
+    _, windows, found = verified(*settings, plan=RemovalPlan(10, "last", mistaken=True))
     assert found.mistaken is not None
     job = prepare(load_recipe(Path("recipe.yaml"), WIDE), torch.device("cpu"))
     task, rule, _ = job.start(job.recipe.training.seed)
@@ -202,7 +202,7 @@ def test_scores_as_sgd_are_those_of_the_same_run_by_a_mistaken_rule(
 
 def test_sgd_is_not_mistaken_for_sgd(here: Path) -> None:
     optimizer = "training.optimizer={kind: sgd, lr: 0.05}"
-    _, _, found = verified(optimizer, plan=Plan(4, mistaken=True))
+    _, _, found = verified(optimizer, plan=RemovalPlan(4, mistaken=True))
     np.testing.assert_allclose(found.table["influence_sgd"], found.table["influence"], rtol=1e-7)
 
 

@@ -14,7 +14,7 @@ from curate.output.verdict import repeats_line, worth_line
 from curate.pipeline.job import prepare
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.select import run_select
-from curate.pipeline.worth import Compared, Judge, _answer
+from curate.pipeline.worth import Appraiser, Compared, _answer
 from curate.recipe import check_recipe
 
 CPU = torch.device("cpu")
@@ -117,7 +117,7 @@ def test_gain_and_its_error_are_those_of_paired_losses(tmp_path: Path) -> None:
     retraining = Retraining(job, lambda: None)
     everything = retraining.plain().measured
     scores = np.tile(np.arange(480.0), (2, 1))
-    judge = Judge(retraining, scores, lambda v, _: v >= 240, everything)
+    judge = Appraiser(retraining, scores, lambda v, _: v >= 240, everything)
     found = judge.kept(0.5)
     (alone,) = retraining.on(job.data.examples, np.arange(240, 480), [1])
     differences = everything[0].losses - alone.losses

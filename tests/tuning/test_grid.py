@@ -9,18 +9,18 @@ import pytest
 from curate.errors import RecipeError
 from curate.influence.cost import RunShape, passes, scoring_passes
 from curate.recipe import Tune, check_recipe
-from curate.tuning.grid import BATCH, PROBING, Pair, Plan, looked_at, make_plan
+from curate.tuning.grid import BATCH, PROBING, Grid, Pair, looked_at, make_grid
 
 HORIZONS, RATES = (1, 4, 16, 64), (1e-4, 1e-3, 1e-2)
 SHAPE = RunShape([0.5] * 64, 64, 4, targets=2, target_share=2.0)
 
 
-def plan(budget: float = 1.0, **changes: object) -> Plan:
-    made = Plan(HORIZONS, RATES, 64, SHAPE, Tune(budget=budget, seeds=[0, 1]), 64, 0, 1)
+def plan(budget: float = 1.0, **changes: object) -> Grid:
+    made = Grid(HORIZONS, RATES, 64, SHAPE, Tune(budget=budget, seeds=[0, 1]), 64, 0, 1)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def walk(plan: Plan, loss, everything=None, trusted=None) -> list[list[Pair]]:
+def walk(plan: Grid, loss, everything=None, trusted=None) -> list[list[Pair]]:
     """Batches until there are no more, every run ending in `loss`."""
     everything = everything or {lr: abs(np.log(lr / 1e-3)) for lr in plan.learning_rates}
     values: dict[Pair, float] = {}
@@ -140,7 +140,7 @@ RAW = {
 def test_a_grid_that_is_not_given_comes_from_the_recipe(
     steps: int, horizons: tuple[int, ...]
 ) -> None:
-    made = make_plan(check_recipe(RAW | {"tune": {"budget": 1.0}}), steps, SHAPE)
+    made = make_grid(check_recipe(RAW | {"tune": {"budget": 1.0}}), steps, SHAPE)
     assert made.horizons == horizons
     assert made.learning_rates == (2e-4, 6e-4, 2e-3, 6e-3, 2e-2)
 
@@ -149,7 +149,7 @@ def test_rates_that_are_not_given_have_the_recipes_own_and_are_ones_it_could_hav
     def rates(lr: float) -> tuple[float, ...]:
         training = {"optimizer": {"kind": "adamw", "lr": lr}}
         raw = RAW | {"training": training, "tune": {"budget": 1.0}}
-        return make_plan(check_recipe(raw), 136, SHAPE).learning_rates
+        return make_grid(check_recipe(raw), 136, SHAPE).learning_rates
 
     assert rates(0.0012345)[2] == 0.0012345
     assert rates(1e6) == (1e5, 3e5, 1e6)
@@ -158,7 +158,7 @@ def test_rates_that_are_not_given_have_the_recipes_own_and_are_ones_it_could_hav
 
 def test_a_grid_that_is_given_is_put_in_order() -> None:
     tune = {"horizons": ["full", 4, 1], "learning_rates": [1e-2, 1e-3], "budget": 1.0}
-    made = make_plan(check_recipe(RAW | {"tune": tune}), 10, SHAPE)
+    made = make_grid(check_recipe(RAW | {"tune": tune}), 10, SHAPE)
     assert made.horizons == (1, 4, 10)
     assert made.learning_rates == (1e-3, 1e-2)
 
@@ -172,7 +172,7 @@ def test_a_grid_that_is_given_is_put_in_order() -> None:
 )
 def test_what_cannot_be_done_is_refused(tune: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        make_plan(check_recipe(RAW | {"tune": tune}), 10, SHAPE)
+        make_grid(check_recipe(RAW | {"tune": tune}), 10, SHAPE)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from curate.selection.judge import Judge
 from curate.selection.policies import LookAhead
 from curate.trajectory import Step, record, replay
 from curate.tuning.grid import PROBING, looked_at
-from curate.tuning.pilot import View, fly
+from curate.tuning.pilot import View, run_pilot
 from tests import tiny
 
 T = 12
@@ -26,7 +26,7 @@ def test_a_pilot_trains_on_everything_and_looks_ahead_from_where_it_is() -> None
     """Its views are those of the same windows recorded and scored from states of plain training."""
     judge, steps = setting()
     start, ticks = tiny.start(judge.task, AdamW()), list[int]()
-    end, views = fly(judge, start, steps, [1, 4, T], 0.4, lambda: ticks.append(1))
+    end, views = run_pilot(judge, start, steps, [1, 4, T], 0.4, lambda: ticks.append(1))
     assert torch.equal(end.theta, replay(judge.task, AdamW(), start, steps).theta)
     assert len(ticks) == T
     for view, horizon in zip(views, [1, 4, T], strict=True):
@@ -51,8 +51,8 @@ def test_the_exact_jump_has_no_error_of_the_jump() -> None:
         judge.task, judge.rule, judge.policy, judge.targets, Scoring(jump_bytes=2**24), snapshots=T
     )
     start = tiny.start(judge.task, AdamW())
-    linear = fly(judge, start, steps, [2], 0.9)[1][0]
-    jumped = fly(exact, start, steps, [2], 0.9)[1][0]
+    linear = run_pilot(judge, start, steps, [2], 0.9)[1][0]
+    jumped = run_pilot(exact, start, steps, [2], 0.9)[1][0]
     assert jumped.error < linear.error
 
 
@@ -60,7 +60,7 @@ def test_a_horizon_that_diverges_is_lost_and_the_others_are_not() -> None:
     judge, steps = setting()
     start = tiny.start(judge.task, AdamW())
     steps[11] = replace(steps[11], weights=torch.full((6,), torch.nan))
-    first, whole = fly(judge, start, steps, [4, T], 0.4)[1]
+    first, whole = run_pilot(judge, start, steps, [4, T], 0.4)[1]
     assert (first.failure, first.distrust(1e9)) == (None, None)
     assert whole.failure is not None
     assert "step 11" in whole.failure

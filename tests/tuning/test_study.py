@@ -15,16 +15,16 @@ from optuna.trial import TrialState
 from curate.errors import OptionError, OutputError
 from curate.influence.cost import RunShape
 from curate.recipe import Tune
-from curate.tuning.grid import Pair, Plan
-from curate.tuning.study import STUDY, Board, Unit, difference
+from curate.tuning.grid import Grid, Pair
+from curate.tuning.study import STUDY, Study, Trial
 
-PLAN = Plan((1, 4), (1e-3, 1e-2), 8, RunShape([0.5] * 8, 8, 4), Tune(), 8, 0, 1)
-UNITS = [Unit(1e-3), Unit(1e-2)]
-RUNS = [Unit(1e-3, 4), Unit(1e-2, 1)]
+PLAN = Grid((1, 4), (1e-3, 1e-2), 8, RunShape([0.5] * 8, 8, 4), Tune(), 8, 0, 1)
+UNITS = [1e-3, 1e-2]
+RUNS = [Pair(4, 1e-3), Pair(1, 1e-2)]
 
 
-def board(folder: Path, url: str | None = None, asked: dict | None = None) -> Board:
-    return Board(folder, url, PLAN, "key", asked or {"recipe": {"a": 1}})
+def board(folder: Path, url: str | None = None, asked: dict | None = None) -> Study:
+    return Study(folder, url, PLAN, "key", asked or {"recipe": {"a": 1}})
 
 
 @pytest.fixture(params=["file", "url"])
@@ -75,14 +75,14 @@ def test_trials_are_complete_or_pruned_and_the_best_is_optunas_too(
     tmp_path: Path, url: str | None
 ) -> None:
     own = board(tmp_path, url)
-    own.drop(Pair(4, 1e-2), {"dropped": True, "reason": "wrong"})
-    own.drop(Pair(4, 1e-2), {"dropped": True, "reason": "again"})
+    own.drop(Pair(4, 1e-2), "wrong")
+    own.drop(Pair(4, 1e-2), "again")
     for value in (0.3, 0.2):
         unit = own.claim(RUNS)
         assert unit is not None
         own.finish(unit, value, {})
-    assert own.claim([Unit(1e-3, 1)]) == Unit(1e-3, 1)
-    own.finish(Unit(1e-3, 1), None, {"reason": "diverged"})
+    assert own.claim([Pair(1, 1e-3)]) == Pair(1, 1e-3)
+    own.finish(Pair(1, 1e-3), None, {"reason": "diverged"})
     states = [trial.state for trial in own.study.trials]
     pruned, complete = TrialState.PRUNED, TrialState.COMPLETE
     assert states == [pruned, complete, complete, pruned]
@@ -126,16 +126,16 @@ def test_a_killed_process_gives_its_unit_back_and_a_living_one_does_not(tmp_path
     assert states == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def _claim_all(folder: Path, units: list[Unit], taken: Path) -> None:
+def _claim_all(folder: Path, units: list[Trial], taken: Path) -> None:
     own = board(folder)
     while (unit := own.claim(units)) is not None:
         with taken.open("a") as file, own.at_work(unit):
-            file.write(f"{unit.horizon}\n")
+            file.write(f"{units.index(unit) + 1}\n")
             own.finish(unit, 1.0, {})
 
 
 def test_processes_that_start_at_once_do_every_unit_once(tmp_path: Path) -> None:
-    units = [Unit(1e-3, k) for k in range(1, 9)]
+    units = [Pair(k, 1e-3) for k in range(1, 9)]
     several = multiprocessing.get_context("fork")
     processes = [
         several.Process(target=_claim_all, args=(tmp_path / "out", units, tmp_path / f"{k}.txt"))
@@ -239,12 +239,16 @@ def test_a_study_of_an_older_curate_is_refused(tmp_path: Path) -> None:
 def test_another_tuning_in_the_same_place_is_refused_by_what_differs(tmp_path: Path) -> None:
     board(tmp_path, asked={"recipe": {"a": 1, "b": {"c": 2}}})
     with pytest.raises(OutputError, match=r"recipe\.b\.c was 2 and is 3\. Give another --out"):
-        Board(tmp_path, None, PLAN, "other", {"recipe": {"a": 1, "b": {"c": 3}}})
+        Study(tmp_path, None, PLAN, "other", {"recipe": {"a": 1, "b": {"c": 3}}})
 
 
-def test_differences_are_found_where_they_are() -> None:
-    assert difference({"a": 1}, {"a": 1, "b": 2}) == "b was None and is 2"
-    assert difference({"a": [1]}, {"a": [2]}) == "a was [1] and is [2]"
+def test_differences_are_found_where_they_are(tmp_path: Path) -> None:
+    for k, (asked, words) in enumerate(
+        [({"a": 1, "b": 2}, "b was None and is 2"), ({"a": [1]}, r"a was 1 and is \[1\]")]
+    ):
+        board(tmp_path / str(k), asked={"a": 1})
+        with pytest.raises(OutputError, match=f"something else: {words}"):
+            board(tmp_path / str(k), asked=asked)
 
 
 @pytest.mark.parametrize("bad", ["nonsense", "sqlite:////no/such/folder/x.db", "what://ever"])

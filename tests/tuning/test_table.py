@@ -3,16 +3,14 @@
 from dataclasses import replace
 
 import optuna
-import pytest
 
 from curate.influence.cost import RunShape
 from curate.recipe import Tune, check_recipe
-from curate.tuning import Pair, Plan, Tuned
-from curate.tuning.study import Entry, Unit
-from curate.tuning.table import describe_pilot, describe_run, table_of
+from curate.tuning import Grid, Pair, Tuned
+from curate.tuning.study import Entry, table_of
 from curate.tuning.tune import why_best
 
-PLAN = Plan((1, 4, 16), (1e-3, 1e-2), 16, RunShape([0.5] * 16, 16, 4), Tune(budget=0.5), 16, 0, 1)
+GRID = Grid((1, 4, 16), (1e-3, 1e-2), 16, RunShape([0.5] * 16, 16, 4), Tune(budget=0.5), 16, 0, 1)
 COLUMNS = {"features": ["x"], "label": "y"}
 DATA = {"train": "x.parquet", "validation": {"fraction": 0.2}, "columns": COLUMNS}
 
@@ -22,27 +20,27 @@ def finished(number: int, value: float | None, **notes: object) -> Entry:
 
 
 def tuned(metric: str = "loss", values: tuple[float, float] = (0.5, 0.25)) -> Tuned:
-    plan = replace(PLAN, tune=Tune(metric=metric)) if metric != "loss" else PLAN
+    grid = replace(GRID, tune=Tune(metric=metric)) if metric != "loss" else GRID
     views = [
         {"horizon": k, "signal": 2.0, "error": e, "jump": 0.0, "propagation": 0.0, "probes": 3}
         for k, e in ((1, 0.2), (4, 0.5), (16, 3.0))
     ]
     entries = {
-        Unit(1e-3): finished(0, 0.75, views=views),
-        Unit(1e-2): finished(1, None, views=views),
-        Unit(1e-3, 16): Entry(0, "finished", None, {"dropped": True, "reason": "too wrong"}),
-        Unit(1e-3, 4): finished(1, values[0], values=[values[0]] * 3),
-        Unit(1e-3, 1): finished(2, values[1], values=[values[1]] * 3),
-        Unit(1e-2, 1): finished(3, None, reason="step 3: diverged"),
+        1e-3: finished(0, 0.75, views=views),
+        1e-2: finished(1, None, views=views),
+        Pair(16, 1e-3): Entry(0, "finished", None, {"dropped": True, "reason": "too wrong"}),
+        Pair(4, 1e-3): finished(1, values[0], values=[values[0]] * 3),
+        Pair(1, 1e-3): finished(2, values[1], values=[values[1]] * 3),
+        Pair(1, 1e-2): finished(3, None, reason="step 3: diverged"),
     }
     best = Pair(1, 1e-3)
     return Tuned(
         recipe=check_recipe({"data": DATA}),
         pair=best,
         value=values[1],
-        table=table_of(entries, plan, best),
+        table=table_of(entries, grid, best),
         study=optuna.create_study(),
-        plan=plan,
+        grid=grid,
         everything={1e-3: 0.75, 1e-2: None},
         test=None,
         worth=None,
@@ -75,11 +73,3 @@ def test_why_best() -> None:
         "are expected to be off by 10 %; 1 of 6 pairs were not to be trusted"
     )
     assert "accuracy 0.9, the highest of 3 runs" in why_best(tuned("accuracy", (0.5, 0.9)))
-
-
-@pytest.mark.parametrize(("value", "shown"), [(0.12345, "loss 0.1235"), (None, "no value")])
-def test_lines_say_the_metric_or_that_there_is_none(value: float | None, shown: str) -> None:
-    assert describe_run(Pair(4, 1e-2), value, PLAN).endswith(f": {shown}")
-    line = describe_pilot(1e-2, value, PLAN, [1, 4])
-    assert line == f"pilot lr 0.01: {shown} on everything; horizons to be trusted: 1, 4"
-    assert describe_pilot(1e-2, value, PLAN, []).endswith("trusted: none")

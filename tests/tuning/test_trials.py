@@ -11,7 +11,7 @@ from curate.influence import cost
 from curate.pipeline import job as jobs
 from curate.pipeline.job import prepare
 from curate.pipeline.score import selector_for
-from curate.pipeline.verify import Plan, run_verify
+from curate.pipeline.verify import RemovalPlan, run_verify
 from curate.recipe import Recipe, load_recipe
 from curate.runtime.progress import Phases
 from curate.tuning.grid import PROBING, Pair
@@ -67,13 +67,13 @@ def test_a_run_costs_what_is_counted(
 ) -> None:
     bench = set_up(prepare(recipe(*settings), torch.device("cpu")))
     counted = passes_of(lambda: bench.run(Pair(horizon, 1e-2), Phases()))
-    assert counted == pytest.approx(bench.plan.run_passes(horizon), rel=0.15)
+    assert counted == pytest.approx(bench.grid.run_passes(horizon), rel=0.15)
 
 
 def test_a_pilot_costs_what_is_counted(here: Path, passes_of: Callable[..., float]) -> None:
     bench = set_up(prepare(recipe(), torch.device("cpu")))
-    counted = passes_of(lambda: bench.fly(1e-2, lambda: None))
-    assert counted == pytest.approx(bench.plan.pilot_passes(), rel=0.3)
+    counted = passes_of(lambda: bench.run_pilot(1e-2, lambda: None))
+    assert counted == pytest.approx(bench.grid.pilot_passes(), rel=0.3)
     assert PROBING > 0
 
 
@@ -88,7 +88,7 @@ def test_verifying_costs_what_is_counted(
 ) -> None:
     monkeypatch.setattr("curate.pipeline.verify.seconds_of", lambda *_: 1.0)
     checked = recipe(f"selection.horizon={horizon}", "selection.rounds=1", "selection.epochs=10")
-    counted = passes_of(lambda: run_verify(checked, here / "out", Plan(30, occurrences)))
+    counted = passes_of(lambda: run_verify(checked, here / "out", RemovalPlan(30, occurrences)))
     job = prepare(checked, torch.device("cpu"))
     selector, _, steps = selector_for(job, "look_ahead")
     shape = selector.shape(steps)

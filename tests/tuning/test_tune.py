@@ -30,7 +30,7 @@ from curate.recipe import Keep, load_recipe
 from curate.trajectory import forward_step
 from curate.tuning import Tuned, study
 from curate.tuning.grid import Pair
-from curate.tuning.trials import Bench, divide, with_pair
+from curate.tuning.trials import Trials, divide, with_pair
 from tests.conftest import RENDER
 from tests.job import RECIPE, rows, sets
 
@@ -225,9 +225,9 @@ def test_the_study_opens_in_optuna_and_has_a_trial_per_pair_that_was_run_or_drop
 def test_running_it_again_measures_nothing_and_says_the_same(
     there: Path, tuned: Tuned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curate.tuning.trials.Bench.run", None)
-    monkeypatch.setattr("curate.tuning.trials.Bench.fly", None)
-    monkeypatch.setattr("curate.tuning.trials.Bench.test", None)
+    monkeypatch.setattr("curate.tuning.trials.Trials.run", None)
+    monkeypatch.setattr("curate.tuning.trials.Trials.run_pilot", None)
+    monkeypatch.setattr("curate.tuning.trials.Trials.test", None)
     again = curate.tune(recipe(), there / "out")
     assert again.table.equals(tuned.table)
     assert (again.pair, again.test) == (tuned.pair, tuned.test)
@@ -267,16 +267,16 @@ def test_a_learning_rate_that_diverges_loses_and_the_others_go_on(here: Path) ->
 def test_a_pair_whose_scores_reach_no_threshold_loses_and_the_others_go_on(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Bench.run
+    real = Trials.run
 
-    def run_or_keep_nothing(self: Bench, pair: Pair, phases: Any) -> Any:
+    def run_or_keep_nothing(self: Trials, pair: Pair, phases: Any) -> Any:
         if pair.horizon == 4:
             nothing = self.job.recipe.selection.model_copy(update={"keep": Keep(threshold=1e9)})
             recipe = self.job.recipe.model_copy(update={"selection": nothing})
             self = replace(self, job=replace(self.job, recipe=recipe))
         return real(self, pair, phases)
 
-    monkeypatch.setattr(Bench, "run", run_or_keep_nothing)
+    monkeypatch.setattr(Trials, "run", run_or_keep_nothing)
     tuned = curate.tune(recipe(SMALL), here / "out")
     lost = tuned.table.filter(pl.col("outcome") == "failed")
     assert len(lost) >= 1
@@ -352,7 +352,7 @@ def test_a_database_carries_the_study_and_scores_that_are_elsewhere_are_found_ag
 ) -> None:
     url = f"sqlite:///{here}/study.db"
     first = curate.tune(recipe(SMALL), here / "one", storage=url)
-    monkeypatch.setattr("curate.tuning.study.Board.recall", lambda *_: None)
+    monkeypatch.setattr("curate.tuning.study.Study.recall", lambda *_: None)
     again = curate.tune(recipe(SMALL), here / "two", storage=url)
     assert again.table.equals(first.table)
     assert (again.pair, again.test) == (first.pair, first.test)
@@ -433,7 +433,7 @@ def test_interrupted_it_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("curate.tuning.trials.Bench.run", interrupt)
+        patched.setattr("curate.tuning.trials.Trials.run", interrupt)
         assert tune("--out", "out", *sets(SMALL)) == 130
     assert "what was tried is kept; run it again to go on" in capsys.readouterr().err
     assert tune("--out", "out", *sets(SMALL)) == 0

@@ -47,7 +47,9 @@ def careful(trackers: Iterable[Tracker]) -> list[Careful]:
     return [tracker if isinstance(tracker, Careful) else Careful(tracker) for tracker in trackers]
 
 
-def tell(trackers: Sequence[Tracker], of: str, metrics: dict[str, float | None], step: int) -> None:
+def log_metrics(
+    trackers: Sequence[Tracker], of: str, metrics: dict[str, float | None], step: int
+) -> None:
     """Log those of `metrics` that are not None, as `of/NAME`."""
     named = {f"{of}/{name}": float(value) for name, value in metrics.items() if value is not None}
     for tracker in trackers:

@@ -19,6 +19,7 @@ class SmallLoss:
 
     @classmethod
     def of(cls, setting: Setting) -> Self:
+        del setting
         return cls()
 
     def values(self, offer: Offer) -> Array:

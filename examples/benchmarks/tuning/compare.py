@@ -28,17 +28,17 @@ from settings import SETTINGS, job
 
 from curate.runtime.progress import Phases
 from curate.tuning import Pair, Tuned, tune_job
-from curate.tuning.trials import Bench, set_up
+from curate.tuning.trials import Trials, set_up
 
 LR, K = 3e-3, 16  # of the recipes
 WAYS = ("exhaustive", "curate tune", "lr, then K", "K alone", "lr alone", "halving")
 
 
 def chosen_by(
-    tuned: Tuned, bench: Bench, value: dict[Pair, float], short: dict[Pair, float]
+    tuned: Tuned, bench: Trials, value: dict[Pair, float], short: dict[Pair, float]
 ) -> dict[str, tuple[Pair, float]]:
     """What each way ends with, and its passes."""
-    plan = tuned.plan
+    plan = tuned.grid
 
     def best(pairs: Iterable[Pair]) -> Pair:
         return min(pairs, key=lambda pair: value[pair])
@@ -53,7 +53,7 @@ def chosen_by(
     own_k = [pair for pair in plan.pairs if pair.learning_rate == LR]
     own_lr = [pair for pair in plan.pairs if pair.horizon == K]
     finals = sorted(short, key=lambda pair: short[pair])[:3]
-    halving = sum(in_one_round(bench).plan.run_passes(pair.horizon) for pair in plan.pairs)
+    halving = sum(in_one_round(bench).grid.run_passes(pair.horizon) for pair in plan.pairs)
     return {
         "exhaustive": (best(plan.pairs), plan.grid_passes()),
         "curate tune": (tuned.pair, tuned.passes),
@@ -88,7 +88,7 @@ def compare(
     best = min(test, key=lambda pair: test[pair])
     dropped = tuned.table.filter(pl.col("outcome") == "dropped")
     pairs = [Pair(*pair) for pair in dropped.select("horizon", "learning_rate").rows()]
-    grid = tuned.plan.grid_passes()
+    grid = tuned.grid.grid_passes()
     return {
         "setting": setting,
         "seed": seed,

@@ -23,22 +23,22 @@ from settings import SETTINGS, job
 
 from curate.runtime.progress import Phases
 from curate.tuning.grid import Pair
-from curate.tuning.trials import Bench, set_up
+from curate.tuning.trials import Trials, set_up
 
 
-def in_one_round(bench: Bench) -> Bench:
+def in_one_round(bench: Trials) -> Trials:
     """The same with one round of selection and one retraining."""
     recipe = bench.job.recipe
     selection = recipe.selection.model_copy(update={"rounds": 1})
-    tune = bench.plan.tune.model_copy(update={"seeds": bench.plan.tune.seeds[:1]})
-    return Bench(
+    tune = bench.grid.tune.model_copy(update={"seeds": bench.grid.tune.seeds[:1]})
+    return Trials(
         replace(bench.job, recipe=recipe.model_copy(update={"selection": selection})),
         bench.judging,
-        replace(bench.plan, shape=replace(bench.plan.shape, rounds=1), tune=tune),
+        replace(bench.grid, shape=replace(bench.grid.shape, rounds=1), tune=tune),
     )
 
 
-def measure(bench: Bench, pair: Pair) -> dict[str, Any]:
+def measure(bench: Trials, pair: Pair) -> dict[str, Any]:
     """A run of a pair."""
     begin = time.process_time()
     chosen, values = bench.run(pair, Phases())
@@ -60,7 +60,7 @@ def main() -> None:
     done = {tuple(line[name] for name in names) for line in known}
     for setting, seed in [(setting, seed) for seed in arguments.seeds for setting in SETTINGS]:
         bench = set_up(job(*setting, seed, arguments.data))
-        for pair in bench.plan.pairs:
+        for pair in bench.grid.pairs:
             where = (*setting, seed, *pair)
             if where in done:
                 continue

@@ -231,8 +231,7 @@ def test_what_was_interrupted_goes_on_and_comes_to_the_same(left: Left) -> None:
     for own in left.ends:
         assert own["resumed"]["code"] == 0, own
     assert (
-        "going on with what is in .stopped.unfinished: scores by look_ahead"
-        in left.ends[0]["resumed"]["err"]
+        "resuming from .stopped.unfinished: scores by look_ahead" in left.ends[0]["resumed"]["err"]
     )
     made = json.loads((left.folder / "stopped/provenance.json").read_text())
     assert made["resumed"]
