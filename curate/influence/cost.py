@@ -129,7 +129,7 @@ def work(run: RunShape) -> Work:
         committed=committed,
         target_passes=run.rounds * len(lengths),
         target_looks=len(_looks(run)),
-        written=run.rounds * sum(_on_disk(run, length) for length in lengths),
+        written=run.rounds * sum(states_on_disk(run, length) for length in lengths),
     )
 
 
@@ -218,7 +218,7 @@ def _looks(run: RunShape) -> list[int]:
     return [k for k in firsts if any(share < 1 for share in run.kept[k : k + run.horizon])]
 
 
-def _on_disk(run: RunShape, length: int) -> int:
+def states_on_disk(run: RunShape, length: int) -> int:
     """States of a window that memory has no room for and the disk has, when it is recorded."""
     return min(run.disk, max(0, length - run.memory))
 

@@ -3,7 +3,7 @@
 from curate.models.builtin import ACTIVATIONS, BUILTIN_MODELS
 from curate.models.check import require_trainable
 from curate.models.flat import FlatModel
-from curate.models.from_path import FOREIGN, build_model, foreign_code, one_line
+from curate.models.from_path import FOREIGN, build_model, foreign_code, load_attribute, one_line
 from curate.models.hf import describe_files, quiet
 from curate.models.objectives.base import Batch, Objective
 from curate.models.objectives.classification import Classification
@@ -46,6 +46,7 @@ __all__ = [
     "describe_files",
     "find_shift",
     "foreign_code",
+    "load_attribute",
     "load_config",
     "load_objective",
     "load_tokenizer",

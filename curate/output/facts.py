@@ -21,6 +21,7 @@ from curate.output.verdict import (
 from curate.output.words import count, percent, visible
 from curate.recipe import Recipe
 from curate.recipe.data import Source, Split
+from curate.recipe.names import POLICIES, find_objective
 
 Facts = dict[str, str]
 
@@ -47,7 +48,7 @@ def asked(run: SavedRun) -> Facts:
     training, data, columns = recipe.training, recipe.data, recipe.data.columns
     texts = (columns.text, columns.prompt, columns.completion, columns.messages)
     reads = ", ".join(columns.features or [name for name in texts if name is not None])
-    if recipe.objective != "causal_lm" and columns.label:
+    if find_objective(recipe.objective).label and columns.label:
         reads += f" → {columns.label}"
     facts = {"data": f"{run.source} ({reads})", "target": _targets(recipe)}
     if data.label_noise is not None:
@@ -66,7 +67,7 @@ def selection_in_words(recipe: Recipe) -> str:
     """Policy, how far it looks ahead, and the budget."""
     selection = recipe.selection
     parts: list[str] = [selection.policy]
-    if selection.policy == "look_ahead":
+    if POLICIES[selection.policy].goes_back:
         horizon = selection.horizon
         ahead = "the whole run" if horizon == "full" else count(horizon, "step")
         parts.append(f"horizon {ahead}, {count(selection.rounds, 'round')}")

@@ -12,6 +12,7 @@ import PIL.Image
 
 from curate.output.words import plain, visible
 from curate.recipe import Recipe
+from curate.recipe.names import find_objective
 
 FEW_NUMBERS, MORE_NUMBERS = 12, 48
 """Numbers of a list that are shown as digits rather than drawn; up to the second where no square
@@ -66,7 +67,7 @@ def in_order(features: datasets.Features, recipe: Recipe | None) -> Order:
         texts = [name for name in inputs if _is_text(features[name])]
         return Order(inputs, texts, labels, [])
     columns = recipe.data.columns
-    labels = [] if recipe.objective == "causal_lm" else present(columns.label)
+    labels = [] if find_objective(recipe.objective).label is None else present(columns.label)
     inputs = texts = present(columns.text, columns.prompt, columns.completion, columns.messages)
     if columns.features is not None:
         texts, patterns = [], columns.features

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from curate.influence import Differences, Point, target_gradients, target_graph
-from curate.influence.cost import RunShape, _on_disk, passes, work
+from curate.influence.cost import RunShape, passes, states_on_disk, work
 from curate.pipeline.build import choose_device
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.remarks import horizon_remark, remarks
@@ -353,7 +353,7 @@ def disk(run: RunShape, sizes: Sizes, candidates: int, rows: Sequence[int]) -> d
         snapshots: states kept for the way back. savepoints: what a run that dies resumes from,
         written by the first process.
     """
-    snapshots = _on_disk(run, run.longest) * (sizes.kept + HEADER) if run.goes_back else 0
+    snapshots = states_on_disk(run, run.longest) * (sizes.kept + HEADER) if run.goes_back else 0
     if not run.windows:
         return {"snapshots": snapshots, "savepoints": 0}
     rows_of_windows = [sum(rows[k] for k in window) for window in run.windows]

@@ -29,6 +29,7 @@ from curate.datasets import (
 )
 from curate.errors import DataError, ModelError, RecipeError
 from curate.recipe import Pretrained, Recipe
+from curate.recipe.names import find_objective
 
 
 class Reader(Protocol):
@@ -62,15 +63,14 @@ class FeatureReader:
         self.recipe = recipe
         self.dtype = getattr(torch, recipe.training.dtype)
         columns, source = recipe.data.columns, str(recipe.data.train)
-        self.label = columns.label
+        self.label, self.holds = columns.label, find_objective(recipe.objective).label
         self.classes: Classes | None = None
         if self.label is not None:
             require_columns(train, [self.label], source)
         exclude = [self.label] if self.label else []
         self.features = match_features(train, columns.features or [], exclude, source)
         if self.label is not None and (
-            recipe.objective == "classification"
-            or (recipe.objective != "regression" and holds_names(train, self.label))
+            self.holds == "classes" or (self.holds == "any" and holds_names(train, self.label))
         ):
             self.classes = _classes_of(recipe, train, self.label)
 
@@ -87,8 +87,9 @@ class FeatureReader:
         if self.label is not None and self.classes is not None:
             labels = read_classes(data, self.label, source, self.classes)
         elif self.label is not None:
-            custom = self.recipe.objective != "regression"
-            labels = read_numbers(data, self.label, source, self.dtype, keep_ints=custom)
+            labels = read_numbers(
+                data, self.label, source, self.dtype, keep_ints=self.holds != "numbers"
+            )
         return TensorExamples(features, labels, torch.arange(len(data)), dtype=self.dtype)
 
 
@@ -97,7 +98,7 @@ class TextReader:
 
     def __init__(self, recipe: Recipe, train: Dataset, model: Pretrained) -> None:
         self.columns = recipe.data.columns
-        self.label = self.columns.label if recipe.objective == "sequence_classification" else None
+        self.label = self.columns.label if find_objective(recipe.objective).label else None
         self.classes = _classes_of(recipe, train, self.label) if self.label else None
         config = models.load_config(model.pretrained)
         self.tokenizer = models.load_tokenizer(model.tokenizer or model.pretrained)

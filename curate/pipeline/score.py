@@ -1,6 +1,6 @@
 """Score and choose: a job and a policy's name in, a kept set with reasons out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,8 +10,10 @@ from curate.datasets import SourceExamples, TensorExamples
 from curate.errors import NothingKeptError
 from curate.influence import Scoring
 from curate.influence.cost import passes
+from curate.models import load_attribute
 from curate.pipeline.job import Job, room_for_states
 from curate.pipeline.retraining import Plain, Retraining
+from curate.recipe.names import POLICIES
 from curate.rules import State
 from curate.runtime.progress import Phases
 from curate.runtime.resume import Unfinished
@@ -24,15 +26,12 @@ from curate.selection.judge import Judge
 from curate.selection.ledger import Outcome, Scores, score_table
 from curate.selection.policies import (
     Evidence,
-    KNNShapley,
-    LookAhead,
+    Offer,
     Policy,
-    Random,
     Repeatability,
-    SmallLoss,
-    shapley_values,
     shrink,
 )
+from curate.selection.policies.base import Setting
 from curate.trajectory import Step
 
 
@@ -157,7 +156,7 @@ def selector_for(
     """
     selection, data = job.recipe.selection, job.data
     task, rule, state = job.start(job.recipe.training.seed)
-    valued = POLICIES[policy](job)
+    valued = policy_for(job, policy)
     steps = job.steps(job.recipe.training.seed)
     looks = valued.needs is Evidence.INFLUENCE
     if looks:
@@ -192,44 +191,36 @@ def selector_for(
     return selector, state, steps
 
 
+def policy_for(job: Job, name: str) -> Policy:
+    """The named policy, as the recipe sets it."""
+    setting = Setting(
+        rounds=job.recipe.selection.rounds,
+        seed=job.recipe.training.seed,
+        neighbors=job.recipe.selection.neighbors,
+        candidates=len(job.data.examples),
+        points=lambda: (*_points([job.data.examples]), *_points(job.data.validation.values())),
+    )
+    policy: Policy = load_attribute(POLICIES[name].path, "selection.policy").of(setting)
+    return policy
+
+
 def _by_half(job: Job, policy: str, score: Array) -> Array | None:
     """Scores that each half of the target would give, shape (2, N); None without a target."""
     if not job.data.validation:
         return None
-    if policy != "knn_shapley":
+    if not POLICIES[policy].validation:
         return np.stack([score, score])
-    halves = [_knn_shapley(replace(job, data=half)) for half in job.data.halves]
-    return np.stack([half.shapley for half in halves])
+    every = Offer(np.arange(len(score)), np.ones(len(score)))
+    halves = [policy_for(replace(job, data=half), policy) for half in job.data.halves]
+    return np.stack([half.values(every) for half in halves])
 
 
-def _knn_shapley(job: Job) -> KNNShapley:
-    points = job.data.validation.values()
-    return KNNShapley(
-        shapley_values(
-            _features(job.data.examples),
-            _ids(job.data.examples),
-            np.concatenate([_features(examples) for examples in points]),
-            np.concatenate([_ids(examples) for examples in points]),
-            job.recipe.selection.neighbors,
-        )
-    )
-
-
-def _ids(examples: SourceExamples) -> Array:
-    assert examples.labels is not None
-    ids: Array = examples.labels.numpy()
-    return ids
-
-
-def _features(examples: SourceExamples) -> Array:
-    assert isinstance(examples, TensorExamples)
-    flat: Array = examples.all_features().flatten(1).double().numpy()
-    return flat
-
-
-POLICIES: dict[str, Callable[[Job], Policy]] = {
-    "look_ahead": lambda job: LookAhead(job.recipe.selection.rounds),
-    "random": lambda job: Random(len(job.data.examples), seed=job.recipe.training.seed),
-    "loss": lambda _: SmallLoss(),
-    "knn_shapley": _knn_shapley,
-}
+def _points(parts: Iterable[SourceExamples]) -> tuple[Array, Array]:
+    """Features and labels of all examples, shapes (n, F) and (n,)."""
+    features, labels = [], []
+    for examples in parts:
+        assert isinstance(examples, TensorExamples)
+        assert examples.labels is not None
+        features.append(examples.all_features().flatten(1).double().numpy())
+        labels.append(examples.labels.numpy())
+    return np.concatenate(features), np.concatenate(labels)

@@ -28,6 +28,7 @@ from curate.pipeline.forecast import seconds_of
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.score import selector_for
 from curate.recipe import Recipe, fingerprint
+from curate.recipe.names import POLICIES
 from curate.rules import State, as_sgd
 from curate.runtime.files import write_whole, write_whole_text
 from curate.runtime.journal import Journal
@@ -289,7 +290,7 @@ def run_verify(
         UserError: nothing can be verified; why is in the message.
     """
     phases = phases or Phases()
-    if recipe.selection.policy != "look_ahead":
+    if not POLICIES[recipe.selection.policy].goes_back:
         raise UserError(
             f"selection.policy: {recipe.selection.policy} has no influences to verify; "
             "verify needs look_ahead."

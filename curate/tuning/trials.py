@@ -16,6 +16,7 @@ from curate.pipeline.retraining import Retraining
 from curate.pipeline.score import Chosen, choose, cut, selector_for
 from curate.pipeline.worth import FIRST, MORE, Appraiser, Worth
 from curate.recipe import Keep, Recipe, Tune
+from curate.recipe.names import POLICIES
 from curate.runtime.progress import Phases
 from curate.selection import Array
 from curate.selection.budget import Budget
@@ -52,7 +53,7 @@ class Trials:
         """
         grid = self.grid
         job = self._at(Pair(grid.horizons[-1], learning_rate))
-        selector, state, _ = selector_for(job, "look_ahead")
+        selector, state, _ = selector_for(job, job.recipe.selection.policy)
         judge, steps = selector.judge, job.steps(job.recipe.training.seed)
         end, views = run_pilot(judge, state, steps, grid.horizons, grid.tune.coverage, tick)
         metrics = [
@@ -70,7 +71,7 @@ class Trials:
         """
         job, seeds = self._at(pair), self.grid.tune.seeds
         runs = []
-        for chosen in self._budgets(job, choose(job, "look_ahead", phases)):
+        for chosen in self._budgets(job, choose(job, job.recipe.selection.policy, phases)):
             with phases.phase("retrain", len(seeds) * self.grid.steps) as tick:
                 metrics = [
                     retrain(job, chosen.choice.kept, seed, self.judging.validation, tick)
@@ -138,7 +139,7 @@ def set_up(job: Job) -> Trials:
             a grid or budget that makes no sense.
     """
     selection, tune = job.recipe.selection, job.recipe.tune or Tune()
-    if selection.policy != "look_ahead":
+    if not POLICIES[selection.policy].goes_back:
         raise UserError(
             f"selection.policy: {selection.policy} has no horizon to tune; tune needs look_ahead."
         )
@@ -150,7 +151,7 @@ def set_up(job: Job) -> Trials:
             f"tune.metric: {tune.metric} is none of this objective's; it has {', '.join(metrics)}."
         )
     seen_by = replace(job, data=replace(job.data, validation=seen))
-    selector, _, steps = selector_for(seen_by, "look_ahead", halved=True)
+    selector, _, steps = selector_for(seen_by, selection.policy, halved=True)
     grid = make_grid(
         job.recipe,
         job.total_steps(),

@@ -8,11 +8,10 @@ import torch
 from curate.errors import ModelError, RecipeError
 from curate.pipeline.build import (
     assign_groups,
-    base_learning_rates,
     choose_device,
     param_groups,
-    shuffled_batches,
 )
+from curate.pipeline.job import _shuffled_batches
 from curate.recipe import Recipe, check_recipe
 from curate.recipe.load import parse
 from tests.job import RECIPE
@@ -26,7 +25,7 @@ def recipe(groups: str) -> Recipe:
 
 def test_every_epoch_has_every_row_once_and_its_own_order() -> None:
     pool = torch.tensor([3, 5, 7, 11, 13])
-    batches = shuffled_batches(pool, 2, torch.Generator().manual_seed(0))
+    batches = _shuffled_batches(pool, 2, torch.Generator().manual_seed(0))
     taken = list(islice(batches, 6))
     assert [len(batch) for batch in taken] == [2, 2, 1, 2, 2, 1]
     epochs = [torch.cat(taken[:3]), torch.cat(taken[3:])]
@@ -50,7 +49,7 @@ def test_a_group_has_the_settings_of_the_base_but_for_those_it_changes() -> None
     assert (changed.kind, changed.lr, changed.weight_decay) == (base.kind, base.lr, 0.0)
     assert base.weight_decay > 0
     assert other.kind == "sgd"
-    assert base_learning_rates(recipe(groups)) == (1e-2, 1e-2, 0.5)
+    assert [section.lr for section in param_groups(recipe(groups))] == [1e-2, 1e-2, 0.5]
 
 
 def test_the_device_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
