@@ -10,6 +10,7 @@ from pathlib import Path
 
 import curate
 from curate.recipe import reference
+from curate.recipe.section import Section, sections
 
 ROOT = Path(curate.__file__).parent
 PROJECT = ROOT.parent
@@ -86,6 +87,12 @@ def lines(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
+def arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How many arguments a function takes, itself aside."""
+    names = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return sum(name.arg not in ("self", "cls") for name in names)
+
+
 def suppressed() -> dict[str, int]:
     """How many lines each folder keeps from the formatter."""
     mark = "# fmt: " + "skip"
@@ -116,13 +123,15 @@ def main() -> None:
     biggest = max((lines(path), str(path.relative_to(ROOT))) for path in files())
     undescribed = [
         f"{section.__name__}.{key}"
-        for section in reference.sections()
+        for section in sections(Section)
         for key in section.model_fields.keys() - reference.described(section).keys()
     ]
     print(f"rooms: {len(levels)}; arrows: {len(arrows())}; floors: {max(levels.values())}")
     print(f"rooms in circles: {sum(level < 0 for level in levels.values())}")
     print(f"lines: {sum(map(lines, ROOT.rglob('*.py')))} in {len(files()) + 1} files")
     print(f"longest function: {longest[0]} lines, {longest[1]}")
+    many = sorted(f.name for path in files() for f in functions(path) if arguments(f) > 6)
+    print(f"functions of 7 and more arguments: {len(many)}, {', '.join(many)}")
     print(f"biggest file: {biggest[0]} lines, {biggest[1]}")
     print(f"recipe keys without a description: {len(undescribed)}")
     print(f"fmt: skip: {suppressed()}")
