@@ -34,7 +34,7 @@ from curate.trajectory import Step, Task
 class WindowReport(Outcome):
     """What one window came to, see `Outcome`; fewer steps than `horizon` at the end of an epoch.
 
-    realised: measured when the loop has trained on the window and asks for the next; None until
+    realized: measured when the loop has trained on the window and asks for the next; None until
     then. horizon: K asked for. seconds: spent choosing.
     gain: with `keep="auto"`, the loss on target rows that did not choose after training on
     everything, less that after training on what was or would have been kept; None until measured.
@@ -47,9 +47,9 @@ class WindowReport(Outcome):
     @property
     def ratio(self) -> float | None:
         """Realized over predicted: near 1 where the linear picture holds."""
-        if self.realised is None or not self.predicted:
+        if self.realized is None or not self.predicted:
             return None
-        return self.realised / self.predicted
+        return self.realized / self.predicted
 
     def metrics(self) -> dict[str, float | None]:
         """The numbers that trackers receive."""
@@ -182,7 +182,7 @@ class LiveLoop:
         report = self.reports[-1]
         with self.training.simulated():
             theta = self.training.read()[0].read()
-            report.realised = self._unsettled.realized(theta)
+            report.realized = self._unsettled.realized(theta)
             if self._paying and report.gain is None:
                 report.gain = self._everything - self._judged_loss(theta)
                 self._paying.enter(report.gain)

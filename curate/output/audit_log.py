@@ -17,6 +17,8 @@ import pyarrow as pa
 
 from curate.errors import DataError, OutputError
 
+FORMERLY = {"realised": "realized"}
+"""Columns by the names that they had, and have."""
 CANDIDATES, WINDOWS = "candidates", "windows"
 CANDIDATE_COLUMNS: dict[str, pa.DataType] = {
     "window": pa.int64(),
@@ -35,7 +37,7 @@ WINDOW_COLUMNS: dict[str, pa.DataType] = {
     "steps": pa.int64(),
     "target_loss": pa.float64(),
     "predicted": pa.float64(),
-    "realised": pa.float64(),
+    "realized": pa.float64(),
     "seconds": pa.float64(),
 }
 
@@ -92,7 +94,7 @@ def read_log(folder: str | PathLike[str]) -> pl.DataFrame:
     (positive: the example helps; loss units) and `influence/<target>` where
     there are several, `value` (what the budget ranked), `weight` (in the mean
     that the loop trains on), `kept`; and, of the candidate's window, `horizon`,
-    `steps`, `target_loss`, `predicted`, `realised` and `seconds`, null if it
+    `steps`, `target_loss`, `predicted`, `realized` and `seconds`, null if it
     was never trained to its end.
 
     Raises:
@@ -118,4 +120,5 @@ def _read(path: Path, columns: dict[str, pa.DataType]) -> pl.DataFrame:
         schema = reader.schema
         while True:
             batches.append(reader.read_next_batch())
-    return pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches, schema=schema)))
+    table = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches, schema=schema)))
+    return table.rename(FORMERLY, strict=False)

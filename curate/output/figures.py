@@ -101,17 +101,17 @@ def scores(table: pl.DataFrame) -> Figure | None:
 
 def course(windows: pl.DataFrame) -> Figure | None:
     """Target loss at the end of every window: trained on everything, and on what was kept."""
-    if len(windows) < 2 or "realised" not in windows.columns:
+    if len(windows) < 2 or "realized" not in windows.columns:
         return None
     end = pl.col("first_step") + pl.col("steps")
     everything = windows.select(end, "target_loss")
-    kept = windows.select(end, pl.col("target_loss") + pl.col("realised")).drop_nulls()
+    kept = windows.select(end, pl.col("target_loss") + pl.col("realized")).drop_nulls()
     losses = [*everything["target_loss"], *kept["target_loss"]]
     if not all(map(math.isfinite, losses)):
         return None
     measured = "What it came to on what was kept is not measured where windows overlap."
     if len(kept):
-        better = windows.filter(pl.col("realised") < 0).height
+        better = windows.filter(pl.col("realized") < 0).height
         measured = f"What was kept did better in {better} of {len(kept)} windows measured."
     return _over_steps(
         name="course",
@@ -147,24 +147,24 @@ def over_training(windows: pl.DataFrame) -> Figure | None:
 
 
 def promises(windows: pl.DataFrame) -> Figure | None:
-    """Realised against predicted change of the target loss, a dot per window."""
-    if not {"realised", "predicted"} <= set(windows.columns):
+    """Realized against predicted change of the target loss, a dot per window."""
+    if not {"realized", "predicted"} <= set(windows.columns):
         return None
-    changes = windows.drop_nulls(["realised", "predicted"]).filter(pl.col("predicted") != 0)
+    changes = windows.drop_nulls(["realized", "predicted"]).filter(pl.col("predicted") != 0)
     if changes.is_empty():
         return None
 
     def draw(axes: "Axes") -> None:
-        axes.plot(changes["predicted"], changes["realised"], "o", color=KEPT, label="a window")
+        axes.plot(changes["predicted"], changes["realized"], "o", color=KEPT, label="a window")
         axes.axline((0, 0), slope=1, color=QUIET, linestyle="--", label="as predicted")
-        axes.set(xlabel="predicted change of target loss", ylabel="realised")
+        axes.set(xlabel="predicted change of target loss", ylabel="realized")
 
     ratio = trust_ratio(windows)
     return Figure(
         name="promises",
         title="Did predictions come true?",
         alt=f"{count(len(changes), 'window')}: changes predicted {_span(changes['predicted'])}, "
-        f"and realised {_span(changes['realised'])}.",
+        f"and realized {_span(changes['realized'])}.",
         caption="A dot per window: what dropping its rows was predicted to change, and what it "
         "did. Negative is better; on the line predictions come true."
         + ("" if ratio is None else f" {ratio_line(ratio)}"),

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
 
 from curate.errors import OutputError
+from curate.output.audit_log import FORMERLY
 from curate.output.rows import RowViewer, Shown
 from curate.output.words import visible
 from curate.recipe import Recipe, load_recipe
@@ -325,6 +326,7 @@ def _read_json(path: Path, shape: Any) -> Any:
 def _read_table(path: Path, columns: dict[str, Any]) -> pl.DataFrame:
     with _reading(path):
         table = pl.DataFrame(pl.from_arrow(pq.read_table(path)))
+        table = table.rename(FORMERLY, strict=False)
         return table.with_columns(pl.col(name).cast(kind) for name, kind in columns.items())
 
 

@@ -20,7 +20,7 @@ RELIABLE = 0.5
 FEWEST = 10
 """Examples left out below which an interval is too uncertain itself for a verdict."""
 ADDS_UP, FAILS = 0.7, 0.3
-"""Realised over predicted change of a window, from which influences add up, or below do not."""
+"""Realized over predicted change of a window, from which influences add up, or below do not."""
 ANSWERS = {
     "pays": "choosing pays",
     "does not pay": "choosing does not pay",
@@ -31,7 +31,7 @@ ANSWERS = {
 def verdict(error: float, signal: float, probes: int, ratio: float | None = None) -> str:
     """One sentence on influences of mean size `signal` that are expected to be off by `error`.
 
-    probes: removals that were followed exactly. ratio: realised over predicted change of the
+    probes: removals that were followed exactly. ratio: realized over predicted change of the
     windows, where it was measured.
     """
     share = _share(error, signal)
@@ -110,17 +110,17 @@ def repeats_line(repeats: dict[str, Any]) -> str:
 
 
 def trust_ratio(windows: pl.DataFrame) -> float | None:
-    """Median over the windows of realised over predicted change; None if none was measured."""
-    if not {"realised", "predicted"} <= set(windows.columns):
+    """Median over the windows of realized over predicted change; None if none was measured."""
+    if not {"realized", "predicted"} <= set(windows.columns):
         return None
-    ratios = (windows["realised"] / windows["predicted"]).drop_nulls()
+    ratios = (windows["realized"] / windows["predicted"]).drop_nulls()
     median = ratios.filter(ratios.is_finite()).median()
     return float(median) if isinstance(median, float) else None
 
 
 def ratio_line(ratio: float) -> str:
-    """What the median of realised over predicted change says about the windows."""
-    text = f"Realised over predicted, the median of the windows: {ratio:.2f}. "
+    """What the median of realized over predicted change says about the windows."""
+    text = f"Realized over predicted, the median of the windows: {ratio:.2f}. "
     if ADDS_UP <= ratio <= 1 / ADDS_UP:
         return text + "That is near 1: influences add up."
     if FAILS <= ratio < ADDS_UP:

@@ -184,7 +184,7 @@ def _weigh(
 def _window_logger(trackers: Sequence[Tracker]) -> Callable[[Outcome, float | None], None]:
     """Logs the outcome of every window, at its first step.
 
-    window/target_loss, window/predicted and window/realised are those of `Outcome`, in loss
+    window/target_loss, window/predicted and window/realized are those of `Outcome`, in loss
     units; window/kept is a share of the candidates; window/influence the mean size of their
     influences, window/error what to expect those to be off by; window/seconds since the last.
     """

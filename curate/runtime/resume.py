@@ -17,7 +17,7 @@ from curate.runtime.journal import Journal
 from curate.runtime.ranks import ALONE, Ranks, agreed, everywhere
 from curate.runtime.savepoints import Savepoints
 
-FORMAT = 1
+FORMAT = 2
 LOCK, RUN, EVALUATION = "lock", "run.json", "evaluation.jsonl"
 MARK = "provenance.json"
 """The file by which a directory is known as one that `curate select` wrote."""
@@ -216,7 +216,7 @@ def _read(folder: Path) -> dict[str, Any]:
         checksum, version = plain.pop("checksum"), plain["format"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         checksum, version = None, None
-    if isinstance(version, int) and version > FORMAT:
+    if isinstance(version, int) and version != FORMAT:
         raise UnfinishedError(
             f"{path}: is of format {version} and this curate knows {FORMAT}; resume with the "
             "version that wrote it, or start again with --overwrite."

@@ -203,7 +203,7 @@ class Selector:
                 outcome = decided.outcome()
                 if first in looks:
                     theta = so_far.state.theta
-                    outcome.realised = 0.0 if decided.everything else decided.realized(theta)
+                    outcome.realized = 0.0 if decided.everything else decided.realized(theta)
                 so_far.outcomes.append(outcome)
                 if on_outcome is not None:
                     on_outcome(outcome, so_far.latest_error())

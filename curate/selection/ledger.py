@@ -20,7 +20,7 @@ class Outcome:
     first_step: its place in the run. steps: decided, K or fewer. candidates: scored in them.
     kept: of those. signal: mean |influence|. target_loss: at the window's end, trained on
     everything. predicted: change of that loss from training on what was kept, first order in
-    each step's mean gradient; None where a step kept nothing. realised: the change itself; None
+    each step's mean gradient; None where a step kept nothing. realized: the change itself; None
     where it was not measured, see `Selector`.
     """
 
@@ -31,14 +31,14 @@ class Outcome:
     signal: float
     target_loss: float
     predicted: float | None
-    realised: float | None = None
+    realized: float | None = None
 
     def metrics(self) -> dict[str, float | None]:
         """The numbers that trackers receive: `kept` as a share, `influence` the signal."""
         return {
             "target_loss": self.target_loss,
             "predicted": self.predicted,
-            "realised": self.realised,
+            "realized": self.realized,
             "kept": self.kept / self.candidates,
             "influence": self.signal,
         }

@@ -150,7 +150,7 @@ def test_what_is_simulated_is_what_happens(
     assert len(errors) == len(made.look_ahead_reports) >= 2
     # transformers takes the logits of language models to float32
     assert max(errors) < (1e-5 if data is texts else 1e-8)
-    assert all(report.realised is not None for report in made.look_ahead_reports)
+    assert all(report.realized is not None for report in made.look_ahead_reports)
     assert all(report.kept * 2 == report.candidates for report in made.look_ahead_reports)
 
 

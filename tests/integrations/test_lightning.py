@@ -91,7 +91,7 @@ def test_what_is_simulated_is_what_happens(
     wrapped.settle()
     assert len(wrapped) == 6
     assert len(wrapped.reports) == len(errors) >= 3
-    assert all(report.realised is not None for report in wrapped.reports)
+    assert all(report.realized is not None for report in wrapped.reports)
     assert max(errors) < 1e-5
 
 

@@ -256,8 +256,8 @@ def test_a_loop_left_early_is_not_measured() -> None:
     for _ in wrapped:
         break
     train(wrapped, model, optimizer)
-    assert wrapped.reports[0].realised is None
-    assert all(report.realised is not None for report in wrapped.reports[1:])
+    assert wrapped.reports[0].realized is None
+    assert all(report.realized is not None for report in wrapped.reports[1:])
 
 
 @dataclasses.dataclass

@@ -145,7 +145,7 @@ def test_a_window_that_is_not_scored_goes_through_whole_without_a_report() -> No
 def test_a_report_compares_what_came_with_what_was_predicted() -> None:
     report = WindowReport(0, 2, 32, 16, 0.1, 1.0, predicted=-0.2, horizon=4)
     assert report.ratio is None
-    report.realised = -0.1
+    report.realized = -0.1
     assert report.ratio == 0.5
     assert report.metrics()["kept"] == 0.5
     assert report.metrics()["horizon"] == 4

@@ -18,9 +18,9 @@ from curate.recipe import Recipe, check_recipe
 from curate.runtime.resume import staged
 
 WINDOWS = [
-    {"first_step": 0, "steps": 4, "target_loss": 1.5, "predicted": -0.2, "realised": -0.1},
-    {"first_step": 4, "steps": 4, "target_loss": 0.75, "predicted": -0.1, "realised": -0.08},
-    {"first_step": 8, "steps": 2, "target_loss": 0.5, "predicted": -0.1, "realised": None},
+    {"first_step": 0, "steps": 4, "target_loss": 1.5, "predicted": -0.2, "realized": -0.1},
+    {"first_step": 4, "steps": 4, "target_loss": 0.75, "predicted": -0.1, "realized": -0.08},
+    {"first_step": 8, "steps": 2, "target_loss": 0.5, "predicted": -0.1, "realized": None},
 ]
 for _window, _signal, _error in zip(WINDOWS, (2e-3, 1e-3, 1e-3), (1e-4, 1e-4, 2e-4), strict=True):
     _window |= {"candidates": 9, "kept": 5, "signal": _signal, "error": _error}

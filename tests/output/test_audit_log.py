@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, load_dataset, load_from_disk
@@ -48,9 +49,9 @@ def test_every_candidate_offered_is_there_once(tmp_path: Path) -> None:
     windows = log.unique("window", maintain_order=True)
     for name in ("horizon", "steps", "predicted", "target_loss", "seconds"):
         assert windows[name].to_list() == [getattr(r, name) for r in wrapped.reports]
-    realised = [report.realised for report in wrapped.reports]
+    realized = [report.realized for report in wrapped.reports]
     # the last window was trained on, but nobody has come back to say so
-    assert windows["realised"].to_list()[:3] == realised[:3]
+    assert windows["realized"].to_list()[:3] == realized[:3]
 
 
 def test_a_log_has_the_influence_on_each_target(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_what_was_being_written_when_a_run_died_is_left_out(tmp_path: Path) -> N
         left = read_log(tmp_path)
         assert len(left) % 16 == 0
         assert 0 < len(left) < len(whole)
-        assert left.drop("realised").equals(whole.head(len(left)).drop("realised"))
+        assert left.drop("realized").equals(whole.head(len(left)).drop("realized"))
 
 
 def test_a_window_is_on_disk_before_it_is_trained_on(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_a_window_is_on_disk_before_it_is_trained_on(tmp_path: Path) -> None:
     wrapped = LookAheadLoader(loader, model, optimizer, losses, target(), **options)
     for number, _ in enumerate(wrapped):
         assert len(read_log(tmp_path)) == 32 * (number // 2 + 1)
-    assert read_log(tmp_path)["realised"].null_count() == 0
+    assert read_log(tmp_path)["realized"].null_count() == 0
 
 
 def test_another_run_goes_on_in_the_same_log(tmp_path: Path) -> None:
@@ -179,3 +180,16 @@ def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         logged(tmp_path / "file")
+
+
+def test_a_column_by_the_name_that_it_had_is_read(tmp_path: Path) -> None:
+    from curate.output import audit_log
+
+    table = pa.table({"window": [0], "realised": [0.5]})
+    with (
+        pa.OSFile(str(tmp_path / "w.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as writer,
+    ):
+        writer.write_table(table)
+    found = audit_log._read(tmp_path / "w.arrow", audit_log.WINDOW_COLUMNS)
+    assert found["realized"].to_list() == [0.5]

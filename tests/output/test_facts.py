@@ -44,7 +44,7 @@ def test_what_was_not_measured_is_not_made_up(saved: SavedRun) -> None:
     facts = trust(saved)
     assert facts["expected error"].startswith("Not estimated")
     assert facts["prediction"].startswith(
-        "Realised over predicted, the median of the windows: 0.65"
+        "Realized over predicted, the median of the windows: 0.65"
     )
     assert "prediction" not in trust(replace(saved, windows=pl.DataFrame()))
     assert "selection.judge is off" in worth(saved)["choosing"]

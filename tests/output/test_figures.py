@@ -47,13 +47,13 @@ def choice(name: str, *losses: float) -> dict[str, Any]:
     return {"trained_on": name, "rows": 3, "loss": loss}
 
 
-def test_a_dot_of_promises_is_at_predicted_and_realised() -> None:
+def test_a_dot_of_promises_is_at_predicted_and_realized() -> None:
     figure = promises(WINDOWS_TABLE)
     assert figure is not None
     np.testing.assert_allclose(line(drawn(figure), "a window"), [(-0.2, -0.1), (-0.1, -0.08)])
     assert "0.65. Rows dropped together did less" in figure.caption
     assert figure.alt == (
-        "2 windows: changes predicted from −0.2 to −0.1, and realised from −0.1 to −0.08."
+        "2 windows: changes predicted from −0.2 to −0.1, and realized from −0.1 to −0.08."
     )
 
 
@@ -65,7 +65,7 @@ def test_the_course_has_both_ends_of_every_window() -> None:
     np.testing.assert_allclose(line(axes, "on what was kept"), [(4, 1.4), (8, 0.67)])
     assert "better in 2 of 2 windows" in figure.caption
     assert "on everything: 1.5 at first, 0.5 at last" in figure.alt
-    without = course(WINDOWS_TABLE.with_columns(realised=pl.lit(None, pl.Float64)))
+    without = course(WINDOWS_TABLE.with_columns(realized=pl.lit(None, pl.Float64)))
     assert without is not None
     assert "not measured" in without.caption
     (only,) = drawn(without).lines

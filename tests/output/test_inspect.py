@@ -35,7 +35,7 @@ def test_the_summary_has_what_the_run_knows(
     text = inspect(capsys, finished / "out")
     for part in (
         *("rows.parquet (x → label)", "36 of 72 kept (50%)", "14 wrong labels", "adamw"),
-        *("horizon 4 steps, 4 rounds; keep 50%", "retrained on", "everything", "Realised"),
+        *("horizon 4 steps, 4 rounds; keep 50%", "retrained on", "everything", "Realized"),
         *("group", "the 5 worst"),
     ):
         assert part in text

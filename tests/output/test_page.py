@@ -41,7 +41,7 @@ def test_the_report_has_the_numbers_of_the_run(finished: Path) -> None:
     assert sum(part["candidates"] for part in parts) == 72
     mean = provenance["evaluation"][0]["loss"]["mean"]
     assert any(cell.startswith(f"{mean:.3f} ±") for cell in page.texts["td"])
-    windows = pl.read_parquet(finished / "out" / "windows.parquet").drop_nulls("realised")
+    windows = pl.read_parquet(finished / "out" / "windows.parquet").drop_nulls("realized")
     assert any(str(i["alt"]).startswith(f"{len(windows)} windows:") for i in page.all("img"))
 
 

@@ -69,7 +69,7 @@ def test_every_horizon_goes_through_one_driver_and_one_policy(horizon: int) -> N
 
 
 def test_what_became_of_a_window_is_what_training_on_what_was_kept_gives() -> None:
-    """Predicted: to first order, so to the learning rate. Realised: by hand."""
+    """Predicted: to first order, so to the learning rate. Realized: by hand."""
     gaps = []
     for lr in (1e-3, 1e-4):
         steps = tiny.steps(6, (lr,), size=6)
@@ -83,23 +83,23 @@ def test_what_became_of_a_window_is_what_training_on_what_was_kept_gives() -> No
         seen: list[tuple[State, Decided]] = []
         found = chosen.run(state, steps, on_window=lambda *w, seen=seen: seen.append(w)).outcomes
         assert [own.first_step for own in found] == [0, 2, 4]
-        assert [own.realised is None for own in found] == [False, False, True]
+        assert [own.realized is None for own in found] == [False, False, True]
         for own, (before, decided), after in zip(found, seen, seen[1:], strict=False):
             ends, judged = [], decided.judged
             for theta in (replay(task, rule, before, judged.steps).theta, after[0].theta):
                 each = target_losses(task.model, task.objective, targets, theta)
                 ends.append(float(0.8 * each[0] + 0.2 * each[1]))
             assert own.target_loss == pytest.approx(ends[0], rel=1e-14)
-            assert own.realised == pytest.approx(ends[1] - ends[0], rel=1e-9)
-            assert own.realised != 0
+            assert own.realized == pytest.approx(ends[1] - ends[0], rel=1e-9)
+            assert own.realized != 0
             assert (own.candidates, own.kept, own.steps) == (12, 6, 2)
             assert judged.scores is not None
             influences = torch.cat(judged.scores.influences, dim=1)
             signal = (0.8 * influences[0] + 0.2 * influences[1]).abs().mean()
             assert own.signal == pytest.approx(float(signal), rel=1e-12)
-        assert found[0].realised is not None
+        assert found[0].realized is not None
         assert found[0].predicted is not None
-        gaps.append(abs(found[0].predicted / found[0].realised - 1))
+        gaps.append(abs(found[0].predicted / found[0].realized - 1))
     assert gaps[1] < 0.2 * gaps[0] < 0.02
 
 
@@ -107,7 +107,7 @@ def test_no_prediction_where_a_step_kept_nothing_and_no_change_where_all_was_kep
     steps = tiny.steps(4, size=6)
     chosen = selector(2)
     everything = chosen.run(start(chosen), steps).outcomes
-    assert [(own.predicted, own.realised) for own in everything] == [(0.0, 0.0), (0.0, None)]
+    assert [(own.predicted, own.realized) for own in everything] == [(0.0, 0.0), (0.0, None)]
     picky = replace(chosen, budget=Budget(threshold=2.2))
     found = picky.run(start(chosen), steps).outcomes
     assert None in [own.predicted for own in found]

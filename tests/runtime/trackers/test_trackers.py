@@ -92,7 +92,7 @@ def test_a_selection_tells_of_every_window_and_what_it_came_to(here: Path) -> No
         assert metrics["seconds"] > 0
         assert metrics["kept"] == row["kept"] / row["candidates"]
         assert metrics["influence"] == row["signal"]
-        for name in ("target_loss", "predicted", "realised"):
+        for name in ("target_loss", "predicted", "realized"):
             assert metrics.get(name) == row[name]
     assert told[-1][1]["error"] == pytest.approx(windows["error"][-1], rel=1e-12)
     ((step, found),) = recorder.of("run")
@@ -199,7 +199,7 @@ def test_a_loop_tells_of_every_window_it_trained_on(keep: float | str) -> None:
         assert metrics == {
             "target_loss": report.target_loss,
             "predicted": report.predicted,
-            "realised": report.realised,
+            "realized": report.realized,
             "kept": report.kept / report.candidates,
             "influence": report.signal,
             "horizon": 4.0,
