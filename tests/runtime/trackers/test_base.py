@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from curate.runtime.trackers import Careful, careful
-from curate.runtime.trackers.base import tell
+from curate.runtime.trackers.base import log_metrics
 from tests.runtime.trackers.stubs import Recorder
 
 
@@ -36,5 +36,5 @@ def test_careful_ones_are_not_wrapped_twice() -> None:
 
 def test_only_what_is_known_is_told_of_by_its_full_name() -> None:
     one, two = Recorder(), Recorder()
-    tell([one, two], "window", {"kept": 1, "error": None}, 3)
+    log_metrics([one, two], "window", {"kept": 1, "error": None}, 3)
     assert one.told == two.told == [(3, {"window/kept": 1.0})]
