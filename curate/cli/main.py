@@ -220,7 +220,7 @@ def verify(
 @click.option(
     "--out",
     type=PATH,
-    help="Directory to write and to go on from; out/NAME.tune for NAME.yaml if not given.",
+    help="Directory to write, and to resume from; out/NAME.tune for NAME.yaml if not given.",
 )
 @click.option("--storage", metavar="URL", help="Database of the study, to share among machines.")
 @TRACK

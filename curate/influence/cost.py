@@ -35,7 +35,7 @@ START = 3.0
 
 @dataclass(frozen=True)
 class RunShape:
-    """What of a run decides what it takes.
+    """The numbers of a run that decide what it costs.
 
     kept: share of its candidates (or of their tokens) that every step keeps, one per step.
     horizon: of the windows. rounds: of each.
@@ -75,7 +75,7 @@ class RunShape:
 
 @dataclass(frozen=True)
 class Work:
-    """Steps that a run does.
+    """The steps that a run takes, by kind.
 
     recorded: forward steps of the windows; `kept` of them keep their gradients. scored:
     backward steps. redone: forward steps again on the way back, for want of
@@ -114,7 +114,7 @@ class Passes:
 
 
 def work(run: RunShape) -> Work:
-    """The steps that a run does; what a budget by threshold drops whole is counted as done."""
+    """The steps that a run takes; what a budget by threshold drops whole is counted as done."""
     lengths = [len(window) for window in run.windows]
     recorded = run.rounds * sum(lengths)
     committed = sum(len(own) for own in _committed(run))
