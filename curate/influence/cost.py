@@ -29,6 +29,9 @@ SETUP, STEP_SIZES, CHECK = 1.0, 3.0, 2.0
 differences are taken; and per target, every so many differences, to check those (`EVERY`)."""
 FORWARD = 1 / 3
 """Passes of a forward pass alone."""
+LEAST = 5
+"""Removals that a run follows at least, if it has as many windows, whatever its share pays for:
+fewer say little of their error."""
 START = 3.0
 """Passes of beginning to follow a removal, beside the steps to the window's end."""
 
@@ -199,7 +202,7 @@ def _probes(run: RunShape, windows: Sequence[int]) -> float:
         return 0.0
     scoring = run.rounds * sum(scoring_passes(run, length) for length in windows)
     one = removal_passes(run, windows[0] - (windows[0] - 1) / 3)
-    return max(run.probing * scoring, one)
+    return max(run.probing * scoring, one * min(LEAST, len(windows)))
 
 
 def _gradients_at_hand(run: RunShape, length: int) -> int:

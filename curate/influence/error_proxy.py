@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from curate.influence.cost import RunShape, removal_passes, scoring_passes
+from curate.influence.cost import LEAST, RunShape, removal_passes, scoring_passes
 from curate.influence.probes import Probe, Probing, as_probes, size_of
 from curate.influence.window import WindowScores
 from curate.trajectory import Step
@@ -94,13 +94,14 @@ class ErrorProxy:
         """How many removals of a window to follow.
 
         As many as the share pays for, on average over the windows. They are drawn where
-        influences are large, which is early more often than late: a third into the window.
+        influences are large, which is early more often than late: a third into the window. One in
+        every window at least until there are `LEAST`.
         """
         shape, length = self._shape(steps, target_rows), len(steps)
         self._left += self._share * self._rounds * scoring_passes(shape, length)
         number = int(self._left / removal_passes(shape, length - (length - 1) / 3))
-        if self._share > 0 and not self._windows:
-            number = max(number, 1)  # a run of one window has to know something
+        if self._share > 0 and sum(len(window.probes) for window in self._windows) < LEAST:
+            number = max(number, 1)  # a short run, too, has to know something
         return Probing(max(number, 0), int(self._random.integers(2**62)))
 
     def enter(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from curate.influence import ErrorProxy, WindowScores
-from curate.influence.cost import RunShape, removal_passes, scoring_passes
+from curate.influence.cost import LEAST, RunShape, removal_passes, scoring_passes
 from curate.influence.error_proxy import BORROWED
 from curate.influence.probes import Probe
 from curate.trajectory import Step
@@ -152,13 +152,20 @@ def test_probes_cost_their_share_of_scoring_over_many_windows(
         drawn += len(places)
         if window > 0:
             per_window = share * scoring / (window + 1)
-            assert spent <= share * scoring + dearest + per_window
-    assert 0.9 * share * scoring - dearest <= spent <= 1.1 * share * scoring + dearest
+            assert spent <= share * scoring + LEAST * dearest + per_window
+    least = share * scoring - dearest
+    assert 0.9 * least <= spent <= 1.1 * share * scoring + dearest
     assert drawn
 
 
-def test_a_run_of_one_window_has_one_probe_at_least_and_none_for_nothing() -> None:
-    steps = [step(range(5))] * 4
+def test_a_short_run_has_a_probe_in_every_window_and_none_for_nothing() -> None:
+    steps, counts = [step(range(5))] * 4, []
+    proxy = ErrorProxy(1e-9, exact=False)
+    for window in range(LEAST + 2):
+        counts.append(proxy.plan(steps, 20).count)
+        probes = [probe(1, 1, 1, 1, 0)] * counts[-1]
+        proxy.enter(window, steps, window_scores([[1] * 5] * 4, probes), 20)
+    assert counts == [1] * LEAST + [0, 0]
     assert ErrorProxy(1e-9, exact=False).plan(steps, 20).count == 1
     assert ErrorProxy(0.0, exact=False).plan(steps, 20).count == 0
 

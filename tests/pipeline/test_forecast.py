@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from curate.influence import window as influence_window
-from curate.influence.cost import RunShape, measured, passes, work
+from curate.influence.cost import LEAST, RunShape, measured, passes, work
 from curate.pipeline import forecast as estimate
 from curate.pipeline.forecast import Sizes, disk, memory
 from curate.runtime import savepoints
@@ -226,6 +226,8 @@ def test_probes_cost_about_what_is_forecast(done: Counter[str], horizon: int) ->
 
 def test_one_probe_is_the_least() -> None:
     assert passes(run_of(20, probing=1e-9)).probes == 3 + 20 - 19 / 3
+    assert passes(run_of(20, horizon=5, probing=1e-9)).probes == pytest.approx(4 * (3 + 5 - 4 / 3))
+    assert passes(run_of(20, horizon=1, probing=1e-9)).probes == pytest.approx(LEAST * 4)
     assert passes(run_of(20)).probes == 0
 
 
