@@ -97,7 +97,8 @@ class Selection(Section):
     """Whether a row's removal is followed to first order through the optimizer (linear) or put
     through its rule (exact)."""
     probing: Annotated[float, Field(ge=0, le=100)] = 0.2
-    """The share of the cost of scoring that goes into estimating its error."""
+    """The share of the cost of scoring that goes into estimating its error; above 0, five removals
+    are followed at least, if there are as many windows."""
     neighbors: Count = 5
     """The number of neighbors of KNN-Shapley."""
 
