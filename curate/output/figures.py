@@ -109,17 +109,21 @@ def course(windows: pl.DataFrame) -> Figure | None:
     losses = [*everything["target_loss"], *kept["target_loss"]]
     if not all(map(math.isfinite, losses)):
         return None
-    measured = "What it came to on what was kept is not measured where windows overlap."
-    if len(kept):
+    caption, lines = "While the run was scored, nothing was dropped.", {"on everything": everything}
+    if (windows["realized"].fill_null(0.0) != 0).any():
         better = windows.filter(pl.col("realized") < 0).height
-        measured = f"What was kept did better in {better} of {len(kept)} windows measured."
+        caption = (
+            "Each window starts from what the ones before it kept, and is trained twice: on "
+            "everything it was offered, to score it, and on what it keeps. What was kept did "
+            f"better in {better} of {len(kept)} windows measured."
+        )
+        lines = {"on what was kept": kept} | lines
     return _over_steps(
         name="course",
         title="Target loss over the run",
-        caption="Each window starts from what the ones before it kept, and is trained twice: on "
-        f"everything it was offered, to score it, and on what it keeps. {measured}",
+        caption=caption,
         ylabel="target loss",
-        lines={"on what was kept": kept, "on everything": everything},
+        lines=lines,
         log=0 < 30 * min(losses) < max(losses),
     )
 

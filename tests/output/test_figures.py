@@ -65,11 +65,16 @@ def test_the_course_has_both_ends_of_every_window() -> None:
     np.testing.assert_allclose(line(axes, "on what was kept"), [(4, 1.4), (8, 0.67)])
     assert "better in 2 of 2 windows" in figure.caption
     assert "on everything: 1.5 at first, 0.5 at last" in figure.alt
-    without = course(WINDOWS_TABLE.with_columns(realized=pl.lit(None, pl.Float64)))
-    assert without is not None
-    assert "not measured" in without.caption
-    (only,) = drawn(without).lines
-    assert (only.get_label(), only.get_color()) == ("on everything", DROPPED)
+
+
+@pytest.mark.parametrize("realized", [0.0, None])
+def test_the_course_of_a_run_that_dropped_nothing_is_one_line(realized: float | None) -> None:
+    """As with `keep: auto`, which drops nothing while it scores."""
+    figure = course(WINDOWS_TABLE.with_columns(realized=pl.lit(realized, pl.Float64)))
+    assert figure is not None
+    assert "nothing was dropped" in figure.caption
+    (only,) = drawn(figure).lines
+    assert only.get_label() == "on everything"
 
 
 def test_a_course_that_falls_far_is_on_a_log_scale() -> None:
