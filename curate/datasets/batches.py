@@ -1,9 +1,10 @@
 """Batches of any structure: how long they are, parts of them, where they live."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,32 +12,87 @@ from curate.errors import DataError
 
 
 def batch_length(batch: Any) -> int:
-    """Examples in a batch: the first dimension of the first tensor in it.
+    """Examples in a batch: the first dimension of its tensors.
 
     Raises:
-        DataError: there is no tensor with a batch dimension.
+        DataError: there is no tensor with a batch dimension, or one that does not run along the
+            examples.
     """
-    for leaf in leaves(batch):
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return len(leaf)
-    raise DataError(f"a batch of type {type(batch).__name__} holds no tensor to count examples by.")
+    tensors = {name: x for name, x in named_leaves(batch) if isinstance(x, Tensor) and x.ndim}
+    if not tensors:
+        raise DataError(
+            f"a batch of type {type(batch).__name__} holds no tensor to count examples by."
+        )
+    for name, x in tensors.items():
+        if x.is_nested or x.layout != torch.strided:
+            raise DataError(
+                f"{_called(name)} is a {'nested' if x.is_nested else 'sparse'} tensor, which "
+                "cannot be cut by examples; collate it dense, and convert it in the model."
+            )
+    lengths = {name: len(x) for name, x in tensors.items()}
+    first = next((name for name, length in lengths.items() if length != 1), None)
+    if first is None:
+        return 1
+    for name, length in lengths.items():
+        _require_along(name, length, lengths[first])
+    return lengths[first]
 
 
 def take(batch: Any, positions: Tensor) -> Any:
     """Some examples of a batch, by position, shape (k,), in a batch of the same structure.
 
-    Tensors and lists as long as the batch are indexed; whatever else is in it stays.
+    Tensors, arrays, lists and tuples are cut where they are as long as the batch, and lists of
+    such column by column; what holds at most one of anything stays.
+
+    Raises:
+        DataError: a part has another length.
     """
     length, chosen = batch_length(batch), positions.tolist()
+    for name, leaf in named_leaves(batch):
+        if _is_sequence(leaf) and not _are_columns(leaf, length):
+            _require_along(name, len(leaf), length)
 
     def pick(leaf: Any) -> Any:
         if _runs_along(leaf, length):
             return leaf[positions.to(leaf.device)]
-        if isinstance(leaf, list) and len(leaf) == length:
-            return [leaf[i] for i in chosen]
-        return leaf
+        if not _is_sequence(leaf):
+            return leaf
+        if _are_columns(leaf, length):
+            return type(leaf)(pick(column) for column in leaf)
+        if len(leaf) != length:
+            return leaf
+        if isinstance(leaf, np.ndarray):
+            return leaf[chosen]
+        return type(leaf)(leaf[i] for i in chosen)
 
     return map_leaves(batch, pick)
+
+
+def _is_sequence(leaf: Any) -> bool:
+    return isinstance(leaf, list | tuple) or (isinstance(leaf, np.ndarray) and leaf.ndim > 0)
+
+
+def _are_columns(leaf: Sequence[Any], length: int) -> bool:
+    """Whether it holds sequences as long as the batch, as default collation makes of strings.
+
+    Where there are as many as examples, tuples are columns and lists are rows.
+    """
+    if length == 1 or not isinstance(leaf, list | tuple) or not leaf:
+        return False
+    kinds = tuple if len(leaf) == length else list | tuple | np.ndarray
+    return all(isinstance(part, kinds) and len(part) == length for part in leaf)
+
+
+def _require_along(name: str, length: int, examples: int) -> None:
+    if length not in (0, 1, examples):
+        raise DataError(
+            f"{_called(name)} has length {length}, but the batch has {examples} examples: what is "
+            "in a batch must run along its examples, so that it can be cut with them."
+        )
+
+
+def _called(name: str) -> str:
+    return f"part {name} of a batch" if name else "a batch"
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -63,35 +119,64 @@ def _runs_along(leaf: Any, length: int) -> bool:
 
 def leaves(batch: Any) -> Iterator[Any]:
     """Everything in a batch that is not a container of tensors."""
-    parts, _ = _opened(batch)
-    if parts is None:
-        yield batch
-    else:
-        for part in parts:
-            yield from leaves(part)
+    return (leaf for _, leaf in named_leaves(batch))
+
+
+def named_leaves(batch: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves with their names: keys, fields and positions, joined by dots."""
+    opened = _opened(batch)
+    if opened is None:
+        yield name, batch
+        return
+    for key, part in opened.parts.items():
+        yield from named_leaves(part, f"{name}.{key}" if name else str(key))
 
 
 def map_leaves(batch: Any, change: Callable[[Any], Any]) -> Any:
     """A batch of the same structure with every leaf changed, see `leaves`."""
-    parts, rebuild = _opened(batch)
-    return change(batch) if parts is None else rebuild([map_leaves(part, change) for part in parts])
+    opened = _opened(batch)
+    if opened is None:
+        return change(batch)
+    return opened.rebuild([map_leaves(part, change) for part in opened.parts.values()])
 
 
-def _opened(batch: Any) -> tuple[list[Any] | None, Callable[[list[Any]], Any]]:
-    """The parts of a container (None for a leaf), and the way back from changed parts."""
+class _Opened(NamedTuple):
+    """The parts of a container by name, and the way back from changed parts."""
+
+    parts: dict[Any, Any]
+    rebuild: Callable[[list[Any]], Any]
+
+
+def _opened(batch: Any) -> _Opened | None:
+    """A container, taken apart; None for a leaf."""
     kind: Any = type(batch)
     if isinstance(batch, Mapping):
-        return list(batch.values()), lambda parts: kind(dict(zip(batch, parts, strict=True)))
+        return _Opened(dict(batch), lambda parts: kind(dict(zip(batch, parts, strict=True))))
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        names = [field.name for field in dataclasses.fields(batch)]
-        return [getattr(batch, name) for name in names], lambda parts: dataclasses.replace(
-            batch, **dict(zip(names, parts, strict=True))
-        )
-    if isinstance(batch, tuple):
-        return list(batch), (lambda parts: kind(*parts)) if hasattr(batch, "_fields") else tuple
+        fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.init}
+        return _Opened(fields, lambda parts: _replaced(batch, zip(fields, parts, strict=True)))
+    if isinstance(batch, tuple) and (hasattr(batch, "_fields") or _holds_tensors(batch)):
+        named = hasattr(batch, "_fields")
+        return _Opened(dict(enumerate(batch)), (lambda parts: kind(*parts)) if named else tuple)
     if isinstance(batch, list) and any(isinstance(part, Tensor) for part in batch):
-        return batch, list
-    return None, list
+        return _Opened(dict(enumerate(batch)), list)
+    return None
+
+
+def _holds_tensors(parts: Sequence[Any]) -> bool:
+    """Whether there is a tensor in it, or a container of tensors."""
+    return any(isinstance(part, Tensor) or _opened(part) is not None for part in parts)
+
+
+def _replaced(batch: Any, fields: Iterable[tuple[str, Any]]) -> Any:
+    """A dataclass with other fields; those that it makes itself are made anew."""
+    try:
+        return dataclasses.replace(batch, **dict(fields))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"a batch of type {type(batch).__name__} cannot be made from its fields ({error}), so "
+            "it cannot be cut; use a dictionary."
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Batches of any structure: taken apart, changed and put together the way they were."""
 
 from collections import OrderedDict, namedtuple
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -61,18 +62,76 @@ def test_tensors_along_the_examples_come_out_and_go_back(batch: Any) -> None:
     assert all(torch.equal(a, b + 1) for a, b in zip(again, tensors, strict=True))
 
 
-def test_what_is_as_long_as_the_batch_is_taken_and_the_rest_stays() -> None:
+def test_what_is_as_long_as_the_batch_is_cut_and_the_rest_stays() -> None:
+    texts = ["a", "b", "c", "d"]
     batch = {
         "x": column(),
-        "texts": ["a", "b", "c", "d"],
-        "other": torch.arange(3),
+        "list": texts,
+        "tuple": tuple(texts),
+        "array": np.array(texts),
+        "columns": [tuple(texts), tuple(texts)],
+        "rows": [{"boxes": torch.zeros(k, 4)} for k in range(4)],
         "scale": torch.tensor(2.0),
+        "mask": torch.ones(1, 7),
         "name": "abcd",
+        "empty": [],
     }
     part = take(batch, torch.tensor([2, 0]))
     assert part["x"].tolist() == [2, 0]
-    assert part["texts"] == ["c", "a"]
-    assert all(part[key] is batch[key] for key in ("other", "scale", "name"))
+    assert part["list"] == ["c", "a"]
+    assert part["tuple"] == ("c", "a")
+    assert part["array"].tolist() == ["c", "a"]
+    assert part["columns"] == [("c", "a"), ("c", "a")]
+    assert [len(row["boxes"]) for row in part["rows"]] == [2, 0]
+    assert all(part[key] is batch[key] for key in ("scale", "mask", "name", "empty"))
+
+
+def test_of_two_examples_tuples_are_columns_and_lists_are_rows() -> None:
+    x, first = torch.arange(2), torch.tensor([1])
+    assert take((x, [("a", "b"), ("c", "d")]), first)[1] == [("b",), ("d",)]
+    assert take((x, [["a", "b"], ["c", "d"]]), first)[1] == [["c", "d"]]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (torch.arange(3), "part y of a batch has length 3, but the batch has 4 examples"),
+        (["a", "b", "c"], "part y of a batch has length 3, but the batch has 4 examples"),
+        (np.arange(5), "part y of a batch has length 5, but the batch has 4 examples"),
+        ([torch.zeros(3, 9)], "part y.0 of a batch has length 3, but the batch has 4 examples"),
+        (torch.eye(4).to_sparse(), "part y of a batch is a sparse tensor"),
+    ],
+    ids=["tensor", "list", "array", "images", "sparse"],
+)
+def test_what_does_not_run_along_the_examples_is_refused_by_name(part: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        take({"x": column(), "y": part}, torch.tensor([2, 0]))
+
+
+def test_what_a_dataclass_makes_itself_is_made_anew() -> None:
+    @dataclass
+    class Sized:
+        x: Tensor
+        size: int = field(init=False)
+
+        def __post_init__(self) -> None:
+            self.size = len(self.x)
+
+    part = take(Sized(column()), torch.tensor([2, 0]))
+    assert (part.x.tolist(), part.size) == ([2, 0], 2)
+
+
+def test_a_dataclass_that_asks_for_more_than_its_fields_is_refused() -> None:
+    @dataclass
+    class Scaled:
+        x: Tensor
+        factor: InitVar[float]
+
+        def __post_init__(self, factor: float) -> None:
+            self.x = self.x * factor
+
+    with pytest.raises(DataError, match="a batch of type Scaled cannot be made from its fields"):
+        take(Scaled(column(), 2.0), torch.tensor([2, 0]))
 
 
 def test_a_batch_without_tensors_has_no_length() -> None:
