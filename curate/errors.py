@@ -7,6 +7,7 @@ CurateError
 │   ├── NothingKeptError   a budget that no row meets
 │   ├── ModelError         a factory, a layer or an output of the model
 │   ├── OptimizerError     an optimizer that is not modeled, or not that way
+│   ├── SimulationError    a loop that does not train as it is simulated
 │   ├── OptionError        an argument out of range (also a ValueError)
 │   ├── OutputError        a place we will not write to
 │   ├── UnfinishedError    a run that was not finished: in the way, or cannot be resumed
@@ -46,6 +47,10 @@ class ModelError(UserError):
 
 class OptimizerError(UserError):
     """The optimizer, or one of its options, is not modeled."""
+
+
+class SimulationError(UserError):
+    """A loop's gradient or update is not the one that is simulated."""
 
 
 class OptionError(UserError, ValueError):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curate.datasets import IGNORED
 from curate.errors import OptionError
 from curate.influence import Target
 from curate.integrations.loader import as_targets
@@ -128,8 +129,8 @@ class LookAheadMixin:
             self.model, unwrap(self.optimizer), self.lr_scheduler, self.args.max_grad_norm or None
         )
         targets = self._targets()
-        batch = targets[0].examples.batch(torch.arange(1), training.read()[0].device)
-        with training.simulated():
+        batch = _labeled(targets[0], training.read()[0].device)
+        with training.simulated(self._objective):
             self.model.eval()
             counted = self.model_accepts_loss_kwargs and self._divides_by_count(batch)
             objective = self._objective or self._default_objective(batch, counted)
@@ -168,6 +169,16 @@ class LookAheadMixin:
         count = torch.tensor(10**6, device=mean.device)
         divided = self.model(**inputs, num_items_in_batch=count).loss
         return not torch.isclose(mean, divided, rtol=1e-3)
+
+
+def _labeled(target: Target, device: torch.device) -> Any:
+    """Some examples of a target of which one at least has labels; the first, if none has."""
+    examples = target.examples
+    batches = (examples.batch(rows, device) for rows in examples.chunks(8))
+    return next(
+        (batch for batch in batches if (batch.get("labels", torch.zeros(1)) != IGNORED).any()),
+        examples.batch(torch.arange(1), device),
+    )
 
 
 def _options(look_ahead: Mapping[str, Any]) -> Options:

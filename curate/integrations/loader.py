@@ -13,6 +13,8 @@ from curate.integrations.loop import Decision, LiveLoop, WindowReport, one_mean
 from curate.integrations.options import LoopOptions, Options
 from curate.integrations.training import LiveTraining
 from curate.models import Objective, as_objective
+from curate.models.hidden import Hidden
+from curate.models.randomness import NUMPY, PYTHON, torch_sources, undisturbed
 from curate.rules import unwrap
 
 
@@ -124,7 +126,9 @@ def as_targets(targets: Any) -> list[Target]:
     """A batch, a list or loader of batches, or several of these by name."""
     named = isinstance(targets, Mapping) and not _is_batch(targets)
     parts = targets.items() if named else [("target", targets)]
-    with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
+    # a DataLoader draws a seed, its sampler an order, its dataset augmentations
+    usual = [*torch_sources(torch.device("cpu")), PYTHON, NUMPY]
+    with undisturbed([*usual, *Hidden(targets).sources]):
         parsed = [
             Target(name, BatchExamples([part] if _is_batch(part) else list(part)))
             for name, part in parts

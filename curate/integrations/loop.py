@@ -15,7 +15,9 @@ from curate.errors import DataError
 from curate.influence import Differences, Scoring, Target, target_losses
 from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options, Read
 from curate.integrations.paying import Paying, halved
+from curate.integrations.rehearsal import gradients_of, rehearse
 from curate.integrations.training import LiveTraining
+from curate.integrations.witness import Witness
 from curate.models import Objective, require_trainable
 from curate.output.audit_log import AuditLog
 from curate.rules import LiveOptimizer
@@ -118,10 +120,11 @@ class LiveLoop:
         self._log: AuditLog | None = None
         self._trackers = careful([] if options.tracker is None else [options.tracker])
         self._unsettled: Decided | None = None
+        self._witness, self._untried = Witness(training, objective), True
         self._steps_decided = 0
         model, live = training.read()
         training.learning_rates(live, 1)
-        with training.simulated():
+        with training.simulated(self._objective):
             require_trainable(model, objective, targets[0].examples)
 
     def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
@@ -141,9 +144,13 @@ class LiveLoop:
             handed = 0
             try:
                 for batch, decision in zip(window, self.choose(window), strict=True):
+                    if handed % self.accumulate == 0:
+                        self._look_on(handed // self.accumulate)
                     handed += 1
+                    self._witness.hand()
                     yield self._part(batch, decision)
             except GeneratorExit:
+                self._witness.stop()
                 if handed < len(window):  # the loop was left before the window's end
                     self._record()
                 raise
@@ -158,7 +165,7 @@ class LiveLoop:
             self._steps_decided += -(-len(batches) // self.accumulate)
             return [_whole(size, len(self._targets)) for size in sizes]
         begin = time.monotonic()
-        with self.training.simulated():
+        with self.training.simulated(self._objective):
             decided = self._decide(batches, sizes)
             gain = self._try(decided)
             if self._paying and not self._paying.pays:
@@ -177,10 +184,11 @@ class LiveLoop:
 
     def settle(self) -> None:
         """Measure what the last window, now trained on, did."""
+        self._witness.check()
         if self._unsettled is None:
             return
         report = self.reports[-1]
-        with self.training.simulated():
+        with self.training.simulated(self._objective):
             theta = self.training.read()[0].read()
             report.realized = self._unsettled.realized(theta)
             if self._paying and report.gain is None:
@@ -188,14 +196,42 @@ class LiveLoop:
                 self._paying.enter(report.gain)
         self._record()
 
+    def _look_on(self, k: int) -> None:
+        """Check the step before; watch step k of the window handed out, if that is due."""
+        self._witness.check()
+        decided = self._unsettled
+        if decided is not None and decided.weights[k].any() and self._witness.due():
+            batches = len(decided.judged.steps[k].cuts) + 1
+            examples = decided.judge.task.examples
+            self._witness.watch(decided.first_step + k, decided.kept(k), examples, batches)
+
+    def _rehearse(self, task: Task, step: Step) -> None:
+        """Try the optimizer on a first step; parameters that no loss uses count as frozen."""
+        found = gradients_of(task, step)
+        idle = {name for name, grad in found.items() if grad is None}
+        for target in self._targets:
+            rows = next(iter(target.examples.chunks(8)))
+            some = Step(rows, torch.ones(len(rows)), step.lrs, step.seed)
+            there = gradients_of(Task(task.model, task.objective, target.examples), some)
+            idle -= {name for name, grad in there.items() if grad is not None}
+        self.training.idle = frozenset(idle)
+        rehearse(self.training, found)
+
     def _decide(self, batches: Sequence[Any], sizes: Sequence[int]) -> Decided:
         """A window of batches of these sizes, judged by the targets whose turn it is."""
         options = self.options
+        examples = BatchExamples(batches)
         model, live = self.training.read()
         parts = [sizes[k : k + self.accumulate] for k in range(0, len(sizes), self.accumulate)]
+        if self._untried:
+            before = self._seeds.get_state()
+            self._rehearse(Task(model, self._objective, examples), self._steps(live, parts[:1])[0])
+            self._seeds.set_state(before)
+            self._untried = False
+            model, live = self.training.read()
         choosing, self._judging = self._sides[len(self.reports) % len(self._sides)]
         judge = Judge(
-            Task(model, self._objective, BatchExamples(batches)),
+            Task(model, self._objective, examples),
             live.rule,
             self._policy,
             choosing,

@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from curate.errors import OptimizerError, UserError
 from curate.models import FlatModel
+from curate.models.hidden import Hidden
+from curate.models.randomness import NUMPY, PYTHON, torch_sources, undisturbed
 from curate.rules import LiveOptimizer, from_torch
+
+OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 
 @dataclass
@@ -34,15 +38,17 @@ class LiveTraining:
     scheduler: Any | None = None
     clip_norm: float | None = None
     autocast: torch.dtype | None = None
-    _simulating: bool = field(default=False, init=False)
+    idle: frozenset[str] = frozenset()
+    called: nn.Module = field(init=False)
+    simulating: bool = field(default=False, init=False)
     _hook: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        called, self.model = self.model, getattr(self.model, "_orig_mod", self.model)
+        self.called, self.model = self.model, getattr(self.model, "_orig_mod", self.model)
         if _wrapped_by_accelerate(self.model):
             self.autocast = self.autocast or _accelerate_computes_in()
         elif self.autocast is None:
-            self._hook = called.register_forward_pre_hook(self._note_autocast)
+            self._hook = self.called.register_forward_pre_hook(self._note_autocast)
         distributed = torch.distributed
         together = distributed.is_available() and distributed.is_initialized()
         if together and (size := distributed.get_world_size()) > 1:
@@ -51,15 +57,45 @@ class LiveTraining:
                 "as if it were all of it; look-ahead in a loop runs in one process only."
             )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    @property
+    def half(self) -> torch.dtype | None:
+        """What simulated passes are autocast to."""
+        return self.autocast if self.autocast == torch.bfloat16 else None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the loop runs the model compiled, or a part of it."""
+        parts = (vars(module).get("_compiled_call_impl") for module in self.model.modules())
+        return self.called is not self.model or any(part is not None for part in parts)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What the optimizer may move, by name."""
+        moved = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        named = self.model.named_parameters()
+        return {name: p for name, p in named if id(p) in moved and p.requires_grad}
+
+    def copies(self) -> dict[str, Tensor]:
+        """Copies of the weights that the optimizer may move, by name."""
+        return {name: p.detach().clone() for name, p in self.parameters().items()}
+
+    def hooks(self) -> list[Any]:
+        """What runs when the optimizer steps, beside its own code."""
+        return [vars(self.optimizer).get(name) for name in ("step", *OPTIMIZER_HOOKS)]
+
     def read(self) -> tuple[FlatModel, LiveOptimizer]:
         """The model as a function of theta, and the optimizer as a rule and its state."""
-        live = from_torch(self.optimizer, self.clip_norm)
-        names = {p: name for name, p in self.model.named_parameters()}
+        named = dict(self.model.named_parameters())
+        names = {p: name for name, p in named.items()}
+        live = from_torch(self.optimizer, self.clip_norm, [named[name] for name in self.idle])
         if any(p not in names for group in live.parameters for p in group):
             raise UserError("the optimizer trains parameters that the model does not have.")
         groups = [[names[p] for p in group] for group in live.parameters]  # type: ignore[index]
-        half = self.autocast if self.autocast == torch.bfloat16 else None
-        return FlatModel(self.model, groups, autocast=half), live
+        return FlatModel(self.model, groups, autocast=self.half), live
 
     def learning_rates(self, live: LiveOptimizer, steps: int) -> list[tuple[float, ...]]:
         """The learning rate of every param group in `live`, for each of the next steps."""
@@ -67,28 +103,25 @@ class LiveTraining:
         return [tuple(lrs[k] for k in live.groups) for lrs in rates]
 
     @contextmanager
-    def simulated(self) -> Iterator[None]:
+    def simulated(self, objective: Any) -> Iterator[None]:
         """A block whose calls of the model are not the loop's, without Accelerate's wrapper.
 
-        Whatever happens in it, every layer is afterwards in the mode it was in before.
+        Whatever happens in it, it leaves no trace in what the model, the objective or hooks of
+        model and optimizer remember, nor in any generator of random numbers (`Hidden`).
         """
-        modes = {layer: layer.training for layer in self.model.modules()}
+        hidden = Hidden(self.model, objective, *self.hooks())
         attributes = vars(self.model)
-        forward = attributes.get("forward")
-        before, self._simulating = self._simulating, True
+        before, self.simulating = self.simulating, True
         try:
-            if _wrapped_by_accelerate(self.model):
-                attributes["forward"] = attributes["_original_forward"]
-            yield
+            with undisturbed([*torch_sources(self.device), PYTHON, NUMPY]), hidden.put_back():
+                if _wrapped_by_accelerate(self.model):
+                    attributes["forward"] = attributes["_original_forward"]
+                yield
         finally:
-            self._simulating = before
-            if forward is not None:
-                attributes["forward"] = forward
-            for layer, mode in modes.items():
-                layer.training = mode
+            self.simulating = before
 
     def _note_autocast(self, module: nn.Module, _: Any) -> None:
-        if self._simulating or not (torch.is_grad_enabled() and module.training):
+        if self.simulating or not (torch.is_grad_enabled() and module.training):
             return
         device = next((p.device.type for p in self.model.parameters()), "cpu")
         if torch.is_autocast_enabled(device):

@@ -1,53 +1,56 @@
 """Before a long run: can this model and objective be trained and differentiated as we do?"""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
-from torch import nn
+from torch import Tensor
 
 from curate.datasets import Examples
 from curate.errors import ModelError
 from curate.models.flat import FlatModel
 from curate.models.from_path import FOREIGN, one_line
+from curate.models.hidden import Hidden
 from curate.models.objectives.base import Batch, Objective
 from curate.models.objectives.classification import Classification
+from curate.models.randomness import NUMPY, PYTHON, Source, seeded, torch_sources, undisturbed
 
 
 def require_trainable(
     model: FlatModel, objective: Objective, examples: Examples, classes: int | None = None
 ) -> None:
-    """Try one batch of two examples, in the model's own parameters.
+    """Try a few small batches, in the model's own parameters, and leave everything as it was.
 
     Args:
         classes: how many outputs a classifier needs.
 
     Raises:
-        ModelError: a classifier has fewer; a forward pass fails, writes to a buffer, does not
-            depend on the trainable parameters, cannot be differentiated, or gives an
-            example another loss depending on who shares its batch.
+        ModelError: a classifier has fewer; a forward pass fails, changes something that the next
+            one depends on, draws from where nothing can be seeded, does not depend on the
+            trainable parameters, cannot be differentiated, or gives an example another loss
+            depending on who shares its batch, in training or in eval mode.
     """
-    rows = torch.arange(min(2, len(examples)))
-    batch = examples.batch(rows, model.device)
-    before = _versions(model.module)
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    batch = examples.batch(torch.arange(min(2, len(examples))), model.device)
+    hidden = Hidden(model.module, objective)
+    sources = [*torch_sources(model.device), PYTHON, NUMPY]
+    before = [tensor._version for _, tensor in hidden.tensors]
+    with undisturbed(sources), hidden.put_back() as changed:
         try:
             if classes is not None and isinstance(objective, Classification):
                 _require_outputs(model, batch, classes)
             _differentiate(model, objective, batch)
+            for (name, tensor), version in zip(hidden.tensors, before, strict=True):
+                if tensor._version != version:
+                    raise ModelError(f"{name} changes in the forward pass{UNSEEN}")
+            trial = _Trial(model, objective, examples, [*sources, *hidden.sources])
+            _refuse_memory(trial, hidden, changed())
+            _refuse_mixing(trial, hidden)
         except FOREIGN as error:
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise ModelError(f"the model cannot be trained on this data: {reason}") from error
-        for name, version in _versions(model.module).items():
-            if before.get(name) != version:
-                raise ModelError(
-                    f"{name} changes in the forward pass, a state that the optimizer does "
-                    "not see; freeze it or make it a parameter."
-                )
-        _refuse_mixing(model, objective, examples, rows)
 
 
-def _versions(module: nn.Module) -> dict[str, int]:
-    """How often each buffer and parameter has been written to."""
-    named = [*module.named_buffers(), *module.named_parameters()]
-    return {name: tensor._version for name, tensor in named}
+UNSEEN = ", a state that the optimizer does not see; freeze it or make it a parameter."
 
 
 def _require_outputs(model: FlatModel, batch: Batch, classes: int) -> None:
@@ -74,17 +77,71 @@ def _differentiate(model: FlatModel, objective: Objective, batch: Batch) -> None
         losses.sum().backward()
 
 
-def _refuse_mixing(
-    model: FlatModel, objective: Objective, examples: Examples, rows: torch.Tensor
-) -> None:
-    with model.at(model.read(), training=False) as module, torch.no_grad():
-        together, *alone = (
-            objective.losses(module, examples.batch(part, model.device))
-            for part in (rows, *rows.split(1))
-        )
-    if not torch.allclose(together, torch.cat(alone), rtol=1e-4, atol=1e-6, equal_nan=True):
-        raise ModelError(
-            "an example's loss depends on who shares its batch "
-            f"({float(alone[0]):.6g} alone, {float(together[0]):.6g} with another), so no example "
-            "has a score of its own; remove whatever normalizes or compares over the batch."
-        )
+class _Trial(NamedTuple):
+    """Forward passes over rows of some examples, random numbers drawn as a seed says."""
+
+    model: FlatModel
+    objective: Objective
+    examples: Examples
+    sources: Sequence[Source]
+
+    def losses(self, rows: Tensor, *, training: bool, seed: int = 0) -> Tensor:
+        """Of the examples at `rows`, shape (n,)."""
+        batch = self.examples.batch(rows, self.model.device)
+        with (
+            self.model.at(self.model.read(), training=training) as module,
+            self.model.computing(),
+            seeded(seed, self.sources),
+        ):
+            return self.objective.losses(module, batch).detach()
+
+
+def _refuse_memory(trial: _Trial, hidden: Hidden, changed: list[str]) -> None:
+    """Refuse a model whose loss depends on the passes before, `changed` by the first of all."""
+    rows = torch.arange(min(2, len(trial.examples)))
+    with hidden.put_back():
+        one, other = (trial.losses(rows, training=True) for _ in range(2))
+    if torch.allclose(one, other, rtol=1e-5, atol=1e-8, equal_nan=True):
+        return
+    if changed:
+        raise ModelError(f"{changed[0]} changes in the forward pass, and the loss by it{UNSEEN}")
+    raise ModelError(
+        f"the loss of the same row is {float(one[0]):.6g} and then {float(other[0]):.6g}, all that "
+        "draws random numbers being seeded alike; have it draw from torch, NumPy or a generator "
+        "that is an attribute of the model."
+    )
+
+
+def _refuse_mixing(trial: _Trial, hidden: Hidden) -> None:
+    """Refuse a loss that depends on the other rows, by rows whose losses differ most."""
+    rows = next(iter(trial.examples.chunks(16)))
+    if len(rows) < 2:
+        return
+    with hidden.put_back():
+        order = rows[trial.losses(rows, training=False).argsort().cpu()]
+        low, high = order[0], order[-1]
+        seeds = [trial.losses(rows[:2], training=True, seed=seed) for seed in (0, 1)]
+        for training in (False, True):
+            near, far = (
+                trial.losses(
+                    torch.stack([order[len(order) // 2], low, high, last]), training=training
+                )
+                for last in (low, high)
+            )
+            _require_same(near[:1], far[:1], "with one row", "with another", training)
+            if not training or torch.equal(*seeds):
+                pair = torch.stack([low, high])
+                together = trial.losses(pair, training=training)
+                alone = [trial.losses(row, training=training) for row in pair.split(1)]
+                _require_same(torch.cat(alone), together, "alone", "with another", training)
+
+
+def _require_same(one: Tensor, other: Tensor, how: str, or_how: str, training: bool) -> None:
+    if torch.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True):
+        return
+    k = int((one - other).abs().argmax())
+    raise ModelError(
+        f"an example's loss{' in training' if training else ''} depends on who shares its batch "
+        f"({float(one[k]):.6g} {how}, {float(other[k]):.6g} {or_how}), so no example has a score "
+        "of its own; remove whatever normalizes or compares over the batch."
+    )

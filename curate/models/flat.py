@@ -6,7 +6,7 @@ it: whatever trains can be scored, and code that reaches for a layer some other 
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import accumulate
 
@@ -103,6 +103,14 @@ class FlatModel:
         parts = zip(self._parameters.items(), theta.split(self._numels), strict=True)
         return {name: part.view(p.shape) for (name, p), part in parts}
 
+    def pack(self, parts: Mapping[str, Tensor | None]) -> Tensor:
+        """Tensors in the parameters' shapes, by name, as one vector, shape (P,); 0 for None."""
+        filled = (
+            (torch.zeros_like(p) if (part := parts[name]) is None else part).detach().to_dense()
+            for name, p in self._parameters.items()
+        )
+        return torch.cat([part.reshape(-1) for part in filled])
+
     def parameter_at(self, index: int) -> str:
         """The name of the parameter that owns entry `index` of theta."""
         ends = zip(self.names, accumulate(self._numels), strict=True)
@@ -132,14 +140,7 @@ class FlatModel:
 
     def gradient(self) -> Tensor:
         """What a backward pass inside `at` has left in the parameters, shape (P,)."""
-        return torch.cat(
-            [
-                p.data.new_zeros(p.numel())
-                if p.grad is None
-                else p.grad.detach().to_dense().reshape(-1)
-                for p in self._parameters.values()
-            ]
-        )
+        return self.pack({name: p.grad for name, p in self._parameters.items()})
 
     @contextmanager
     def computing(self, *, exactly: bool = False) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from curate import models, rules
 from curate.errors import RecipeError
 from curate.models import FlatModel, Objective
+from curate.models.randomness import NUMPY, PYTHON, seeded, torch_sources
 from curate.output.directory import made_with
 from curate.pipeline.build import assign_groups, build_module, build_rule, param_groups
 from curate.pipeline.candidates import Candidates, read_candidates
@@ -22,7 +23,7 @@ from curate.runtime.files import digest_of
 from curate.runtime.ranks import ALONE, Ranks, require_same
 from curate.runtime.resume import LOSSES
 from curate.runtime.units import memory_bytes
-from curate.trajectory import HEADER, Disk, Step, Task, chunk_losses, seeded_rng, shard_bytes
+from curate.trajectory import HEADER, Disk, Step, Task, chunk_losses, shard_bytes
 from curate.trajectory.measure import step_flops
 
 MOST_STEPS = 10_000_000
@@ -64,7 +65,7 @@ class Job:
     def _build(self, seed: int) -> tuple[FlatModel, Rule]:
         dtype = getattr(torch, self.recipe.training.dtype)
         precision = self.recipe.training.precision
-        with seeded_rng(seed, self.device):
+        with seeded(seed, [*torch_sources(self.device), PYTHON, NUMPY]):
             module = build_module(self.recipe, self.data).train()
         trainable = [name for name, p in module.named_parameters() if p.requires_grad]
         model = FlatModel(

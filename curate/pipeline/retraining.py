@@ -23,7 +23,7 @@ from curate.runtime.ranks import Ranks, everywhere
 from curate.runtime.savepoints import Savepoints
 from curate.selection import Array
 from curate.selection.policies import normal_scores
-from curate.trajectory import Step, Task, forward_step, seeded_rng
+from curate.trajectory import Step, Task, forward_step
 
 LOOKS, PATIENCE = 20, 5
 """How often a run is measured; after so many times without a better one it ends."""
@@ -254,7 +254,7 @@ class _Watch:
         with (
             task.model.at(theta, training=True) as module,
             torch.no_grad(),
-            seeded_rng(step.seed, task.model.device),
+            task.seeded(step.seed),
         ):
             for k, examples in enumerate(self._sets):
                 places = [place for place in turn if self._places[place][0] == k]

@@ -1,6 +1,6 @@
 """A live `torch.optim` optimizer as a rule and the state it is in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,16 +36,31 @@ class LiveOptimizer:
     step: int
     lrs: tuple[float, ...]
 
+    @property
+    def unclipped(self) -> Rule:
+        """The rule for gradients that are clipped already."""
+        return self.rule.rule if isinstance(self.rule, Clipped) else self.rule
+
+    def clipped(self, grad: Tensor) -> Tensor:
+        """A gradient, shape (P,), as the rule clips it."""
+        return self.rule.clip(grad) if isinstance(self.rule, Clipped) else grad
+
     def state(self) -> State:
         """The state from which the next step would be taken; copies, not views."""
         theta = _flat([p for group in self.parameters for p in group])
         return State(theta, self.slots, self.step)
 
 
-def from_torch(optimizer: torch.optim.Optimizer, clip_norm: float | None = None) -> LiveOptimizer:
+def from_torch(
+    optimizer: torch.optim.Optimizer,
+    clip_norm: float | None = None,
+    idle: Collection[Tensor] = (),
+) -> LiveOptimizer:
     """Read an optimizer of a class in `READABLE`, without changing it.
 
     Wrappers that keep the real one as `.optimizer` (Accelerate, Lightning) are seen through.
+
+    idle: parameters that no loss uses; frozen until the optimizer has updated them.
 
     Raises:
         OptimizerError: another optimizer, an option that is not modeled, or
@@ -53,7 +68,7 @@ def from_torch(optimizer: torch.optim.Optimizer, clip_norm: float | None = None)
     """
     optimizer = unwrap(optimizer)
     _refuse_unmodeled(optimizer)
-    trained = {k: members for k, members in enumerate(_trained(optimizer)) if members}
+    trained = {k: members for k, members in enumerate(_trained(optimizer, idle)) if members}
     if not trained:
         raise OptimizerError("the optimizer has no parameter that requires a gradient.")
     rules: list[Rule] = []
@@ -107,16 +122,20 @@ def _refuse_unmodeled(optimizer: torch.optim.Optimizer) -> None:
             raise OptimizerError(f"{kind.__name__} with {option}=True is not modeled.")
 
 
-def _trained(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, ...]]:
+def _trained(
+    optimizer: torch.optim.Optimizer, idle: Collection[Tensor]
+) -> list[tuple[Tensor, ...]]:
     """Group by group the parameters that are updated; SGD without momentum leaves no trace."""
     state, groups = optimizer.state, optimizer.param_groups
     started = any(state.get(p) for group in groups for p in group["params"])
     always = [isinstance(optimizer, torch.optim.SGD) and not group["momentum"] for group in groups]
+    unused = {*map(id, idle)}
     return [
         tuple(
             p
             for p in group["params"]
-            if p.requires_grad and (state.get(p) or not started or traceless)
+            if p.requires_grad
+            and (state.get(p) or ((not started or traceless) and id(p) not in unused))
         )
         for group, traceless in zip(groups, always, strict=True)
     ]

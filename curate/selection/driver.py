@@ -54,12 +54,13 @@ class Decided:
             for _ in self.weights:
                 on_step()
             return self.judged.final
-        kept = [
-            step.keep(torch.from_numpy(np.flatnonzero(weights)))
-            for step, weights in zip(self.judged.steps, self.weights, strict=True)
-            if weights.any()
-        ]
-        return replay(self.judge.task, self.judge.rule, state, kept, on_step)
+        steps = [self.kept(k) for k in range(len(self.weights)) if self.weights[k].any()]
+        return replay(self.judge.task, self.judge.rule, state, steps, on_step)
+
+    def kept(self, k: int) -> Step:
+        """Step k of the window, of what is kept of it and with its weights."""
+        step, weights = self.judged.steps[k], torch.from_numpy(self.weights[k])
+        return step.reweight(weights.to(step.weights)).keep(weights.nonzero().flatten())
 
     def predicted(self) -> float | None:
         """Change of the mean target loss from training on what is kept instead of everything.

@@ -15,7 +15,6 @@ from curate.trajectory.step import (
     forward_step,
     gradient,
     nonzero,
-    seeded_rng,
     terms,
 )
 
@@ -40,7 +39,6 @@ __all__ = [
     "record",
     "redone",
     "replay",
-    "seeded_rng",
     "shard_bytes",
     "terms",
 ]

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from curate.datasets import mapped_tensors
 from curate.errors import ModelError
 from curate.models import FOREIGN, one_line
-from curate.trajectory.step import Step, Task, seeded_rng
+from curate.trajectory.step import Step, Task
 
 
 def example_gradients(
@@ -68,7 +68,7 @@ def _vectorized(
     try:
         # attention in matrix products, because nothing vectorized can look into masks as kernels do
         with (
-            seeded_rng(step.seed + chunk.start, model.device),
+            task.seeded(step.seed + chunk.start),
             sdpa_kernel(SDPBackend.MATH),
             model.computing(),
         ):

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from curate.datasets import Examples
 from curate.models import FlatModel, Objective
+from curate.models.hidden import Hidden
+from curate.models.randomness import NUMPY, PYTHON, Source, seeded, torch_sources
 from curate.rules import Rule, State
 from curate.runtime.ranks import ALONE, Ranks, own_share
 
@@ -83,6 +85,26 @@ class Task:
     objective: Objective
     examples: Examples
     ranks: Ranks = ALONE
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """A block, such as a pass, that draws random numbers as `seed` says.
+
+        It draws from torch, from generators that the model or the objective keeps, and from Python
+        and NumPy if the first pass does. All go on after it as if it had not been.
+        """
+        known: list[Source] | None = vars(self).get("_sources")
+        if known is not None:
+            with seeded(seed, known):
+                yield
+            return
+        own = Hidden(self.model.module, self.objective).sources
+        known = [*torch_sources(self.model.device), *own]
+        with seeded(seed, [*known, PYTHON, NUMPY]):
+            fresh = [(source, source.state()) for source in (PYTHON, NUMPY)]
+            yield
+            known += [source for source, state in fresh if source.moved_from(state)]
+        vars(self)["_sources"] = known
 
     def chunks(self, step: Step) -> list[slice]:
         """The slices of a step's rows that go through this rank's model together, if any.
@@ -160,7 +182,7 @@ def forward(
     """The forward pass of a chunk, with the parameters that are in the module."""
     batch = task.examples.batch(step.rows[chunk], task.model.device)
     with (
-        seeded_rng(step.seed + chunk.start, task.model.device),
+        task.seeded(step.seed + chunk.start),
         task.model.computing(exactly=exactly),
     ):
         losses = task.objective.losses(module, batch)
@@ -182,21 +204,3 @@ def forward_step(
 def nonzero(denominator: Tensor) -> Tensor:
     """A denominator with 1 in place of 0, where the numerator is 0 too."""
     return torch.where(denominator == 0, 1, denominator)
-
-
-@contextmanager
-def seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Run with the RNG started from `seed`; the caller's RNG state comes back after."""
-    # not torch.manual_seed, which formats a stack trace at every call
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
-    before = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, before, strict=True):
-            generator.set_state(state)

@@ -25,7 +25,7 @@ from curate.influence import Target, final_adjoint, influence, score_window, tar
 from curate.influence.through_rule import through_rule
 from curate.models import BUILTIN_MODELS, Classification, FlatModel, LabelsObjective
 from curate.rules import AdamW, State, initial_state
-from curate.trajectory import Recording, Step, Task, record, seeded_rng
+from curate.trajectory import Recording, Step, Task, record
 
 Made = tuple[nn.Module, Any, Any, Any, int, int, float]
 """Module, objective, candidates, targets, batch size, steps, learning rate."""
@@ -153,7 +153,7 @@ def by_double_backward(
 
         batch = task.examples.batch(step.rows, model.device)
         model.set_mode(training=True)
-        with seeded_rng(step.seed, model.device), sdpa_kernel(SDPBackend.MATH):
+        with task.seeded(step.seed), sdpa_kernel(SDPBackend.MATH):
             losses = task.objective.losses(called, batch)
             (total,) = torch.autograd.grad((weights * losses).sum(), theta, create_graph=True)
             slopes, bent = torch.autograd.grad(total, [weights, theta], to_gradient[0])

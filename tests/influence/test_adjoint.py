@@ -10,7 +10,7 @@ from torch import Tensor
 from curate.influence import Differences, final_adjoint, target_gradients
 from curate.influence.adjoint import BackwardStep, Linearization, backward_step
 from curate.rules import Rule, State, initial_state
-from curate.trajectory import Step, Task, gradient, record, replay, seeded_rng
+from curate.trajectory import Step, Task, gradient, record, replay
 from tests import tiny
 
 STEPS = 5
@@ -27,7 +27,7 @@ def unrolled(task: Task, rule: Rule, steps: list[Step]) -> list[list[Tensor]]:
         model = tiny.bound(task.model, state.theta, training=True)
         for chunk in step.chunks():
             batch = task.examples.batch(step.rows[chunk], task.model.device)
-            with seeded_rng(step.seed + chunk.start, task.model.device):
+            with task.seeded(step.seed + chunk.start):
                 losses = task.objective.losses(model, batch)
             loss = loss + (weights[chunk] * losses).sum()
         loss = step.scale * loss / weights.detach().sum()

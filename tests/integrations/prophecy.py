@@ -35,7 +35,7 @@ def foretell(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             weights = torch.from_numpy(np.concatenate([decision.weights for decision in own]))
             steps.append(step.reweight(weights.float()).keep(weights.nonzero().flatten()))
         task = Task(model, self._objective, BatchExamples(list(window)))
-        with self.training.simulated():
+        with self.training.simulated(self._objective):
             self.expected = replay(task, live.rule, state, steps).theta
         self.start = state.theta
         return decisions

@@ -1,5 +1,7 @@
 """What is refused before a long run, and what is not."""
 
+import os
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ class Net(nn.Module):
     """A linear layer, the forward pass around it, and a counter."""
 
     calls: torch.Tensor
+    passes: int
 
     def __init__(self, forward: Callable[["Net", torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -46,6 +49,40 @@ def detached(net: Net, x: torch.Tensor) -> torch.Tensor:
     return output.detach()
 
 
+def annealing(net: Net, x: torch.Tensor) -> torch.Tensor:
+    net.passes = getattr(net, "passes", 0) + 1
+    output: torch.Tensor = net.linear(x) / (1 + 0.9**net.passes)
+    return output
+
+
+def averaging(net: Net, x: torch.Tensor) -> torch.Tensor:
+    """A running mean, assigned anew."""
+    output: torch.Tensor = net.linear(x)
+    net.calls = 0.9 * net.calls + output.detach().mean()
+    return output * (1 + net.calls)
+
+
+def drawing(net: Net, x: torch.Tensor) -> torch.Tensor:
+    """Noise that no seed reaches."""
+    output: torch.Tensor = net.linear(x)
+    return output * (1 + os.urandom(1)[0] + os.urandom(1)[0] / 256)
+
+
+def centering_in_training(net: Net, x: torch.Tensor) -> torch.Tensor:
+    return centering(net, x) if net.training else net.linear(x)
+
+
+def tempering_in_training(net: Net, x: torch.Tensor) -> torch.Tensor:
+    """Depends on how many rows there are, not on which."""
+    output: torch.Tensor = net.linear(x)
+    return output / len(x) if net.training else output
+
+
+def dropping_and_centering(net: Net, x: torch.Tensor) -> torch.Tensor:
+    output = centering_in_training(net, x)
+    return torch.dropout(output, 0.5, net.training)
+
+
 class Reduced(Classification):
     def losses(self, model: Any, batch: Any) -> torch.Tensor:
         return super().losses(model, batch).mean()
@@ -56,15 +93,26 @@ class Reduced(Classification):
     [
         (Net(counting), "calls changes in the forward pass"),
         (Net(centering), "depends on who shares its batch"),
+        (Net(annealing), "passes changes in the forward pass, and the loss by it"),
+        (Net(averaging), "calls changes in the forward pass, and the loss by it"),
+        (Net(drawing), "all that draws random numbers being seeded alike"),
+        (Net(centering_in_training), "loss in training depends on who shares its batch"),
+        (Net(tempering_in_training), "loss in training depends on who shares its batch"),
+        (Net(dropping_and_centering), "loss in training depends on who shares its batch"),
         (Net(detached), "does not depend on any trainable parameter"),
         (nn.Linear(5, 3), "cannot be trained on this data: RuntimeError"),
         (nn.Linear(4, 2), "cannot be trained on this data: IndexError"),
     ],
-    ids=["buffer", "mixing", "detached", "shape", "classes"],
+    ids=[
+        *("buffer", "mixing", "counter", "assigned", "noise", "in training", "by count"),
+        *("with dropout", "detached", "shape", "classes"),
+    ],
 )
 def test_a_model_is_refused(module: nn.Module, message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
-        require_trainable(FlatModel(module, dtype=torch.float64), Classification(), unlucky())
+        require_trainable(
+            FlatModel(module.train(), dtype=torch.float64), Classification(), unlucky()
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -98,3 +146,18 @@ def test_dropout_is_accepted_and_nothing_is_changed(count: int) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert module.training
     assert all(p.grad is None for p in module.parameters())
+
+
+def test_what_is_only_counted_is_accepted_and_left_as_it_was() -> None:
+    def counted(net: Net, x: torch.Tensor) -> torch.Tensor:
+        net.passes += 1
+        random.random()
+        output: torch.Tensor = net.linear(x)
+        return output
+
+    module = Net(counted)
+    module.passes = 0
+    state = random.getstate()
+    require_trainable(FlatModel(module, dtype=torch.float64), Classification(), tiny.examples())
+    assert module.passes == 0
+    assert random.getstate() == state

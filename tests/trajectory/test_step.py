@@ -1,12 +1,16 @@
 """One step: its chunks, its gradient against autograd's, and the caller's RNG."""
 
+import random
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from curate.trajectory import Step, Task, forward_step, gradient, nonzero, seeded_rng
+from curate.models import Classification
+from curate.trajectory import Step, Task, forward_step, gradient, nonzero
 from tests import tiny
 
 
@@ -66,10 +70,40 @@ def test_no_forward_pass_crosses_a_cut() -> None:
     assert step.keep(torch.tensor([8, 9])).cuts == ()
 
 
-def test_the_seed_makes_the_numbers_and_the_callers_go_on() -> None:
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    with pytest.raises(ZeroDivisionError), seeded_rng(7, torch.device("cpu")):  # noqa: PT012
-        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(7)))
+class Shaken(Classification):
+    """A loss with noise from everywhere that noise may come from."""
+
+    def __init__(self) -> None:
+        self.own = torch.Generator().manual_seed(3)
+        self.draws: list[float] = []
+
+    def losses(self, model: Any, batch: Any) -> torch.Tensor:
+        self.draws = [
+            float(torch.rand(())),
+            float(torch.rand((), generator=self.own)),
+            random.random(),
+            float(np.random.rand()),  # noqa: NPY002
+        ]
+        return super().losses(model, batch) * (1 + sum(self.draws))
+
+
+def test_the_seed_makes_all_random_numbers_and_the_callers_go_on() -> None:
+    def states() -> list[Any]:
+        own = shaken.own.get_state().tolist()
+        legacy = np.random.get_state()[1].tolist()  # noqa: NPY002
+        return [torch.get_rng_state().tolist(), own, random.getstate(), legacy]
+
+    shaken = Shaken()
+    task, step = replace(tiny.task(), objective=shaken), tiny.steps(1)[0]
+    before = states()
+    drawn = []
+    for seed in (step.seed, step.seed, step.seed + 1):
+        gradient(task, task.model.read(), replace(step, seed=seed))
+        drawn.append(shaken.draws)
+    assert drawn[0] == drawn[1]
+    assert all(one != other for one, other in zip(drawn[1], drawn[2], strict=True))
+    assert drawn[0][0] == float(torch.rand((), generator=torch.Generator().manual_seed(step.seed)))
+    assert states() == before
+    with pytest.raises(ZeroDivisionError), task.seeded(7):
         raise ZeroDivisionError
-    assert torch.equal(torch.get_rng_state(), before)
+    assert states() == before

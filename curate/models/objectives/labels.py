@@ -1,9 +1,10 @@
 """The objectives of Hugging Face models: from `labels` in the batch and `logits` in the output."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curate.datasets import IGNORED
@@ -16,8 +17,8 @@ class LabelsObjective(Objective):
 
     It compares `model(**inputs).logits` with the labels: cross-entropy for a class per
     example, labels of shape (n,); squared error for a number per example; cross-entropy summed
-    over tokens for labels of shape (n, tokens), those of -100 left out, an
-    example counting for as many terms as it has labels.
+    over tokens for labels of shape (n, tokens). Labels of -100 are left out, and an example
+    counts for as many terms as it has labels.
 
     shifts: whether token t is predicted at position t - 1, as causal language models do.
     counts_first: whether a first token, which then has no prediction, counts all the
@@ -44,9 +45,9 @@ class LabelsObjective(Objective):
 
     def sizes(self, batch: Batch) -> Tensor:
         labels = batch["labels"] if self._counts_first else self._labels(batch)
-        if labels.ndim == 1:
+        if labels.is_floating_point():
             return torch.ones(len(labels), device=labels.device)
-        terms: Tensor = (labels != IGNORED).sum(dim=1)
+        terms: Tensor = (labels != IGNORED).view(len(labels), -1).sum(dim=1)
         return terms
 
     def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
@@ -73,6 +74,9 @@ class LabelsObjective(Objective):
 
     def _logits(self, model: Model, batch: Batch) -> Tensor:
         inputs = {key: value for key, value in batch.items() if key not in self._left_out}
+        shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+        if shifted is not None and not {"decoder_input_ids", "decoder_inputs_embeds"} & {*inputs}:
+            inputs["decoder_input_ids"] = shifted(labels=batch["labels"])
         logits: Tensor = model(**inputs).logits
         return logits
 
@@ -95,21 +99,47 @@ class SequenceClassification(LabelsObjective):
 def find_shift(model: Model, batch: Batch, unknown_to_model: Collection[str] = ()) -> bool:
     """Whether the loss that a model computes itself shifts the labels by one.
 
+    Where the weights do not tell, as those of a head that is 0, it is asked with noise on them.
+
     Raises:
         ModelError: it computes none, or neither that of shifted labels nor of those as they are.
     """
     inputs = {key: value for key, value in batch.items() if key not in unknown_to_model}
-    loss = getattr(model(**inputs), "loss", None)
-    if loss is None:
-        raise ModelError("the model gives no loss for its labels; give an objective of your own.")
-    means = []
-    for shifts in (False, True):
-        objective = LabelsObjective(shifts=shifts, unknown_to_model=unknown_to_model)
-        mean = objective.losses(model, batch).sum() / objective.sizes(batch).sum()
-        if torch.isclose(mean.double(), loss.double(), rtol=1e-3):
-            return shifts
-        means.append(f"{float(mean):.6g}")
-    raise ModelError(
-        f"the model's own loss is {float(loss):.6g}, and the default objective makes it "
-        f"{means[0]}, or {means[1]} with labels shifted by one; give an objective of your own."
-    )
+    for shake in (False, True):
+        with _shaken(model) if shake else nullcontext():
+            loss = getattr(model(**inputs), "loss", None)
+            if loss is None:
+                raise ModelError(
+                    "the model gives no loss for its labels; give an objective of your own."
+                )
+            means = []
+            for shifts in (False, True):
+                objective = LabelsObjective(shifts=shifts, unknown_to_model=unknown_to_model)
+                means.append(objective.losses(model, batch).sum() / objective.sizes(batch).sum())
+        fits = [torch.isclose(mean.double(), loss.double(), rtol=1e-3) for mean in means]
+        if not any(fits):
+            raise ModelError(
+                f"the model's own loss is {float(loss):.6g}, and the default objective makes it "
+                f"{float(means[0]):.6g}, or {float(means[1]):.6g} with labels shifted by one; give "
+                "an objective of your own."
+            )
+        if not all(fits):
+            break
+    return not fits[0]
+
+
+@contextmanager
+def _shaken(model: Model) -> Iterator[None]:
+    """The model with noise on its weights, as large as they are; they are put back."""
+    parameters = [*model.parameters()] if isinstance(model, nn.Module) else []
+    parameters = [p for p in parameters if p.is_floating_point()]
+    before = [p.detach().clone() for p in parameters]
+    noise = torch.Generator().manual_seed(0)
+    try:
+        for p in parameters:
+            scale = float(p.std(correction=0)) or 0.1
+            p.add_(scale * torch.randn(p.shape, generator=noise).to(p))
+        yield
+    finally:
+        for p, kept in zip(parameters, before, strict=True):
+            p.copy_(kept)

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
+from torch.nn import functional as F
 
 from curate.errors import ModelError
 from curate.models import LabelsObjective, find_shift
@@ -94,3 +96,49 @@ def test_the_models_own_loss_says_whether_labels_are_shifted(texts: dict[str, Te
         find_shift(other, {"labels": torch.tensor([0, 1])})
     with pytest.raises(ModelError, match="gives no loss"):
         find_shift(lambda labels: SimpleNamespace(logits=labels), {"labels": torch.ones(2)})
+
+
+def test_classes_that_are_ignored_count_for_nothing() -> None:
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([2, -100, 0, 1, -100])
+    objective = LabelsObjective(shifts=False)
+    losses = objective.losses(lambda **_: SimpleNamespace(logits=logits), {"labels": labels})
+    assert losses[[1, 4]].tolist() == [0, 0]
+    mean = losses.sum() / objective.sizes({"labels": labels}).sum()
+    torch.testing.assert_close(mean, F.cross_entropy(logits, labels))
+
+
+def test_of_a_head_that_is_0_the_shift_is_found_and_the_weights_stay() -> None:
+    """Shifted or not, the loss is the log of the vocabulary."""
+    model = words.llama().eval()
+    torch.nn.init.zeros_(model.lm_head.weight)
+    ids = torch.randint(1, words.VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(1))
+    labels = ids.clone()
+    labels[:, 0] = -100  # so that both ways count alike
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert find_shift(model, {"input_ids": ids, "labels": labels})
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_decoder_is_given_its_inputs_as_the_model_makes_them() -> None:
+    torch.manual_seed(0)
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            vocab_size=words.VOCABULARY,
+            d_model=16,
+            d_kv=8,
+            d_ff=16,
+            num_layers=1,
+            num_heads=2,
+            decoder_start_token_id=0,
+            pad_token_id=0,
+        )
+    ).eval()
+    ids = torch.randint(1, words.VOCABULARY, (3, 6), generator=torch.Generator().manual_seed(1))
+    labels = ids.flip(1)
+    labels[0, 4:] = -100
+    batch = {"input_ids": ids, "labels": labels}
+    assert not find_shift(model, batch)
+    objective = LabelsObjective(shifts=False)
+    mean = objective.losses(model, batch).sum() / objective.sizes(batch).sum()
+    torch.testing.assert_close(mean, model(**batch).loss)

@@ -1,0 +1,90 @@
+"""Two steps of the loop's own optimizer, tried before it trains; nothing of them stays."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curate.integrations.compared import Real, require_update
+from curate.integrations.training import LiveTraining
+from curate.models.hidden import Hidden
+from curate.trajectory import Step, Task, gradient
+
+STEPS = 2
+
+
+def rehearse(training: LiveTraining, gradients: Mapping[str, Tensor | None]) -> None:
+    """Have the optimizer step twice by these gradients, hooks and all, and compare with its rule.
+
+    gradients: of one step, before clipping, by the name of the parameter; None where it has none.
+    Cost: two steps of the optimizer, and room for a copy of weights and state meanwhile.
+
+    Raises:
+        SimulationError: a parameter moves elsewhere than the rule takes it.
+    """
+    optimizer = training.optimizer
+    with _put_back(training):
+        for group in optimizer.param_groups:
+            if not float(group["lr"]):  # a warm-up that begins at 0 would show nothing
+                group["lr"] = float(group.get("initial_lr", 0.0)) or 1e-3
+        for k in range(STEPS):
+            model, live = training.read()
+            members = model.members()
+            raw = {name: gradients.get(name) for name in members}
+            whole = model.pack(raw)
+            for name, part in model.unpack(live.clipped(whole)).items():
+                members[name].grad = None if raw[name] is None else part.clone()
+            state, before = live.state(), training.copies()
+            optimizer.step()
+            when = f"a trial of the optimizer, step {k + 1}"
+            real = Real(when, before, training.copies(), raw, live.lrs, live.lrs)
+            expected = live.rule.update(whole, state, live.lrs)
+            require_update(real, model.unpack(expected.theta))
+
+
+def gradients_of(task: Task, step: Step) -> dict[str, Tensor | None]:
+    """A step's gradient by the name of the parameter; None for those that its loss does not use."""
+    members, unused = task.model.members(), set[str]()
+
+    @contextmanager
+    def noting(_: slice) -> Iterator[Callable[[Tensor], None]]:
+        yield torch.autograd.backward
+        unused.clear()
+        unused.update(name for name, p in members.items() if p.grad is None)
+
+    mean = gradient(task, task.model.read(), step, watch=noting).mean
+    parts = task.model.unpack(mean).items()
+    return {name: None if name in unused else part for name, part in parts}
+
+
+@contextmanager
+def _put_back(training: LiveTraining) -> Iterator[None]:
+    """A block after which weights, gradients, the optimizer and all hooks are as they were."""
+    optimizer: Any = training.optimizer
+    parameters = {p: p.grad for group in optimizer.param_groups for p in group["params"]}
+    hidden = Hidden(*training.hooks())
+    weights = {id(p): (p, p.detach().clone()) for p in parameters}
+    weights |= {id(x): (x, x.detach().clone()) for _, x in hidden.tensors if id(x) not in weights}
+    groups = [dict(group) for group in optimizer.param_groups]
+    state, attributes = dict(optimizer.state), dict(vars(optimizer))
+    with hidden.put_back():
+        try:
+            for p, slots in state.items():
+                optimizer.state[p] = {
+                    key: slot.clone() if isinstance(slot, Tensor) else slot
+                    for key, slot in slots.items()
+                }
+            yield
+        finally:
+            vars(optimizer).update(attributes)
+            optimizer.state.clear()
+            optimizer.state.update(state)
+            for group, values in zip(optimizer.param_groups, groups, strict=True):
+                group.update(values)
+            with torch.no_grad():
+                for tensor, value in weights.values():
+                    tensor.copy_(value)
+            for p, grad in parameters.items():
+                p.grad = grad

@@ -1,0 +1,170 @@
+"""What a model, an objective and their hooks remember beside parameters: found and put back.
+
+Attributes, buffers that are assigned anew, counters in closures, generators of random numbers: a
+pass that is not the loop's own must leave all of it as it was.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from sys import stdlib_module_names
+from types import CellType, FunctionType, MethodType
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from curate.models.randomness import Source, source_of
+
+NOT_THE_USERS = stdlib_module_names - {"__main__"} | {
+    *("accelerate", "bitsandbytes", "curate", "datasets", "lightning", "lightning_fabric"),
+    *("numpy", "peft", "polars", "pyarrow", "pytorch_lightning", "torch", "transformers"),
+}
+"""Packages whose objects are not looked into, but for modules, loaders and their samplers."""
+LONGEST = 1000
+"""Entries of a container that is looked into and put back; longer ones hold data."""
+
+
+class Place(NamedTuple):
+    """Something that can change: `read` copies what it holds, `write` puts such a copy back."""
+
+    name: str
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+
+    def changed(self, before: Any) -> list[str]:
+        """The names of what is not as it was."""
+        now = self.read()
+        if isinstance(now, dict):
+            keys = {**before, **now}
+            return [
+                _joined(self.name, key)
+                for key in keys
+                if key not in now or key not in before or now[key] is not before[key]
+            ]
+        if isinstance(now, np.ndarray):
+            return [] if now.tobytes() == before.tobytes() else [self.name]
+        if isinstance(now, list | set):
+            same = len(now) == len(before) and {*map(id, now)} == {*map(id, before)}
+            return [] if same else [self.name]
+        return [] if now is before else [self.name]
+
+
+class Hidden:
+    """What can be reached from some objects and changed, beside parameters.
+
+    sources: generators of random numbers. tensors: with their names, parameters included.
+    """
+
+    def __init__(self, *roots: Any) -> None:
+        self.sources: list[Source] = []
+        self.tensors: list[tuple[str, Tensor]] = []
+        self._places: list[Place] = []
+        seen: dict[int, Any] = {}  # the objects themselves, so that no other gets the same id
+        todo = [("", root) for root in roots]
+        while todo:
+            name, value = todo.pop()
+            if id(value) not in seen:
+                seen[id(value)] = value
+                todo += self._enter(name, value)
+
+    @contextmanager
+    def put_back(self) -> Iterator[Callable[[], list[str]]]:
+        """A block after which all is as it was; yields what gives the names of what changed."""
+        before = [place.read() for place in self._places]
+        pairs = [*zip(self._places, before, strict=True)]
+        states = [source.state() for source in self.sources]
+        try:
+            yield lambda: [name for place, value in pairs for name in place.changed(value)]
+        finally:
+            for place, value in pairs:
+                if place.changed(value):
+                    place.write(value)
+            for source, state in zip(self.sources, states, strict=True):
+                source.set_state(state)
+
+    def _enter(self, name: str, value: Any) -> list[tuple[str, Any]]:
+        """Note what it is; its parts by name, to be looked into."""
+        source = source_of(value)
+        if source is not None:
+            self.sources.append(source)
+        elif isinstance(value, Tensor):
+            self.tensors.append((name, value))
+        elif isinstance(value, FunctionType):
+            return self._enter_function(value)
+        elif isinstance(value, MethodType):
+            return [(name, value.__self__), (name, value.__func__)]
+        elif isinstance(value, partial):
+            return [(name, part) for part in (value.func, value.args, value.keywords)]
+        elif isinstance(value, tuple):
+            return [(name, part) for part in value[:LONGEST]]
+        elif isinstance(value, dict | list | set | np.ndarray):
+            return self._enter_container(name, value)
+        elif isinstance(value, nn.Module):
+            parts = self._enter_container(name, vars(value))
+            return [(key, part) for key, part in parts if not (isinstance(part, dict) and not part)]
+        elif hasattr(value, "__dict__") and _is_the_users(value):
+            return self._enter_container(name, vars(value))
+        elif isinstance(value, DataLoader | Sampler | Dataset):
+            return [*vars(value).items()]
+        return []
+
+    def _enter_container(self, name: str, value: Any) -> list[tuple[str, Any]]:
+        if isinstance(value, np.ndarray):
+            if value.size <= LONGEST and value.dtype != object and value.flags.writeable:
+                self._places.append(Place(name, value.copy, partial(value.__setitem__, ...)))
+            return []
+        if len(value) > LONGEST:
+            return []
+        self._places.append(Place(name, value.copy, partial(_refill, value)))
+        if isinstance(value, dict):
+            return [(_joined(name, key), part) for key, part in value.items()]
+        return [(name, part) for part in value]
+
+    def _enter_function(self, function: FunctionType) -> list[tuple[str, Any]]:
+        code, cells = function.__code__, function.__closure__ or ()
+        parts = dict(zip(code.co_freevars, map(_content, cells), strict=True))
+        for name, cell in zip(code.co_freevars, cells, strict=True):
+            write = partial(setattr, cell, "cell_contents")
+            self._places.append(Place(name, partial(_content, cell), write))
+        if _is_the_users(function):
+            known = function.__globals__
+            used = [name for name in code.co_names if name in known]
+            parts |= {name: known[name] for name in used}
+            read = partial(_some, known, used)
+            self._places.append(Place("", read, known.update))
+        return [*parts.items()]
+
+
+def _is_the_users(value: Any) -> bool:
+    named = value if isinstance(value, FunctionType) else type(value)
+    return str(named.__module__).partition(".")[0] not in NOT_THE_USERS
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that has no value yet
+        return None
+
+
+def _some(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Make a dictionary, list or set hold what it held, without emptying a dictionary."""
+    if isinstance(container, list):
+        container[:] = content
+        return
+    for entry in {*container} - {*content}:
+        container.pop(entry) if isinstance(container, dict) else container.discard(entry)
+    container.update(content)
+
+
+def _joined(name: str, key: Any) -> str:
+    """The name of a part; the dictionaries that a module keeps its parts in have none."""
+    if key in ("_buffers", "_modules", "_parameters"):
+        return name
+    return f"{name}.{key}" if name else str(key)

@@ -1,0 +1,125 @@
+"""What is remembered outside parameters is found, and put back whatever happened to it."""
+
+import random
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, RandomSampler
+
+from curate.models.hidden import LONGEST, Hidden
+
+CALLS = 0
+SEEN: list[int] = []
+
+
+class Meter:
+    def __init__(self) -> None:
+        self.value, self.values = 0.0, np.zeros(3)
+
+
+class Net(nn.Module):
+    mean: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("mean", torch.zeros(2))
+        self.calls, self.names, self.by_name = 0, ["a"], {"a": 1}
+        self.kinds, self.meter, self.own = {1}, Meter(), random.Random(0)
+
+
+def change(net: Net) -> None:
+    """All that a forward pass may do to a module."""
+    net.calls += 1
+    net.mean = net.mean + 1
+    net.names.append("b")
+    net.by_name |= {"b": 2}
+    net.kinds.discard(1)
+    net.meter.value = 1.0
+    net.meter.values += 1
+    net.layer.scale = 2.0  # type: ignore[assignment]
+    net.own.random()
+
+
+def remembered(net: Net) -> list[Any]:
+    return [
+        net.calls,
+        net.mean,
+        *(list(net.names), dict(net.by_name), set(net.kinds)),
+        *(net.meter.value, net.meter.values.tolist()),
+        hasattr(net.layer, "scale"),
+        net.own.getstate(),
+    ]
+
+
+def test_a_module_is_as_it_was_whatever_happened() -> None:
+    net = Net()
+    before = remembered(net)
+    with pytest.raises(ZeroDivisionError), Hidden(net).put_back() as changed:  # noqa: PT012
+        assert changed() == []
+        change(net)
+        names = {*changed()}
+        raise ZeroDivisionError
+    assert names == {
+        *("calls", "mean", "names", "by_name.b", "kinds"),
+        *("meter.value", "meter.values", "layer.scale"),
+    }
+    after = remembered(net)
+    assert after[1] is before[1]
+    assert all(one == other for one, other in zip(after[2:], before[2:], strict=True))
+
+
+def test_functions_and_what_they_hold_on_to() -> None:
+    global CALLS
+    calls, meter = 0, Meter()
+
+    def counting(step: int) -> None:
+        global CALLS
+        nonlocal calls
+        calls, CALLS = calls + step, CALLS + step
+        SEEN.append(step)
+
+    class Watch:
+        total = 0
+
+        def look(self) -> None:
+            self.total += 1
+
+    watch = Watch()
+    for hook in (partial(counting, 1), watch.look, partial(setattr, meter, "value", 3.0)):
+        with Hidden(hook).put_back():
+            hook()
+    assert (calls, CALLS, SEEN, watch.total, meter.value) == (0, 0, [], 0, 0.0)
+
+
+def test_data_and_what_is_others_is_not_copied() -> None:
+    net = Net()
+    net.names = ["a"] * (LONGEST + 1)
+    net.by_name = {"sampler": nn}  # type: ignore[dict-item]
+    with Hidden(net).put_back() as changed:
+        net.names.append("b")
+        assert changed() == []
+    assert len(net.names) == LONGEST + 2
+
+
+def test_generators_of_loaders_are_found() -> None:
+    own, other = torch.Generator(), torch.Generator()
+    data = list(range(8))
+    shuffled = DataLoader(data, batch_size=2, shuffle=True, generator=own)  # type: ignore[arg-type]
+    sampled = DataLoader(data, sampler=RandomSampler(data, generator=other))  # type: ignore[arg-type]
+    before = own.get_state(), other.get_state()
+    with Hidden([shuffled], sampled).put_back():
+        list(shuffled)
+        list(sampled)
+        assert not torch.equal(own.get_state(), before[0])
+    assert torch.equal(own.get_state(), before[0])
+    assert torch.equal(other.get_state(), before[1])
+
+
+def test_tensors_are_named_as_in_the_module() -> None:
+    names = {name for name, _ in Hidden(Net()).tensors}
+    assert names == {"mean", "layer.weight", "layer.bias"}
