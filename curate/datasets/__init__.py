@@ -1,6 +1,13 @@
 """Where candidates and targets come from."""
 
-from curate.datasets.batches import BatchExamples, batch_length, leaves, mapped_tensors, take
+from curate.datasets.batches import (
+    BatchExamples,
+    batch_length,
+    leaves,
+    map_leaves,
+    mapped_tensors,
+    take,
+)
 from curate.datasets.columns import match_features, read_features, require_columns
 from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples
 from curate.datasets.labels import (
@@ -41,6 +48,7 @@ __all__ = [
     "fingerprint_of",
     "holds_names",
     "leaves",
+    "map_leaves",
     "mapped_tensors",
     "match_features",
     "plant_label_noise",

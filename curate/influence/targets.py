@@ -95,7 +95,7 @@ def target_graph(
         for batch in islice(_batches(model, target.examples, CHUNK, ranks), 1):
             with (
                 model.at(theta, training=False) as module,
-                model.computing(),
+                model.computing(exactly=True),
                 counting(theta, *model.held) as kept,
             ):
                 objective.losses(module, batch)
@@ -157,7 +157,7 @@ def _totals(
     """
     loss = terms = 0.0
     for batch in batches:
-        with model.computing(), torch.set_grad_enabled(back):
+        with model.computing(exactly=True), torch.set_grad_enabled(back):
             losses = objective.losses(module, batch)
             if back:
                 losses.sum().backward()

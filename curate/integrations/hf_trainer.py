@@ -49,6 +49,7 @@ class LookAheadMixin:
     optimizer: Any
     lr_scheduler: Any
     eval_dataset: Any
+    state: Any
     model_accepts_loss_kwargs: bool
     get_eval_dataloader: Callable[[Any], Any]
     label_names: list[str]
@@ -99,7 +100,9 @@ class LookAheadMixin:
         if epoch_iterator is not self._source:
             self._source = epoch_iterator
             self._chooser = self._chooser or self._make_chooser()
-            self._cut = self._chooser.stream(epoch_iterator)
+            self._cut = self._chooser.stream(
+                epoch_iterator, lambda: self.state.max_steps - self.state.global_step
+            )
         return super().get_batch_samples(self._cut, *args)  # type: ignore[misc]
 
     def _settle(self) -> None:

@@ -1,6 +1,7 @@
 """Look-ahead in Lightning: a loader that reads the training off the module's trainer."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Unpack
 
 import torch
@@ -72,7 +73,12 @@ class LightningLookAhead:
         if self._wrapped is None or trainer.optimizers[:1] != [self._optimizer]:  # another fit
             self._wrapped = self._wrap(trainer)
             self._optimizer = trainer.optimizers[0]
-        return iter(self._wrapped)
+        return self._wrapped.stream(self._batches(trainer), lambda: _steps_left(trainer))
+
+    def _batches(self, trainer: Any) -> Iterator[Any]:
+        """As many as an epoch has, which the trainer knows when it draws the first."""
+        count = trainer.num_training_batches
+        yield from islice(self.loader, None if count == float("inf") else int(count))
 
     def _wrap(self, trainer: Any) -> LookAheadLoader:
         if not self._module.automatic_optimization:
@@ -96,6 +102,10 @@ class LightningLookAhead:
             scale=lambda count: count / trainer.accumulate_grad_batches,
             **self._options,
         )
+
+
+def _steps_left(trainer: Any) -> int | None:
+    return None if trainer.max_steps < 0 else int(trainer.max_steps - trainer.global_step)
 
 
 def _scheduler(trainer: Any) -> Any | None:

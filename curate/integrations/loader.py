@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from curate.datasets import BatchExamples
 from curate.errors import OptionError
 from curate.influence import Target
+from curate.integrations.drawing import Drawing
 from curate.integrations.loop import Decision, LiveLoop, WindowReport, one_mean
 from curate.integrations.options import LoopOptions, Options
 from curate.integrations.training import LiveTraining
@@ -107,7 +108,13 @@ class LookAheadLoader:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        return self._chooser.stream(self.loader)
+        return self.stream(self.loader)
+
+    def stream(
+        self, batches: Iterable[Any], left: Callable[[], int | None] = lambda: None
+    ) -> Iterator[Any]:
+        """Other batches in the same training, cut likewise; `left`: steps that it will take."""
+        return self._chooser.stream(batches, left)
 
     def settle(self) -> None:
         """Measure what the last window did, now that it has been trained on.
@@ -130,7 +137,9 @@ def as_targets(targets: Any) -> list[Target]:
     usual = [*torch_sources(torch.device("cpu")), PYTHON, NUMPY]
     with undisturbed([*usual, *Hidden(targets).sources]):
         parsed = [
-            Target(name, BatchExamples([part] if _is_batch(part) else list(part)))
+            Target(
+                name, BatchExamples([part] if _is_batch(part) else Drawing().batches(iter(part)))
+            )
             for name, part in parts
         ]
     empty = [target.name for target in parsed if not len(target.examples)]

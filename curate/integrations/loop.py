@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from curate.datasets import BatchExamples, batch_length, take
-from curate.errors import DataError
+from curate.errors import DataError, OptionError
 from curate.influence import Differences, Scoring, Target, target_losses
+from curate.integrations.drawing import Drawing
 from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options, Read
 from curate.integrations.paying import Paying, halved
-from curate.integrations.rehearsal import gradients_of, rehearse
+from curate.integrations.rehearsal import gradients_of, rehearse, require_steady_use
 from curate.integrations.training import LiveTraining
 from curate.integrations.witness import Witness
 from curate.models import Objective, require_trainable
@@ -120,17 +121,23 @@ class LiveLoop:
         self._log: AuditLog | None = None
         self._trackers = careful([] if options.tracker is None else [options.tracker])
         self._unsettled: Decided | None = None
-        self._witness, self._untried = Witness(training, objective), True
+        self._drawing = Drawing()
+        self._witness, self._uses = Witness(training, objective), dict[str, set[bool]]()
         self._steps_decided = 0
         model, live = training.read()
         training.learning_rates(live, 1)
         with training.simulated(self._objective):
             require_trainable(model, objective, targets[0].examples)
 
-    def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
+    def stream(
+        self, batches: Iterable[Any], left: Callable[[], int | None] = lambda: None
+    ) -> Iterator[Any]:
         """The batches, cut to what is kept, or with `keep="weights"` as pairs (batch, weights).
 
         They are drawn a window ahead. With everything kept they go through as they are.
+
+        left: gives how many steps the loop will still take, so that no window goes beyond; None
+        where that is not known.
         """
         if self.options.keep == 1:
             yield from batches
@@ -138,7 +145,9 @@ class LiveLoop:
         source = iter(batches)
         while True:
             self.settle()
-            window = list(islice(source, self.options.horizon * self.accumulate))
+            steps = left()
+            horizon = self.options.horizon if steps is None else min(self.options.horizon, steps)
+            window = self._drawing.batches(source, max(horizon, 1) * self.accumulate)
             if not window:
                 return
             handed = 0
@@ -205,30 +214,41 @@ class LiveLoop:
             examples = decided.judge.task.examples
             self._witness.watch(decided.first_step + k, decided.kept(k), examples, batches)
 
-    def _rehearse(self, task: Task, step: Step) -> None:
-        """Try the optimizer on a first step; parameters that no loss uses count as frozen."""
-        found = gradients_of(task, step)
-        idle = {name for name, grad in found.items() if grad is None}
-        for target in self._targets:
-            rows = next(iter(target.examples.chunks(8)))
-            some = Step(rows, torch.ones(len(rows)), step.lrs, step.seed)
-            there = gradients_of(Task(task.model, task.objective, target.examples), some)
-            idle -= {name for name, grad in there.items() if grad is not None}
-        self.training.idle = frozenset(idle)
+    def _require_cuts(self, sizes: Sequence[int]) -> None:
+        """Refuse batches that are too small for any row to be dropped."""
+        budget = self._budget
+        if budget is not None and all(budget.share(size) == 1 for size in sizes):
+            raise OptionError(
+                f"batches of {max(sizes)} cannot be cut: keep={budget.fraction} drops none of "
+                "their rows; use larger batches, and accumulate fewer of them. Rows that are "
+                "packed into one, without padding, count as one."
+            )
+
+    def _rehearse(self, examples: BatchExamples, sizes: Sequence[int]) -> None:
+        """Try the optimizer on the first step; parameters that its loss does not use are idle."""
+        step = Step(
+            torch.arange(sum(sizes)),
+            torch.ones(sum(sizes)),
+            lrs=(),
+            seed=self.options.seed,
+            micro_batch=self.options.micro_batch or 0,
+            cuts=tuple(accumulate(sizes))[:-1],
+            scale=self._scale(len(sizes)),
+        )
+        found = gradients_of(self.training, self._objective, examples, step)
+        self.training.idle = frozenset(name for name, grad in found.items() if grad is None)
+        self._uses = {name: {name not in self.training.idle} for name in found}
         rehearse(self.training, found)
 
     def _decide(self, batches: Sequence[Any], sizes: Sequence[int]) -> Decided:
         """A window of batches of these sizes, judged by the targets whose turn it is."""
         options = self.options
         examples = BatchExamples(batches)
-        model, live = self.training.read()
         parts = [sizes[k : k + self.accumulate] for k in range(0, len(sizes), self.accumulate)]
-        if self._untried:
-            before = self._seeds.get_state()
-            self._rehearse(Task(model, self._objective, examples), self._steps(live, parts[:1])[0])
-            self._seeds.set_state(before)
-            self._untried = False
-            model, live = self.training.read()
+        if self.training.idle is None:
+            self._require_cuts(sizes)
+            self._rehearse(examples, parts[0])
+        model, live = self.training.read()
         choosing, self._judging = self._sides[len(self.reports) % len(self._sides)]
         judge = Judge(
             Task(model, self._objective, examples),
@@ -249,6 +269,9 @@ class LiveLoop:
         )
         steps = self._steps(live, parts)
         judged = judge.judge(live.state(), steps, first_step=self._steps_decided)
+        for name, used in model.uses.items():
+            self._uses.setdefault(name, set()).update(used)
+        require_steady_use(self._uses)
         return selector.decide(judged, self._steps_decided, parts)
 
     def _steps(self, live: LiveOptimizer, parts: Sequence[Sequence[int]]) -> list[Step]:

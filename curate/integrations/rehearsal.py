@@ -1,14 +1,17 @@
 """Two steps of the loop's own optimizer, tried before it trains; nothing of them stays."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from curate.datasets import Examples
+from curate.errors import SimulationError
 from curate.integrations.compared import Real, require_update
 from curate.integrations.training import LiveTraining
+from curate.models import FlatModel, Objective
 from curate.models.hidden import Hidden
 from curate.trajectory import Step, Task, gradient
 
@@ -44,19 +47,28 @@ def rehearse(training: LiveTraining, gradients: Mapping[str, Tensor | None]) -> 
             require_update(real, model.unpack(expected.theta))
 
 
-def gradients_of(task: Task, step: Step) -> dict[str, Tensor | None]:
+def gradients_of(
+    training: LiveTraining, objective: Objective, examples: Examples, step: Step
+) -> dict[str, Tensor | None]:
     """A step's gradient by the name of the parameter; None for those that its loss does not use."""
-    members, unused = task.model.members(), set[str]()
+    model = FlatModel(training.model, [[*training.parameters()]], autocast=training.half)
+    mean = gradient(Task(model, objective, examples), model.read(), step).mean
+    parts = model.unpack(mean).items()
+    return {name: part if True in model.uses[name] else None for name, part in parts}
 
-    @contextmanager
-    def noting(_: slice) -> Iterator[Callable[[Tensor], None]]:
-        yield torch.autograd.backward
-        unused.clear()
-        unused.update(name for name, p in members.items() if p.grad is None)
 
-    mean = gradient(task, task.model.read(), step, watch=noting).mean
-    parts = task.model.unpack(mean).items()
-    return {name: None if name in unused else part for name, part in parts}
+def require_steady_use(uses: Mapping[str, set[bool]]) -> None:
+    """Raise SimulationError if some steps use a parameter and some do not.
+
+    torch skips what has no gradient, decay and momentum included; here all take every step.
+    """
+    for name, used in uses.items():
+        if len(used) > 1:
+            raise SimulationError(
+                f"the loss of some batches uses {name} and that of others does not: its optimizer "
+                "state then has a time of its own, which is not modeled; have every batch use it, "
+                "or freeze it (requires_grad_(False))."
+            )
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class LiveTraining:
         it prepared the model, else what is seen at the loop's first call. Steps are simulated
         under bfloat16, too, but in float32 for float16, where gradients vanish without the loop's
         own scale. The way back is in float32.
+    idle: parameters that the loss does not use; None before that is known.
+    called: the model as the loop calls it. simulating: whether its calls are not the loop's now.
     """
 
     model: nn.Module
@@ -38,7 +40,7 @@ class LiveTraining:
     scheduler: Any | None = None
     clip_norm: float | None = None
     autocast: torch.dtype | None = None
-    idle: frozenset[str] = frozenset()
+    idle: frozenset[str] | None = None
     called: nn.Module = field(init=False)
     simulating: bool = field(default=False, init=False)
     _hook: Any = field(default=None, init=False)
@@ -91,7 +93,8 @@ class LiveTraining:
         """The model as a function of theta, and the optimizer as a rule and its state."""
         named = dict(self.model.named_parameters())
         names = {p: name for name, p in named.items()}
-        live = from_torch(self.optimizer, self.clip_norm, [named[name] for name in self.idle])
+        idle = None if self.idle is None else [named[name] for name in self.idle]
+        live = from_torch(self.optimizer, self.clip_norm, idle)
         if any(p not in names for group in live.parameters for p in group):
             raise UserError("the optimizer trains parameters that the model does not have.")
         groups = [[names[p] for p in group] for group in live.parameters]  # type: ignore[index]

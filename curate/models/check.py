@@ -30,7 +30,8 @@ def require_trainable(
             trainable parameters, cannot be differentiated, or gives an example another loss
             depending on who shares its batch, in training or in eval mode.
     """
-    batch = examples.batch(torch.arange(min(2, len(examples))), model.device)
+    rows = next(iter(examples.chunks(2)))
+    batch = examples.batch(rows, model.device)
     hidden = Hidden(model.module, objective)
     sources = [*torch_sources(model.device), PYTHON, NUMPY]
     before = [tensor._version for _, tensor in hidden.tensors]
@@ -43,7 +44,7 @@ def require_trainable(
                 if tensor._version != version:
                     raise ModelError(f"{name} changes in the forward pass{UNSEEN}")
             trial = _Trial(model, objective, examples, [*sources, *hidden.sources])
-            _refuse_memory(trial, hidden, changed())
+            _refuse_memory(trial, rows, hidden, changed())
             _refuse_mixing(trial, hidden)
         except FOREIGN as error:
             reason = f"{type(error).__name__}: {one_line(error)}"
@@ -96,9 +97,8 @@ class _Trial(NamedTuple):
             return self.objective.losses(module, batch).detach()
 
 
-def _refuse_memory(trial: _Trial, hidden: Hidden, changed: list[str]) -> None:
+def _refuse_memory(trial: _Trial, rows: Tensor, hidden: Hidden, changed: list[str]) -> None:
     """Refuse a model whose loss depends on the passes before, `changed` by the first of all."""
-    rows = torch.arange(min(2, len(trial.examples)))
     with hidden.put_back():
         one, other = (trial.losses(rows, training=True) for _ in range(2))
     if torch.allclose(one, other, rtol=1e-5, atol=1e-8, equal_nan=True):

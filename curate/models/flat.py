@@ -73,6 +73,9 @@ class FlatModel:
             )
         ((self.device, self.dtype),) = kinds
         self.names = tuple(order)
+        self.uses: dict[str, set[bool]] = {name: set() for name in trainable}
+        """Of every parameter that trains, whether losses used it, as `note_use` found."""
+        self._trainable = trainable
         self._numels = tuple(p.numel() for p in self._parameters.values())
         self.size = sum(self._numels)
         self.group_shapes = tuple(
@@ -141,6 +144,11 @@ class FlatModel:
     def gradient(self) -> Tensor:
         """What a backward pass inside `at` has left in the parameters, shape (P,)."""
         return self.pack({name: p.grad for name, p in self._parameters.items()})
+
+    def note_use(self) -> None:
+        """Take down which parameters a backward pass inside `at` has given a gradient."""
+        for name, p in self._trainable.items():
+            self.uses[name].add(p.grad is not None)
 
     @contextmanager
     def computing(self, *, exactly: bool = False) -> Iterator[None]:

@@ -54,13 +54,14 @@ class LiveOptimizer:
 def from_torch(
     optimizer: torch.optim.Optimizer,
     clip_norm: float | None = None,
-    idle: Collection[Tensor] = (),
+    idle: Collection[Tensor] | None = None,
 ) -> LiveOptimizer:
     """Read an optimizer of a class in `READABLE`, without changing it.
 
     Wrappers that keep the real one as `.optimizer` (Accelerate, Lightning) are seen through.
 
-    idle: parameters that no loss uses; frozen until the optimizer has updated them.
+    idle: parameters that the loss does not use, frozen until the optimizer has updated them. If
+    None, those are that were never updated while others were.
 
     Raises:
         OptimizerError: another optimizer, an option that is not modeled, or
@@ -123,26 +124,33 @@ def _refuse_unmodeled(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _trained(
-    optimizer: torch.optim.Optimizer, idle: Collection[Tensor]
+    optimizer: torch.optim.Optimizer, idle: Collection[Tensor] | None
 ) -> list[tuple[Tensor, ...]]:
     """Group by group the parameters that are updated; SGD without momentum leaves no trace."""
     state, groups = optimizer.state, optimizer.param_groups
+    if idle is not None:
+        out = {*map(id, idle)}
+        return [
+            tuple(
+                p for p in group["params"] if p.requires_grad and (state.get(p) or id(p) not in out)
+            )
+            for group in groups
+        ]
     started = any(state.get(p) for group in groups for p in group["params"])
     always = [isinstance(optimizer, torch.optim.SGD) and not group["momentum"] for group in groups]
-    unused = {*map(id, idle)}
     return [
         tuple(
             p
             for p in group["params"]
-            if p.requires_grad
-            and (state.get(p) or ((not started or traceless) and id(p) not in unused))
+            if p.requires_grad and (state.get(p) or not started or traceless)
         )
         for group, traceless in zip(groups, always, strict=True)
     ]
 
 
 def _steps_taken(states: Sequence[Mapping[str, Any]]) -> int:
-    counts = {int(state["step"]) for state in states if "step" in state}
+    counted = any("step" in state for state in states)
+    counts = {int(state.get("step", 0)) for state in states} if counted else set()
     if len(counts) > 1:
         raise OptimizerError(
             f"parameters have taken different numbers of steps ({min(counts)} to {max(counts)}); "

@@ -164,6 +164,7 @@ def gradient(
                 if losses.requires_grad:
                     back((step.weights[chunk].to(losses) * losses).sum())
             rows.append(torch.stack([losses.detach(), sizes]).double())
+        task.model.note_use()
         mean = task.ranks.sum(task.model.gradient())
     if step.scale != 1:
         mean *= step.scale

@@ -1,0 +1,50 @@
+"""A window's batches, drawn ahead of the loop from whatever loader it has."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curate.datasets import leaves, map_leaves
+
+
+class Drawing:
+    """Draws several batches at a time, even from a loader that fills the same memory again."""
+
+    def __init__(self) -> None:
+        self._reuses: bool | None = None  # whether the loader does; None before it was seen
+
+    def batches(self, source: Iterator[Any], count: int | None = None) -> list[Any]:
+        """The next batches, at most `count`, each with what it held when it was drawn.
+
+        The first of them that are drawn together are copied, to see whether others overwrite them;
+        later ones only where that was so.
+        """
+        if count == 1:
+            return list(islice(source, 1))
+        drawn, copies = list[Any](), list[Any]()
+        for batch in islice(source, count):
+            drawn.append(batch)
+            if self._reuses is not False:
+                copies.append(map_leaves(batch, _copied))
+        if self._reuses is None and len(drawn) > 1:
+            self._reuses = any(map(_differ, drawn, copies))
+        return copies if self._reuses else drawn
+
+
+def _copied(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.clone()
+    return leaf.copy() if isinstance(leaf, np.ndarray | list) else leaf
+
+
+def _differ(batch: Any, copy: Any) -> bool:
+    return any(
+        not torch.equal(one, other)
+        if isinstance(one, Tensor)
+        else isinstance(one, np.ndarray) and not np.array_equal(one, other)
+        for one, other in zip(leaves(batch), leaves(copy), strict=True)
+    )
