@@ -17,7 +17,7 @@ from curate.integrations.drawing import Drawing
 from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options, Read
 from curate.integrations.paying import Paying, halved
 from curate.integrations.rehearsal import gradients_of, rehearse, require_steady_use
-from curate.integrations.training import LiveTraining
+from curate.integrations.training import LiveTraining, future_learning_rates
 from curate.integrations.witness import Witness
 from curate.models import Objective, require_trainable
 from curate.output.audit_log import AuditLog
@@ -167,10 +167,11 @@ class LiveLoop:
     def choose(self, batches: Sequence[Any]) -> list[Decision]:
         """Decide on a window, given as its batches in order.
 
-        With `keep="auto"` a window may go through whole and unscored: it has no report then.
+        With `keep="auto"` a window may go through whole and unscored, and one in which all
+        learning rates are 0, as a warm-up begins, does: it has no report then.
         """
         sizes = [batch_length(batch) for batch in batches]
-        if self._paying and not self._paying.due():
+        if (self._paying and not self._paying.due()) or not self._moves(len(batches)):
             self._steps_decided += -(-len(batches) // self.accumulate)
             return [_whole(size, len(self._targets)) for size in sizes]
         begin = time.monotonic()
@@ -204,6 +205,12 @@ class LiveLoop:
                 report.gain = self._everything - self._judged_loss(theta)
                 self._paying.enter(report.gain)
         self._record()
+
+    def _moves(self, batches: int) -> bool:
+        """Whether a window of so many batches moves any parameter, so that rows can be judged."""
+        steps = -(-batches // self.accumulate)
+        rates = future_learning_rates(self.training.optimizer, self.training.scheduler, steps)
+        return any(rate for step in rates for rate in step)
 
     def _look_on(self, k: int) -> None:
         """Check the step before; watch step k of the window handed out, if that is due."""

@@ -13,7 +13,7 @@ WILD = 100
 
 def remarks(recipe: Recipe, data: Candidates) -> list[str]:
     """Sentences for a user, each with what to do."""
-    return [*_scales(recipe, data), *_overlaps(recipe, data)]
+    return [*_scales(recipe, data), *_overlaps(recipe, data), *_warm_up(recipe)]
 
 
 def horizon_remark(recipe: Recipe, steps: int) -> str | None:
@@ -42,6 +42,16 @@ def _scales(recipe: Recipe, data: Candidates) -> list[str]:
     return [
         f"the spread of one feature is {float(spread.max() / spread.min()):.0f} times another's, "
         "which few models train on well; data.standardize: true brings them to one scale."
+    ]
+
+
+def _warm_up(recipe: Recipe) -> list[str]:
+    """Rows that horizon 1 does not judge where a step moves nothing."""
+    if recipe.training.schedule.warmup_steps == 0 or recipe.selection.horizon != 1:
+        return []
+    return [
+        "the first step of a warm-up has a learning rate of 0, so a horizon of 1 does not judge "
+        "its rows there, and not at all if they are offered once; selection.horizon: 8 does."
     ]
 
 

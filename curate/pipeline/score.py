@@ -96,10 +96,14 @@ def _groups(job: Job) -> Array | None:
 
 
 def chosen_table(job: Job, chosen: Chosen) -> pl.DataFrame:
-    """`scores.parquet` of a choice, see `score_table`."""
-    data = job.data
+    """`scores.parquet` of a choice, see `score_table`; reasons name rows that no step judged."""
+    data, choice, scores = job.data, chosen.choice, chosen.scores
+    if scores.influence is not None:
+        pairs = zip(choice.reasons, scores.seen, strict=True)
+        reasons = [why if seen else f"{why}, but not judged by any step" for why, seen in pairs]
+        choice = replace(choice, reasons=reasons)
     rows, targets = data.examples.rows.numpy(), [*data.validation]
-    return score_table(chosen.scores, chosen.choice, rows, targets, data.tokens)
+    return score_table(scores, choice, rows, targets, data.tokens)
 
 
 def choose(

@@ -60,7 +60,8 @@ class Decided:
     def kept(self, k: int) -> Step:
         """Step k of the window, of what is kept of it and with its weights."""
         step, weights = self.judged.steps[k], torch.from_numpy(self.weights[k])
-        return step.reweight(weights.to(step.weights)).keep(weights.nonzero().flatten())
+        weighted = step.reweight(step.weights * weights.to(step.weights))
+        return weighted.keep(weights.nonzero().flatten())
 
     def predicted(self) -> float | None:
         """Change of the mean target loss from training on what is kept instead of everything.
@@ -317,10 +318,15 @@ class _SoFar:
         return judged
 
     def enter(self, decided: Decided) -> None:
-        """Put a window's scores and influences in the ledger."""
+        """Put a window's scores and influences in the ledger.
+
+        A step that moves nothing, as one with a learning rate of 0, has judged nobody.
+        """
         influences, per = decided.judged.scores, decided.judge.per
         for k, step in enumerate(decided.judged.steps):
             rows = step.rows.numpy()
+            if influences is not None and not influences.influences[k].any():
+                continue
             self._ledger.add(
                 rows,
                 decided.scores[k],

@@ -24,6 +24,8 @@ def foretell(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     def watched_choose(self: Any, window: Sequence[Any]) -> list[Decision]:
         decisions = choose(self, window)
+        if self._unsettled is None:  # nothing was decided
+            return decisions
         model, live = self.training.read()
         state, steps = live.state(), []
         flat = iter(decisions)
