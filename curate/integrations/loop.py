@@ -1,7 +1,7 @@
 """Look-ahead in somebody's own loop: draw a window ahead, judge, decide, hand the batches out."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor
 from curate.datasets import BatchExamples, batch_length, take
 from curate.errors import DataError, OptionError
 from curate.influence import Differences, Scoring, Target, target_losses
+from curate.integrations.columns import read_column, read_columns
 from curate.integrations.drawing import Drawing
-from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options, Read
+from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options
 from curate.integrations.paying import Paying, halved
-from curate.integrations.rehearsal import gradients_of, rehearse, require_steady_use
+from curate.integrations.rehearsal import Rehearsal
 from curate.integrations.training import LiveTraining, future_learning_rates
 from curate.integrations.witness import Witness
 from curate.models import Objective, require_trainable
@@ -122,7 +123,10 @@ class LiveLoop:
         self._trackers = careful([] if options.tracker is None else [options.tracker])
         self._unsettled: Decided | None = None
         self._drawing = Drawing()
-        self._witness, self._uses = Witness(training, objective), dict[str, set[bool]]()
+        self._rehearsal, self._witness = (
+            Rehearsal(training, objective),
+            Witness(training, objective),
+        )
         self._steps_decided = 0
         model, live = training.read()
         training.learning_rates(live, 1)
@@ -231,30 +235,14 @@ class LiveLoop:
                 "packed into one, without padding, count as one."
             )
 
-    def _rehearse(self, examples: BatchExamples, sizes: Sequence[int]) -> None:
-        """Try the optimizer on the first step; parameters that its loss does not use are idle."""
-        step = Step(
-            torch.arange(sum(sizes)),
-            torch.ones(sum(sizes)),
-            lrs=(),
-            seed=self.options.seed,
-            micro_batch=self.options.micro_batch or 0,
-            cuts=tuple(accumulate(sizes))[:-1],
-            scale=self._scale(len(sizes)),
-        )
-        found = gradients_of(self.training, self._objective, examples, step)
-        self.training.idle = frozenset(name for name, grad in found.items() if grad is None)
-        self._uses = {name: {name not in self.training.idle} for name in found}
-        rehearse(self.training, found)
-
     def _decide(self, batches: Sequence[Any], sizes: Sequence[int]) -> Decided:
         """A window of batches of these sizes, judged by the targets whose turn it is."""
         options = self.options
         examples = BatchExamples(batches)
         parts = [sizes[k : k + self.accumulate] for k in range(0, len(sizes), self.accumulate)]
-        if self.training.idle is None:
+        if not self._rehearsal.done:
             self._require_cuts(sizes)
-            self._rehearse(examples, parts[0])
+            self._rehearsal.take(examples, self._step(parts[0], lrs=(), seed=options.seed))
         model, live = self.training.read()
         choosing, self._judging = self._sides[len(self.reports) % len(self._sides)]
         judge = Judge(
@@ -271,34 +259,37 @@ class LiveLoop:
             judge,
             self._budget,
             options.horizon,
-            strata=_columns(options.label, batches, "label"),
-            groups=_columns(options.group_by, batches, "group_by"),
+            strata=read_columns(options.label, batches, "label"),
+            groups=read_columns(options.group_by, batches, "group_by"),
         )
         steps = self._steps(live, parts)
         judged = judge.judge(live.state(), steps, first_step=self._steps_decided)
-        for name, used in model.uses.items():
-            self._uses.setdefault(name, set()).update(used)
-        require_steady_use(self._uses)
+        self._rehearsal.note_use(model)
         return selector.decide(judged, self._steps_decided, parts)
 
     def _steps(self, live: LiveOptimizer, parts: Sequence[Sequence[int]]) -> list[Step]:
         """The loop's next steps, made of batches of these sizes."""
         rates = self.training.learning_rates(live, len(parts))
         totals = [sum(sizes) for sizes in parts]
+        seeds = [int(torch.randint(2**62, (), generator=self._seeds)) for _ in parts]
         return [
-            Step(
-                rows=rows,
-                weights=torch.ones(len(rows)),
-                lrs=lrs,
-                seed=int(torch.randint(2**62, (), generator=self._seeds)),
-                micro_batch=self.options.micro_batch or 0,
-                cuts=tuple(accumulate(sizes))[:-1],
-                scale=self._scale(len(sizes)),
-            )
-            for rows, lrs, sizes in zip(
-                torch.arange(sum(totals)).split(totals), rates, parts, strict=True
+            replace(self._step(sizes, lrs, seed), rows=rows)
+            for rows, lrs, sizes, seed in zip(
+                torch.arange(sum(totals)).split(totals), rates, parts, seeds, strict=True
             )
         ]
+
+    def _step(self, sizes: Sequence[int], lrs: tuple[float, ...], seed: int) -> Step:
+        """A step of the first rows of a window, in batches of these sizes."""
+        return Step(
+            rows=torch.arange(sum(sizes)),
+            weights=torch.ones(sum(sizes)),
+            lrs=lrs,
+            seed=seed,
+            micro_batch=self.options.micro_batch or 0,
+            cuts=tuple(accumulate(sizes))[:-1],
+            scale=self._scale(len(sizes)),
+        )
 
     def _try(self, decided: Decided) -> float | None:
         """What training on what is kept would gain on the judging half, unless it is done anyway.
@@ -353,7 +344,7 @@ class LiveLoop:
         """The positions in the dataset that a batch says its examples have."""
         if self.options.row is None:
             return [None] * batch_length(batch)
-        rows = _column(self.options.row, batch, "row")
+        rows = read_column(self.options.row, batch, "row")
         if rows.dtype.kind not in "iu":
             raise DataError(
                 f"row must give integers, positions in the dataset, but got {rows.dtype}."
@@ -384,27 +375,3 @@ def _whole(size: int, targets: int) -> Decision:
     """Nothing dropped from a batch that was not scored."""
     influences = torch.full((targets, size), torch.nan, dtype=torch.float64)
     return Decision(influences, np.full(size, np.nan), np.ones(size))
-
-
-def _columns(read: Read | None, batches: Sequence[Any], name: str) -> Array | None:
-    """The values that a key or a function gives for all batches, shape (N,)."""
-    if read is None:
-        return None
-    return np.concatenate([_column(read, batch, name) for batch in batches])
-
-
-def _column(read: Read, batch: Any, name: str) -> Array:
-    """The values that a key of a batch, or a function of it, gives its examples, shape (n,)."""
-    if isinstance(read, str) and not (isinstance(batch, Mapping) and read in batch):
-        keys = f"; it has {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
-        raise DataError(
-            f"{name} is {read!r}, but a batch of type {type(batch).__name__} has no such key{keys}."
-        )
-    values = batch[read] if isinstance(read, str) else read(batch)
-    array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
-    count = batch_length(batch)
-    if array.shape != (count,):
-        raise DataError(
-            f"{name} must give one value per example, shape ({count},), but got {array.shape}."
-        )
-    return array

@@ -18,6 +18,46 @@ from curate.trajectory import Step, Task, gradient
 STEPS = 2
 
 
+class Rehearsal:
+    """Finds out before a loop's first window what its training does to parameters.
+
+    done: whether it has been. Cost: one gradient, and `rehearse`.
+    """
+
+    def __init__(self, training: LiveTraining, objective: Objective) -> None:
+        self._training, self._objective = training, objective
+        self._uses: dict[str, set[bool]] = {}
+        self.done = False
+
+    def take(self, examples: Examples, step: Step) -> None:
+        """Parameters that the loss of a step does not use are idle; the others are tried."""
+        training = self._training
+        names = [name for name, p in training.parameters().items() if p.requires_grad]
+        model = FlatModel(training.model, [names], autocast=training.half)
+        mean = gradient(Task(model, self._objective, examples), model.read(), step).mean
+        training.idle = frozenset(name for name in names if True not in model.uses[name])
+        self.note_use(model)
+        gradients = model.unpack(mean).items()
+        rehearse(training, {k: None if k in training.idle else part for k, part in gradients})
+        self.done = True
+
+    def note_use(self, model: FlatModel) -> None:
+        """Add what the steps of a window used.
+
+        Raises:
+            SimulationError: some steps use a parameter and some do not: torch skips what has no
+                gradient, decay and momentum included, while here all take every step.
+        """
+        for name, used in model.uses.items():
+            self._uses.setdefault(name, set()).update(used)
+            if len(self._uses[name]) > 1:
+                raise SimulationError(
+                    f"the loss of some batches uses {name} and that of others does not: its "
+                    "optimizer state then has a time of its own, which is not modeled; have every "
+                    "batch use it, or freeze it (requires_grad_(False))."
+                )
+
+
 def rehearse(training: LiveTraining, gradients: Mapping[str, Tensor | None]) -> None:
     """Have the optimizer step twice by these gradients, hooks and all, and compare with its rule.
 
@@ -47,30 +87,6 @@ def rehearse(training: LiveTraining, gradients: Mapping[str, Tensor | None]) -> 
             require_update(real, model.unpack(expected.theta))
 
 
-def gradients_of(
-    training: LiveTraining, objective: Objective, examples: Examples, step: Step
-) -> dict[str, Tensor | None]:
-    """A step's gradient by the name of the parameter; None for those that its loss does not use."""
-    model = FlatModel(training.model, [[*training.parameters()]], autocast=training.half)
-    mean = gradient(Task(model, objective, examples), model.read(), step).mean
-    parts = model.unpack(mean).items()
-    return {name: part if True in model.uses[name] else None for name, part in parts}
-
-
-def require_steady_use(uses: Mapping[str, set[bool]]) -> None:
-    """Raise SimulationError if some steps use a parameter and some do not.
-
-    torch skips what has no gradient, decay and momentum included; here all take every step.
-    """
-    for name, used in uses.items():
-        if len(used) > 1:
-            raise SimulationError(
-                f"the loss of some batches uses {name} and that of others does not: its optimizer "
-                "state then has a time of its own, which is not modeled; have every batch use it, "
-                "or freeze it (requires_grad_(False))."
-            )
-
-
 @contextmanager
 def _put_back(training: LiveTraining) -> Iterator[None]:
     """A block after which weights, gradients, the optimizer and all hooks are as they were."""
@@ -78,7 +94,7 @@ def _put_back(training: LiveTraining) -> Iterator[None]:
     parameters = {p: p.grad for group in optimizer.param_groups for p in group["params"]}
     hidden = Hidden(*training.hooks())
     weights = {id(p): (p, p.detach().clone()) for p in parameters}
-    weights |= {id(x): (x, x.detach().clone()) for _, x in hidden.tensors if id(x) not in weights}
+    weights |= {id(x): (x, x.detach().clone()) for _, x in hidden.large if id(x) not in weights}
     groups = [dict(group) for group in optimizer.param_groups]
     state, attributes = dict(optimizer.state), dict(vars(optimizer))
     with hidden.put_back():

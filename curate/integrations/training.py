@@ -78,8 +78,7 @@ class LiveTraining:
     def parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer may move, by name."""
         moved = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        named = self.model.named_parameters()
-        return {name: p for name, p in named if id(p) in moved and p.requires_grad}
+        return {name: p for name, p in self.model.named_parameters() if id(p) in moved}
 
     def copies(self) -> dict[str, Tensor]:
         """Copies of the weights that the optimizer may move, by name."""

@@ -4,7 +4,7 @@ Two at the start, then as many as fit into one hundredth of the time.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from curate.datasets import Examples
 from curate.errors import SimulationError
 from curate.integrations.compared import Real, require_gradient, require_update
 from curate.integrations.training import LiveTraining
-from curate.models import FlatModel, Objective
+from curate.models import Batch, FlatModel, Objective
 from curate.models.hidden import Hidden
 from curate.models.randomness import NUMPY, PYTHON, Source, torch_sources
 from curate.rules import LiveOptimizer, State
@@ -41,8 +41,8 @@ class _Start:
 class _Watched:
     """One step of the loop: what was foreseen of it, and what was seen.
 
-    batches: that the loop should add up. handed: those it has been given. passes: the state of
-    every source of random numbers before each forward pass.
+    batches: that the loop should add up. handed: for those it has been given, and passes: for its
+    forward passes, the states of all sources of random numbers before.
     """
 
     number: int
@@ -50,7 +50,7 @@ class _Watched:
     examples: Examples
     batches: int
     sources: list[Source]
-    handed: int = 0
+    handed: list[list[Any]] = field(default_factory=list)
     passes: list[list[Any]] = field(default_factory=list)
     start: _Start | None = None
     gradients: dict[str, Tensor | None] | None = None
@@ -96,7 +96,7 @@ class Witness:
     def hand(self) -> None:
         """The loop is given another batch."""
         if self._watched is not None:
-            self._watched.handed += 1
+            self._watched.handed.append([source.state() for source in self._watched.sources])
 
     def stop(self) -> None:
         """Look no longer."""
@@ -137,8 +137,9 @@ class Witness:
         )
         model.autocast = training.half
         if not (training.compiled and watched.drew):  # what is compiled draws other numbers
-            task = Task(model, self._objective, watched.examples)
-            handle = training.model.register_forward_pre_hook(_replaying(watched))
+            replayed = _Replayed(self._objective, watched)
+            task = Task(model, replayed, watched.examples)
+            handle = training.model.register_forward_pre_hook(replayed.before_pass)
             try:
                 simulated = gradient(task, start.state.theta, watched.step)
             finally:
@@ -167,11 +168,11 @@ class Witness:
         watched = self._watched
         if watched is None or watched.start is None or watched.gradients is not None:
             return
-        if watched.handed != watched.batches:
+        if len(watched.handed) != watched.batches:
             raise SimulationError(
                 f"step {watched.number} of the loop: the optimizer steps after "
-                f"{watched.handed} of {watched.batches} batches; set accumulate to the batches "
-                "that the loop adds up for a step."
+                f"{len(watched.handed)} of {watched.batches} batches; set accumulate to the "
+                "batches that the loop adds up for a step."
             )
         watched.gradients = {
             name: None if p.grad is None else p.grad.detach().to_dense().clone()
@@ -182,12 +183,24 @@ class Witness:
             watched.drew = any(source.moved_from(state) for source, state in first)
 
 
-def _replaying(watched: _Watched) -> Callable[[Any, Any], None]:
-    """A hook before forward passes, so that each draws what that of the loop drew."""
-    passes = iter(watched.passes)
+class _Replayed(Objective):
+    """An objective that draws the random numbers that the loop drew for it."""
 
-    def set_states(*_: Any) -> None:
-        for source, state in zip(watched.sources, next(passes, ()), strict=False):
+    def __init__(self, objective: Objective, watched: _Watched) -> None:
+        self._objective, self._sources = objective, watched.sources
+        self._handed, self._passes = iter(watched.handed), iter(watched.passes)
+
+    def losses(self, model: Any, batch: Batch) -> Tensor:
+        self._set(next(self._handed, ()))
+        return self._objective.losses(model, batch)
+
+    def sizes(self, batch: Batch) -> Tensor:
+        return self._objective.sizes(batch)
+
+    def before_pass(self, *_: Any) -> None:
+        """A hook: each forward pass begins as that of the loop did."""
+        self._set(next(self._passes, ()))
+
+    def _set(self, states: Sequence[Any]) -> None:
+        for source, state in zip(self._sources, states, strict=False):
             source.set_state(state)
-
-    return set_states

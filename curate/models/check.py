@@ -34,13 +34,13 @@ def require_trainable(
     batch = examples.batch(rows, model.device)
     hidden = Hidden(model.module, objective)
     sources = [*torch_sources(model.device), PYTHON, NUMPY]
-    before = [tensor._version for _, tensor in hidden.tensors]
+    before = [tensor._version for _, tensor in hidden.large]
     with undisturbed(sources), hidden.put_back() as changed:
         try:
             if classes is not None and isinstance(objective, Classification):
                 _require_outputs(model, batch, classes)
             _differentiate(model, objective, batch)
-            for (name, tensor), version in zip(hidden.tensors, before, strict=True):
+            for (name, tensor), version in zip(hidden.large, before, strict=True):
                 if tensor._version != version:
                     raise ModelError(f"{name} changes in the forward pass{UNSEEN}")
             trial = _Trial(model, objective, examples, [*sources, *hidden.sources])
@@ -100,16 +100,20 @@ class _Trial(NamedTuple):
 def _refuse_memory(trial: _Trial, rows: Tensor, hidden: Hidden, changed: list[str]) -> None:
     """Refuse a model whose loss depends on the passes before, `changed` by the first of all."""
     with hidden.put_back():
-        one, other = (trial.losses(rows, training=True) for _ in range(2))
-    if torch.allclose(one, other, rtol=1e-5, atol=1e-8, equal_nan=True):
-        return
-    if changed:
-        raise ModelError(f"{changed[0]} changes in the forward pass, and the loss by it{UNSEEN}")
-    raise ModelError(
-        f"the loss of the same row is {float(one[0]):.6g} and then {float(other[0]):.6g}, all that "
-        "draws random numbers being seeded alike; have it draw from torch, NumPy or a generator "
-        "that is an attribute of the model."
-    )
+        modes = (False, True, True, False)  # as a target, twice in training, as a target again
+        losses = [trial.losses(rows, training=training) for training in modes]
+    for one, other in ((losses[1], losses[2]), (losses[0], losses[3])):
+        if torch.allclose(one, other, rtol=1e-5, atol=1e-8, equal_nan=True):
+            continue
+        if changed:
+            raise ModelError(
+                f"{changed[0]} changes in the forward pass, and the loss by it{UNSEEN}"
+            )
+        raise ModelError(
+            f"the loss of the same row is {float(one[0]):.6g} and then {float(other[0]):.6g}, all "
+            "that draws random numbers being seeded alike; have it draw from torch, NumPy or a "
+            "generator that is an attribute of the model."
+        )
 
 
 def _refuse_mixing(trial: _Trial, hidden: Hidden) -> None:
@@ -120,18 +124,16 @@ def _refuse_mixing(trial: _Trial, hidden: Hidden) -> None:
     with hidden.put_back():
         order = rows[trial.losses(rows, training=False).argsort().cpu()]
         low, high = order[0], order[-1]
-        seeds = [trial.losses(rows[:2], training=True, seed=seed) for seed in (0, 1)]
         for training in (False, True):
+            middle = order[len(order) // 2]
             near, far = (
-                trial.losses(
-                    torch.stack([order[len(order) // 2], low, high, last]), training=training
-                )
+                trial.losses(torch.stack([middle, low, high, last]), training=training)
                 for last in (low, high)
             )
             _require_same(near[:1], far[:1], "with one row", "with another", training)
-            if not training or torch.equal(*seeds):
-                pair = torch.stack([low, high])
-                together = trial.losses(pair, training=training)
+            pair = torch.stack([low, high])
+            together, other = (trial.losses(pair, training=training, seed=seed) for seed in (0, 1))
+            if torch.equal(together, other):  # else each shape of batch draws numbers of its own
                 alone = [trial.losses(row, training=training) for row in pair.split(1)]
                 _require_same(torch.cat(alone), together, "alone", "with another", training)
 

@@ -4,6 +4,7 @@ Attributes, buffers that are assigned anew, counters in closures, generators of 
 pass that is not the loop's own must leave all of it as it was.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +13,7 @@ from types import CellType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -45,7 +47,9 @@ class Place(NamedTuple):
             ]
         if isinstance(now, np.ndarray):
             return [] if now.tobytes() == before.tobytes() else [self.name]
-        if isinstance(now, list | set):
+        if isinstance(now, Tensor):
+            return [] if torch.equal(now, before) else [self.name]
+        if isinstance(now, list | set | deque):
             same = len(now) == len(before) and {*map(id, now)} == {*map(id, before)}
             return [] if same else [self.name]
         return [] if now is before else [self.name]
@@ -54,12 +58,13 @@ class Place(NamedTuple):
 class Hidden:
     """What can be reached from some objects and changed, beside parameters.
 
-    sources: generators of random numbers. tensors: with their names, parameters included.
+    sources: generators of random numbers. large: tensors that are not put back, with their names:
+    parameters, what has a gradient, and those of more than `LONGEST` numbers.
     """
 
     def __init__(self, *roots: Any) -> None:
         self.sources: list[Source] = []
-        self.tensors: list[tuple[str, Tensor]] = []
+        self.large: list[tuple[str, Tensor]] = []
         self._places: list[Place] = []
         seen: dict[int, Any] = {}  # the objects themselves, so that no other gets the same id
         todo = [("", root) for root in roots]
@@ -90,7 +95,7 @@ class Hidden:
         if source is not None:
             self.sources.append(source)
         elif isinstance(value, Tensor):
-            self.tensors.append((name, value))
+            self._enter_tensor(name, value)
         elif isinstance(value, FunctionType):
             return self._enter_function(value)
         elif isinstance(value, MethodType):
@@ -99,7 +104,7 @@ class Hidden:
             return [(name, part) for part in (value.func, value.args, value.keywords)]
         elif isinstance(value, tuple):
             return [(name, part) for part in value[:LONGEST]]
-        elif isinstance(value, dict | list | set | np.ndarray):
+        elif isinstance(value, dict | list | set | deque | np.ndarray):
             return self._enter_container(name, value)
         elif isinstance(value, nn.Module):
             parts = self._enter_container(name, vars(value))
@@ -109,6 +114,12 @@ class Hidden:
         elif isinstance(value, DataLoader | Sampler | Dataset):
             return [*vars(value).items()]
         return []
+
+    def _enter_tensor(self, name: str, value: Tensor) -> None:
+        if isinstance(value, nn.Parameter) or value.numel() > LONGEST or value.requires_grad:
+            self.large.append((name, value))
+        else:
+            self._places.append(Place(name, value.clone, partial(_overwrite, value)))
 
     def _enter_container(self, name: str, value: Any) -> list[tuple[str, Any]]:
         if isinstance(value, np.ndarray):
@@ -154,13 +165,19 @@ def _some(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def _refill(container: Any, content: Any) -> None:
-    """Make a dictionary, list or set hold what it held, without emptying a dictionary."""
-    if isinstance(container, list):
-        container[:] = content
+    """Make a container hold what it held, without emptying a dictionary on the way."""
+    if isinstance(container, list | deque):
+        container.clear()
+        container.extend(content)
         return
     for entry in {*container} - {*content}:
         container.pop(entry) if isinstance(container, dict) else container.discard(entry)
     container.update(content)
+
+
+def _overwrite(tensor: Tensor, value: Tensor) -> None:
+    with torch.no_grad():
+        tensor.copy_(value)
 
 
 def _joined(name: str, key: Any) -> str:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from curate import LookAheadMixin, read_log
-from curate.errors import DataError, ModelError, OptionError
+from curate.errors import DataError, ModelError, OptionError, SimulationError
 from curate.integrations import LiveLoop
 from curate.models import LabelsObjective, find_shift
 from tests.integrations.prophecy import foretell
@@ -259,6 +259,105 @@ def test_an_objective_of_ones_own(tmp_path: Path) -> None:
     made = trainer(tmp_path, bert(), sentences(24), {"rounds": 1}, objective=smoothed, **arguments)
     made.train()
     assert len(made.look_ahead_reports) == 6
+
+
+class OwnLoss(Trainer):
+    def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+        logits = model(input_ids=inputs["input_ids"]).logits
+        weight = torch.tensor([1.0, 4.0])
+        return nn.functional.cross_entropy(logits, inputs["labels"], weight=weight)
+
+
+class OwnStep(Trainer):
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        for p in model.parameters():
+            if p.grad is not None:
+                p.grad.sign_()
+        return loss
+
+
+class OwnInputs(Trainer):
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        inputs = super()._prepare_inputs(inputs)
+        return inputs | {"input_ids": inputs["input_ids"].roll(1, 1)}
+
+
+class TermInTraining(nn.Module):
+    """A loss with a term that targets do not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bert = bert()
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> Any:
+        out = self.bert(input_ids=input_ids, labels=labels)
+        if self.training and labels is not None:
+            out.loss = out.loss + 0.1 * out.logits.square().mean()
+        return out
+
+
+class Masking(TrainerCallback):
+    def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
+        next(model.parameters()).grad.zero_()
+
+
+class Boxing(TrainerCallback):
+    @torch.no_grad()
+    def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
+        for p in model.parameters():
+            p.clamp_(-0.01, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("base", "model", "callbacks", "message"),
+    [
+        (OwnLoss, bert, None, "gradient .* is not that of the objective"),
+        (OwnStep, bert, None, "gradient .* is not that of the objective"),
+        (OwnInputs, bert, None, "gradient .* is not that of the objective"),
+        (Trainer, TermInTraining, None, "gradient .* is not that of the objective"),
+        (Trainer, bert, [Masking()], "gradient .* is not that of the objective"),
+        (Trainer, bert, [Boxing()], "the update moves"),
+    ],
+)
+def test_a_trainer_that_trains_in_its_own_way_is_told(
+    tmp_path: Path, base: Any, model: Any, callbacks: Any, message: str
+) -> None:
+    kind = type("Chosen", (LookAheadMixin, base), {})
+    options = {"keep": 0.5, "horizon": 2}
+    made = trainer(tmp_path, model(), sentences(40), options, kind=kind, callbacks=callbacks)
+    with pytest.raises(SimulationError, match=f"step [01] of the loop: .*{message}"):
+        made.train()
+
+
+def test_class_weights_in_a_models_own_loss_are_told_before_training(tmp_path: Path) -> None:
+    class Weighted(TermInTraining):
+        def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> Any:
+            out = self.bert(input_ids=input_ids)
+            if labels is not None:
+                weight = torch.tensor([1.0, 4.0])
+                out.loss = nn.functional.cross_entropy(out.logits, labels, weight=weight)
+            return out
+
+    made = trainer(tmp_path, Weighted(), sentences(40), {"keep": 0.5})
+    with pytest.raises(ModelError, match=r"the model's own loss is .* give an objective"):
+        made.train()
+
+
+def test_targets_without_labels_are_passed_over(tmp_path: Path) -> None:
+    """The first target row is all prompt: its loss is that of no token."""
+    made = trainer(tmp_path, gpt(), texts(24), {"keep": 0.5})
+    rows = texts(12, 5).to_list()
+    rows[0]["labels"] = [-100] * LENGTH
+    made._target_data = Dataset.from_list(rows)
+    made.train()
+    assert len(made.look_ahead_reports) == 6
+
+
+def test_no_window_goes_beyond_the_last_step(tmp_path: Path) -> None:
+    made = trainer(tmp_path, bert(), sentences(80), {"keep": 0.5, "horizon": 4}, max_steps=6)
+    made.train()
+    assert [report.steps for report in made.look_ahead_reports] == [4, 2]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from curate import LightningLookAhead
-from curate.errors import OptionError
+from curate.errors import OptionError, SimulationError
 from tests.integrations.loop import data, loader, losses, net, target
 from tests.integrations.prophecy import foretell
 
@@ -53,13 +53,12 @@ def fit(folder: Path, module: Module, batches: Any, **options: Any) -> None:
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(
             accelerator="cpu",
-            max_epochs=3,
             default_root_dir=folder,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            **options,
+            **{"max_epochs": 3} | options,
         )
         trainer.fit(module, batches, val_dataloaders=DataLoader(data(16), batch_size=16))
 
@@ -135,3 +134,94 @@ def test_loaders_and_options_are_checked_at_once() -> None:
         LightningLookAhead(endless, module, losses, target())
     with pytest.raises(OptionError, match="horizon must be a number of steps, at least 1"):
         LightningLookAhead(loader(), module, losses, target(), horizon=0)
+
+
+class Own(Module):
+    """A module with one more thing of its own."""
+
+
+class OwnBackward(Own):
+    def backward(self, loss: Tensor) -> None:
+        (3 * loss).backward()
+
+
+class AfterBackward(Own):
+    def on_after_backward(self) -> None:
+        self.net[0].weight.grad *= torch.arange(6) % 2
+
+
+class BeforeStep(Own):
+    def on_before_optimizer_step(self, _: Any) -> None:
+        for p in self.parameters():
+            p.grad.sign_()
+
+
+class OwnClipping(Own):
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 1e-3)
+
+
+class OwnRate(Own):
+    def optimizer_step(self, *args: Any) -> None:
+        _, _, optimizer, closure = args
+        for group in optimizer.param_groups:
+            group["lr"] = 0.001 * (self.trainer.global_step + 1)
+        optimizer.step(closure=closure)
+
+
+class OwnBatches(Own):
+    def on_before_batch_transfer(self, batch: Any, _: int) -> Any:
+        return [-batch[0], *batch[1:]] if self.training else batch
+
+
+class Boxed(Own):
+    @torch.no_grad()
+    def on_train_batch_end(self, *_: Any) -> None:
+        for p in self.parameters():
+            p.clamp_(-0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (OwnBackward, "it is 3 times as large"),
+        (AfterBackward, "gradient .* is not that of the objective"),
+        (BeforeStep, "gradient .* is not that of the objective"),
+        (OwnClipping, "it is [0-9.e-]+ times as large"),
+        (OwnRate, "a learning rate of 0.001 where 0.02 was foreseen"),
+        (OwnBatches, "gradient .* is not that of the objective"),
+        (Boxed, "the update moves net.0.weight"),
+    ],
+)
+def test_a_module_that_trains_in_its_own_way_is_told(
+    tmp_path: Path, kind: type[Own], message: str
+) -> None:
+    module = kind()
+    chosen = LightningLookAhead(loader(), module, losses, target(), horizon=2, keep=0.5)
+    with pytest.raises(SimulationError, match=f"step [01] of the loop: .*{message}"):
+        fit(tmp_path, module, chosen)
+
+
+def test_an_accumulation_that_changes_is_told(tmp_path: Path) -> None:
+    module = Module()
+    chosen = LightningLookAhead(loader(), module, losses, target(), horizon=2, keep=0.5)
+    schedule = lightning.pytorch.callbacks.GradientAccumulationScheduler({0: 2})
+    with pytest.raises(SimulationError, match="is not that of the objective"):
+        fit(tmp_path, module, chosen, callbacks=[schedule])
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"limit_train_batches": 3}, [2, 1]),
+        ({"max_steps": 3}, [2, 1]),
+        ({"limit_train_batches": 0.5}, [2, 1]),
+    ],
+)
+def test_windows_end_where_training_does(
+    tmp_path: Path, options: dict[str, Any], steps: list[int]
+) -> None:
+    module = Module()
+    chosen = LightningLookAhead(loader(), module, losses, target(), horizon=2, keep=0.5)
+    fit(tmp_path, module, chosen, **{"max_epochs": 1} | options)
+    assert [report.steps for report in chosen.reports] == steps

@@ -95,42 +95,6 @@ def test_labels_are_those_of_a_key_or_of_a_function() -> None:
     assert choose("kind") == choose(lambda batch: [f"kind {k}" for k in batch["kind"].tolist()])
 
 
-@pytest.mark.parametrize("name", ["label", "group_by"])
-@pytest.mark.parametrize(
-    ("read", "message"),
-    [
-        (lambda batch: batch[1][:3], r"must give one value per example, shape \(16,\), .* \(3,\)"),
-        (lambda batch: batch[0], r"must give one value per example, shape \(16,\), .* \(16, 6\)"),
-        ("kind", "is 'kind', but a batch of type list has no such key"),
-    ],
-)
-def test_labels_and_groups_that_do_not_fit_are_refused_by_name(
-    name: str, read: Any, message: str
-) -> None:
-    with pytest.raises(DataError, match=f"^{name} {message}"):
-        kept_by_loop(batches(), **{name: read})
-
-
-def test_a_key_that_is_missing_is_told_with_those_that_are_there() -> None:
-    model = net()
-    loader = LookAheadLoader(
-        [],
-        model,
-        torch.optim.SGD(model.parameters(), lr=0.1),
-        lambda m, b: losses(m, (b["x"], b["y"])),
-        {"x": target()[0], "y": target()[1]},
-        label="kind",
-        keep=0.5,
-    )
-    with pytest.raises(DataError, match="a batch of type dict has no such key; it has x, y"):
-        loader.choose([{"x": target()[0], "y": target()[1]}])
-
-
-def test_rows_that_are_no_integers_are_refused(tmp_path: Any) -> None:
-    with pytest.raises(DataError, match=r"row must give integers, .* but got float32"):
-        kept_by_loop(batches(), log=tmp_path, row=lambda batch: batch[0][:, 0])
-
-
 def test_a_window_that_is_not_scored_goes_through_whole_without_a_report() -> None:
     model = net()
     loop = wrapped(model, torch.optim.SGD(model.parameters(), lr=0.1), keep="auto", rounds=None)
@@ -151,3 +115,50 @@ def test_a_report_compares_what_came_with_what_was_predicted() -> None:
     assert report.metrics()["horizon"] == 4
     report.predicted = None
     assert report.ratio is None
+
+
+@pytest.mark.parametrize("name", ["label", "group_by"])
+def test_labels_and_groups_that_do_not_fit_are_refused_by_name(name: str) -> None:
+    with pytest.raises(DataError, match=f"^{name} must give one value per example"):
+        kept_by_loop(batches(), **{name: lambda batch: batch[1][:3]})
+
+
+def test_rows_that_are_no_integers_are_refused(tmp_path: Any) -> None:
+    with pytest.raises(DataError, match=r"row must give integers, .* but got float32"):
+        kept_by_loop(batches(), log=tmp_path, row=lambda batch: batch[0][:, 0])
+
+
+@pytest.mark.parametrize("keep", [0.5, "auto"])
+def test_where_nothing_moves_batches_go_through_whole(keep: Any) -> None:
+    """A warm-up that begins at a learning rate of 0: no row could be judged."""
+    model = net(dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1.0, k / 4))
+    chosen = wrapped(model, optimizer, scheduler=scheduler, keep=keep)
+    window = batches()[:2]
+    decisions = chosen.choose(window[:1])
+    assert decisions[0].kept.all()
+    assert np.isnan(decisions[0].values).all()
+    assert chosen.reports == []
+    if keep == 0.5:
+        assert chosen.choose(window)[1].kept.mean() == 0.5
+
+
+def test_no_window_goes_beyond_the_steps_that_are_left() -> None:
+    model = net(dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    chosen = wrapped(model, optimizer, horizon=4, keep=0.5)
+    drawn = 0
+
+    def source() -> Any:
+        nonlocal drawn
+        for batch in batches():
+            drawn += 1
+            yield batch
+
+    left = 3
+    handed = chosen.stream(source(), lambda: left)
+    for _ in range(3):
+        next(handed)
+    assert drawn == 3
+    assert chosen.reports[0].steps == 3

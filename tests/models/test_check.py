@@ -12,12 +12,14 @@ from torch import nn
 from curate.datasets import TensorExamples
 from curate.errors import ModelError
 from curate.models import Classification, FlatModel, require_trainable
+from curate.models.hidden import LONGEST
 from tests import tiny
 
 
 class Net(nn.Module):
     """A linear layer, the forward pass around it, and a counter."""
 
+    bank: torch.Tensor
     calls: torch.Tensor
     passes: int
 
@@ -27,6 +29,7 @@ class Net(nn.Module):
             torch.manual_seed(0)
             self.linear = nn.Linear(4, 3)
         self.register_buffer("calls", torch.zeros(1))
+        self.register_buffer("bank", torch.zeros(LONGEST + 1))
         self._around = forward
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -37,6 +40,20 @@ def counting(net: Net, x: torch.Tensor) -> torch.Tensor:
     net.calls += 1
     output: torch.Tensor = net.linear(x)
     return output
+
+
+def storing(net: Net, x: torch.Tensor) -> torch.Tensor:
+    net.bank += 1
+    return counting(net, x)
+
+
+def tracking(net: Net, x: torch.Tensor) -> torch.Tensor:
+    """Eval mode uses what training passes leave behind, in place."""
+    output: torch.Tensor = net.linear(x)
+    if net.training:
+        net.calls += output.detach().mean()
+        return output
+    return output * (1 + net.calls)
 
 
 def centering(net: Net, x: torch.Tensor) -> torch.Tensor:
@@ -91,7 +108,8 @@ class Reduced(Classification):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Net(counting), "calls changes in the forward pass"),
+        (Net(storing), "bank changes in the forward pass, a state"),
+        (Net(tracking), "calls changes in the forward pass, and the loss by it"),
         (Net(centering), "depends on who shares its batch"),
         (Net(annealing), "passes changes in the forward pass, and the loss by it"),
         (Net(averaging), "calls changes in the forward pass, and the loss by it"),
@@ -104,7 +122,16 @@ class Reduced(Classification):
         (nn.Linear(4, 2), "cannot be trained on this data: IndexError"),
     ],
     ids=[
-        *("buffer", "mixing", "counter", "assigned", "noise", "in training", "by count"),
+        *(
+            "buffer",
+            "tracking",
+            "mixing",
+            "counter",
+            "assigned",
+            "noise",
+            "in training",
+            "by count",
+        ),
         *("with dropout", "detached", "shape", "classes"),
     ],
 )
@@ -152,12 +179,12 @@ def test_what_is_only_counted_is_accepted_and_left_as_it_was() -> None:
     def counted(net: Net, x: torch.Tensor) -> torch.Tensor:
         net.passes += 1
         random.random()
-        output: torch.Tensor = net.linear(x)
-        return output
+        return counting(net, x)
 
     module = Net(counted)
     module.passes = 0
     state = random.getstate()
     require_trainable(FlatModel(module, dtype=torch.float64), Classification(), tiny.examples())
     assert module.passes == 0
+    assert module.calls.tolist() == [0]
     assert random.getstate() == state

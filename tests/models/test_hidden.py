@@ -1,6 +1,7 @@
 """What is remembered outside parameters is found, and put back whatever happened to it."""
 
 import random
+from collections import deque
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ class Net(nn.Module):
         self.register_buffer("mean", torch.zeros(2))
         self.calls, self.names, self.by_name = 0, ["a"], {"a": 1}
         self.kinds, self.meter, self.own = {1}, Meter(), random.Random(0)
+        self.latest, self.total = deque([1, 2], maxlen=2), torch.zeros(2)
 
 
 def change(net: Net) -> None:
@@ -42,6 +44,8 @@ def change(net: Net) -> None:
     net.meter.value = 1.0
     net.meter.values += 1
     net.layer.scale = 2.0  # type: ignore[assignment]
+    net.latest.append(3)
+    net.total += 1
     net.own.random()
 
 
@@ -52,6 +56,7 @@ def remembered(net: Net) -> list[Any]:
         *(list(net.names), dict(net.by_name), set(net.kinds)),
         *(net.meter.value, net.meter.values.tolist()),
         hasattr(net.layer, "scale"),
+        *(list(net.latest), net.total.tolist()),
         net.own.getstate(),
     ]
 
@@ -65,7 +70,7 @@ def test_a_module_is_as_it_was_whatever_happened() -> None:
         names = {*changed()}
         raise ZeroDivisionError
     assert names == {
-        *("calls", "mean", "names", "by_name.b", "kinds"),
+        *("calls", "mean", "names", "by_name.b", "kinds", "latest", "total"),
         *("meter.value", "meter.values", "layer.scale"),
     }
     after = remembered(net)
@@ -120,6 +125,8 @@ def test_generators_of_loaders_are_found() -> None:
     assert torch.equal(other.get_state(), before[1])
 
 
-def test_tensors_are_named_as_in_the_module() -> None:
-    names = {name for name, _ in Hidden(Net()).tensors}
-    assert names == {"mean", "layer.weight", "layer.bias"}
+def test_what_is_too_large_to_copy_is_named_as_in_the_module() -> None:
+    net = Net()
+    net.layer.register_buffer("bank", torch.zeros(LONGEST + 1))
+    names = {name for name, _ in Hidden(net).large}
+    assert names == {"layer.bank", "layer.weight", "layer.bias"}

@@ -1,0 +1,254 @@
+"""A loop that does not train as it is simulated is told so by its own steps, and what differs."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from curate import LookAheadLoader
+from curate.errors import SimulationError
+from curate.integrations import witness
+from tests.integrations.loop import loader, losses, net, target
+
+Train = Callable[[Any, nn.Module, torch.optim.Optimizer], None]
+
+
+def loop(
+    loss: Callable[[nn.Module, Any], Tensor] = lambda model, batch: losses(model, batch).mean(),
+    before: Callable[[nn.Module, torch.optim.Optimizer, int], None] = lambda *_: None,
+    after: Callable[[nn.Module, int], None] = lambda *_: None,
+    every: int = 1,
+) -> Train:
+    """A plain loop, with a loss of its own and what it does before and after a step."""
+
+    def train(batches: Any, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        model.train()
+        for k, batch in enumerate(batches):
+            loss(model, batch).backward()
+            if (k + 1) % every:
+                continue
+            before(model, optimizer, k)
+            optimizer.step()
+            after(model, k)
+            optimizer.zero_grad()
+
+    return train
+
+
+def weighted(model: nn.Module, batch: Any) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1], weight=torch.tensor([1.0, 3.0]))
+
+
+def penalized(model: nn.Module, batch: Any) -> Tensor:
+    return losses(model, batch).mean() + 0.1 * sum(p.square().sum() for p in model.parameters())
+
+
+def shaken(model: nn.Module, batch: Any) -> Tensor:
+    return losses(model, [batch[0] + 0.3 * torch.randn(batch[0].shape), batch[1]]).mean()
+
+
+def clip(model: nn.Module, *_: Any) -> None:
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-2)
+
+
+def clip_values(model: nn.Module, *_: Any) -> None:
+    nn.utils.clip_grad_value_(model.parameters(), 1e-3)
+
+
+def mask(model: nn.Module, *_: Any) -> None:
+    grad = next(model.parameters()).grad
+    assert grad is not None
+    grad[:, 0] = 0
+
+
+def warm_up(_: nn.Module, optimizer: torch.optim.Optimizer, k: int) -> None:
+    optimizer.param_groups[0]["lr"] = 0.02 * (k + 1)
+
+
+@torch.no_grad()
+def clamp(model: nn.Module, *_: Any) -> None:
+    for p in model.parameters():
+        p.clamp_(-0.1, 0.1)
+
+
+def ahead(batches: Any, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Trains on every batch when it has drawn the next."""
+
+    def late() -> Iterator[Any]:
+        iterator = iter(batches)
+        held = next(iterator)
+        for batch in iterator:
+            yield held
+            held = batch
+
+    loop()(late(), model, optimizer)
+
+
+UNLIKE: dict[str, tuple[Train, str]] = {
+    "scaled": (loop(lambda m, b: 3 * losses(m, b).mean()), "it is 3 times as large"),
+    "summed": (loop(lambda m, b: losses(m, b).sum()), "it is 8 times as large"),
+    "class weights": (loop(weighted), "gradient .* is not that of the objective: it differs"),
+    "weight penalty": (loop(penalized), "gradient .* is not that of the objective: it differs"),
+    "augmented": (loop(shaken), "gradient .* is not that of the objective: it differs"),
+    "clipped": (loop(before=clip), "it is 0.[0-9]+ times as large"),
+    "clipped by value": (loop(before=clip_values), "is not that of the objective: it differs"),
+    "masked": (loop(before=mask), "it differs by 0?.?[0-9.]+ of its norm in 0.weight"),
+    "rate by hand": (loop(before=warm_up), "a learning rate of 0.02 where 0.1 was foreseen"),
+    "weights in a box": (loop(after=clamp), "the update moves 0.weight by"),
+    "accumulated": (loop(every=2), "is not that of the objective"),
+    "read ahead": (ahead, "is not that of the objective"),
+}
+
+
+def wrapped(model: nn.Module, optimizer: Any, **options: Any) -> LookAheadLoader:
+    given = {"horizon": 2, "keep": 0.5} | options
+    objective = given.pop("objective", losses)
+    return LookAheadLoader(loader(), model, optimizer, objective, target(), **given)
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_a_loop_that_trains_otherwise_is_told_at_its_first_steps(name: str, horizon: int) -> None:
+    train, message = UNLIKE[name]
+    model = net(dropout=0.2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = wrapped(model, optimizer, horizon=horizon)
+    with pytest.raises(SimulationError, match=f"step [012] of the loop: .*{message}"):
+        train(batches, model, optimizer)
+
+
+@pytest.mark.parametrize(("told", "done"), [(2, 1), (1, 2), (2, 3)])
+def test_batches_of_a_step_are_counted(told: int, done: int) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = wrapped(model, optimizer, accumulate=told, scale=lambda n: float(n))
+    with pytest.raises(SimulationError):
+        loop(every=done)(batches, model, optimizer)
+
+
+def by_closure(batches: Any, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    model.train()
+    for batch in batches:
+
+        def closure(batch: Any = batch) -> Tensor:
+            optimizer.zero_grad()
+            loss = losses(model, batch).mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+
+def noisy(model: Any, batch: Any) -> Tensor:
+    """Noise from NumPy in training, beside the model's dropout."""
+    if not model.training:
+        return losses(model, batch)
+    noise = torch.from_numpy(np.random.randn(*batch[0].shape)).float()  # noqa: NPY002
+    return losses(model, [batch[0] + noise, batch[1]])
+
+
+def twice(model: Any, batch: Any) -> Tensor:
+    """Two passes, each with a dropout of its own."""
+    return losses(model, batch) + losses(model, batch)
+
+
+ALIKE: dict[str, tuple[Train, dict[str, Any]]] = {
+    "plain": (loop(), {}),
+    "clipped": (loop(before=clip), {"clip_norm": 1e-2}),
+    "closure": (by_closure, {}),
+    "noise": (loop(lambda m, b: noisy(m, b).mean()), {"objective": noisy}),
+    "two passes": (loop(lambda m, b: twice(m, b).mean()), {"objective": twice}),
+    "micro-batches": (loop(), {"micro_batch": 3}),
+    "scaled": (loop(lambda m, b: 3 * losses(m, b).mean()), {"scale": lambda _: 3.0}),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_a_loop_that_trains_as_simulated_is_left_in_peace(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """All of its steps are watched, dropout included, and nothing stays behind."""
+    monkeypatch.setattr(witness, "SHARE", 1e9)
+    checks = watched_steps(monkeypatch)
+    train, options = ALIKE[name]
+    model = net(dropout=0.3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    batches = wrapped(model, optimizer, **options)
+    for _ in range(2):
+        train(batches, model, optimizer)
+    batches.settle()
+    assert len(checks) == 2 * len(batches)
+    assert not left_behind(model, optimizer)
+
+
+def left_behind(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The hooks of a witness that are still there."""
+    hooks = (
+        *model._forward_pre_hooks.values(),
+        *optimizer._optimizer_step_pre_hooks.values(),
+        *optimizer._optimizer_step_post_hooks.values(),
+    )
+    return [hook.__name__ for hook in hooks if isinstance(hook.__self__, witness.Witness)]
+
+
+def watched_steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The steps that were compared, as they come."""
+    steps: list[Any] = []
+    compare = witness.Witness._compare
+
+    def noted(self: Any, watched: Any, *rest: Any) -> None:
+        steps.append(watched.number)
+        compare(self, watched, *rest)
+
+    monkeypatch.setattr(witness.Witness, "_compare", noted)
+    return steps
+
+
+def test_what_begins_later_is_seen_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(model: nn.Module, _: torch.optim.Optimizer, k: int) -> None:
+        if k >= 4:
+            mask(model)
+
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loop(before=late)(wrapped(model, optimizer), model, optimizer)
+    monkeypatch.setattr(witness, "SHARE", 1e9)
+    with pytest.raises(SimulationError, match="step 4 of the loop"):
+        loop(before=late)(wrapped(model, optimizer), model, optimizer)
+
+
+def test_two_steps_are_watched_at_once_and_then_a_hundredth_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that moves a second at each look: a check takes one, and so does nothing else."""
+    now = 0.0
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            nonlocal now
+            now += 1
+            return now
+
+    monkeypatch.setattr(witness, "time", Clock)
+    checks = watched_steps(monkeypatch)
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = wrapped(model, optimizer, horizon=1)
+    for _ in range(60):
+        loop()(batches, model, optimizer)
+    assert checks[:2] == [0, 1]
+    steps = 60 * len(batches)
+    assert len(checks) - 2 <= 0.01 * now
+    assert len(checks) - 2 >= 0.005 * steps
+
+
+def test_what_is_only_looked_at_is_not_trained() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert len(list(wrapped(model, optimizer))) == len(loader())
+    assert not left_behind(model, optimizer)
