@@ -240,10 +240,14 @@ class LiveLoop:
         options = self.options
         examples = BatchExamples(batches)
         parts = [sizes[k : k + self.accumulate] for k in range(0, len(sizes), self.accumulate)]
+        model, live = self.training.read()
+        known = None
         if not self._rehearsal.done:
             self._require_cuts(sizes)
-            self._rehearsal.take(examples, self._step(parts[0], lrs=(), seed=options.seed))
-        model, live = self.training.read()
+            before = self._seeds.get_state()
+            known = self._rehearsal.take(examples, self._steps(live, parts[:1])[0])
+            self._seeds.set_state(before)
+            model, live = self.training.read()
         choosing, self._judging = self._sides[len(self.reports) % len(self._sides)]
         judge = Judge(
             Task(model, self._objective, examples),
@@ -263,7 +267,7 @@ class LiveLoop:
             groups=read_columns(options.group_by, batches, "group_by"),
         )
         steps = self._steps(live, parts)
-        judged = judge.judge(live.state(), steps, first_step=self._steps_decided)
+        judged = judge.judge(live.state(), steps, first_step=self._steps_decided, known=known)
         self._rehearsal.note_use(model)
         return selector.decide(judged, self._steps_decided, parts)
 
@@ -271,25 +275,20 @@ class LiveLoop:
         """The loop's next steps, made of batches of these sizes."""
         rates = self.training.learning_rates(live, len(parts))
         totals = [sum(sizes) for sizes in parts]
-        seeds = [int(torch.randint(2**62, (), generator=self._seeds)) for _ in parts]
         return [
-            replace(self._step(sizes, lrs, seed), rows=rows)
-            for rows, lrs, sizes, seed in zip(
-                torch.arange(sum(totals)).split(totals), rates, parts, seeds, strict=True
+            Step(
+                rows=rows,
+                weights=torch.ones(len(rows)),
+                lrs=lrs,
+                seed=int(torch.randint(2**62, (), generator=self._seeds)),
+                micro_batch=self.options.micro_batch or 0,
+                cuts=tuple(accumulate(sizes))[:-1],
+                scale=self._scale(len(sizes)),
+            )
+            for rows, lrs, sizes in zip(
+                torch.arange(sum(totals)).split(totals), rates, parts, strict=True
             )
         ]
-
-    def _step(self, sizes: Sequence[int], lrs: tuple[float, ...], seed: int) -> Step:
-        """A step of the first rows of a window, in batches of these sizes."""
-        return Step(
-            rows=torch.arange(sum(sizes)),
-            weights=torch.ones(sum(sizes)),
-            lrs=lrs,
-            seed=seed,
-            micro_batch=self.options.micro_batch or 0,
-            cuts=tuple(accumulate(sizes))[:-1],
-            scale=self._scale(len(sizes)),
-        )
 
     def _try(self, decided: Decided) -> float | None:
         """What training on what is kept would gain on the judging half, unless it is done anyway.

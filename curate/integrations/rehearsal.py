@@ -13,7 +13,7 @@ from curate.integrations.compared import Real, require_update
 from curate.integrations.training import LiveTraining
 from curate.models import FlatModel, Objective
 from curate.models.hidden import Hidden
-from curate.trajectory import Step, Task, gradient
+from curate.trajectory import Gradient, Step, Task, gradient
 
 STEPS = 2
 
@@ -21,7 +21,7 @@ STEPS = 2
 class Rehearsal:
     """Finds out before a loop's first window what its training does to parameters.
 
-    done: whether it has been. Cost: one gradient, and `rehearse`.
+    done: whether it has been. Cost: `rehearse`, and one gradient, which the window can use.
     """
 
     def __init__(self, training: LiveTraining, objective: Objective) -> None:
@@ -29,17 +29,22 @@ class Rehearsal:
         self._uses: dict[str, set[bool]] = {}
         self.done = False
 
-    def take(self, examples: Examples, step: Step) -> None:
-        """Parameters that the loss of a step does not use are idle; the others are tried."""
+    def take(self, examples: Examples, step: Step) -> Gradient:
+        """Parameters that the loss of a step does not use are idle; the others are tried.
+
+        Returns:
+            The step's gradient, in the order of what `training` then reads.
+        """
         training = self._training
         names = [name for name, p in training.parameters().items() if p.requires_grad]
         model = FlatModel(training.model, [names], autocast=training.half)
-        mean = gradient(Task(model, self._objective, examples), model.read(), step).mean
+        found = gradient(Task(model, self._objective, examples), model.read(), step)
         training.idle = frozenset(name for name in names if True not in model.uses[name])
         self.note_use(model)
-        gradients = model.unpack(mean).items()
-        rehearse(training, {k: None if k in training.idle else part for k, part in gradients})
+        parts = model.unpack(found.mean)
+        rehearse(training, {k: None if k in training.idle else x for k, x in parts.items()})
         self.done = True
+        return found._replace(mean=training.read()[0].pack(parts))
 
     def note_use(self, model: FlatModel) -> None:
         """Add what the steps of a window used.

@@ -30,8 +30,7 @@ def require_trainable(
             trainable parameters, cannot be differentiated, or gives an example another loss
             depending on who shares its batch, in training or in eval mode.
     """
-    rows = next(iter(examples.chunks(2)))
-    batch = examples.batch(rows, model.device)
+    batch = examples.batch(next(iter(examples.chunks(2))), model.device)
     hidden = Hidden(model.module, objective)
     sources = [*torch_sources(model.device), PYTHON, NUMPY]
     before = [tensor._version for _, tensor in hidden.large]
@@ -44,7 +43,7 @@ def require_trainable(
                 if tensor._version != version:
                     raise ModelError(f"{name} changes in the forward pass{UNSEEN}")
             trial = _Trial(model, objective, examples, [*sources, *hidden.sources])
-            _refuse_memory(trial, rows, hidden, changed())
+            _refuse_memory(trial, hidden, changed())
             _refuse_mixing(trial, hidden)
         except FOREIGN as error:
             reason = f"{type(error).__name__}: {one_line(error)}"
@@ -97,8 +96,9 @@ class _Trial(NamedTuple):
             return self.objective.losses(module, batch).detach()
 
 
-def _refuse_memory(trial: _Trial, rows: Tensor, hidden: Hidden, changed: list[str]) -> None:
+def _refuse_memory(trial: _Trial, hidden: Hidden, changed: list[str]) -> None:
     """Refuse a model whose loss depends on the passes before, `changed` by the first of all."""
+    rows = next(iter(trial.examples.chunks(2)))
     with hidden.put_back():
         modes = (False, True, True, False)  # as a target, twice in training, as a target again
         losses = [trial.losses(rows, training=training) for training in modes]
@@ -118,24 +118,23 @@ def _refuse_memory(trial: _Trial, rows: Tensor, hidden: Hidden, changed: list[st
 
 def _refuse_mixing(trial: _Trial, hidden: Hidden) -> None:
     """Refuse a loss that depends on the other rows, by rows whose losses differ most."""
-    rows = next(iter(trial.examples.chunks(16)))
+    rows = next(iter(trial.examples.chunks(8)))
     if len(rows) < 2:
         return
     with hidden.put_back():
         order = rows[trial.losses(rows, training=False).argsort().cpu()]
-        low, high = order[0], order[-1]
+        low, middle, high = order[0], order[len(order) // 2], order[-1]
+        pair = torch.stack([low, high])
         for training in (False, True):
-            middle = order[len(order) // 2]
             near, far = (
                 trial.losses(torch.stack([middle, low, high, last]), training=training)
                 for last in (low, high)
             )
             _require_same(near[:1], far[:1], "with one row", "with another", training)
-            pair = torch.stack([low, high])
-            together, other = (trial.losses(pair, training=training, seed=seed) for seed in (0, 1))
+            together, other = (trial.losses(pair, training=training, seed=k) for k in (0, 1))
             if torch.equal(together, other):  # else each shape of batch draws numbers of its own
-                alone = [trial.losses(row, training=training) for row in pair.split(1)]
-                _require_same(torch.cat(alone), together, "alone", "with another", training)
+                alone = trial.losses(pair[:1], training=training)
+                _require_same(alone, together[:1], "alone", "with another", training)
 
 
 def _require_same(one: Tensor, other: Tensor, how: str, or_how: str, training: bool) -> None:

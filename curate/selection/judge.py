@@ -20,7 +20,7 @@ from curate.rules import Rule, State
 from curate.runtime.files import Tree
 from curate.selection import Array
 from curate.selection.policies import Evidence, Offer, Policy
-from curate.trajectory import Disk, Step, Task, ignore_step, record
+from curate.trajectory import Disk, Gradient, Step, Task, ignore_step, record
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ class Judge:
         on_step: Callable[[], None] = ignore_step,
         rounds: Rounds | None = None,
         on_round: Callable[[Rounds], None] = lambda _: None,
+        known: Gradient | None = None,
     ) -> Judged:
         """Value every candidate of `steps`, taken from `state`.
 
@@ -145,9 +146,10 @@ class Judge:
             first_step: of the window, in the run; for error messages.
             rounds: those done already.
             on_round: called after every round but the last.
+            known: the gradient of the first step, if somebody has it.
         """
         if rounds is None:
-            first = self._round(state, steps, first_step, on_step, probing)
+            first = self._round(state, steps, first_step, on_step, probing, known)
             rounds = Rounds(1, first, probing, first.values)
         while rounds.done < self.policy.rounds:
             on_round(rounds)
@@ -189,6 +191,7 @@ class Judge:
         first_step: int,
         on_step: Callable[[], None],
         probing: Probing | None = None,
+        known: Gradient | None = None,
     ) -> Judged:
         recording = record(
             self.task,
@@ -201,6 +204,7 @@ class Judge:
             gradients=self.gradients if self.goes_back else 0,
             first_step=first_step,
             on_step=on_step,
+            known=known,
         )
         scores = None
         if self.goes_back:

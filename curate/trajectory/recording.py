@@ -30,13 +30,22 @@ class Recording:
     final: State
 
     def __init__(
-        self, task: Task, rule: Rule, steps: Sequence[Step], kept: Snapshots, room: int
+        self,
+        task: Task,
+        rule: Rule,
+        steps: Sequence[Step],
+        kept: Snapshots,
+        room: int,
+        known: Gradient | None = None,
     ) -> None:
-        """`kept`: at first, the state before the first step. `room`: for how many gradients."""
+        """`kept`: at first, the state before the first step. `room`: for how many gradients.
+
+        `known`: that of the first step, if it was computed before.
+        """
         self.steps = steps
         self.losses: list[Tensor] = []
         self._task, self._rule, self._kept = task, rule, kept
-        self._gradients: dict[int, Gradient] = {}
+        self._gradients = {} if known is None else {0: known}
         self._room = room
 
     def backwards(self) -> Iterator[tuple[int, State, Gradient]]:
@@ -89,6 +98,7 @@ def record(
     gradients: int = 0,
     on_step: Callable[[], None] = ignore_step,
     first_step: int = 0,
+    known: Gradient | None = None,
 ) -> Recording:
     """Train through `steps` from `state`, keeping some of the states on the way.
 
@@ -100,6 +110,7 @@ def record(
         gradients: gradients kept in memory beside them; each saves one on the way back.
         on_step: called after every step.
         first_step: number of the first step in the whole run, for error messages.
+        known: the gradient of the first step, if somebody has it.
 
     Raises:
         NonFiniteError: a loss or a parameter became NaN or infinite.
@@ -109,7 +120,7 @@ def record(
         raise ValueError(f"snapshots must be at least 1 but got {snapshots}")
     kept = Snapshots(snapshots, disk, first_step, task.ranks, sharded=sharded)
     kept.push(0, state)
-    recording = Recording(task, rule, steps, kept, gradients)
+    recording = Recording(task, rule, steps, kept, gradients, known)
 
     def done(losses: Tensor) -> None:
         recording.losses.append(losses)
