@@ -25,6 +25,13 @@ def require_columns(data: Dataset, names: Sequence[str], source: str) -> None:
             )
 
 
+def matching(pattern: str, names: Sequence[str]) -> list[str]:
+    """The names that a pattern means: the one that it is itself, or those a shell would match."""
+    if pattern in names:
+        return [pattern]
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+
+
 def match_features(
     data: Dataset, patterns: Sequence[str], exclude: Sequence[str], source: str
 ) -> list[str]:
@@ -35,12 +42,12 @@ def match_features(
     offered = [name for name in data.column_names if name not in exclude]
     chosen: list[str] = []
     for pattern in patterns:
-        matching = [n for n in offered if fnmatch.fnmatchcase(n, pattern)]
-        if not matching:
+        found = matching(pattern, offered)
+        if not found:
             raise DataError(
                 f"{source}: no column matches {pattern}; it has {', '.join(data.column_names)}."
             )
-        chosen += [name for name in matching if name not in chosen]
+        chosen += [name for name in found if name not in chosen]
     return chosen
 
 

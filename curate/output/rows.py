@@ -71,10 +71,12 @@ def in_order(features: datasets.Features, recipe: Recipe | None) -> Order:
     inputs = texts = present(columns.text, columns.prompt, columns.completion, columns.messages)
     if columns.features is not None:
         texts, patterns = [], columns.features
+        named = {p for p in patterns if p in features}  # itself, whatever else it would match
         inputs = [
             name
             for name in features
-            if name not in labels and any(fnmatch.fnmatchcase(name, p) for p in patterns)
+            if name not in labels
+            and (name in named or any(fnmatch.fnmatchcase(name, p) for p in {*patterns} - named))
         ]
     others = [name for name in features if name not in inputs + labels]
     return Order(inputs, texts, labels, others)
