@@ -185,8 +185,8 @@ def plant_label_noise(
     added = {f"{name}_clean": data.features[name], f"{name}_noisy": datasets.Value("bool")}
     if classes.names and classes.numbers and len(classes.numbers) < classes.count:
         raise DataError(
-            f"{source}: column {name} has numbers for {len(classes.numbers)} of the {classes.count} classes "
-            "that the model has, which label noise would need; make its labels strings."
+            f"{source}: column {name} numbers {len(classes.numbers)} classes, but the model has "
+            f"{classes.count}, which label noise draws from; make the labels strings."
         )
     for column in added:
         if column in data.column_names:
