@@ -123,9 +123,10 @@ def _as_seen(image: PIL.Image.Image, file_format: str | None) -> PIL.Image.Image
 
 
 def _on_ground(image: PIL.Image.Image) -> PIL.Image.Image:
-    """A transparent image on white, or on black if all of it that shows is white."""
+    """A transparent image on white, or on black if it is a white one that white would hide."""
     gray, layers = image.mode in GRAY, image.convert("RGBA")
-    for shade in ("white", "black"):
+    alpha = np.asarray(layers)[..., 3]
+    for shade in ("white", "black") if alpha.min() < alpha.max() else ("white",):
         ground = PIL.Image.new("RGBA", image.size, shade)
         seen = PIL.Image.alpha_composite(ground, layers).convert("L" if gray else "RGB")
         if np.asarray(seen).min() < 255:

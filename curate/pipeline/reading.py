@@ -146,14 +146,16 @@ class TextReader:
         if self.label is not None:
             assert columns.text is not None
             return encode_whole(data, columns.text, source, tokenizer, self.max_length)
+        most = self.max_length
         if columns.text is not None:
-            texts = encode_texts(data, columns.text, source, tokenizer)
+            texts = encode_texts(data, columns.text, source, tokenizer, most)
         elif columns.messages is not None:
-            texts = encode_messages(data, columns.messages, source, tokenizer)
+            texts = encode_messages(data, columns.messages, source, tokenizer, most)
         else:
             assert columns.prompt is not None
             assert columns.completion is not None
-            texts = encode_completions(data, columns.prompt, columns.completion, source, tokenizer)
+            named = columns.prompt, columns.completion
+            texts = encode_completions(data, *named, source, tokenizer, most)
         return truncate(texts, self.max_length)
 
     def _long_enough(self, texts: TokenExamples, source: str) -> TokenExamples:
