@@ -1,6 +1,7 @@
 """From the columns of a dataset to tensors, refusing what would be silently wrong."""
 
 import fnmatch
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from curate.datasets.images import decode_images, is_image_column
 from curate.errors import DataError
+
+SHOWN = 40
+"""Characters of a cell in a message."""
 
 
 def require_columns(data: Dataset, names: Sequence[str], source: str) -> None:
@@ -119,7 +123,8 @@ def _numeric(column: pa.ChunkedArray, where: str, dtype: torch.dtype) -> Tensor:
     types = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     if not any(is_type(values.type) for is_type in types):
         raise DataError(
-            f"{where} holds {kind}; features must be numbers, lists of numbers or images."
+            f"{where} holds {kind}; features must be numbers, lists of numbers or images"
+            f"{_first_other(column)}."
         )
     array = values.to_numpy(zero_copy_only=False).astype(np.float64)
     tensor = torch.from_numpy(array).to(dtype).reshape(len(column), *(widths or [1]))
@@ -128,6 +133,18 @@ def _numeric(column: pa.ChunkedArray, where: str, dtype: torch.dtype) -> Tensor:
         row = int(finite.int().argmin())
         raise DataError(f"{where} is NaN or infinite at row {row}; fill it or drop the row.")
     return tensor
+
+
+def _first_other(column: pa.ChunkedArray) -> str:
+    """Which row it is that makes text, or JSON, of a column of numbers; nothing if it is none."""
+    for row, cell in enumerate(column.to_pylist()):
+        if not isinstance(cell, str):
+            break
+        try:
+            np.asarray(json.loads(cell), dtype=np.float64)
+        except (ValueError, TypeError):
+            return f", but row {row} is {cell[:SHOWN]!r}"
+    return ""
 
 
 def _width(lists: pa.Array, where: str, per_row: int) -> int:

@@ -1,7 +1,7 @@
 """CSV files: text first, as it stands there; numbers where a column is used as numbers."""
 
-import codecs
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -50,16 +50,21 @@ def csv_tables(path: str) -> Iterator[pa.Table]:
     _refuse_open_quote(path)
 
 
+def _text(file: io.BufferedReader) -> io.TextIOWrapper:
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+
+
 def _header(path: str) -> list[str]:
     """The names of columns; refuses those that would be read as one, or cannot be told apart."""
     with open_bytes(path) as file:
-        lines = csv.reader(codecs.getreader("utf-8-sig")(file))
+        lines = csv.reader(_text(file))
         try:
             names = next(filter(None, lines), [])
         except csv.Error as error:
             raise DataError(f"{path}: cannot be read: its header: {error}.") from error
-    if not names:
-        raise DataError(f"{path}: cannot be read: it has no header, the names of columns.")
+    if not names or "\ufffd" in "".join(names):
+        what = "no header, the names of columns" if not names else "a header that is not UTF-8"
+        raise DataError(f"{path}: cannot be read: it has {what}.")
     other = re.search("[;\t|]", names[0]) if len(names) == 1 else None
     if other:
         raise DataError(
@@ -87,7 +92,7 @@ def _refuse_open_quote(path: str) -> None:
         if sum(block.count(b'"') for block in iter(lambda: file.read(MIB), b"")) % 2 == 0:
             return
     with open_bytes(path) as file:
-        rows = csv.reader(codecs.getreader("utf-8-sig")(file), strict=True)
+        rows = csv.reader(_text(file), strict=True)
         before, limit = 0, csv.field_size_limit(LONGEST)
         try:
             for _ in filter(None, rows):

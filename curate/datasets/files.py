@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features
+from datasets.exceptions import DatasetsError
 from datasets.table import table_cast
 
 from curate.datasets.csv_files import Use, csv_tables, typed
@@ -23,6 +24,7 @@ from curate.datasets.json_files import InexactError, json_tables
 from curate.datasets.streams import ENDINGS, MIB
 from curate.errors import DataError
 
+UNREADABLE = (OSError, ValueError, LookupError, pa.ArrowException, DatasetsError)
 Part = tuple[str, pa.Table]
 """A file, and rows of it or of it and files that follow."""
 
@@ -56,9 +58,8 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
     filled = [file for file in files if os.path.getsize(file)]
     if not filled:
         raise DataError(f"{path}: {'is empty' if len(files) == 1 else 'has no rows'}.")
-    parts: Iterator[Part] = ((f, table) for f in filled for table in FORMATS[kind](f))
     try:
-        table, features = _joined(_gathered(parts))
+        table, features = _joined(_gathered(_parts(filled)))
     except InexactError:
         features, parts = exact_tables(filled)
         table, _ = _joined(_gathered(parts))
@@ -70,6 +71,22 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
     info = datasets.DatasetInfo(features=features)
     table = table_cast(table, features.arrow_schema)
     return Dataset(table, info=info, fingerprint=_digest(table))
+
+
+def reason_of(error: BaseException) -> str:
+    """What the first of a chain of errors says, in one line."""
+    while error.__cause__ is not None or (error.__context__ is not None and not str(error)):
+        error = error.__cause__ or error.__context__ or error
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parts(files: Iterable[str]) -> Iterator[Part]:
+    for file in files:
+        try:
+            for table in FORMATS[ending_of(file)](file):
+                yield file, table
+        except UNREADABLE as error:
+            raise DataError(f"{file}: cannot be read: {reason_of(error)}") from error
 
 
 def _matching(path: str) -> list[str]:
@@ -151,9 +168,7 @@ def _joined(parts: list[Part]) -> tuple[pa.Table, Features]:
             own = table.schema.remove_metadata()
             schema = pa.unify_schemas([schema, own], promote_options="permissive")
     for path, table in parts:
-        with _naming(path):
-            both = [schema.empty_table(), table.replace_schema_metadata(None)]
-            tables.append(pa.concat_tables(both, promote_options="permissive"))
+        tables.append(pa.table([_column(path, table, field) for field in schema], schema=schema))
     features = Features.from_arrow_schema(schema)
     for name, feature in declared.items():
         if Features({name: feature}).arrow_schema.field(name).type == schema.field(name).type:
@@ -161,8 +176,18 @@ def _joined(parts: list[Part]) -> tuple[pa.Table, Features]:
     return pa.concat_tables(tables) if tables else schema.empty_table(), features
 
 
+def _column(path: str, table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
+    """A column of a table in a type that holds its values, null where the table has none."""
+    if field.name not in table.column_names:
+        return pa.nulls(len(table), field.type)
+    own = table.select([field.name]).replace_schema_metadata(None)
+    with _naming(path, f"the values of column {field.name}"):
+        both = [pa.schema([field]).empty_table(), own]
+        return pa.concat_tables(both, promote_options="permissive").column(0)
+
+
 @contextmanager
-def _naming(path: str) -> Iterator[None]:
+def _naming(path: str, what: str = "its columns") -> Iterator[None]:
     """Say in which file a column was found that does not go with those before."""
     try:
         yield
@@ -171,7 +196,7 @@ def _naming(path: str) -> Iterator[None]:
             raise InexactError from error
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(
-            f"{path}: its columns do not go with those of the files before: {reason}."
+            f"{path}: {what} and those of the other files have no type in common: {reason}."
         ) from error
 
 

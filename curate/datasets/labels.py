@@ -56,7 +56,7 @@ def find_classes(
     if not single or values.dtype.kind not in "biuUO":
         raise DataError(
             f"{source}: column {name} holds {feature}; class labels must be ints, strings or "
-            "ClassLabel (objective regression takes numbers)."
+            f"ClassLabel (objective regression takes numbers){_of_two_kinds(values)}."
         )
     if values.dtype.kind in "UO":
         names = _numbered(tuple(sorted(set(values.tolist()))), ids_of or {})
@@ -135,6 +135,13 @@ def _as_called(names: Sequence[str], ids_of: Mapping[str, int]) -> dict[str, int
     if len(written) < len(names) or len({word.casefold() for word in ids_of}) < len(ids_of):
         return dict(ids_of)
     return {written.get(word.casefold(), word): number for word, number in ids_of.items()}
+
+
+def _of_two_kinds(values: np.ndarray[Any, Any]) -> str:
+    """Where the second kind of value is, if a column has several."""
+    kinds = [type(value) for value in values.tolist()]
+    row = next((row for row, kind in enumerate(kinds) if kind is not kinds[0]), None)
+    return "" if row is None else f", but rows 0 and {row} are of two kinds"
 
 
 def _values(data: Dataset, name: str, source: str) -> np.ndarray[Any, Any]:

@@ -8,16 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import datasets
-import pyarrow as pa
 from datasets import Dataset, DatasetDict, packaged_modules
-from datasets.exceptions import DatasetsError
 
 from curate.datasets.csv_files import Use
-from curate.datasets.files import FORMATS, names_files, read_files
+from curate.datasets.files import FORMATS, UNREADABLE, names_files, read_files, reason_of
 from curate.errors import DataError, MissingExtraError
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
-UNREADABLE = (OSError, ValueError, LookupError, pa.ArrowException, DatasetsError)
 FINGERPRINT_ROWS = 1000
 FILE_KINDS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}
 """Names by which `datasets` would read whatever lies in the working directory."""
@@ -58,7 +55,7 @@ def read(
     try:
         data = _pick_split(source.read(path, name, uses), path, split)
     except UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read: {_innermost(error)}") from error
+        raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
     if len(data) == 0:
         raise DataError(f"{path}: has no rows.")
     return data
@@ -120,7 +117,7 @@ def _read_hub(path: str, name: str | None, _: Any) -> Dataset | DatasetDict:
     except OSError as error:  # DatasetNotFoundError is one
         raise DataError(
             f"{path}: is not a file or directory here, and no dataset of that name could be "
-            f"reached on the Hub: {_innermost(error)}"
+            f"reached on the Hub: {reason_of(error)}"
         ) from error
 
 
@@ -170,9 +167,3 @@ def _slices(data: DatasetDict, path: str, wanted: str) -> Dataset:
 def _refuse_option(path: str, option: str, value: str | None) -> None:
     if value is not None:
         raise DataError(f"{path}: `{option}` means nothing for this source; remove it.")
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None or (error.__context__ is not None and not str(error)):
-        error = error.__cause__ or error.__context__ or error
-    return " ".join(str(error).split()) or type(error).__name__
