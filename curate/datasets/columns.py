@@ -112,7 +112,8 @@ def _numeric(column: pa.ChunkedArray, where: str, dtype: torch.dtype) -> Tensor:
     """Numbers of shape (N, 1), or lists of numbers of shape (N, ...)."""
     values = column.combine_chunks()
     if isinstance(values, pa.ExtensionArray):
-        values = values.storage
+        json_text = values.type.extension_name == "arrow.json"
+        values = _from_json(values.storage) if json_text else values.storage
     kind, widths = values.type, list[int]()
     while isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
         widths.append(_width(values, where, math.prod(widths)))
@@ -133,6 +134,14 @@ def _numeric(column: pa.ChunkedArray, where: str, dtype: torch.dtype) -> Tensor:
         row = int(finite.int().argmin())
         raise DataError(f"{where} is NaN or infinite at row {row}; fill it or drop the row.")
     return tensor
+
+
+def _from_json(texts: pa.Array) -> pa.Array:
+    """Numbers or lists of numbers from their JSON; the texts if they are not that."""
+    try:
+        return pa.array([json.loads(text, parse_int=float) for text in texts.to_pylist()])
+    except pa.ArrowException:
+        return texts
 
 
 def _first_other(column: pa.ChunkedArray) -> str:

@@ -20,7 +20,7 @@ from datasets.table import table_cast
 
 from curate.datasets.csv_files import Use, csv_tables, typed
 from curate.datasets.exact_json import exact_tables
-from curate.datasets.json_files import InexactError, json_tables
+from curate.datasets.json_files import InexactError, json_tables, with_leaves
 from curate.datasets.streams import ENDINGS, MIB
 from curate.errors import DataError
 
@@ -90,8 +90,10 @@ def _parts(files: Iterable[str]) -> Iterator[Part]:
 
 
 def _matching(path: str) -> list[str]:
+    folder, name = os.path.split(path)
+    pattern = os.path.join(glob.escape(folder), name) if os.path.isdir(folder) else path
     named = os.path.exists(path) or not glob.has_magic(path)
-    files = [path] if named else sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+    files = [path] if named else sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
     endings = {ending_of(file) for file in files}
     if not files or not os.path.isfile(files[0]):
         raise DataError(f"{path}: no such file.")
@@ -202,19 +204,16 @@ def _naming(path: str, what: str = "its columns") -> Iterator[None]:
 
 def _plain(table: pa.Table) -> pa.Table:
     """A table whose columns have the types that `datasets` knows: no views, no dictionaries."""
-    schema = pa.schema([_plain_field(f) for f in table.schema], metadata=table.schema.metadata)
+    fields = [with_leaves(field, _known_type) for field in table.schema]
+    schema = pa.schema(fields, metadata=table.schema.metadata)
     return table if schema == table.schema else table.cast(schema)
 
 
-def _plain_field(field: pa.Field) -> pa.Field:
-    kind = field.type
+def _known_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
-        return _plain_field(field.with_type(kind.value_type))
-    if kind == pa.string_view():
-        return field.with_type(pa.large_string())
-    if kind == pa.binary_view():
-        return field.with_type(pa.large_binary())
-    return field
+        return _known_type(kind.value_type)
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    return views.get(kind, kind)
 
 
 def _with_same_classes(parts: list[Part]) -> list[Part]:

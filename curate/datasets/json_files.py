@@ -4,7 +4,7 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def json_tables(path: str) -> Iterator[pa.Table]:
     known = pa.schema([])
     for _, block in json_blocks(path):
         table = _parsed(block, known)
-        plain = pa.schema([_without_dates(field) for field in table.schema])
+        plain = pa.schema([with_leaves(field, _undated) for field in table.schema])
         if plain != table.schema:
             table = _read(block, plain)
         if any(_inexact(column) for column in table.columns):
@@ -178,16 +178,20 @@ def _read(block: bytes, schema: pa.Schema) -> pa.Table:
     )
 
 
-def _without_dates(field: pa.Field) -> pa.Field:
-    """A field as it is without the guess that a string is a date."""
+def with_leaves(field: pa.Field, change: Callable[[pa.DataType], pa.DataType]) -> pa.Field:
+    """A field with other types where it is neither a list nor a struct, at any depth."""
     kind = field.type
-    if pa.types.is_timestamp(kind):
-        return field.with_type(pa.string())
     if pa.types.is_struct(kind):
-        return field.with_type(pa.struct([_without_dates(inner) for inner in kind]))
-    if pa.types.is_list(kind):
-        return field.with_type(pa.list_(_without_dates(kind.value_field)))
-    return field
+        return field.with_type(pa.struct([with_leaves(inner, change) for inner in kind]))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        of = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return field.with_type(of(with_leaves(kind.value_field, change)))
+    return field.with_type(change(kind))
+
+
+def _undated(kind: pa.DataType) -> pa.DataType:
+    """Strings for what Arrow guesses to be dates."""
+    return pa.string() if pa.types.is_timestamp(kind) else kind
 
 
 def _inexact(values: Any) -> bool:

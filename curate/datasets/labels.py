@@ -83,11 +83,11 @@ def read_classes(data: Dataset, name: str, source: str, classes: Classes) -> Ten
     whole = values.dtype.kind in "biu"
     reason = f"but labels must be 0..{classes.count - 1}"
     if classes.names is not None:
-        ids_of: dict[Any, int] = {word: index for index, word in enumerate(classes.names)}
-        if whole:  # of a ClassLabel here, or in the training data
-            words = _names_of(feature) or classes.numbers or ()
-            ids_of = {number: ids_of.get(word, -1) for number, word in enumerate(words)}
-        ids = np.array([ids_of.get(value, -1) for value in values.tolist()])
+        ids_of = {word: index for index, word in enumerate(classes.names)}
+        words = _names_of(feature) or classes.numbers
+        if whole and words is not None:  # of a ClassLabel here, or in the training data
+            ids_of = {str(number): ids_of.get(word, -1) for number, word in enumerate(words)}
+        ids = np.array([ids_of.get(str(value), -1) for value in values.tolist()])
         reason = "a label that the training data does not have"
     elif whole:
         ids = values.astype(np.int64)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -116,6 +117,15 @@ def test_the_file_of_that_very_name_is_read_though_it_is_a_pattern(tmp_path: Pat
     assert read_files(str(tmp_path / "rows[1].csv"), {})["a"][:] == [1]
     (tmp_path / "rows[1].csv").unlink()
     assert read_files(str(tmp_path / "rows[1].csv"), {})["a"][:] == [2]
+    (tmp_path / "run[1]").mkdir()
+    write(tmp_path / "run[1]" / "part-0.csv", "a\n3\n")
+    assert read_files(str(tmp_path / "run[1]" / "part-*.csv"), {})["a"][:] == [3]
+
+
+def test_arrow_files_of_polars_are_read(tmp_path: Path) -> None:
+    rows = {"a": ["x", None], "deep": [[{"b": "y"}], []]}
+    pl.DataFrame(rows).write_ipc(tmp_path / "rows.arrow")
+    assert read_files(str(tmp_path / "rows.arrow"), {}).to_dict() == rows
 
 
 def test_content_decides_and_not_the_clock(tmp_path: Path) -> None:

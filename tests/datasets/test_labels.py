@@ -133,6 +133,8 @@ def test_a_class_is_its_name_and_not_its_number() -> None:
         read_classes(named([0, 1], ["yes", "maybe"]), "label", "val", classes)
     words = find_classes(labels(["no", "yes"]), "label", "train")
     assert read_classes(named([0, 1], ["yes", "no"]), "label", "val", words).tolist() == [1, 0]
+    digits = find_classes(labels(["x", "10", "2"]), "label", "train")
+    assert read_classes(labels([10, 2]), "label", "val", digits).tolist() == [0, 1]
     with pytest.raises(DataError, match="column label is 0 at row 0, a label that the training"):
         read_classes(labels([0]), "label", "val", words)
 
