@@ -60,6 +60,8 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
         raise DataError(f"{path}: {'is empty' if len(files) == 1 else 'has no rows'}.")
     try:
         table, features = _joined(_gathered(_parts(filled)))
+        if any(_holds_nothing(field.type) for field in table.schema):
+            raise InexactError
     except InexactError:
         features, parts = exact_tables(filled)
         table, _ = _joined(_gathered(parts))
@@ -122,7 +124,6 @@ def _arrow_tables(path: str) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
-JSON = (".jsonl", ".json")
 FORMATS = MappingProxyType(
     {
         ".parquet": _parquet_tables,
@@ -194,7 +195,7 @@ def _naming(path: str, what: str = "its columns") -> Iterator[None]:
     try:
         yield
     except pa.ArrowException as error:
-        if ending_of(path) in JSON:
+        if FORMATS[ending_of(path)] is json_tables:
             raise InexactError from error
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(
@@ -214,6 +215,12 @@ def _known_type(kind: pa.DataType) -> pa.DataType:
         return _known_type(kind.value_type)
     views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
     return views.get(kind, kind)
+
+
+def _holds_nothing(kind: pa.DataType) -> bool:
+    """Whether there is an object without keys in it, which Parquet cannot store."""
+    inner = [kind.field(place) for place in range(kind.num_fields)]
+    return (pa.types.is_struct(kind) and not inner) or any(_holds_nothing(f.type) for f in inner)
 
 
 def _with_same_classes(parts: list[Part]) -> list[Part]:

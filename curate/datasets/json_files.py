@@ -117,12 +117,11 @@ def _next(text: str, place: int) -> int:
 
 def _check(block: bytes, path: str, before: int) -> None:
     """Refuse lines that Arrow would not survive."""
-    other = NO_OBJECT.search(block)
+    lines = b"\n" + block
+    other = NO_OBJECT.search(lines)
     if other:
-        row = before + _filled(block[: other.end()])
-        raise _no_object(
-            path, row, block[other.end() :].split(b"\n", 1)[0].decode(errors="replace")
-        )
+        line = lines[other.end() :].split(b"\n", 1)[0].decode(errors="replace")
+        raise _no_object(path, before + _filled(lines[: other.end()]), line)
     if len(block) > LONGEST:
         raise DataError(f"{path}: a row from row {before} on is longer than {LONGEST // MIB} MiB.")
     if max(map(len, block.translate(None, NO_BRACKETS).split(b"\n"))) > 2 * DEEPEST:
@@ -164,18 +163,21 @@ def _parsed(block: bytes, known: pa.Schema) -> pa.Table:
     """The rows of a block, in the columns known so far if they fit, and others as it has them."""
     try:
         return _read(block, known)
-    except pa.ArrowInvalid as error:
+    except InexactError:
         if not len(known):
-            raise InexactError from error
-    return _parsed(block, pa.schema([]))
+            raise
+    return _read(block, pa.schema([]))
 
 
 def _read(block: bytes, schema: pa.Schema) -> pa.Table:
-    return pa_json.read_json(
-        io.BytesIO(block),
-        read_options=pa_json.ReadOptions(use_threads=False, block_size=len(block) + 1),
-        parse_options=pa_json.ParseOptions(explicit_schema=schema),
-    )
+    try:
+        return pa_json.read_json(
+            io.BytesIO(block),
+            read_options=pa_json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+            parse_options=pa_json.ParseOptions(explicit_schema=schema),
+        )
+    except pa.ArrowInvalid as error:
+        raise InexactError from error
 
 
 def with_leaves(field: pa.Field, change: Callable[[pa.DataType], pa.DataType]) -> pa.Field:

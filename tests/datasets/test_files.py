@@ -49,6 +49,7 @@ SHARDS: list[tuple[str, list[Any], list[Any]]] = [
     ("jsonl", [lines(2**53 + 1), lines(0.5)], [2**53 + 1, 0.5]),
     ("jsonl", ['{"b": 1}\n', lines([{"x": 1}]), ""], [None, [{"x": 1}]]),
     ("jsonl", [lines({}), lines({})], [{}, {}]),
+    ("jsonl", [lines([{}]), lines([{"x": {}}])], [[{}], [{"x": {}}]]),
     ("json", [json.dumps([{"a": 1}]), lines(2)], [1, 2]),
     ("parquet", [table([1], pa.int32()), table([2**40])], [1, 2**40]),
     ("parquet", [table([1]), table([0.5])], [1.0, 0.5]),
@@ -72,6 +73,13 @@ def test_files_that_differ_are_one_table(
     for place, content in enumerate(contents):
         write(tmp_path / f"part-{place}.{ending}", content)
     assert read_files(str(tmp_path / "part-*"), {})["a"][:] == values
+
+
+def test_what_is_read_can_be_stored_again(tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", lines({}, {}) + lines({"b": {}}))
+    data = read_files(str(tmp_path / "rows.jsonl"), {})
+    data.to_parquet(tmp_path / "rows.parquet")
+    assert read_files(str(tmp_path / "rows.parquet"), {})["a"][:] == [{}, {}, {"b": {}}]
 
 
 def test_what_no_type_holds_is_refused_with_file_and_column(tmp_path: Path) -> None:

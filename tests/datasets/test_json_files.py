@@ -97,6 +97,17 @@ def test_what_is_no_row_is_named_with_its_number(
         rows(path)
 
 
+def test_every_line_of_every_block_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_files, "BLOCK", 1)  # a block is a line
+    path = tmp_path / "rows.jsonl"
+    for line in ("null", "[1]", f'{{"a": {DEEP}}}'):
+        path.write_text('{"a": 1}\n' * 7 + f"\n{line}\n")
+        with pytest.raises(DataError, match="row 7 is "):
+            rows(path)
+
+
 def test_brackets_in_strings_are_not_depth(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     row = {"a": "[" * 1000 + '\\"', "b": [[[1]]] * 300}
