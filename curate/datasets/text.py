@@ -76,12 +76,12 @@ def encode_messages(
     marked = MARKS_ASSISTANT.search(template) is not None
     _require_messages(data, name, source)
     for row, messages in enumerate(data.select_columns([name]).with_format(None)):
-        turns = _present(messages[name])
-        if not _is_conversation(turns):
+        if not _is_conversation(messages[name]):
             raise DataError(
-                f"{source}: column {name} is {str(turns)[:SHOWN]} at row {row}; messages must be "
-                "lists of {role, content}."
+                f"{source}: column {name} is {str(messages[name])[:SHOWN]} at row {row}; messages "
+                "must be lists of {role, content}."
             )
+        turns = _present(messages[name])
         try:
             ids, learned = _templated(turns, tokenizer, marked, most)
         except Exception as error:  # a template raises whatever it likes
@@ -100,8 +100,11 @@ def _present(value: Any) -> Any:
 
 
 def _is_conversation(turns: Any) -> bool:
-    return isinstance(turns, list) and all(
-        isinstance(turn, dict) and "role" in turn for turn in turns
+    """Whether it is turns with roles, of which at least one, if there are any, says something."""
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return False
+    return all("role" in turn for turn in turns) and (
+        not turns or any("content" in turn for turn in turns)
     )
 
 

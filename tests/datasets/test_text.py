@@ -219,8 +219,9 @@ def test_turns_of_any_kind_in_a_column_of_json() -> None:
     )
     decoded = [tokenizer.decode(text.ids) for text in encode_messages(data, "m", "h", tokenizer)]
     assert [json.loads(text) for text in decoded] == [turns[0] for turns in rows]
-    wrong = Dataset.from_dict(
-        {"m": [rows[0], "hello"]}, features=datasets.Features({"m": datasets.Json()})
-    )
-    with pytest.raises(DataError, match="here: column m is hello at row 1; messages must be lists"):
-        [*encode_messages(wrong, "m", "here", tokenizer)]
+    for other in ("hello", ["hello"], [{"role": "a", "text": "x"}], [{"content": "x"}]):
+        wrong = Dataset.from_dict(
+            {"m": [rows[0], other]}, features=datasets.Features({"m": datasets.Json()})
+        )
+        with pytest.raises(DataError, match=r"here: column m is .* at row 1; messages must be li"):
+            [*encode_messages(wrong, "m", "here", tokenizer)]
