@@ -9,6 +9,7 @@ from curate.datasets.batches import (
     take,
 )
 from curate.datasets.columns import match_features, read_features, require_columns
+from curate.datasets.csv_files import Use
 from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples
 from curate.datasets.labels import (
     Classes,
@@ -39,6 +40,7 @@ __all__ = [
     "SourceExamples",
     "TensorExamples",
     "TokenExamples",
+    "Use",
     "batch_length",
     "encode_completions",
     "encode_messages",

@@ -1,6 +1,7 @@
 """From the columns of a dataset to tensors, refusing what would be silently wrong."""
 
 import fnmatch
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from torch import Tensor
 from curate.datasets.images import decode_images, is_image_column
 from curate.errors import DataError
 
+SHOWN = 40
+"""Characters of a cell in a message."""
+
 
 def require_columns(data: Dataset, names: Sequence[str], source: str) -> None:
     """Raise DataError for the first column that `data` does not have."""
@@ -23,6 +27,13 @@ def require_columns(data: Dataset, names: Sequence[str], source: str) -> None:
             raise DataError(
                 f"{source}: there is no column {name}; it has {', '.join(data.column_names)}."
             )
+
+
+def matching(pattern: str, names: Sequence[str]) -> list[str]:
+    """The names that a pattern means: the one that it is itself, or those a shell would match."""
+    if pattern in names:
+        return [pattern]
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
 def match_features(
@@ -35,12 +46,12 @@ def match_features(
     offered = [name for name in data.column_names if name not in exclude]
     chosen: list[str] = []
     for pattern in patterns:
-        matching = [n for n in offered if fnmatch.fnmatchcase(n, pattern)]
-        if not matching:
+        found = matching(pattern, offered)
+        if not found:
             raise DataError(
                 f"{source}: no column matches {pattern}; it has {', '.join(data.column_names)}."
             )
-        chosen += [name for name in matching if name not in chosen]
+        chosen += [name for name in found if name not in chosen]
     return chosen
 
 
@@ -101,7 +112,8 @@ def _numeric(column: pa.ChunkedArray, where: str, dtype: torch.dtype) -> Tensor:
     """Numbers of shape (N, 1), or lists of numbers of shape (N, ...)."""
     values = column.combine_chunks()
     if isinstance(values, pa.ExtensionArray):
-        values = values.storage
+        json_text = values.type.extension_name == "arrow.json"
+        values = _from_json(values.storage) if json_text else values.storage
     kind, widths = values.type, list[int]()
     while isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
         widths.append(_width(values, where, math.prod(widths)))
@@ -112,7 +124,8 @@ def _numeric(column: pa.ChunkedArray, where: str, dtype: torch.dtype) -> Tensor:
     types = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     if not any(is_type(values.type) for is_type in types):
         raise DataError(
-            f"{where} holds {kind}; features must be numbers, lists of numbers or images."
+            f"{where} holds {kind}; features must be numbers, lists of numbers or images"
+            f"{_first_other(column)}."
         )
     array = values.to_numpy(zero_copy_only=False).astype(np.float64)
     tensor = torch.from_numpy(array).to(dtype).reshape(len(column), *(widths or [1]))
@@ -121,6 +134,26 @@ def _numeric(column: pa.ChunkedArray, where: str, dtype: torch.dtype) -> Tensor:
         row = int(finite.int().argmin())
         raise DataError(f"{where} is NaN or infinite at row {row}; fill it or drop the row.")
     return tensor
+
+
+def _from_json(texts: pa.Array) -> pa.Array:
+    """Numbers or lists of numbers from their JSON; the texts if they are not that."""
+    try:
+        return pa.array([json.loads(text, parse_int=float) for text in texts.to_pylist()])
+    except pa.ArrowException:
+        return texts
+
+
+def _first_other(column: pa.ChunkedArray) -> str:
+    """Which row it is that makes text, or JSON, of a column of numbers; nothing if it is none."""
+    for row, cell in enumerate(column.to_pylist()):
+        if not isinstance(cell, str):
+            break
+        try:
+            np.asarray(json.loads(cell), dtype=np.float64)
+        except (ValueError, TypeError):
+            return f", but row {row} is {cell[:SHOWN]!r}"
+    return ""
 
 
 def _width(lists: pa.Array, where: str, per_row: int) -> int:

@@ -2,12 +2,16 @@
 
 import io
 import math
+import struct
+import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import datasets
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -16,6 +20,18 @@ from curate.errors import DataError
 
 Pixels = np.ndarray[Any, Any]
 """Shape (height, width, channels), uint8."""
+
+
+GRAY = ("1", "L", "LA", "La")
+UNDECODABLE = (
+    OSError,  # UnidentifiedImageError is one
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    PIL.Image.DecompressionBombError,
+    PIL.Image.DecompressionBombWarning,
+)
 
 
 def is_image_column(feature: Any) -> bool:
@@ -33,7 +49,8 @@ def decode_images(
     Args:
         shape: [height, width] or [height, width, channels] of raw bytes, row
             by row with the channels last; None for encoded images. Gray images
-            have one channel, all others are converted to RGB.
+            have one channel, all others are converted to RGB; 16 bits and floats of 0..1
+            become 8 bits, and what is transparent lies on white, or on black if it is white.
 
     Raises:
         DataError: an image cannot be decoded or has another size, with its row.
@@ -65,16 +82,61 @@ def _raw(cell: Any, shape: Sequence[int], where: str) -> Pixels:
 
 
 def _decoded(cell: Any, where: str) -> Pixels:
-    raw = cell if isinstance(cell, bytes) else cell["bytes"]
+    content = {"bytes": cell} if isinstance(cell, bytes) else cell
+    file = content["path"] if content["bytes"] is None else io.BytesIO(content["bytes"])
+    if file is None:
+        raise DataError(f"{where}: neither bytes nor a file; fill it or drop the row.")
     try:
-        with PIL.Image.open(cell["path"] if raw is None else io.BytesIO(raw)) as image:
-            pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except OSError as error:  # UnidentifiedImageError is one
+        with _no_bombs(), PIL.Image.open(file) as image:
+            upright = PIL.ImageOps.exif_transpose(image)
+            pixels = np.asarray(_as_seen(upright, image.format))
+    except UNDECODABLE as error:
         raise DataError(
             f"{where}: not an image that can be decoded ({error}); "
             "for raw pixels give data.columns.image_shape."
         ) from error
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _no_bombs() -> AbstractContextManager[None]:
+    return warnings.catch_warnings(action="error", category=PIL.Image.DecompressionBombWarning)
+
+
+def _as_seen(image: PIL.Image.Image, file_format: str | None) -> PIL.Image.Image:
+    """An image in 8 bits, gray or RGB, as a viewer would show it.
+
+    Raises:
+        ValueError: its numbers say nothing about what is white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PNG"):
+        return PIL.Image.fromarray(_bytes(np.asarray(image) / 65535))
+    if image.mode == "I":
+        raise ValueError("whole numbers of 32 bits; make them 8 or 16 bits")
+    if image.mode == "F":
+        shades = np.asarray(image)
+        if not ((shades >= 0) & (shades <= 1)).all():
+            raise ValueError("floats outside 0 to 1; scale them, or make them 8 or 16 bits")
+        return PIL.Image.fromarray(_bytes(shades))
+    if image.has_transparency_data:
+        return _on_ground(image)
+    return image.convert("L" if image.mode in GRAY else "RGB")
+
+
+def _on_ground(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A transparent image on white, or on black if it is a white one that white would hide."""
+    gray, layers = image.mode in GRAY, image.convert("RGBA")
+    alpha = np.asarray(layers)[..., 3]
+    for shade in ("white", "black") if alpha.min() < alpha.max() else ("white",):
+        ground = PIL.Image.new("RGBA", image.size, shade)
+        seen = PIL.Image.alpha_composite(ground, layers).convert("L" if gray else "RGB")
+        if np.asarray(seen).min() < 255:
+            break
+    return seen
+
+
+def _bytes(shades: Pixels) -> Pixels:
+    """Shades of 0 to 1 in 8 bits."""
+    return np.asarray(np.rint(shades * 255), dtype=np.uint8)
 
 
 def _size(pixels: Pixels) -> str:

@@ -1,5 +1,6 @@
 """Label columns: classes as 0..C-1, numbers as floats, and planted noise."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,30 +19,47 @@ from curate.errors import DataError
 class Classes:
     """The classes of a label column and how its values map to 0..C-1.
 
-    count: C. names: the strings in the order of their ids; None if the column holds ids.
+    count: C. names: of the classes in the order of their ids, which say what a class is wherever
+    it has a name; None if the column holds nothing but ids. numbers: the names that numbers stand
+    for, in the order of a ClassLabel; None if the column holds no numbers.
     """
 
     count: int
     names: tuple[str, ...] | None = None
+    numbers: tuple[str, ...] | None = None
 
 
-def find_classes(data: Dataset, name: str, source: str, count: int | None = None) -> Classes:
+def find_classes(
+    data: Dataset,
+    name: str,
+    source: str,
+    count: int | None = None,
+    ids_of: Mapping[str, int] | None = None,
+) -> Classes:
     """The classes of label column `name`: those of a ClassLabel, its strings, or its ints.
 
-    Int labels must be 0..C-1 with none left out, unless `count` says how many there are.
+    Int labels must be 0..C-1 with none left out, unless `count` says how many there are. Names
+    are numbered as in the ClassLabel or the alphabet, or as the model does that has learned them.
+
+    Args:
+        ids_of: the numbers that the model has for its names of classes.
     """
     values = _values(data, name, source)
     feature = data.features[name]
     if isinstance(feature, datasets.ClassLabel):
-        return Classes(int(feature.num_classes))
+        names = _names_of(feature)
+        if names is None:
+            return Classes(int(feature.num_classes))
+        ordered = _numbered(names, ids_of or {})
+        return Classes(len(ordered), ordered, numbers=names)
     single = values.ndim == 1 and isinstance(feature, datasets.Value)  # no lists, no mappings
     if not single or values.dtype.kind not in "biuUO":
         raise DataError(
             f"{source}: column {name} holds {feature}; class labels must be ints, strings or "
-            "ClassLabel (objective regression takes numbers)."
+            f"ClassLabel (objective regression takes numbers){_of_two_kinds(values)}."
         )
     if values.dtype.kind in "UO":
-        names = tuple(sorted(set(values.tolist())))
+        names = _numbered(tuple(sorted(set(values.tolist()))), ids_of or {})
         return Classes(len(names), names)
     if count is None:
         present = np.unique(values)
@@ -61,22 +79,69 @@ def read_classes(data: Dataset, name: str, source: str, classes: Classes) -> Ten
     Raises:
         DataError: a null, or a label outside the classes, with its row.
     """
-    values = _values(data, name, source)
+    values, feature = _values(data, name, source), data.features[name]
+    whole = values.dtype.kind in "biu"
+    reason = f"but labels must be 0..{classes.count - 1}"
     if classes.names is not None:
-        ids_of = {value: index for index, value in enumerate(classes.names)}
-        ids = np.array([ids_of.get(value, -1) for value in values.tolist()])
+        ids_of = {word: index for index, word in enumerate(classes.names)}
+        words = _names_of(feature) or classes.numbers
+        if whole and words is not None:  # of a ClassLabel here, or in the training data
+            ids_of = {str(number): ids_of.get(word, -1) for number, word in enumerate(words)}
+        ids = np.array([ids_of.get(str(value), -1) for value in values.tolist()])
         reason = "a label that the training data does not have"
-    elif values.dtype.kind in "biu":
+    elif whole:
         ids = values.astype(np.int64)
-        reason = f"but labels must be 0..{classes.count - 1}"
     else:
-        raise DataError(f"{source}: column {name} must hold ints but holds {data.features[name]}.")
+        raise DataError(f"{source}: column {name} must hold ints but holds {feature}.")
     outside = (ids < 0) | (ids >= classes.count)
     if outside.any():
         row = int(np.argmax(outside))
         value = values.tolist()[row]
+        if isinstance(feature, datasets.ClassLabel) and 0 <= value < feature.num_classes:
+            value = feature.int2str(value)
         raise DataError(f"{source}: column {name} is {value!r} at row {row}, {reason}.")
     return torch.from_numpy(ids)
+
+
+def _names_of(feature: Any) -> tuple[str, ...] | None:
+    """The names of a ClassLabel's numbers; None without, or where they are only numbers again."""
+    names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
+    return None if names == tuple(map(str, range(len(names)))) else names
+
+
+def _numbered(names: tuple[str, ...], ids_of: Mapping[str, int]) -> tuple[str, ...]:
+    """All names in the order of their ids: those that a model gives, and the others as they come.
+
+    Its capitals do not matter where they tell no two names apart. Names that are the model's alone
+    are classes, too. It has no say where it knows none of the names, or has fewer classes.
+    """
+    ids = _as_called(names, ids_of)
+    own = {word: ids[word] for word in names if word in ids}
+    if not own or sorted(ids.values()) != [*range(len(ids))] or len(ids) < len(names):
+        return names
+    ordered = {number: word for word, number in ids.items()}
+    others = [word for word in names if word not in ids]
+    free = [number for number in sorted(ordered) if ordered[number] not in own]
+    return tuple(
+        word for _, word in sorted({**ordered, **dict(zip(free, others, strict=False))}.items())
+    )
+
+
+def _as_called(names: Sequence[str], ids_of: Mapping[str, int]) -> dict[str, int]:
+    """A model's names and ids, a name written as in the data if only capitals differ."""
+    if any(name in ids_of for name in names):
+        return dict(ids_of)
+    written = {name.casefold(): name for name in names}
+    if len(written) < len(names) or len({word.casefold() for word in ids_of}) < len(ids_of):
+        return dict(ids_of)
+    return {written.get(word.casefold(), word): number for word, number in ids_of.items()}
+
+
+def _of_two_kinds(values: np.ndarray[Any, Any]) -> str:
+    """Where the second kind of value is, if a column has several."""
+    kinds = [type(value) for value in values.tolist()]
+    row = next((row for row, kind in enumerate(kinds) if kind is not kinds[0]), None)
+    return "" if row is None else f", but rows 0 and {row} are of two kinds"
 
 
 def _values(data: Dataset, name: str, source: str) -> np.ndarray[Any, Any]:
@@ -125,6 +190,11 @@ def plant_label_noise(
     if classes.count < 2:
         raise DataError(f"{source}: column {name} has one class; label noise needs two.")
     added = {f"{name}_clean": data.features[name], f"{name}_noisy": datasets.Value("bool")}
+    if classes.names and classes.numbers and len(classes.numbers) < classes.count:
+        raise DataError(
+            f"{source}: column {name} numbers {len(classes.numbers)} classes, but the model has "
+            f"{classes.count}, which label noise draws from; make the labels strings."
+        )
     for column in added:
         if column in data.column_names:
             raise DataError(f"{source}: label noise adds column {column}, which is there already.")
@@ -135,7 +205,7 @@ def plant_label_noise(
     shifted = (clean + rng.integers(1, classes.count, size=len(data))) % classes.count
     ids = np.where(noisy, shifted, clean)
 
-    values = ids if classes.names is None else [classes.names[i] for i in ids]
+    values = _cells(data.features[name], classes, ids)
     table: pa.Table = data.with_format("arrow")[:]
     position, before = table.column_names.index(name), table.column(name)
     table = table.set_column(position, name, pa.array(values, type=before.type))
@@ -143,3 +213,11 @@ def plant_label_noise(
     table = table.append_column(f"{name}_noisy", pa.array(noisy))
     info = datasets.DatasetInfo(features=datasets.Features({**data.features, **added}))
     return PlantedNoise(Dataset(table, info=info), torch.from_numpy(noisy))
+
+
+def _cells(feature: Any, classes: Classes, ids: np.ndarray[Any, Any]) -> Any:
+    """What the training column holds for class ids; the inverse of `read_classes`."""
+    if classes.names is None:
+        return ids
+    names = [classes.names[i] for i in ids]
+    return names if classes.numbers is None else [feature.str2int(name) for name in names]

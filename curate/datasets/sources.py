@@ -1,35 +1,33 @@
 """Where rows come from: the kinds of source, and what identifies their content."""
 
-import csv
-import glob
 import hashlib
 import os
 import pkgutil
 import re
-from collections import Counter
-from collections.abc import Callable
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import datasets
-import pyarrow as pa
 from datasets import Dataset, DatasetDict, packaged_modules
-from datasets.exceptions import DatasetsError
 
+from curate.datasets.csv_files import Use
+from curate.datasets.files import FORMATS, UNREADABLE, names_files, read_files, reason_of
 from curate.errors import DataError, MissingExtraError
 
-BUILDERS = MappingProxyType(
-    {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".arrow": "arrow"}
-)
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
-UNREADABLE = (OSError, ValueError, LookupError, csv.Error, pa.ArrowException, DatasetsError)
 FINGERPRINT_ROWS = 1000
 FILE_KINDS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}
 """Names by which `datasets` would read whatever lies in the working directory."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
-def read(path: str, *, split: str | None = None, name: str | None = None) -> Dataset:
+def read(
+    path: str,
+    *,
+    split: str | None = None,
+    name: str | None = None,
+    uses: Mapping[str, Use] | None = None,
+) -> Dataset:
     """Read a source.
 
     Args:
@@ -39,6 +37,8 @@ def read(path: str, *, split: str | None = None, name: str | None = None) -> Dat
         split: which split, where the source has several; "train" if it has that one. Slices
             and sums are written as for `datasets`: `train[:1000]`, `train+validation`.
         name: the configuration of a Hub dataset.
+        uses: what columns are for, where a file does not say what they hold: name or pattern ->
+            use. Other columns stay the text that they are; None: all are as labels.
 
     Raises:
         DataError: nothing is there, it cannot be read, or it has no rows.
@@ -47,18 +47,15 @@ def read(path: str, *, split: str | None = None, name: str | None = None) -> Dat
     if source is None:
         reason = "no such file or directory"
         if os.path.isfile(path):
-            reason = f"files of this kind cannot be read; use one of {', '.join(BUILDERS)}"
+            reason = f"files of this kind cannot be read; use one of {', '.join(FORMATS)}"
         raise DataError(f"{path}: {reason}.")
     for option, value in (("split", split), ("name", name)):
         if option not in source.options:
             _refuse_option(path, option, value)
     try:
-        data = _pick_split(source.read(path, name), path, split)
+        data = _pick_split(source.read(path, name, uses), path, split)
     except UNREADABLE as error:
-        reason = _innermost(error)
-        if "corresponds to no data" in reason:  # the words of `datasets` for a file without rows
-            raise DataError(f"{path}: has no rows.") from error
-        raise DataError(f"{path}: cannot be read: {reason}") from error
+        raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
     if len(data) == 0:
         raise DataError(f"{path}: has no rows.")
     return data
@@ -76,7 +73,7 @@ def fingerprint_of(data: Dataset) -> dict[str, Any]:
     return {"rows": len(data), "columns": data.column_names, "fingerprint": digest.hexdigest()}
 
 
-def _read_bundled(path: str, _: str | None) -> Dataset:
+def _read_bundled(path: str, *_: Any) -> Dataset:
     try:
         from sklearn import datasets as bundled
     except ImportError as error:
@@ -96,7 +93,7 @@ def _read_bundled(path: str, _: str | None) -> Dataset:
     )
 
 
-def _read_directory(path: str, _: str | None) -> Dataset | DatasetDict:
+def _read_directory(path: str, *_: Any) -> Dataset | DatasetDict:
     if not any(os.path.isfile(os.path.join(path, f)) for f in ("dataset_dict.json", "state.json")):
         raise DataError(
             f"{path}: is a directory that save_to_disk did not write; for files in it, give a "
@@ -105,60 +102,11 @@ def _read_directory(path: str, _: str | None) -> Dataset | DatasetDict:
     return datasets.load_from_disk(path)
 
 
-def _names_files(path: str) -> bool:
-    return os.path.splitext(path)[1] in BUILDERS or glob.has_magic(path)
-
-
-def _read_files(path: str, _: str | None) -> Dataset:
-    files = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else [path]
-    endings = {os.path.splitext(file)[1] for file in files}
-    if not files or not os.path.isfile(files[0]):
-        raise DataError(f"{path}: no such file.")
-    if len(endings) > 1 or not endings <= BUILDERS.keys():
-        raise DataError(
-            f"{path}: matches files ending in {', '.join(sorted(endings))}; "
-            f"give files of one kind among {', '.join(BUILDERS)}."
-        )
-    builder = BUILDERS[endings.pop()]
-    for file in files:
-        if os.path.getsize(file) == 0:
-            raise DataError(f"{file}: is empty.")
-        if builder == "json":
-            _refuse_null(file)
-        elif builder == "csv":
-            _refuse_header(file)
-    return datasets.load_dataset(builder, data_files=files, split="train")
-
-
-def _refuse_null(path: str) -> None:
-    """Refuse a first row of null: a block of nulls alone is a segmentation fault in pyarrow."""
-    with open(path, "rb") as file:
-        if re.match(rb"(\xef\xbb\xbf)?[\s\[]*null\b", file.read(1000)):
-            raise DataError(
-                f"{path}: the first row is null; every row must be an object of columns."
-            )
-
-
-def _refuse_header(path: str) -> None:
-    """Refuse columns that would be read as one, or renamed unasked."""
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        names = next(csv.reader(file), [])
-    other = re.search("[;\t|]", names[0]) if len(names) == 1 else None
-    if other:
-        raise DataError(
-            f"{path}: has one column, {names[0]!r}; columns must be separated by commas, but "
-            f"these seem to be separated by {other[0]!r}."
-        )
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    if twice is not None:
-        raise DataError(f"{path}: has two columns {twice!r}; give each a name of its own.")
-
-
 def _names_dataset(path: str) -> bool:
     return HUB_NAME.fullmatch(path) is not None and not os.path.isfile(path)
 
 
-def _read_hub(path: str, name: str | None) -> Dataset | DatasetDict:
+def _read_hub(path: str, name: str | None, _: Any) -> Dataset | DatasetDict:
     if path in FILE_KINDS:
         raise DataError(
             f"{path}: is a kind of file, not a dataset; give the file, or a glob such as "
@@ -169,7 +117,7 @@ def _read_hub(path: str, name: str | None) -> Dataset | DatasetDict:
     except OSError as error:  # DatasetNotFoundError is one
         raise DataError(
             f"{path}: is not a file or directory here, and no dataset of that name could be "
-            f"reached on the Hub: {_innermost(error)}"
+            f"reached on the Hub: {reason_of(error)}"
         ) from error
 
 
@@ -178,13 +126,13 @@ class Source(NamedTuple):
 
     matches: Callable[[str], bool]
     options: tuple[str, ...]
-    read: Callable[[str, str | None], Dataset | DatasetDict]
+    read: Callable[[str, str | None, Mapping[str, Use] | None], Dataset | DatasetDict]
 
 
 SOURCES = (
     Source(lambda path: path.startswith("sklearn:"), (), _read_bundled),
     Source(os.path.isdir, ("split",), _read_directory),
-    Source(_names_files, (), _read_files),
+    Source(names_files, (), lambda path, _, uses: read_files(path, uses)),
     Source(_names_dataset, ("split", "name"), _read_hub),
 )
 """The kinds of source; the first that matches a path reads it."""
@@ -219,9 +167,3 @@ def _slices(data: DatasetDict, path: str, wanted: str) -> Dataset:
 def _refuse_option(path: str, option: str, value: str | None) -> None:
     if value is not None:
         raise DataError(f"{path}: `{option}` means nothing for this source; remove it.")
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None or (error.__context__ is not None and not str(error)):
-        error = error.__cause__ or error.__context__ or error
-    return " ".join(str(error).split()) or type(error).__name__

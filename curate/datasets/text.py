@@ -13,34 +13,52 @@ from curate.errors import DataError
 
 TOGETHER = 1000
 """Rows that are read and tokenized at a time."""
+LONG = 16
+"""Characters for each token that is wanted, more than which are not tokenized at once."""
+SHOWN = 40
 MARKS_ASSISTANT = re.compile(r"\{%-?\s*generation\b")
 
 
-def encode_texts(data: Dataset, name: str, source: str, tokenizer: Any) -> Iterator[Encoded]:
+def encode_texts(
+    data: Dataset, name: str, source: str, tokenizer: Any, most: int | None = None
+) -> Iterator[Encoded]:
     """A column of texts to predict token by token: BOS and EOS around each, if there are any.
+
+    Args:
+        most: tokens after which a text may be cut, so that more of them are not worth their time.
 
     Raises:
         DataError: the column does not hold strings, or one is null.
     """
     frame = _framing(tokenizer)
-    for (ids,) in _plain(data, [name], source, tokenizer):
+    for (ids,) in _plain(data, [name], source, tokenizer, most):
         yield frame([], ids)
 
 
 def encode_completions(
-    data: Dataset, prompt: str, completion: str, source: str, tokenizer: Any
+    data: Dataset,
+    prompt: str,
+    completion: str,
+    source: str,
+    tokenizer: Any,
+    most: int | None = None,
 ) -> Iterator[Encoded]:
     """Prompts and their completions; only the completion, and EOS, is learned.
 
     The two are tokenized apart, as they are where a model is asked to complete a prompt.
     """
     frame = _framing(tokenizer)
-    for before, learned in _plain(data, [prompt, completion], source, tokenizer):
+    for before, learned in _plain(data, [prompt, completion], source, tokenizer, most):
         yield frame(before, learned)
 
 
-def encode_messages(data: Dataset, name: str, source: str, tokenizer: Any) -> Iterator[Encoded]:
+def encode_messages(
+    data: Dataset, name: str, source: str, tokenizer: Any, most: int | None = None
+) -> Iterator[Encoded]:
     """Conversations in the tokenizer's chat template, which says what ends a turn.
+
+    A key that is null, at whatever depth, is not there for the template: columns of a file give
+    every turn the keys of all.
 
     Only the assistant's tokens are learned where the template marks them
     (`{% generation %}`), all tokens otherwise.
@@ -57,20 +75,52 @@ def encode_messages(data: Dataset, name: str, source: str, tokenizer: Any) -> It
         )
     marked = MARKS_ASSISTANT.search(template) is not None
     _require_messages(data, name, source)
-    for row, messages in enumerate(data.select_columns([name])):
-        turns = [{k: v for k, v in turn.items() if v is not None} for turn in messages[name]]
-        try:
-            encoded = tokenizer.apply_chat_template(
-                turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=marked
+    for row, messages in enumerate(data.select_columns([name]).with_format(None)):
+        if not _is_conversation(messages[name]):
+            raise DataError(
+                f"{source}: column {name} is {str(messages[name])[:SHOWN]} at row {row}; messages "
+                "must be lists of {role, content}."
             )
+        turns = _present(messages[name])
+        try:
+            ids, learned = _templated(turns, tokenizer, marked, most)
         except Exception as error:  # a template raises whatever it likes
             raise DataError(
                 f"{source}: column {name}: the chat template cannot take row {row}: "
                 f"{type(error).__name__}: {' '.join(str(error).split())}."
             ) from error
-        ids = encoded["input_ids"]
-        learned = [m == 1 for m in encoded["assistant_masks"]] if marked else [True] * len(ids)
         yield Encoded(ids, learned)
+
+
+def _present(value: Any) -> Any:
+    """A value without the keys that are null in it."""
+    if isinstance(value, dict):
+        return {key: _present(inner) for key, inner in value.items() if inner is not None}
+    return [_present(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _is_conversation(turns: Any) -> bool:
+    """Whether it is turns with roles, of which at least one, if there are any, says something."""
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return False
+    return all("role" in turn for turn in turns) and (
+        not turns or any("content" in turn for turn in turns)
+    )
+
+
+def _templated(
+    turns: list[Any], tokenizer: Any, marked: bool, most: int | None
+) -> tuple[list[int], list[bool]]:
+    """The tokens of a conversation, and which of them are learned."""
+    if most is not None and not marked and len(str(turns)) > LONG * most:
+        text = _shortened(tokenizer.apply_chat_template(turns, tokenize=False), tokenizer, most)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids, [True] * len(ids)
+    encoded = tokenizer.apply_chat_template(
+        turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=marked
+    )
+    ids = encoded["input_ids"]
+    return ids, [m == 1 for m in encoded["assistant_masks"]] if marked else [True] * len(ids)
 
 
 def encode_whole(
@@ -78,6 +128,7 @@ def encode_whole(
 ) -> Iterator[Encoded]:
     """A column of texts to classify, with the tokenizer's own special tokens, cut as it cuts."""
     for (texts,) in _strings(data, [name], source):
+        texts = [_shortened(text, tokenizer, max_length) for text in texts]
         for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True):
             cut = len(ids) > max_length
             if cut:
@@ -92,12 +143,26 @@ def truncate(texts: Iterator[Encoded], max_length: int) -> Iterator[Encoded]:
 
 
 def _plain(
-    data: Dataset, names: list[str], source: str, tokenizer: Any
+    data: Dataset, names: list[str], source: str, tokenizer: Any, most: int | None
 ) -> Iterator[tuple[list[int], ...]]:
     """The ids of some columns' texts, row by row, without special tokens."""
     for columns in _strings(data, names, source):
-        ids = (tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in columns)
+        cut = ([_shortened(text, tokenizer, most) for text in texts] for texts in columns)
+        ids = (tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in cut)
         yield from zip(*ids, strict=True)
+
+
+def _shortened(text: str, tokenizer: Any, most: int | None) -> str:
+    """As much of a text as has the same first `most` tokens, without a look at all of a long one.
+
+    Twice as many tokens as that, so that the cut, which may change those beside it, is far away.
+    """
+    end = len(text) if most is None else LONG * most
+    while end < len(text):
+        if len(tokenizer(text[:end], add_special_tokens=False)["input_ids"]) >= 2 * (most or 0):
+            return text[:end]
+        end *= 2
+    return text
 
 
 def _framing(tokenizer: Any) -> Callable[[list[int], list[int]], Encoded]:
@@ -138,6 +203,9 @@ def _strings(data: Dataset, names: list[str], source: str) -> Iterator[list[list
 def _require_messages(data: Dataset, name: str, source: str) -> None:
     require_columns(data, [name], source)
     kind = data.features.arrow_schema.field(name).type
+    if "Json" in str(data.features[name]):  # any turn may have keys of its own
+        refuse_nulls(data, name, source)
+        return
     turn = kind.value_type if isinstance(kind, pa.ListType | pa.LargeListType) else pa.null()
     if not pa.types.is_struct(turn) or not {"role", "content"} <= {field.name for field in turn}:
         raise DataError(

@@ -6,7 +6,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
@@ -48,7 +47,7 @@ def composition(table: Dataset, kept: Any, recipe: Recipe | None) -> dict[str, P
                 values = [None if v is None or v < 0 else in_words(v, feature) for v in values]
             parts[name] = _by_value(values, mask)
     if order.texts:
-        lengths = sum(_lengths(_column(table, name)) for name in order.texts)
+        lengths = sum(_lengths(table, name) for name in order.texts)
         parts["characters"] = _by_doubling(lengths, mask)
     return parts
 
@@ -57,14 +56,18 @@ def _column(table: Dataset, name: str) -> Any:
     return table.select_columns([name]).with_format("arrow")[:][name]
 
 
-def _lengths(column: Any) -> Any:
+def _lengths(table: Dataset, name: str) -> Any:
     """The characters of each text, or conversation."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return pc.fill_null(pc.utf8_length(column), 0).to_numpy()
-    conversations = (
-        [turn.get("content") or "" for turn in row or []] for row in column.to_pylist()
-    )
-    return np.array([sum(map(len, texts)) for texts in conversations])
+    if getattr(table.features[name], "dtype", None) in ("string", "large_string"):
+        return pc.fill_null(pc.utf8_length(_column(table, name)), 0).to_numpy()
+    rows = table.select_columns([name]).with_format(None)[:][name]
+    return np.array([sum(_characters(turn.get("content")) for turn in row or []) for row in rows])
+
+
+def _characters(content: Any) -> int:
+    """The characters of what is said in a turn: of a text, or of all parts that are."""
+    texts = content if isinstance(content, list) else [{"text": content}]
+    return sum(len(part["text"]) for part in texts if isinstance(part.get("text"), str))
 
 
 def _by_value(values: Sequence[Any], kept: NDArray[np.bool_]) -> Parts:

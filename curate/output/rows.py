@@ -2,6 +2,7 @@
 
 import fnmatch
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -71,10 +72,12 @@ def in_order(features: datasets.Features, recipe: Recipe | None) -> Order:
     inputs = texts = present(columns.text, columns.prompt, columns.completion, columns.messages)
     if columns.features is not None:
         texts, patterns = [], columns.features
+        named = {p for p in patterns if p in features}  # itself, whatever else it would match
         inputs = [
             name
             for name in features
-            if name not in labels and any(fnmatch.fnmatchcase(name, p) for p in patterns)
+            if name not in labels
+            and (name in named or any(fnmatch.fnmatchcase(name, p) for p in {*patterns} - named))
         ]
     others = [name for name in features if name not in inputs + labels]
     return Order(inputs, texts, labels, others)
@@ -129,6 +132,8 @@ class RowViewer:
 
     def _show(self, column: str, value: Any) -> Shown:
         name, feature = visible(column), self._features[column]
+        if type(feature).__name__ == "Json" and isinstance(value, str):
+            value = json.loads(value)
         if value is None or value == []:
             return Shown(name, "value", "none" if value is None else "empty")
         if isinstance(feature, datasets.Image) and isinstance(value, dict):
@@ -181,11 +186,22 @@ def _bytes(name: str, value: bytes, shape: Sequence[int] | None) -> Shown:
             image = PIL.Image.fromarray(pixels.squeeze(2) if pixels.shape[2:] == (1,) else pixels)
         else:
             image = PIL.Image.open(io.BytesIO(value))
-        image = image.copy() if image.mode == "L" else image.convert("RGB")
+        image = _as_seen(image)
     except (OSError, TypeError, ValueError, PIL.Image.DecompressionBombError):
         return Shown(name, "value", f"{len(value):,} bytes")
     size = f"{image.width} × {image.height}, {'gray' if image.mode == 'L' else 'color'}"
     return Shown(name, "picture", size, picture=image)
+
+
+def _as_seen(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A picture in 8 bits, gray or in color, on white where it is transparent."""
+    if image.mode.startswith(("I", "F")):
+        shades = np.asarray(image, dtype=np.float64) / (1 if image.mode == "F" else 65535)
+        return PIL.Image.fromarray((255 * shades.clip(0, 1)).round().astype(np.uint8))
+    if image.has_transparency_data:
+        ground = PIL.Image.new("RGBA", image.size, "white")
+        image = PIL.Image.alpha_composite(ground, image.convert("RGBA"))
+    return image.copy() if image.mode == "L" else image.convert("RGB")
 
 
 def _list(name: str, value: list[Any]) -> Shown:

@@ -15,6 +15,7 @@ from curate.datasets import (
     SourceExamples,
     TensorExamples,
     TokenExamples,
+    Use,
     fingerprint_of,
     plant_label_noise,
     read,
@@ -24,7 +25,7 @@ from curate.datasets import (
 from curate.errors import DataError
 from curate.influence import Target
 from curate.models import describe_files
-from curate.pipeline.reading import find_reader
+from curate.pipeline.reading import column_uses, find_reader
 from curate.recipe import Pretrained, Recipe, Source, Split
 from curate.selection import Array
 
@@ -151,7 +152,8 @@ def read_candidates(recipe: Recipe) -> Candidates:
         DataError: names the source, and the column and first row at fault.
     """
     section = recipe.data
-    source = _read(section.train)
+    uses = column_uses(recipe)
+    source = _read(section.train, uses)
     reader = find_reader(recipe, source)
     name = str(section.train)
     everything = reader.examples(source, name)
@@ -171,7 +173,7 @@ def read_candidates(recipe: Recipe) -> Candidates:
     sources, used = {name: fingerprint_of(source)}, {name: len(everything)}
 
     def other(part: str, where: Source) -> SourceExamples:
-        data = _read(where)
+        data = _read(where, uses)
         held = reader.examples(data, str(where))
         sources[str(where)], used[str(where)] = fingerprint_of(data), len(held)
         _refuse_other_shape(held, examples, f"{where} (data.{part})", name)
@@ -281,8 +283,8 @@ def _refuse_other_shape(
         raise DataError(f"{where}: one row has shape {shape}, but in {source} it is {expected}.")
 
 
-def _read(source: Source) -> Dataset:
-    return read(source.path, split=source.split, name=source.name)
+def _read(source: Source, uses: Mapping[str, Use]) -> Dataset:
+    return read(source.path, split=source.split, name=source.name, uses=uses)
 
 
 def _width(labels: Tensor | None) -> int:

@@ -1,6 +1,6 @@
 """From rows to examples, by the columns that a recipe names: features with labels, or texts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -14,6 +14,7 @@ from curate.datasets import (
     SourceExamples,
     TensorExamples,
     TokenExamples,
+    Use,
     encode_completions,
     encode_messages,
     encode_texts,
@@ -47,6 +48,17 @@ class Reader(Protocol):
     def examples(self, data: Dataset, source: str) -> SourceExamples:
         """Read all rows of `data`, which came from `source`."""
         ...
+
+
+def column_uses(recipe: Recipe) -> dict[str, Use]:
+    """What the columns are for that a recipe names, for files that do not say what they hold."""
+    columns, holds = recipe.data.columns, find_objective(recipe.objective).label
+    uses: dict[str, Use] = {}
+    if columns.label is not None and holds is not None:
+        uses[columns.label] = "number" if holds == "numbers" else "label"
+    texts = (columns.text, columns.prompt, columns.completion)
+    uses |= {name: "text" for name in texts if name is not None}
+    return uses | {p: "number" for p in columns.features or [] if p not in uses}
 
 
 def find_reader(recipe: Recipe, train: Dataset) -> Reader:
@@ -99,8 +111,9 @@ class TextReader:
     def __init__(self, recipe: Recipe, train: Dataset, model: Pretrained) -> None:
         self.columns = recipe.data.columns
         self.label = self.columns.label if find_objective(recipe.objective).label else None
-        self.classes = _classes_of(recipe, train, self.label) if self.label else None
         config = models.load_config(model.pretrained)
+        ids_of = {} if model.from_scratch else config.label2id or {}
+        self.classes = _classes_of(recipe, train, self.label, ids_of) if self.label else None
         self.tokenizer = models.load_tokenizer(model.tokenizer or model.pretrained)
         self.vocabulary = models.vocabulary_size(config)
         self.pad = models.pad_id(self.tokenizer, config)
@@ -133,14 +146,16 @@ class TextReader:
         if self.label is not None:
             assert columns.text is not None
             return encode_whole(data, columns.text, source, tokenizer, self.max_length)
+        most = self.max_length
         if columns.text is not None:
-            texts = encode_texts(data, columns.text, source, tokenizer)
+            texts = encode_texts(data, columns.text, source, tokenizer, most)
         elif columns.messages is not None:
-            texts = encode_messages(data, columns.messages, source, tokenizer)
+            texts = encode_messages(data, columns.messages, source, tokenizer, most)
         else:
             assert columns.prompt is not None
             assert columns.completion is not None
-            texts = encode_completions(data, columns.prompt, columns.completion, source, tokenizer)
+            named = columns.prompt, columns.completion
+            texts = encode_completions(data, *named, source, tokenizer, most)
         return truncate(texts, self.max_length)
 
     def _long_enough(self, texts: TokenExamples, source: str) -> TokenExamples:
@@ -179,9 +194,11 @@ class TextReader:
             )
 
 
-def _classes_of(recipe: Recipe, train: Dataset, label: str) -> Classes:
+def _classes_of(
+    recipe: Recipe, train: Dataset, label: str, ids_of: Mapping[str, int] | None = None
+) -> Classes:
     source = str(recipe.data.train)
-    classes = find_classes(train, label, source, recipe.data.columns.classes)
+    classes = find_classes(train, label, source, recipe.data.columns.classes, ids_of)
     if classes.count < 2:
         raise DataError(f"{source}: column {label} has one class; there is nothing to learn.")
     return classes

@@ -11,8 +11,9 @@ class Source(Section):
     """Where rows come from; a bare string is its path."""
 
     path: Annotated[str, Field(min_length=1)]
-    """A file (CSV, JSON Lines, Parquet or Arrow) or a pattern of files, a directory that
-    `save_to_disk` wrote, `sklearn:digits`, or a name on the Hub."""
+    """A file (CSV, JSON, JSON Lines, Parquet or Arrow; text also as `.gz`, `.bz2` or `.zst`) or a
+    pattern of files, a directory that `save_to_disk` wrote, `sklearn:digits`, or a name on the
+    Hub."""
     split: str | None = None
     """The split of a dataset that has several."""
     name: str | None = None
@@ -130,7 +131,8 @@ class Data(Section):
     train: Source
     """Where the candidates come from."""
     columns: Columns
-    """Which columns are what."""
+    """Which columns are what; all others pass through as they are, from CSV as the text they are
+    unless it is that of a number."""
     validation: Targets | None = None
     """The target: a source, a share of the training source ({fraction: 0.2}), or several sources by
     name."""

@@ -70,6 +70,27 @@ def test_patterns_choose_columns_but_never_the_label() -> None:
         match_features(data, ["label"], ["label"], "src")
 
 
+def test_a_pattern_that_is_a_name_means_that_column() -> None:
+    data = Dataset.from_dict({n: [0] for n in ("x[0]", "x0", "x[1]", "a*", "ab")})
+    assert match_features(data, ["x[0]", "a*"], [], "src") == ["x[0]", "a*"]
+    assert match_features(data, ["x[01]"], [], "src") == ["x0"]
+
+
+def test_the_row_that_is_no_number_is_named() -> None:
+    with pytest.raises(DataError, match=r"features must be numbers.*, but row 2 is 'NA'"):
+        features({"a": ["1", "2.5", "NA"]}, ["a"])
+
+
+def test_numbers_in_a_column_of_json_are_numbers() -> None:
+    declared = Features({"a": datasets.Json()})
+    data = Dataset.from_dict({"a": [[2**53 + 1, 0.5], [1, 2]]}, features=declared)
+    read = read_features(data, ["a"], "src", dtype=F64)
+    assert read.tolist() == [[2.0**53, 0.5], [1, 2]]
+    data = Dataset.from_dict({"a": [1, "oops"]}, features=declared)
+    with pytest.raises(DataError, match=r"features must be numbers.*, but row 1 is '\"oops\"'"):
+        read_features(data, ["a"], "src", dtype=F64)
+
+
 def test_integers_that_float64_holds_survive_and_bool_is_a_number() -> None:
     data = Dataset.from_dict({"a": [2**52 + 1, 3], "b": [True, False]})
     read = read_features(data, ["a", "b"], "src", dtype=torch.int64)

@@ -102,3 +102,85 @@ def test_a_shape_is_for_raw_bytes_only() -> None:
 )
 def test_which_columns_hold_images(feature: Any, image: bool) -> None:
     assert is_image_column(feature) is image
+
+
+def encoded(pixels: np.ndarray, mode: str | None = None, kind: str = "PNG", **how: Any) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels, mode).save(buffer, format=kind, **how)
+    return buffer.getvalue()
+
+
+def seen(*cells: bytes) -> np.ndarray:
+    return decode_images(Dataset.from_dict({"image": [*cells]}), "image", "src").numpy()
+
+
+RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_and_floats_have_the_shades_of_8_bits(kind: str) -> None:
+    assert np.array_equal(seen(encoded(RAMP.astype(np.uint16) * 257, kind=kind))[0, 0], RAMP)
+    floats = (RAMP / 255).astype(np.float32)
+    assert np.array_equal(seen(encoded(floats, kind="TIFF"))[0, 0], RAMP)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (RAMP.astype(np.float32), "row 0: .*floats outside 0 to 1"),
+        (np.full((4, 4), np.nan, np.float32), "row 0: .*floats outside 0 to 1"),
+        (RAMP.astype(np.int32), "row 0: .*whole numbers of 32 bits"),
+    ],
+)
+def test_shades_that_say_nothing_of_white_are_refused(pixels: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        seen(encoded(pixels, kind="TIFF"))
+
+
+def with_alpha(gray: int, alpha: np.ndarray) -> np.ndarray:
+    return np.dstack([np.full((*alpha.shape, 3), gray, np.uint8), alpha])
+
+
+def test_what_is_transparent_lies_on_white_and_what_is_white_on_black() -> None:
+    assert np.array_equal(seen(encoded(with_alpha(0, RAMP)))[0, 0], 255 - RAMP)
+    assert np.array_equal(seen(encoded(with_alpha(255, RAMP)))[0, 0], RAMP)
+    opaque, nothing = np.full_like(RAMP, 255), np.zeros_like(RAMP)
+    assert (seen(encoded(with_alpha(255, opaque))) == 255).all()
+    assert (seen(encoded(with_alpha(0, nothing))) == 255).all()
+    gray = np.dstack([RAMP, opaque])
+    assert np.array_equal(seen(encoded(gray), encoded(RAMP))[0], seen(encoded(RAMP))[0])
+
+
+def test_a_transparent_color_is_transparent() -> None:
+    glyph = np.array([[0, 1], [1, 0]], dtype=np.uint8)
+    for mode in ("L", "P"):
+        image = PIL.Image.fromarray(glyph).convert("L")
+        if mode == "P":
+            image = PIL.Image.fromarray(glyph, "P")
+            image.putpalette([0, 0, 0, 9, 9, 9] + [0] * 762)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", transparency=0)
+        assert (seen(buffer.getvalue())[0, 0] == 255).tolist() == (glyph == 0).tolist()
+
+
+def test_two_shades_are_gray_and_a_picture_is_turned_as_its_camera_was() -> None:
+    assert seen(encoded(RAMP > 100)).shape == (1, 1, 4, 4)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    turned = seen(encoded(RAMP[:2], kind="PNG", exif=exif))
+    assert np.array_equal(turned[0, 0], np.rot90(RAMP[:2], -1))
+
+
+def test_a_bomb_and_what_is_not_there_are_named_with_their_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 16)
+    for side in (5, 50):  # a warning of Pillow's, an error of Pillow's
+        with pytest.raises(DataError, match=r"row 1: not an image .*decompression bomb"):
+            seen(encoded(RAMP), encoded(np.zeros((side, side), np.uint8)))
+    cells = pa.array([{"bytes": None, "path": None}])
+    empty = Dataset(
+        pa.table({"image": cells}).cast(Features({"image": datasets.Image()}).arrow_schema)
+    )
+    with pytest.raises(DataError, match="row 0: neither bytes nor a file"):
+        decode_images(empty, "image", "src")

@@ -112,3 +112,70 @@ def test_classes_of_strings_are_numbered_in_the_order_of_the_alphabet() -> None:
     classes = find_classes(labels(["pear", "apple", "pear"]), "label", "src")
     assert classes.names == ("apple", "pear")
     assert read_classes(labels(["apple", "pear"]), "label", "other", classes).tolist() == [0, 1]
+
+
+def named(values: list[int], names: list[str]) -> Dataset:
+    return labels(values, datasets.ClassLabel(names=names))
+
+
+def test_a_class_is_its_name_and_not_its_number() -> None:
+    train = named([0, 1, 0], ["no", "yes"])
+    classes = find_classes(train, "label", "train")
+    for other, ids in [
+        (named([0, 1], ["yes", "no"]), [1, 0]),
+        (named([2, 0], ["yes", "maybe", "no"]), [0, 1]),
+        (labels(["yes", "no"]), [1, 0]),
+        (labels([1, 0]), [1, 0]),
+        (train, [0, 1, 0]),
+    ]:
+        assert read_classes(other, "label", "val", classes).tolist() == ids
+    with pytest.raises(DataError, match="column label is 'maybe' at row 1, a label that the train"):
+        read_classes(named([0, 1], ["yes", "maybe"]), "label", "val", classes)
+    words = find_classes(labels(["no", "yes"]), "label", "train")
+    assert read_classes(named([0, 1], ["yes", "no"]), "label", "val", words).tolist() == [1, 0]
+    digits = find_classes(labels(["x", "10", "2"]), "label", "train")
+    assert read_classes(labels([10, 2]), "label", "val", digits).tolist() == [0, 1]
+    with pytest.raises(DataError, match="column label is 0 at row 0, a label that the training"):
+        read_classes(labels([0]), "label", "val", words)
+
+
+def test_numbers_without_names_are_what_they_are() -> None:
+    classes = find_classes(labels([0, 2, 1]), "label", "train")
+    nameless = labels([2, 0], datasets.ClassLabel(num_classes=3))
+    assert read_classes(nameless, "label", "val", classes).tolist() == [2, 0]
+    assert read_classes(labels([2, 0]), "label", "val", classes).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("ids_of", "names"),
+    [
+        ({"yes": 0, "no": 1}, ("yes", "no")),
+        ({"YES": 0, "No": 1}, ("yes", "no")),
+        ({"yes": 2, "no": 0, "maybe": 1}, ("no", "maybe", "yes")),
+        ({"yes": 0, "other": 1}, ("yes", "no")),
+        ({"yes": 0, "LABEL_1": 1, "LABEL_2": 2}, ("yes", "no", "LABEL_2")),
+        ({"LABEL_0": 0, "LABEL_1": 1}, ("no", "yes")),
+        ({"yes": 0}, ("no", "yes")),
+        ({"yes": 1, "no": 2}, ("no", "yes")),
+        ({}, ("no", "yes")),
+    ],
+)
+def test_a_models_own_numbers_hold(ids_of: dict[str, int], names: tuple[str, ...]) -> None:
+    for train in (labels(["no", "yes"]), named([0, 1], ["no", "yes"])):
+        classes = find_classes(train, "label", "train", ids_of=ids_of)
+        assert (classes.names, classes.count) == (names, len(names))
+        ids = read_classes(train, "label", "train", classes).tolist()
+        assert [names[i] for i in ids] == ["no", "yes"]
+    plain = find_classes(labels([0, 1]), "label", "train", ids_of=ids_of)
+    assert read_classes(labels([1, 0]), "label", "train", plain).tolist() == [1, 0]
+
+
+def test_noise_is_planted_in_the_columns_own_numbers() -> None:
+    train = named([0, 1, 2] * 40, ["a", "b", "c"])
+    classes = find_classes(train, "label", "s", ids_of={"c": 0, "a": 1, "b": 2})
+    planted = plant_label_noise(train, "label", "s", classes, fraction=0.25, seed=3)
+    changed = [a != b for a, b in zip(planted.data["label"], train["label"], strict=True)]
+    assert changed == planted.noisy.tolist()
+    more = find_classes(train, "label", "s", ids_of={"c": 0, "a": 1, "b": 2, "d": 3})
+    with pytest.raises(DataError, match="numbers 3 classes, but the model has 4"):
+        plant_label_noise(train, "label", "s", more, fraction=0.25, seed=3)

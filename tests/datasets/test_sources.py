@@ -166,7 +166,7 @@ def test_the_first_kind_of_source_that_matches_reads(path: str, position: int | 
 def test_a_first_row_of_null_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text(content)
-    with pytest.raises(DataError, match="the first row is null; every row must be an object"):
+    with pytest.raises(DataError, match="row 0 is null; every row must be an object"):
         read(str(path))
 
 

@@ -1,7 +1,9 @@
 """From columns of text to tokens, and to those that the loss is about."""
 
+import json
 from typing import Any
 
+import datasets
 import pytest
 from datasets import Dataset
 
@@ -157,3 +159,69 @@ def test_many_rows_are_encoded_as_a_few(monkeypatch: pytest.MonkeyPatch) -> None
     at_once = list(encode_completions(data, "prompt", "completion", "here", tokenizer))
     monkeypatch.setattr("curate.datasets.text.TOGETHER", 7)
     assert list(encode_completions(data, "prompt", "completion", "here", tokenizer)) == at_once
+
+
+class Counting:
+    """A tokenizer that says how many characters it has seen."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.seen = tokenizer, 0
+
+    def __call__(self, texts: Any, **how: Any) -> Any:
+        self.seen += len(texts) if isinstance(texts, str) else sum(map(len, texts))
+        return self.tokenizer(texts, **how)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
+@pytest.mark.parametrize("text", ["one two " * 40_000, "x" * 300_000, " " * 300_000 + "one two"])
+def test_a_long_text_is_cut_before_it_is_tokenized(text: str) -> None:
+    tokenizer = Counting(words.tokenizer())
+    tokenizer.tokenizer.chat_template = UNMARKED
+    turns = [{"role": "a", "content": text}, {"role": "b", "content": None}]
+    data = Dataset.from_dict({"text": [text], "short": ["a b"], "messages": [turns]})
+    for encode in (
+        lambda **most: encode_texts(data, "text", "h", tokenizer, **most),
+        lambda **most: encode_completions(data, "short", "text", "h", tokenizer, **most),
+        lambda **most: encode_completions(data, "text", "short", "h", tokenizer, **most),
+        lambda **most: encode_messages(data, "messages", "h", tokenizer, **most),
+    ):
+        whole = [*truncate(encode(), 20)]
+        tokenizer.seen = 0
+        assert [*truncate(encode(most=20), 20)] == whole
+        assert tokenizer.seen < len(text)
+    tokenizer.seen = 0
+    (classified,) = encode_whole(data, "text", "h", tokenizer, 20)
+    assert classified == Encoded(tokenizer.tokenizer(text)["input_ids"][:20], [True] * 20, True)
+    assert tokenizer.seen < len(text)
+
+
+def test_keys_that_are_null_are_no_keys_at_any_depth() -> None:
+    tokenizer = words.tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content | tojson }}{{ m.call | tojson }}{% endfor %}"
+    )
+    call = {"f": "g", "with": {"a": 1, "b": None}, "list": [{"c": None}, {"c": 2}]}
+    turn = {"role": "a", "content": [{"text": "x", "image": None}], "call": call}
+    (text,) = encode_messages(Dataset.from_dict({"m": [[turn]]}), "m", "here", tokenizer)
+    assert tokenizer.decode(text.ids) == (
+        '[{"text": "x"}]{"f": "g", "with": {"a": 1}, "list": [{}, {"c": 2}]}'
+    )
+
+
+def test_turns_of_any_kind_in_a_column_of_json() -> None:
+    tokenizer = words.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m | tojson }}{% endfor %}"
+    rows = [[{"role": "a", "content": "x"}], [{"role": "a", "content": [{"text": "y"}]}]]
+    data = Dataset.from_dict(
+        {"m": rows}, features=datasets.Features({"m": datasets.List(datasets.Json())})
+    )
+    decoded = [tokenizer.decode(text.ids) for text in encode_messages(data, "m", "h", tokenizer)]
+    assert [json.loads(text) for text in decoded] == [turns[0] for turns in rows]
+    for other in ("hello", ["hello"], [{"role": "a", "text": "x"}], [{"content": "x"}]):
+        wrong = Dataset.from_dict(
+            {"m": [rows[0], other]}, features=datasets.Features({"m": datasets.Json()})
+        )
+        with pytest.raises(DataError, match=r"here: column m is .* at row 1; messages must be li"):
+            [*encode_messages(wrong, "m", "here", tokenizer)]

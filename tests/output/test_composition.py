@@ -1,5 +1,6 @@
 """What was kept of which kind."""
 
+import datasets
 from datasets import ClassLabel, Dataset, Features, Value
 
 from curate.output.composition import composition
@@ -53,3 +54,13 @@ def test_conversations_are_as_long_as_what_is_said() -> None:
     parts = composition(table, [True, False, False], recipe({"messages": "messages"}))
     lengths = [tuple(part.values()) for part in parts["characters"]]
     assert lengths == [("1 to 1", 1, 0), ("2 to 3", 1, 1), ("4 to 7", 1, 0)]
+
+
+def test_parts_of_a_turn_and_turns_in_json_are_counted_too() -> None:
+    turns = [{"role": "a", "content": "abc"}, {"role": "b", "content": [{"text": "de"}, {}]}]
+    table = Dataset.from_dict(
+        {"messages": [turns, [{"role": "a"}]]}, features=Features({"messages": datasets.Json()})
+    )
+    parts = composition(table, [True, False], recipe({"messages": "messages"}))
+    lengths = [tuple(part.values()) for part in parts["characters"]]
+    assert lengths == [("1 to 1", 1, 0), ("2 to 3", 0, 0), ("4 to 7", 1, 1)]

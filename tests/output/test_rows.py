@@ -31,6 +31,9 @@ def test_what_the_model_saw_comes_first_and_the_label_next() -> None:
     order = in_order(table.features, recipe({"features": ["a", "b*"], "label": "label"}))
     assert order.all == ["b", "a", "label", "note"]
     assert order.texts == []
+    table = Dataset.from_dict({"label": [1], "x0": [2.0], "x[0]": [1.0]})
+    order = in_order(table.features, recipe({"features": ["x[0]"], "label": "label"}))
+    assert order.all == ["x[0]", "label", "x0"]
     table = Dataset.from_dict({"x": ["x"], "answer": ["y"], "question": ["z"]})
     order = in_order(table.features, recipe({"prompt": "question", "completion": "answer"}))
     assert order.all == ["question", "answer", "x"]
@@ -136,3 +139,26 @@ def test_bytes_that_are_no_picture_are_counted() -> None:
         table = Dataset.from_dict({"x": [cell]}, features=features)
         (column,) = shown(table, recipe(columns, **BY_LOSS))
         assert (column.kind, column.text) == ("value", f"{len(cell)} bytes")
+
+
+def test_pictures_of_16_bits_floats_and_alpha_are_shown_as_they_look() -> None:
+    ramp = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
+    tiff = io.BytesIO()
+    PIL.Image.fromarray((ramp / 255).astype(np.float32)).save(tiff, "TIFF")
+    alpha = np.dstack([np.zeros((4, 4, 3), np.uint8), ramp])
+    cells = [png(ramp.astype(np.uint16) * 257), tiff.getvalue(), png(alpha)]
+    table = Dataset.from_dict({"x": cells})
+    by = recipe({"features": ["x"], "label": None}, **BY_LOSS)
+    for row, expected in enumerate([ramp, ramp, 255 - ramp]):
+        (column,) = shown(table, by, row)
+        pixels = np.asarray(column.picture)
+        assert np.array_equal(pixels if pixels.ndim == 2 else pixels[..., 0], expected)
+
+
+def test_conversations_in_a_column_of_json_are_conversations() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": [{"text": "b"}]}]
+    table = Dataset.from_dict(
+        {"messages": [turns]}, features=datasets.Features({"messages": datasets.Json()})
+    )
+    (column,) = shown(table, recipe({"messages": "messages"}))
+    assert [role for role, _ in column.turns] == ["user", "assistant"]

@@ -72,3 +72,22 @@ def test_targets_are_divided_into_rows_that_choose_and_rows_that_judge(here: Pat
     assert torch.equal(again, taken["validation"].rows)
     with pytest.raises(DataError, match=r"validation has 24 rows, too few to divide by 0\.01"):
         divide(validation, 0.01, seed=3)
+
+
+def test_columns_that_nobody_uses_go_out_as_they_came_in(here: Path) -> None:
+    cells = [
+        f"{k / 10:.2f},{'NA' if k % 2 else 'None'},{k:03},,2024-01-0{k % 9 + 1}" for k in range(40)
+    ]
+    Path("rows.csv").write_text("x,label,code,empty,day\n" + "\n".join(cells) + "\n")
+    found = read(
+        "data.label_noise=null",
+        "data.test=null",
+        "data={train: rows.csv, columns: {features: [x]}, validation: {fraction: 0.25}}",
+    )
+    rows = [
+        f"{row['x']:.2f},{row['label']},{row['code']},{row['empty']},{row['day']}"
+        for row in found.table
+    ]
+    assert rows == [cells[k] for k in found.examples.rows.tolist()]
+    assert found.table.features["x"].dtype == "float64"
+    assert found.outputs == 2

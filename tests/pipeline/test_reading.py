@@ -1,15 +1,18 @@
 """What columns of a recipe are read as: features, classes, numbers."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoConfig
 
 from curate.errors import DataError
-from curate.pipeline.reading import find_reader
+from curate.pipeline.reading import column_uses, find_reader
 from curate.recipe import check_recipe
 from curate.recipe.load import parse
+from tests import words
 from tests.job import RECIPE
 
 DATA = Dataset.from_dict(
@@ -50,3 +53,37 @@ def test_one_class_is_nothing_to_learn() -> None:
     same = Dataset.from_dict({"x": [[0.0], [1.0]], "label": ["a", "a"]})
     with pytest.raises(DataError, match="column label has one class; there is nothing to learn"):
         find_reader(check_recipe(parse(RECIPE)), same)
+
+
+def test_what_columns_are_for() -> None:
+    def uses(*overrides: str) -> Any:
+        return column_uses(check_recipe(parse(RECIPE), ["data.label_noise=null", *overrides]))
+
+    features = "data.columns={features: ['x*', y], label: y}"
+    assert uses(features) == {"y": "label", "x*": "number"}
+    assert uses(features, "objective=regression") == {"y": "number", "x*": "number"}
+    text = [
+        "model={pretrained: tiny}",
+        "objective=causal_lm",
+        "data={train: a.csv, validation: a.csv, columns: {prompt: p, completion: c, label: l}}",
+    ]
+    assert uses(*text) == {"p": "text", "c": "text"}
+
+
+def test_a_classifiers_own_numbers_of_classes_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words.write(tmp_path)
+    config = AutoConfig.from_pretrained("tiny")
+    config.id2label, config.label2id = {0: "yes", 1: "no"}, {"yes": 0, "no": 1}
+    config.save_pretrained("tiny")
+    data = Dataset.from_dict({"text": ["a", "b"], "label": ["no", "yes"]})
+    for scratch, ids in (("false", [1, 0]), ("true", [0, 1])):
+        settings = [
+            f"model={{pretrained: tiny, from_scratch: {scratch}}}",
+            "objective=sequence_classification",
+            "data={train: a.csv, validation: a.csv, columns: {text: text}}",
+        ]
+        found = find_reader(check_recipe(parse(words.RECIPE), settings), data)
+        assert found.examples(data, "here").labels.tolist() == ids

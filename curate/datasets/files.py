@@ -1,0 +1,252 @@
+"""Files of rows: which ones a path names, and their rows as one table, whatever types they have."""
+
+import glob
+import hashlib
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, Features
+from datasets.exceptions import DatasetsError
+from datasets.table import table_cast
+
+from curate.datasets.csv_files import Use, csv_tables, typed
+from curate.datasets.exact_json import exact_tables
+from curate.datasets.json_files import InexactError, json_tables, with_leaves
+from curate.datasets.streams import ENDINGS, MIB
+from curate.errors import DataError
+
+UNREADABLE = (OSError, ValueError, LookupError, pa.ArrowException, DatasetsError)
+Part = tuple[str, pa.Table]
+"""A file, and rows of it or of it and files that follow."""
+
+
+def ending_of(path: str) -> str:
+    """What says how a file is read: its ending in small letters, that of compression left out."""
+    stem, ending = os.path.splitext(path.lower())
+    return os.path.splitext(stem)[1] if ending in ENDINGS else ending
+
+
+def names_files(path: str) -> bool:
+    """Whether a path has the ending of a file that can be read, or is a pattern of files."""
+    return ending_of(path) in FORMATS or glob.has_magic(path)
+
+
+def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
+    """The rows of a file, or of all files that a pattern matches, in the order of their names.
+
+    Columns of files that differ are put together where no value is changed by it: whole numbers
+    with fractions, what is null or missing in one of them with what it is in another.
+
+    Args:
+        uses: what columns of CSV files are for, as `csv_files.typed` takes it.
+
+    Raises:
+        DataError: there is no such file, or none with rows; a file cannot be read, or its columns
+            do not go with those before.
+    """
+    files = _matching(path)
+    kind = ending_of(files[0])
+    filled = [file for file in files if os.path.getsize(file)]
+    if not filled:
+        raise DataError(f"{path}: {'is empty' if len(files) == 1 else 'has no rows'}.")
+    try:
+        table, features = _joined(_gathered(_parts(filled)))
+        if any(_holds_nothing(field.type) for field in table.schema):
+            raise InexactError
+    except InexactError:
+        features, parts = exact_tables(filled)
+        table, _ = _joined(_gathered(parts))
+    if len(table) == 0:
+        raise DataError(f"{path}: has no rows.")
+    if kind == ".csv":
+        table = typed(table, uses)
+        features = Features.from_arrow_schema(table.schema)
+    info = datasets.DatasetInfo(features=features)
+    table = table_cast(table, features.arrow_schema)
+    return Dataset(table, info=info, fingerprint=_digest(table))
+
+
+def reason_of(error: BaseException) -> str:
+    """What the first of a chain of errors says, in one line."""
+    while error.__cause__ is not None or (error.__context__ is not None and not str(error)):
+        error = error.__cause__ or error.__context__ or error
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parts(files: Iterable[str]) -> Iterator[Part]:
+    for file in files:
+        try:
+            for table in FORMATS[ending_of(file)](file):
+                yield file, table
+        except UNREADABLE as error:
+            raise DataError(f"{file}: cannot be read: {reason_of(error)}") from error
+
+
+def _matching(path: str) -> list[str]:
+    folder, name = os.path.split(path)
+    pattern = os.path.join(glob.escape(folder), name) if os.path.isdir(folder) else path
+    named = os.path.exists(path) or not glob.has_magic(path)
+    files = [path] if named else sorted(filter(os.path.isfile, glob.glob(pattern, recursive=True)))
+    endings = {ending_of(file) for file in files}
+    if not files or not os.path.isfile(files[0]):
+        raise DataError(f"{path}: no such file.")
+    if len(endings) > 1 or not endings <= FORMATS.keys():
+        raise DataError(
+            f"{path}: matches files ending in {', '.join(sorted(endings))}; "
+            f"give files of one kind among {', '.join(FORMATS)}."
+        )
+    return files
+
+
+def _parquet_tables(path: str) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield pa.Table.from_batches([batch])
+
+
+def _arrow_tables(path: str) -> Iterator[pa.Table]:
+    with pa.memory_map(path) as file:
+        try:
+            reader = pa.ipc.open_stream(file)
+        except pa.ArrowInvalid:
+            reader = pa.ipc.open_file(file)
+            reader = map(reader.get_batch, range(reader.num_record_batches))
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
+
+FORMATS = MappingProxyType(
+    {
+        ".parquet": _parquet_tables,
+        ".jsonl": json_tables,
+        ".json": json_tables,
+        ".csv": csv_tables,
+        ".arrow": _arrow_tables,
+    }
+)
+"""Ending -> what gives the rows of such a file, in tables that may differ in their types."""
+
+
+def _gathered(parts: Iterable[Part]) -> list[Part]:
+    """The parts with rows, those of one schema together; on disk, in a file without a name."""
+    found: list[tuple[str, int]] = []
+    schema, writer = pa.schema([]), None
+    folder = datasets.config.HF_DATASETS_CACHE
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder, buffering=MIB) as file:
+        for path, table in parts:
+            if len(table) == 0:
+                continue
+            if writer is None or not schema.equals(table.schema, check_metadata=True):
+                if writer is not None:
+                    writer.close()
+                found.append((path, file.tell()))
+                schema, writer = table.schema, pa.ipc.new_stream(file, table.schema)
+            writer.write_table(table)
+        if writer is None:
+            return []
+        writer.close()
+        file.flush()
+        held = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return [(path, pa.ipc.open_stream(held.slice(start)).read_all()) for path, start in found]
+
+
+def _joined(parts: list[Part]) -> tuple[pa.Table, Features]:
+    """One table of all parts, and what `datasets` calls its columns."""
+    parts = _with_same_classes([(path, _plain(table)) for path, table in parts])
+    declared: dict[str, Any] = {}
+    schema, tables = pa.schema([]), []
+    for path, table in parts:
+        declared = {**Features.from_arrow_schema(table.schema), **declared}
+        with _naming(path):
+            own = table.schema.remove_metadata()
+            schema = pa.unify_schemas([schema, own], promote_options="permissive")
+    for path, table in parts:
+        tables.append(pa.table([_column(path, table, field) for field in schema], schema=schema))
+    features = Features.from_arrow_schema(schema)
+    for name, feature in declared.items():
+        if Features({name: feature}).arrow_schema.field(name).type == schema.field(name).type:
+            features[name] = feature
+    return pa.concat_tables(tables) if tables else schema.empty_table(), features
+
+
+def _column(path: str, table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
+    """A column of a table in a type that holds its values, null where the table has none."""
+    if field.name not in table.column_names:
+        return pa.nulls(len(table), field.type)
+    own = table.select([field.name]).replace_schema_metadata(None)
+    with _naming(path, f"the values of column {field.name}"):
+        both = [pa.schema([field]).empty_table(), own]
+        return pa.concat_tables(both, promote_options="permissive").column(0)
+
+
+@contextmanager
+def _naming(path: str, what: str = "its columns") -> Iterator[None]:
+    """Say in which file a column was found that does not go with those before."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        if FORMATS[ending_of(path)] is json_tables:
+            raise InexactError from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataError(
+            f"{path}: {what} and those of the other files have no type in common: {reason}."
+        ) from error
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """A table whose columns have the types that `datasets` knows: no views, no dictionaries."""
+    fields = [with_leaves(field, _known_type) for field in table.schema]
+    schema = pa.schema(fields, metadata=table.schema.metadata)
+    return table if schema == table.schema else table.cast(schema)
+
+
+def _known_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _known_type(kind.value_type)
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    return views.get(kind, kind)
+
+
+def _holds_nothing(kind: pa.DataType) -> bool:
+    """Whether there is an object without keys in it, which Parquet cannot store."""
+    inner = [kind.field(place) for place in range(kind.num_fields)]
+    return (pa.types.is_struct(kind) and not inner) or any(_holds_nothing(f.type) for f in inner)
+
+
+def _with_same_classes(parts: list[Part]) -> list[Part]:
+    """The parts with one numbering of the classes of a column: a class is its name."""
+    features = [Features.from_arrow_schema(table.schema) for _, table in parts]
+    for name in {name for own in features for name in own}:
+        kinds = [own.get(name) for own in features]
+        named = [kind for kind in kinds if isinstance(kind, ClassLabel)]
+        names = [*dict.fromkeys(word for kind in named for word in kind.names)]
+        if all(kind.names == names for kind in named):
+            continue
+        for place, ((path, table), kind) in enumerate(zip(parts, kinds, strict=True)):
+            if isinstance(kind, ClassLabel):
+                numbers = pa.array([names.index(word) for word in kind.names], pa.int64())
+                column = pc.take(numbers, table.column(name))
+                features[place][name] = ClassLabel(names=names)
+                table = table.set_column(table.column_names.index(name), name, column)
+                table = table.replace_schema_metadata(features[place].arrow_schema.metadata)
+                parts[place] = path, table
+    return parts
+
+
+def _digest(table: pa.Table) -> str:
+    """What identifies the content to `datasets`, which would pickle it to find out."""
+    digest = hashlib.blake2b(str(table.schema).encode(), digest_size=8)
+    for batch in table.to_batches():
+        for buffer in (b for column in batch.columns for b in column.buffers() if b is not None):
+            digest.update(buffer)
+    return digest.hexdigest()
