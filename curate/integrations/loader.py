@@ -32,8 +32,13 @@ class LookAheadLoader:
             ...
 
     Nothing that the caller has is changed: not the model, its mode or its gradients, not the
-    optimizer, the scheduler or the RNG. With `keep=1.0` nothing is simulated or scored, and
-    training is bit for bit what it was.
+    optimizer, the scheduler or any generator of random numbers, nor what model, objective and
+    hooks remember beside. With `keep=1.0` nothing is simulated or scored, and training is bit for
+    bit what it was.
+
+    Before the first window the optimizer is tried (`rehearse`), and steps of the loop are watched
+    (`Witness`), two at once and later ones in 1 % of the time: gradient and update must be those
+    that are simulated.
 
     Cost of choosing, per step that the loop takes, in gradients of one step's batch: R (1 + 1.3)
     for R rounds, and one more where a step's gradient was not kept; per window, R gradients of
@@ -62,7 +67,10 @@ class LookAheadLoader:
 
     Raises:
         UserError: at construction, for an optimizer, model or argument that cannot be followed,
-            with the remedy. While iterating, NonFiniteError names step and parameter.
+            with the remedy.
+        SimulationError: while iterating or from `optimizer.step`, says how the loop trains
+            otherwise than it is simulated.
+        NonFiniteError: while iterating, names step and parameter.
     """
 
     def __init__(
