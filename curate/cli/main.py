@@ -139,6 +139,7 @@ def select(
     from curate.pipeline.forecast import plan_select
     from curate.pipeline.select import run_select
     from curate.recipe import resolved
+    from curate.runtime.parts import MISSING, error_of
     from curate.runtime.ranks import ALONE
     from curate.runtime.resume import folder_of, has_progress
     from curate.runtime.trackers import tracking
@@ -155,10 +156,18 @@ def select(
             summary = run_select(checked, out, ranks=ranks, trackers=trackers, **options)
     except (CurateError, KeyboardInterrupt, *FAILURES) as error:
         if has_progress(folder_of(out)) and not isinstance(error, UnfinishedError):
-            again = f"`{same_command('--resume')}`" if group is None else "the same and --resume"
-            error.add_note(f"To resume: {again}.")
+            error.add_note(f"To resume: {_again(group)}.")
         raise
     shared.close(summary, describe_selection)
+    if (failure := error_of(summary, out)) is not None:
+        if summary.get(MISSING):
+            failure.add_note(f"To make it: {_again(group)}.")
+        raise failure
+
+
+def _again(group: "Group | None") -> str:
+    """How to go on with this run."""
+    return f"`{same_command('--resume')}`" if group is None else "the same and --resume"
 
 
 @cli.command()
