@@ -146,6 +146,8 @@ def select(
 
     out, ranks = out or Path("out") / recipe.stem, group or ALONE
     if plan:
+        if named := checked.code():
+            warn(f"the recipe names code, which is run for the plan, too: {', '.join(named)}.")
         forecast = plan_select(checked, out, device=shared.device, ranks=ranks)
         replace(shared, quiet=False).close(forecast, describe_plan)
         return
@@ -189,6 +191,11 @@ def _again(group: "Group | None") -> str:
 )
 @click.option("--seed", default=0, show_default=True, help="The seed of the draw of rows.")
 @click.option(
+    "--run-code",
+    is_flag=True,
+    help="Run the code that a directory's recipe names: its factory, objective, model.",
+)
+@click.option(
     "--out",
     type=PATH,
     help="Directory to write; if not given the run's own, or NAME.verify beside it where --horizon "
@@ -196,7 +203,12 @@ def _again(group: "Group | None") -> str:
 )
 @shared_options
 def verify(
-    run_or_recipe: Path, horizon: str | None, out: Path | None, shared: Shared, **plan: Any
+    run_or_recipe: Path,
+    horizon: str | None,
+    out: Path | None,
+    run_code: bool,
+    shared: Shared,
+    **plan: Any,
 ) -> None:
     """Leave rows out, train again, and see what the influences of a run are worth.
 
@@ -206,22 +218,31 @@ def verify(
     is_run = run_or_recipe.is_dir()
     path = run_or_recipe / "recipe.yaml" if is_run else run_or_recipe
     checked = shared.recipe(path, *([f"selection.horizon={horizon}"] if horizon else []))
+    if is_run and not run_code and (named := checked.code()):
+        raise UserError(
+            f"{path}: names code, which verifying runs: {', '.join(named)}; look at it, and give "
+            "--run-code if it is yours or you trust it."
+        )
     from curate.cli.summary import describe_verification
     from curate.pipeline.verify import RemovalPlan, run_verify
+    from curate.runtime.parts import error_of
 
     changed = bool(shared.overrides or horizon)
     if out is None and is_run:
         whole = run_or_recipe.resolve()
         out = whole.with_name(f"{whole.name}.verify") if changed else run_or_recipe
+    out = out or Path("out") / f"{run_or_recipe.stem}.verify"
     with resumable("measured"):
         _, summary = run_verify(
             checked,
-            out or Path("out") / f"{run_or_recipe.stem}.verify",
+            out,
             RemovalPlan(**plan | {"mistaken": plan["mistaken"] is not None}),
             run=run_or_recipe if is_run and not changed else None,
             **shared.running(),
         )
     shared.close(summary, describe_verification)
+    if (failure := error_of(summary, out)) is not None:
+        raise failure
 
 
 @cli.command()

@@ -16,6 +16,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, packaged_modules
 from datasets.exceptions import DatasetsError
 
+from curate.datasets.references import refuse_outside
 from curate.errors import DataError, MissingExtraError
 
 BUILDERS = MappingProxyType(
@@ -29,7 +30,9 @@ FILE_KINDS = {module.name for module in pkgutil.iter_modules(packaged_modules.__
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
-def read(path: str, *, split: str | None = None, name: str | None = None) -> Dataset:
+def read(
+    path: str, *, split: str | None = None, name: str | None = None, outside_files: bool = False
+) -> Dataset:
     """Read a source.
 
     Args:
@@ -39,9 +42,10 @@ def read(path: str, *, split: str | None = None, name: str | None = None) -> Dat
         split: which split, where the source has several; "train" if it has that one. Slices
             and sums are written as for `datasets`: `train[:1000]`, `train+validation`.
         name: the configuration of a Hub dataset.
+        outside_files: whether its rows may name files outside its own folder, or on the network.
 
     Raises:
-        DataError: nothing is there, it cannot be read, or it has no rows.
+        DataError: nothing is there, it cannot be read, it has no rows, or one names such a file.
     """
     source = next((source for source in SOURCES if source.matches(path)), None)
     if source is None:
@@ -53,7 +57,7 @@ def read(path: str, *, split: str | None = None, name: str | None = None) -> Dat
         if option not in source.options:
             _refuse_option(path, option, value)
     try:
-        data = _pick_split(source.read(path, name), path, split)
+        data = _of_known_types(_pick_split(source.read(path, name), path, split))
     except UNREADABLE as error:
         reason = _innermost(error)
         if "corresponds to no data" in reason:  # the words of `datasets` for a file without rows
@@ -61,7 +65,27 @@ def read(path: str, *, split: str | None = None, name: str | None = None) -> Dat
         raise DataError(f"{path}: cannot be read: {reason}") from error
     if len(data) == 0:
         raise DataError(f"{path}: has no rows.")
+    if not outside_files:
+        refuse_outside(data, path)
     return data
+
+
+def _of_known_types(data: Dataset) -> Dataset:
+    """The data with the string views of Polars as strings, which all that follows can take."""
+
+    def known(feature: Any) -> Any:
+        if isinstance(feature, datasets.Value) and feature.dtype.endswith("_view"):
+            return datasets.Value(f"large_{feature.dtype.removesuffix('_view')}")
+        if isinstance(feature, dict):
+            return {name: known(inner) for name, inner in feature.items()}
+        if isinstance(feature, datasets.List):
+            return datasets.List(known(feature.feature), length=feature.length)
+        if isinstance(feature, datasets.LargeList):
+            return datasets.LargeList(known(feature.feature))
+        return feature
+
+    features = datasets.Features({name: known(f) for name, f in data.features.items()})
+    return data if features == data.features else data.cast(features)
 
 
 def fingerprint_of(data: Dataset) -> dict[str, Any]:

@@ -282,7 +282,12 @@ def _refuse_other_shape(
 
 
 def _read(source: Source) -> Dataset:
-    return read(source.path, split=source.split, name=source.name)
+    return read(
+        source.path,
+        split=source.split,
+        name=source.name,
+        outside_files=source.outside_files,
+    )
 
 
 def _width(labels: Tensor | None) -> int:

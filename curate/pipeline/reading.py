@@ -100,8 +100,10 @@ class TextReader:
         self.columns = recipe.data.columns
         self.label = self.columns.label if find_objective(recipe.objective).label else None
         self.classes = _classes_of(recipe, train, self.label) if self.label else None
-        config = models.load_config(model.pretrained)
-        self.tokenizer = models.load_tokenizer(model.tokenizer or model.pretrained)
+        config = models.load_config(model.pretrained, trust=model.trust_remote_code)
+        self.tokenizer = models.load_tokenizer(
+            model.tokenizer or model.pretrained, trust=model.trust_remote_code
+        )
         self.vocabulary = models.vocabulary_size(config)
         self.pad = models.pad_id(self.tokenizer, config)
         most = models.most_tokens(self.tokenizer, config)

@@ -270,6 +270,7 @@ def _refuse_foreign(folder: Path) -> None:
         )
     entries = [*folder.iterdir()]
     foreign = [e.name for e in entries if e.is_symlink() or not OURS.fullmatch(e.name)]
+    foreign += [e.name for e in entries if e.name == LOCK and e.lstat().st_size]
     if not (folder / RUN).exists():
         foreign += [e.name for e in entries if e.name != LOCK and not e.name.startswith(".run.")]
     elif not foreign and not _is_record(folder / RUN):
@@ -287,8 +288,9 @@ def _refuse_foreign(folder: Path) -> None:
 def _is_record(path: Path) -> bool:
     """Whether a file is what `begin` writes, of any format, at most with damage to its values."""
     try:
-        return {"checksum", "format", "run"} <= json.loads(path.read_text(encoding="utf-8")).keys()
-    except (OSError, ValueError, AttributeError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(record, dict) and {"checksum", "format", "run"} <= record.keys()
+    except (OSError, ValueError):
         return False
 
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -183,3 +185,19 @@ def test_a_fingerprint_is_that_of_the_content_in_its_order(tmp_path: Path) -> No
     others = [ROWS.select([0, 2, 1]), ROWS.select([0, 1]), ROWS.rename_column("x", "y")]
     prints = {fingerprint_of(other)["fingerprint"] for other in others} | {one["fingerprint"]}
     assert len(prints) == 4
+
+
+def test_string_views_are_strings(tmp_path: Path) -> None:
+    texts = {
+        "a": pa.array(["x", None], pa.string_view()),
+        "b": pa.array([["x"], []], pa.list_(pa.string_view())),
+        "c": pa.array([{"d": b"x"}] * 2, pa.struct({"d": pa.binary_view()})),
+    }
+    pq.write_table(pa.table(texts), tmp_path / "rows.parquet")
+    data = read(str(tmp_path / "rows.parquet"))
+    assert {str(field.type) for field in data.data.schema} == {
+        "large_string",
+        "list<item: large_string>",
+        "struct<d: large_binary>",
+    }
+    assert data[:] == {"a": ["x", None], "b": [["x"], []], "c": [{"d": b"x"}] * 2}
