@@ -21,7 +21,7 @@ from curate.cli.process import (
     same_command,
     silence_libraries,
 )
-from curate.errors import CurateError, UnfinishedError, UserError
+from curate.errors import CurateError, RunError, UnfinishedError, UserError
 
 if TYPE_CHECKING:
     from curate.recipe import Recipe
@@ -70,10 +70,15 @@ class Shared:
 
     def close(self, summary: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> None:
         """Print a summary: as JSON, as closing lines, or not at all."""
-        if self.as_json:
-            click.echo(json.dumps(summary))
-        elif not self.quiet:
-            click.echo(describe(summary))
+        try:
+            if self.as_json:
+                click.echo(json.dumps(summary))
+            elif not self.quiet:
+                click.echo(describe(summary))
+        except OSError as error:  # a full disk, or a pipe that nobody reads any more
+            raise RunError(
+                f"standard output: cannot be written: {error.strerror}; all else is done."
+            ) from error
 
 
 def shared_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,6 +1,7 @@
 """Where rows come from: the kinds of source, and what identifies their content."""
 
 import csv
+import errno
 import glob
 import hashlib
 import os
@@ -17,13 +18,15 @@ from datasets import Dataset, DatasetDict, packaged_modules
 from datasets.exceptions import DatasetsError
 
 from curate.datasets.references import refuse_outside
-from curate.errors import DataError, MissingExtraError
+from curate.errors import DataError, MissingExtraError, RunError
 
 BUILDERS = MappingProxyType(
     {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".arrow": "arrow"}
 )
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
 UNREADABLE = (OSError, ValueError, LookupError, csv.Error, pa.ArrowException, DatasetsError)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a file system says that takes no more."""
 FINGERPRINT_ROWS = 1000
 FILE_KINDS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}
 """Names by which `datasets` would read whatever lies in the working directory."""
@@ -59,6 +62,7 @@ def read(
     try:
         data = _of_known_types(_pick_split(source.read(path, name), path, split))
     except UNREADABLE as error:
+        _refuse_full_cache(path, error)
         reason = _innermost(error)
         if "corresponds to no data" in reason:  # the words of `datasets` for a file without rows
             raise DataError(f"{path}: has no rows.") from error
@@ -245,7 +249,22 @@ def _refuse_option(path: str, option: str, value: str | None) -> None:
         raise DataError(f"{path}: `{option}` means nothing for this source; remove it.")
 
 
+def _refuse_full_cache(path: str, error: BaseException) -> None:
+    """Raise RunError if it is not the data that is at fault, but where its Arrow copy goes."""
+    root = _root(error)
+    if isinstance(root, OSError) and root.errno in FULL:
+        raise RunError(
+            f"{path}: {datasets.config.HF_DATASETS_CACHE}, where `datasets` keeps it as Arrow, "
+            f"cannot be written: {root.strerror}; make room there, or set HF_DATASETS_CACHE."
+        ) from error
+
+
 def _innermost(error: BaseException) -> str:
+    root = _root(error)
+    return " ".join(str(root).split()) or type(root).__name__
+
+
+def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None or (error.__context__ is not None and not str(error)):
         error = error.__cause__ or error.__context__ or error
-    return " ".join(str(error).split()) or type(error).__name__
+    return error

@@ -55,7 +55,7 @@ class AuditLog:
         path = Path(folder)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            number = len(list(path.glob(f"*.{WINDOWS}.arrow")))
+            number = len(list(path.glob(f"*.{CANDIDATES}.arrow")))
             self._candidates = _Stream(
                 path / f"{number:04d}.{CANDIDATES}.arrow", CANDIDATE_COLUMNS | several
             )
@@ -115,6 +115,8 @@ def read_log(folder: str | PathLike[str]) -> pl.DataFrame:
 def _read(path: Path, columns: dict[str, pa.DataType]) -> pl.DataFrame:
     """Everything whole in a stream; no rows of `columns` if the writer has not got that far."""
     schema, batches = pa.schema(columns.items()), list[pa.RecordBatch]()
+    if not path.exists():  # its writer died before it made both of its files
+        return pl.DataFrame(pl.from_arrow(schema.empty_table()))
     with path.open("rb") as file, suppress(StopIteration, pa.ArrowInvalid, OSError):
         reader = pa.ipc.open_stream(file)
         schema = reader.schema

@@ -1,5 +1,6 @@
 """Every kind of source gives the same rows; every wrong one gives one clear line."""
 
+import resource
 from pathlib import Path
 
 import datasets
@@ -10,7 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from curate.datasets import fingerprint_of, read
 from curate.datasets.sources import SOURCES
-from curate.errors import DataError
+from curate.errors import DataError, RunError
 
 ROWS = Dataset.from_dict(
     {"x": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], "label": [0, 1, 0], "note": ["a", "b", "c"]}
@@ -201,3 +202,18 @@ def test_string_views_are_strings(tmp_path: Path) -> None:
         "struct<d: large_binary>",
     }
     assert data[:] == {"a": ["x", None], "b": [["x"], []], "c": [{"d": b"x"}] * 2}
+
+
+def test_a_full_cache_is_told_with_its_path(tmp_path: Path) -> None:
+    """Real writes that fail: files may grow to so many bytes only."""
+    (tmp_path / "rows.csv").write_text("x,label\n" + "1,2\n" * 100)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(RunError) as error:
+            read(str(tmp_path / "rows.csv"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"{datasets.config.HF_DATASETS_CACHE}, where" in str(error.value)
+    assert "cannot be written: File too large; make room there" in str(error.value)
+    assert len(read(str(tmp_path / "rows.csv"))) == 100

@@ -193,3 +193,15 @@ def test_a_column_by_the_name_that_it_had_is_read(tmp_path: Path) -> None:
         writer.write_table(table)
     found = audit_log._read(tmp_path / "w.arrow", audit_log.WINDOW_COLUMNS)
     assert found["realized"].to_list() == [0.5]
+
+
+def test_a_writer_that_died_between_its_two_files_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    logged(folder, epochs=1)
+    before = read_log(folder)
+    (folder / "0001.candidates.arrow").touch()
+    assert read_log(folder).equals(before)
+    logged(folder, epochs=1)
+    after = read_log(folder)
+    assert after["run"].unique().sort().to_list() == [0, 2]
+    assert after.filter(run=0).equals(before)
