@@ -61,6 +61,7 @@ def read(
             _refuse_option(path, option, value)
     try:
         data = _of_known_types(_pick_split(source.read(path, name), path, split))
+        data.data.validate(full=True)  # bytes that are no UTF-8, offsets beyond the end
     except UNREADABLE as error:
         _refuse_full_cache(path, error)
         reason = _innermost(error)

@@ -217,3 +217,10 @@ def test_a_full_cache_is_told_with_its_path(tmp_path: Path) -> None:
     assert f"{datasets.config.HF_DATASETS_CACHE}, where" in str(error.value)
     assert "cannot be written: File too large; make room there" in str(error.value)
     assert len(read(str(tmp_path / "rows.csv"))) == 100
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"label": "\xff\xfe", "x": 1}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read: .*UTF8"):
+        read(str(path))

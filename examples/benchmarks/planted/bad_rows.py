@@ -66,7 +66,7 @@ def torn() -> None:
 def flipped() -> None:
     path = Path("rows.parquet")
     content = bytearray(path.read_bytes())
-    content[len(content) - 30] ^= 255
+    content[-6] ^= 255
     path.write_bytes(content)
 
 
@@ -109,7 +109,7 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
         "x",
     ),
     "a file cut short": (torn, "rows.parquet", "rows.parquet"),
-    "a bit of the file's index": (flipped, "rows.parquet", "rows.parquet"),
+    "a length that is wrong in the file": (flipped, "rows.parquet", "rows.parquet"),
     "an empty file": (lambda: Path("rows.jsonl").touch(), "rows.jsonl", "rows.jsonl"),
     "a first row of null": (
         lambda: Path("rows.jsonl").write_text("null\n" * 9),

@@ -103,7 +103,7 @@ def elsewhere(feature: Any, within: Callable[[Any], Any], path: str) -> Fault:
 
     def fault(at: Path) -> Found:
         (at.parent / "secret.png").write_text(SECRET)
-        apart(at, lambda: write_pictures(feature, within, path) or 0)
+        apart(at, lambda: done(lambda: write_pictures(feature, within, path)))
         return refusal(at, state(at), apart(at, resumed()))
 
     return fault
@@ -148,7 +148,7 @@ def linked(at: Path) -> Found:
 
 def model_code(at: Path) -> Found:
     """A model whose files bring their own code."""
-    apart(at, lambda: runs.make_texts() or 0)
+    apart(at, lambda: done(runs.make_texts))
     (at / "tiny/own.py").write_text(
         "open('ran', 'w').close()\n"
         "from transformers import GPT2Config\n"
@@ -176,10 +176,10 @@ def factory(*arguments: str, code: int) -> Fault:
     return fault
 
 
-def tampered(change: Callable[[Path], object], *, refused: bool) -> Fault:
+def tampered(bench: Bench, change: Callable[[Path], object], *, refused: bool) -> Fault:
     """What a run left is changed before it is resumed."""
 
-    def fault(at: Path, bench: Bench) -> Found:
+    def fault(at: Path) -> Found:
         pattern = ".out.unfinished/score-*/000003.safetensors"
         apart(at, resumed(), until=lambda: next(at.glob(pattern), None) is not None)
         change(at / ".out.unfinished")
@@ -188,7 +188,7 @@ def tampered(change: Callable[[Path], object], *, refused: bool) -> Fault:
         before = state(at)
         return refusal(at, before, apart(at, resumed()))
 
-    return fault  # type: ignore[return-value]
+    return fault
 
 
 def flip(path: Path) -> None:
@@ -196,6 +196,12 @@ def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def flip_all(left: Path) -> None:
+    """One bit in every savepoint."""
+    for path in points(left):
+        flip(path)
 
 
 def points(left: Path) -> list[Path]:
@@ -218,7 +224,7 @@ def other_recipe(left: Path) -> None:
 
 TAMPERED: dict[str, tuple[Callable[[Path], object], bool]] = {
     "a bit of the newest savepoint": (lambda f: flip(points(f)[-1]), False),
-    "a bit of every savepoint": (lambda f: [flip(path) for path in points(f)], False),
+    "a bit of every savepoint": (flip_all, False),
     "savepoints cut short": (
         lambda f: [p.write_bytes(p.read_bytes()[:99]) for p in points(f)],
         False,
@@ -287,6 +293,5 @@ def faults(bench: Bench) -> dict[str, Fault]:
         for option in ("--resume", "--overwrite"):
             named[f".out.unfinished {name}, {option}"] = folder(fill, option)
     for name, (change, refused) in TAMPERED.items():
-        fault: Any = tampered(change, refused=refused)
-        named[f"{name}, resumed"] = lambda at, fault=fault: fault(at, bench)
+        named[f"{name}, resumed"] = tampered(bench, change, refused=refused)
     return named
