@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from curate.errors import DataError, OutputError
+from curate.errors import DataError, OutputError, RunError
 
 FORMERLY = {"realised": "realized"}
 """Columns by the names that they had, and have."""
@@ -77,12 +77,20 @@ class _Stream:
 
     def __init__(self, path: Path, columns: dict[str, pa.DataType]) -> None:
         path.touch(exist_ok=False)
+        self._path = path
         self._schema = pa.schema(columns.items())
         self._writer = pa.ipc.new_stream(pa.OSFile(str(path), "wb"), self._schema)
 
     def write(self, records: Iterable[dict[str, Any]]) -> None:
         for columns in records:
-            self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+            record = pa.record_batch(columns, schema=self._schema)
+            try:
+                self._writer.write_batch(record)
+            except OSError as error:  # which names no file
+                raise RunError(
+                    f"{self._path}: cannot be written: {error.strerror or error}; make room there. "
+                    "What was logged before is whole."
+                ) from error
 
 
 def read_log(folder: str | PathLike[str]) -> pl.DataFrame:

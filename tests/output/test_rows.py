@@ -136,3 +136,10 @@ def test_bytes_that_are_no_picture_are_counted() -> None:
         table = Dataset.from_dict({"x": [cell]}, features=features)
         (column,) = shown(table, recipe(columns, **BY_LOSS))
         assert (column.kind, column.text) == ("value", f"{len(cell)} bytes")
+
+
+def test_a_picture_that_is_a_program_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("it was run"))
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    (column,) = shown(Dataset.from_dict({"a": [program]}), None)
+    assert (column.kind, column.text) == ("value", f"{len(program)} bytes")
