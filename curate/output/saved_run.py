@@ -109,6 +109,8 @@ class Provenance(TypedDict, total=False):
     cost: float
     evaluation: list[Retrained]
     composition: dict[str, list[Part]]
+    missing: dict[str, str]
+    failed: dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ from curate.selection.ledger import Outcome
 from curate.selection.ranking import auroc
 
 EVERY_ROW, WORTH, EVALUATION = "choice", "worth", "evaluation"
+ORIGIN = (
+    *("versions", "platform", "git_commit", "recipe_fingerprint", "sources", "seeds"),
+    *("threads", "run", "resumed", "composition"),
+)
+"""What provenance.json has beside the summary."""
 TRAINED = (WORTH, EVALUATION)
 """Parts of a result, by what they are called where they fail; those that need what was chosen."""
 
@@ -146,8 +151,9 @@ class Result:
                 self._train(chosen, worth)
         with _interrupted(f"{out} lacks its report, and has all else"):
             self._report()
-        self.unfinished.lacks = any(part in self.parts.missing for part in TRAINED)
-        return self.written | {"out": str(out)}
+        self.unfinished.lacks = any(part in self.parts.missing for part in (*TRAINED, MARK))
+        told = {key: value for key, value in self.written.items() if key not in ORIGIN}
+        return told | self.parts.outcome() | {"out": str(out)}
 
     def _choose(self, trackers: Sequence[Tracker]) -> tuple[Chosen, Worth | None]:
         """What is kept, with what it is worth where that says how much."""
@@ -239,9 +245,12 @@ class Result:
         return self.written
 
     def _note(self, to_come: Sequence[str]) -> None:
-        noted = self._noted(to_come)
+        """Write the provenance; while that fails, what it says on disk is to be made again."""
+        self.parts.missing.pop(MARK, None)
+        text = json.dumps(self._noted(to_come), indent=2) + "\n"
         if self.job.ranks.rank == 0:
-            write_whole_text(self.unfinished.out / MARK, json.dumps(noted, indent=2) + "\n")
+            path = self.unfinished.out / MARK
+            self.parts.attempt(MARK, lambda: write_whole_text(path, text))
 
 
 @contextmanager

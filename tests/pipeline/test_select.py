@@ -122,6 +122,20 @@ def test_a_part_that_fails_takes_nothing_with_it_and_is_made_again(
     assert not folder_of(out).exists()
 
 
+def test_a_provenance_that_cannot_be_written_again_loses_no_retraining(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = recipe(EVALUATED), here / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(select, "write_whole_text", failing(FULL))
+        assert [*run_select(whole, out)["missing"]] == [MARK]
+    assert (out / "report.html").exists()
+    monkeypatch.setattr(evaluate, "retrain", None)  # nothing is trained again
+    again = run_select(whole, out, resume=True)
+    assert "missing" not in again
+    assert len(again["evaluation"]) == 3
+
+
 def test_a_seed_that_diverges_leaves_the_others_and_is_not_trained_again(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
