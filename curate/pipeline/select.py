@@ -36,12 +36,12 @@ from curate.selection.budget import Budget
 from curate.selection.ledger import Outcome
 from curate.selection.ranking import auroc
 
-EVERY_ROW, WORTH, EVALUATION = "choice", "worth", "evaluation"
 ORIGIN = (
     *("versions", "platform", "git_commit", "recipe_fingerprint", "sources", "seeds"),
     *("threads", "run", "resumed", "composition"),
 )
 """What provenance.json has beside the summary."""
+EVERY_ROW, WORTH, EVALUATION = "choice", "worth", "evaluation"
 TRAINED = (WORTH, EVALUATION)
 """Parts of a result, by what they are called where they fail; those that need what was chosen."""
 
