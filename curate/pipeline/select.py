@@ -153,7 +153,7 @@ class Result:
             self._report()
         self.unfinished.lacks = any(part in self.parts.missing for part in (*TRAINED, MARK))
         told = {key: value for key, value in self.written.items() if key not in ORIGIN}
-        return told | self.parts.outcome() | {"out": str(out)}
+        return told | self.parts.outcome() | {"out": str(out), "seconds": self._seconds()}
 
     def _choose(self, trackers: Sequence[Tracker]) -> tuple[Chosen, Worth | None]:
         """What is kept, with what it is worth where that says how much."""
@@ -236,13 +236,15 @@ class Result:
     def _noted(self, to_come: Sequence[str]) -> dict[str, Any]:
         """The provenance, with parts that failed and those that are still to come."""
         plain = {key: value for key, value in self.written.items() if key not in (MISSING, FAILED)}
-        seconds = {name: round(value, 3) for name, value in self.phases.seconds.items()}
+        if to_come:  # afterwards the report says what it says
+            plain |= {"seconds": self._seconds()}
         outcome = self.parts.outcome()
         missing = dict.fromkeys(to_come, "not made yet") | outcome.pop(MISSING, {})
-        self.written = (
-            plain | {"seconds": seconds} | outcome | ({MISSING: missing} if missing else {})
-        )
+        self.written = plain | outcome | ({MISSING: missing} if missing else {})
         return self.written
+
+    def _seconds(self) -> dict[str, float]:
+        return {name: round(value, 3) for name, value in self.phases.seconds.items()}
 
     def _note(self, to_come: Sequence[str]) -> None:
         """Write the provenance; while that fails, what it says on disk is to be made again."""
