@@ -36,7 +36,6 @@ BAD_RECIPES: list[tuple[str, str]] = [
     ("selection.kep=1", "selection.kep: unknown key; did you mean keep?"),
     ("selection.keep={}", "selection.keep: give exactly one of"),
     ("selection.keep={count: 1000}", "selection.keep.count: is 1000, but there are only 72"),
-    ("selection.keep={threshold: 99}", "keeps no row; the highest score is"),
     ("selection.keep={tokens: 100}", "selection.keep.tokens: needs losses that are sums over toke"),
     ("selection.per=token", "selection.per: token needs losses that are sums over tokens, so obj"),
     ("selection.per=row", "selection.per: must be 'example' or 'token' but got 'row'"),

@@ -104,7 +104,9 @@ def test_a_random_half_of_the_tokens_to_compare_with(
     assert "retrained on  rows  tokens" in capsys.readouterr().out
 
 
-def test_what_keeps_nothing_is_refused(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_keeps_nothing_leaves_the_scores(
+    there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = select("selection.policy=random")
     shortest, first = table["tokens"].min(), table["tokens"][0]
     assert isinstance(shortest, int)
@@ -117,7 +119,7 @@ def test_what_keeps_nothing_is_refused(there: Path, capsys: pytest.CaptureFixtur
         f"keep.tokens: {shortest} keeps no row; the one that scores highest has {first}." in error
     )
     assert error.count("\n") == 1
-    assert not Path("none").exists()
+    assert len(pl.read_parquet("none/scores.parquet")) == len(table)
 
 
 def test_a_plan_counts_the_share_that_is_kept(

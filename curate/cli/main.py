@@ -21,7 +21,7 @@ from curate.cli.process import (
     same_command,
     silence_libraries,
 )
-from curate.errors import CurateError, UnfinishedError, UserError
+from curate.errors import CurateError, RunError, UnfinishedError, UserError
 
 if TYPE_CHECKING:
     from curate.recipe import Recipe
@@ -70,10 +70,15 @@ class Shared:
 
     def close(self, summary: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> None:
         """Print a summary: as JSON, as closing lines, or not at all."""
-        if self.as_json:
-            click.echo(json.dumps(summary))
-        elif not self.quiet:
-            click.echo(describe(summary))
+        try:
+            if self.as_json:
+                click.echo(json.dumps(summary))
+            elif not self.quiet:
+                click.echo(describe(summary))
+        except OSError as error:  # a full disk, or a pipe that nobody reads any more
+            raise RunError(
+                f"standard output: cannot be written: {error.strerror}; all else is done."
+            ) from error
 
 
 def shared_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -139,12 +144,15 @@ def select(
     from curate.pipeline.forecast import plan_select
     from curate.pipeline.select import run_select
     from curate.recipe import resolved
+    from curate.runtime.parts import MISSING, error_of
     from curate.runtime.ranks import ALONE
     from curate.runtime.resume import folder_of, has_progress
     from curate.runtime.trackers import tracking
 
     out, ranks = out or Path("out") / recipe.stem, group or ALONE
     if plan:
+        if named := checked.code():
+            warn(f"the recipe names code, which is run for the plan, too: {', '.join(named)}.")
         forecast = plan_select(checked, out, device=shared.device, ranks=ranks)
         replace(shared, quiet=False).close(forecast, describe_plan)
         return
@@ -155,10 +163,18 @@ def select(
             summary = run_select(checked, out, ranks=ranks, trackers=trackers, **options)
     except (CurateError, KeyboardInterrupt, *FAILURES) as error:
         if has_progress(folder_of(out)) and not isinstance(error, UnfinishedError):
-            again = f"`{same_command('--resume')}`" if group is None else "the same and --resume"
-            error.add_note(f"To resume: {again}.")
+            error.add_note(f"To resume: {_again(group)}.")
         raise
     shared.close(summary, describe_selection)
+    if (failure := error_of(summary, out)) is not None:
+        if summary.get(MISSING):
+            failure.add_note(f"To make it: {_again(group)}.")
+        raise failure
+
+
+def _again(group: "Group | None") -> str:
+    """How to go on with this run."""
+    return f"`{same_command('--resume')}`" if group is None else "the same and --resume"
 
 
 @cli.command()
@@ -180,6 +196,11 @@ def select(
 )
 @click.option("--seed", default=0, show_default=True, help="The seed of the draw of rows.")
 @click.option(
+    "--run-code",
+    is_flag=True,
+    help="Run the code that a directory's recipe names: its factory, objective, model.",
+)
+@click.option(
     "--out",
     type=PATH,
     help="Directory to write; if not given the run's own, or NAME.verify beside it where --horizon "
@@ -187,7 +208,12 @@ def select(
 )
 @shared_options
 def verify(
-    run_or_recipe: Path, horizon: str | None, out: Path | None, shared: Shared, **plan: Any
+    run_or_recipe: Path,
+    horizon: str | None,
+    out: Path | None,
+    run_code: bool,
+    shared: Shared,
+    **plan: Any,
 ) -> None:
     """Leave rows out, train again, and see what the influences of a run are worth.
 
@@ -197,22 +223,31 @@ def verify(
     is_run = run_or_recipe.is_dir()
     path = run_or_recipe / "recipe.yaml" if is_run else run_or_recipe
     checked = shared.recipe(path, *([f"selection.horizon={horizon}"] if horizon else []))
+    if is_run and not run_code and (named := checked.code()):
+        raise UserError(
+            f"{path}: names code, which verifying runs: {', '.join(named)}; look at it, and give "
+            "--run-code if it is yours or you trust it."
+        )
     from curate.cli.summary import describe_verification
     from curate.pipeline.verify import RemovalPlan, run_verify
+    from curate.runtime.parts import error_of
 
     changed = bool(shared.overrides or horizon)
     if out is None and is_run:
         whole = run_or_recipe.resolve()
         out = whole.with_name(f"{whole.name}.verify") if changed else run_or_recipe
+    out = out or Path("out") / f"{run_or_recipe.stem}.verify"
     with resumable("measured"):
         _, summary = run_verify(
             checked,
-            out or Path("out") / f"{run_or_recipe.stem}.verify",
+            out,
             RemovalPlan(**plan | {"mistaken": plan["mistaken"] is not None}),
             run=run_or_recipe if is_run and not changed else None,
             **shared.running(),
         )
     shared.close(summary, describe_verification)
+    if (failure := error_of(summary, out)) is not None:
+        raise failure
 
 
 @cli.command()

@@ -36,7 +36,9 @@ def describe_selection(summary: dict[str, Any]) -> str:
     lines += [f"{name}: {visible(text)}" for name, text in facts.items()]
     if "repeats" in summary:
         lines.append(repeats_line(summary["repeats"]))
-    lines.append(f"wrote {summary['out']}; to look at: {summary['out']}/report.html")
+    lacks = summary.get("missing", {})
+    look = "" if "report.html" in lacks else f"; to look at: {summary['out']}/report.html"
+    lines.append(f"wrote {summary['out']}{look}")
     return "\n".join(lines)
 
 

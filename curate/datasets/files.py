@@ -75,11 +75,17 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
     return Dataset(table, info=info, fingerprint=_digest(table))
 
 
-def reason_of(error: BaseException) -> str:
-    """What the first of a chain of errors says, in one line."""
+def root_of(error: BaseException) -> BaseException:
+    """The first of a chain of errors."""
     while error.__cause__ is not None or (error.__context__ is not None and not str(error)):
         error = error.__cause__ or error.__context__ or error
-    return " ".join(str(error).split()) or type(error).__name__
+    return error
+
+
+def reason_of(error: BaseException) -> str:
+    """What the first of a chain of errors says, in one line."""
+    root = root_of(error)
+    return " ".join(str(root).split()) or type(root).__name__
 
 
 def _parts(files: Iterable[str]) -> Iterator[Part]:

@@ -23,6 +23,8 @@ Pixels = np.ndarray[Any, Any]
 
 
 GRAY = ("1", "L", "LA", "La")
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that are decoded: pictures, and no programs (EPS would run Ghostscript)."""
 UNDECODABLE = (
     OSError,  # UnidentifiedImageError is one
     ValueError,
@@ -87,7 +89,7 @@ def _decoded(cell: Any, where: str) -> Pixels:
     if file is None:
         raise DataError(f"{where}: neither bytes nor a file; fill it or drop the row.")
     try:
-        with _no_bombs(), PIL.Image.open(file) as image:
+        with _no_bombs(), PIL.Image.open(file, formats=FORMATS) as image:
             upright = PIL.ImageOps.exif_transpose(image)
             pixels = np.asarray(_as_seen(upright, image.format))
     except UNDECODABLE as error:

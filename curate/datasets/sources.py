@@ -1,5 +1,6 @@
 """Where rows come from: the kinds of source, and what identifies their content."""
 
+import errno
 import hashlib
 import os
 import pkgutil
@@ -11,10 +12,20 @@ import datasets
 from datasets import Dataset, DatasetDict, packaged_modules
 
 from curate.datasets.csv_files import Use
-from curate.datasets.files import FORMATS, UNREADABLE, names_files, read_files, reason_of
-from curate.errors import DataError, MissingExtraError
+from curate.datasets.files import (
+    FORMATS,
+    UNREADABLE,
+    names_files,
+    read_files,
+    reason_of,
+    root_of,
+)
+from curate.datasets.references import refuse_outside
+from curate.errors import DataError, MissingExtraError, RunError
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a file system says that takes no more."""
 FINGERPRINT_ROWS = 1000
 FILE_KINDS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}
 """Names by which `datasets` would read whatever lies in the working directory."""
@@ -27,6 +38,7 @@ def read(
     split: str | None = None,
     name: str | None = None,
     uses: Mapping[str, Use] | None = None,
+    outside_files: bool = False,
 ) -> Dataset:
     """Read a source.
 
@@ -39,9 +51,10 @@ def read(
         name: the configuration of a Hub dataset.
         uses: what columns are for, where a file does not say what they hold: name or pattern ->
             use. Other columns stay the text that they are; None: all are as labels.
+        outside_files: whether its rows may name files outside its own folder, or on the network.
 
     Raises:
-        DataError: nothing is there, it cannot be read, or it has no rows.
+        DataError: nothing is there, it cannot be read, it has no rows, or one names such a file.
     """
     source = next((source for source in SOURCES if source.matches(path)), None)
     if source is None:
@@ -53,12 +66,34 @@ def read(
         if option not in source.options:
             _refuse_option(path, option, value)
     try:
-        data = _pick_split(source.read(path, name, uses), path, split)
+        data = _of_known_types(_pick_split(source.read(path, name, uses), path, split))
+        data.data.validate(full=True)  # bytes that are no UTF-8, offsets beyond the end
     except UNREADABLE as error:
+        _refuse_full_cache(path, error)
         raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
     if len(data) == 0:
         raise DataError(f"{path}: has no rows.")
+    if not outside_files:
+        refuse_outside(data, path)
     return data
+
+
+def _of_known_types(data: Dataset) -> Dataset:
+    """The data with the string views of Polars as strings, which all that follows can take."""
+
+    def known(feature: Any) -> Any:
+        if isinstance(feature, datasets.Value) and feature.dtype.endswith("_view"):
+            return datasets.Value(f"large_{feature.dtype.removesuffix('_view')}")
+        if isinstance(feature, dict):
+            return {name: known(inner) for name, inner in feature.items()}
+        if isinstance(feature, datasets.List):
+            return datasets.List(known(feature.feature), length=feature.length)
+        if isinstance(feature, datasets.LargeList):
+            return datasets.LargeList(known(feature.feature))
+        return feature
+
+    features = datasets.Features({name: known(f) for name, f in data.features.items()})
+    return data if features == data.features else data.cast(features)
 
 
 def fingerprint_of(data: Dataset) -> dict[str, Any]:
@@ -167,3 +202,13 @@ def _slices(data: DatasetDict, path: str, wanted: str) -> Dataset:
 def _refuse_option(path: str, option: str, value: str | None) -> None:
     if value is not None:
         raise DataError(f"{path}: `{option}` means nothing for this source; remove it.")
+
+
+def _refuse_full_cache(path: str, error: BaseException) -> None:
+    """Raise RunError if it is not the data that is at fault, but where its Arrow copy goes."""
+    root = root_of(error)
+    if isinstance(root, OSError) and root.errno in FULL:
+        raise RunError(
+            f"{path}: {datasets.config.HF_DATASETS_CACHE}, where `datasets` keeps it as Arrow, "
+            f"cannot be written: {root.strerror}; make room there, or set HF_DATASETS_CACHE."
+        ) from error

@@ -14,6 +14,7 @@ from curate.output.audit_log import read_log
 from curate.output.composition import composition
 from curate.output.directory import Selection, made_with, write_selection
 from curate.output.page import leave_report
+from curate.runtime.parts import Parts, error_of
 from curate.runtime.resume import check_free, staged
 from curate.selection.budget import Budget, Choice
 from curate.selection.ledger import Ledger, Scores, score_table
@@ -46,6 +47,7 @@ def write_kept(
 
     Raises:
         UserError: the log has no row ids, or they are not those of `data`; nothing is written.
+        RunError: the report or another part failed, after the rows and scores were written.
     """
     if keep is not None and not 0 < keep <= 1:
         raise OptionError(f"keep must be above 0 and at most 1 but got {keep}.")
@@ -66,7 +68,10 @@ def write_kept(
     }
     with staged(out, overwrite=overwrite) as stage:
         write_selection(stage, Selection(table, rows, provenance=provenance))
-        leave_report(stage, table, rows)
+    parts = Parts()
+    leave_report(out, table, rows, parts)
+    if (error := error_of(parts.outcome(), out)) is not None:
+        raise error from parts.cause
     return rows
 
 

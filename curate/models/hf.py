@@ -16,20 +16,22 @@ from curate.errors import MissingExtraError, ModelError
 from curate.models.from_path import foreign_code, one_line
 
 WEIGHTS = (".safetensors", ".bin")
-LOADED = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
+LOADED = (*WEIGHTS, ".py", ".json", ".txt", ".model", ".jinja")
 """Endings of the files that are read from a directory."""
 CONFIGS = ("config.json", "tokenizer_config.json", "adapter_config.json")
 
 
-def load(kind: str, path: str, key: str, **arguments: Any) -> Any:
+def load(kind: str, path: str, key: str, *, trust: bool = False, **arguments: Any) -> Any:
     """What the class `kind` of transformers loads from `path`; `key` is the recipe's, for errors.
+
+    `trust`: whether code that is there is run; otherwise nobody is asked, and it is refused.
 
     Raises:
         ModelError: it cannot be loaded. MissingExtraError: transformers is not installed.
     """
     auto = getattr(transformers(), kind)
     with loading(path, key):
-        return auto.from_pretrained(path, **arguments)
+        return auto.from_pretrained(path, trust_remote_code=trust, **arguments)
 
 
 @contextmanager

@@ -23,13 +23,13 @@ HEADS: Mapping[str, tuple[str, str]] = MappingProxyType(
 """Objective -> the class of transformers, and the task of peft, whose head it needs."""
 
 
-def load_tokenizer(path: str) -> Any:
-    """The tokenizer at `path`.
+def load_tokenizer(path: str, *, trust: bool = False) -> Any:
+    """The tokenizer at `path`; `trust`: see `load`.
 
     Raises:
         ModelError: there is none. MissingExtraError: transformers is not installed.
     """
-    tokenizer = load("AutoTokenizer", path, "model.tokenizer")
+    tokenizer = load("AutoTokenizer", path, "model.tokenizer", trust=trust)
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
         raise ModelError(  # what transformers makes of a model's directory without a tokenizer
             f"model.tokenizer: {path}: holds no tokenizer; give the directory that does."
@@ -37,8 +37,8 @@ def load_tokenizer(path: str) -> Any:
     return tokenizer
 
 
-def load_config(path: str) -> Any:
-    """The configuration of the model at `path`.
+def load_config(path: str, *, trust: bool = False) -> Any:
+    """The configuration of the model at `path`; `trust`: see `load`.
 
     Raises:
         ModelError: there is none, or adapters. MissingExtraError: transformers is not installed.
@@ -48,7 +48,7 @@ def load_config(path: str) -> Any:
             f"model.pretrained: {path}: holds adapters; give the model that they were trained in, "
             "and this as model.adapter."
         )
-    return load("AutoConfig", path, "model.pretrained")
+    return load("AutoConfig", path, "model.pretrained", trust=trust)
 
 
 def vocabulary_size(config: Any) -> int:
@@ -81,6 +81,7 @@ def build_pretrained(
     adapter: str | None = None,
     checkpointing: bool = False,
     vectorized: bool = False,
+    trust: bool = False,
 ) -> nn.Module:
     """The model at `path` with the head that `objective` needs, new weights from the global RNG.
 
@@ -93,6 +94,7 @@ def build_pretrained(
         checkpointing: recompute layers on the way back, see `save_activations`.
         vectorized: attention in matrix products, because a pass example by example cannot look
             into the mask as kernels do.
+        trust: run code that comes with it, see `load`.
 
     Raises:
         ModelError: it cannot be loaded, or not as that kind of model.
@@ -101,12 +103,12 @@ def build_pretrained(
     labels = {} if objective == "causal_lm" else {"num_labels": outputs}
     attention = {"attn_implementation": "eager"} if vectorized else {}
     if from_scratch:
-        auto, config = getattr(transformers(), kind), load_config(path)
+        auto, config = getattr(transformers(), kind), load_config(path, trust=trust)
         config.update(labels)
         with quiet(), foreign_code(f"model.pretrained: {path}"):
-            module = auto.from_config(config, **attention)
+            module = auto.from_config(config, trust_remote_code=trust, **attention)
     else:
-        module = load(kind, path, "model.pretrained", **attention, **labels)
+        module = load(kind, path, "model.pretrained", trust=trust, **attention, **labels)
     module.config.pad_token_id = pad
     module.config.use_cache = False
     if adapter is not None:

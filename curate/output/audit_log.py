@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from curate.errors import DataError, OutputError
+from curate.errors import DataError, OutputError, RunError
 
 FORMERLY = {"realised": "realized"}
 """Columns by the names that they had, and have."""
@@ -55,7 +55,7 @@ class AuditLog:
         path = Path(folder)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            number = len(list(path.glob(f"*.{WINDOWS}.arrow")))
+            number = len(list(path.glob(f"*.{CANDIDATES}.arrow")))
             self._candidates = _Stream(
                 path / f"{number:04d}.{CANDIDATES}.arrow", CANDIDATE_COLUMNS | several
             )
@@ -77,12 +77,20 @@ class _Stream:
 
     def __init__(self, path: Path, columns: dict[str, pa.DataType]) -> None:
         path.touch(exist_ok=False)
+        self._path = path
         self._schema = pa.schema(columns.items())
         self._writer = pa.ipc.new_stream(pa.OSFile(str(path), "wb"), self._schema)
 
     def write(self, records: Iterable[dict[str, Any]]) -> None:
         for columns in records:
-            self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+            record = pa.record_batch(columns, schema=self._schema)
+            try:
+                self._writer.write_batch(record)
+            except OSError as error:  # which names no file
+                raise RunError(
+                    f"{self._path}: cannot be written: {error.strerror or error}; make room there. "
+                    "What was logged before is whole."
+                ) from error
 
 
 def read_log(folder: str | PathLike[str]) -> pl.DataFrame:
@@ -115,6 +123,8 @@ def read_log(folder: str | PathLike[str]) -> pl.DataFrame:
 def _read(path: Path, columns: dict[str, pa.DataType]) -> pl.DataFrame:
     """Everything whole in a stream; no rows of `columns` if the writer has not got that far."""
     schema, batches = pa.schema(columns.items()), list[pa.RecordBatch]()
+    if not path.exists():  # its writer died before it made both of its files
+        return pl.DataFrame(pl.from_arrow(schema.empty_table()))
     with path.open("rb") as file, suppress(StopIteration, pa.ArrowInvalid, OSError):
         reader = pa.ipc.open_stream(file)
         schema = reader.schema

@@ -39,7 +39,8 @@ class Selection:
 def write_selection(stage: Path, selection: Selection) -> None:
     """Fill a staged directory (DESIGN 6) with all but the report and the card."""
     kept = np.flatnonzero(selection.scores.sort("row")["kept"].to_numpy())
-    DatasetDict({"train": selection.table.select(kept.tolist())}).save_to_disk(str(stage))
+    if len(kept):  # `datasets` cannot read a dataset without rows again
+        DatasetDict({"train": selection.table.select(kept.tolist())}).save_to_disk(str(stage))
     selection.scores.write_parquet(stage / "scores.parquet")
     if selection.windows:
         windows = pl.DataFrame(selection.windows, infer_schema_length=None)

@@ -110,6 +110,8 @@ def came_out(made: Mapping[str, Any], kept: int, candidates: int) -> Facts:
         )
     if seconds := made.get("seconds"):
         facts["time"] = ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items())
+    if failed := made.get("failed"):
+        facts["failed"] = "; ".join(f"{part}: {why}" for part, why in failed.items())
     versions = made.get("versions", {})
     parts = [f"{name} {versions[name]}" for name in ("curate", "torch") if name in versions]
     if commit := made.get("git_commit"):

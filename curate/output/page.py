@@ -13,10 +13,10 @@ import polars as pl
 from datasets import Dataset
 
 from curate.errors import OutputError
-from curate.output.card import write_card
+from curate.output.card import CARD, write_card
 from curate.output.facts import every_fact
 from curate.output.figures import figures
-from curate.output.saved_run import RowView, SavedRun, listed, read_run, store_dropped
+from curate.output.saved_run import DROPPED, RowView, SavedRun, listed, read_run, store_dropped
 from curate.output.words import (
     Scale,
     evaluation_cells,
@@ -26,8 +26,11 @@ from curate.output.words import (
     worth_cells,
 )
 from curate.runtime.files import write_whole_text
+from curate.runtime.parts import Parts
 
 REPORT = "report.html"
+REPORTED = (DROPPED, REPORT, CARD)
+"""The files that `leave_report` leaves, each a part of its own."""
 CARDS = 8
 """Rows of each kind that are shown at once."""
 CARD_TEXT, LISTED_TEXT, PREVIEW = 500, 700, 160
@@ -39,15 +42,15 @@ MOST_LABELS = 200
 """Labels that can be chosen from a list."""
 
 
-def leave_report(stage: Path, table: Dataset, scores: pl.DataFrame) -> None:
-    """Store the dropped rows worth a look in a staged directory, and write its report and card.
+def leave_report(folder: Path, table: Dataset, scores: pl.DataFrame, parts: Parts) -> None:
+    """Store the dropped rows worth a look in a directory, and write its report and card.
 
     Args:
-        table: all candidates. scores: a line each, in their order.
+        table: all candidates. scores: a line each, in their order. parts: notes what fails.
     """
-    store_dropped(stage, table, scores)
-    write_report(stage)
-    write_card(read_run(stage))
+    parts.attempt(DROPPED, lambda: store_dropped(folder, table, scores))
+    parts.attempt(REPORT, lambda: write_report(folder))
+    parts.attempt(CARD, lambda: write_card(read_run(folder)))
 
 
 def write_report(folder: Path) -> Path:

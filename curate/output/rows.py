@@ -22,6 +22,8 @@ SHORT = 40
 """Characters of a string that is shown as a value rather than as a text."""
 STRIP = 32
 """Numbers side by side where a list is drawn."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Of pictures; others may be programs, as EPS, which an interpreter outside would run."""
 Kind = Literal["text", "turns", "picture", "heat", "value"]
 
 
@@ -185,7 +187,7 @@ def _bytes(name: str, value: bytes, shape: Sequence[int] | None) -> Shown:
             pixels = np.frombuffer(value, dtype=np.uint8).reshape(shape)
             image = PIL.Image.fromarray(pixels.squeeze(2) if pixels.shape[2:] == (1,) else pixels)
         else:
-            image = PIL.Image.open(io.BytesIO(value))
+            image = PIL.Image.open(io.BytesIO(value), formats=FORMATS)
         image = _as_seen(image)
     except (OSError, TypeError, ValueError, PIL.Image.DecompressionBombError):
         return Shown(name, "value", f"{len(value):,} bytes")

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 from datasets.table import embed_table_storage, table_cast
@@ -108,6 +109,8 @@ class Provenance(TypedDict, total=False):
     cost: float
     evaluation: list[Retrained]
     composition: dict[str, list[Part]]
+    missing: dict[str, str]
+    failed: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,8 @@ def store_dropped(folder: Path, table: Dataset, scores: pl.DataFrame) -> None:
     Args:
         table: all candidates. scores: a line each, in their order.
     """
+    from curate.runtime.files import write_whole  # loads torch, which looking at a run does not
+
     places = {row: place for place, row in enumerate(scores["row"].to_list())}
     kept = set(scores.filter("kept")["row"].to_list())
     rows = [row for row in reversed(listed(scores.sort("rank"))) if row not in kept]
@@ -284,7 +289,7 @@ def store_dropped(folder: Path, table: Dataset, scores: pl.DataFrame) -> None:
     parts, size = list[pa.Table](), 0
     for first in range(0, len(rows), AT_A_TIME):
         some = plain[[places[row] for row in rows[first : first + AT_A_TIME]]]
-        parts.append(embed_table_storage(some.cast(schema)))
+        parts.append(embed_table_storage(table_cast(some, schema)))  # Arrow's own forgets lengths
         size += parts[-1].nbytes
         if first and size > STORED_BYTES:
             parts.pop()
@@ -295,7 +300,8 @@ def store_dropped(folder: Path, table: Dataset, scores: pl.DataFrame) -> None:
     content = pa.concat_tables(parts)
     stored = content.add_column(0, name, pa.array(rows[: len(content)]))
     features = datasets.Features({name: datasets.Value("int64"), **table.features})
-    pq.write_table(stored.cast(features.arrow_schema).sort_by(name), folder / DROPPED)
+    ordered = table_cast(stored, features.arrow_schema).take(pc.sort_indices(stored[name]))
+    write_whole(folder / DROPPED, lambda part: pq.write_table(ordered, part))
 
 
 @contextmanager
@@ -346,7 +352,9 @@ def _read_content(folder: Path, scores: pl.DataFrame) -> tuple[Dataset, list[int
         scores.filter(side)["row"].sort().to_list() for side in ("kept", ~pl.col("kept"))
     )
     with _reading(folder / "train"):
-        content = datasets.load_from_disk(str(folder / "train"))
+        content = Dataset.from_dict({})
+        if kept:
+            content = datasets.load_from_disk(str(folder / "train"))
         if not isinstance(content, Dataset) or len(content) != len(kept):
             raise ValueError(f"it must have the {len(kept)} rows that are kept")
     path = folder / DROPPED
@@ -356,8 +364,9 @@ def _read_content(folder: Path, scores: pl.DataFrame) -> tuple[Dataset, list[int
             rows = table.column(0).to_pylist()
             if not set(rows) <= set(dropped):
                 raise ValueError("its first column must hold rows that were dropped")
-            columns = table.drop_columns(table.column_names[0])
-            others = Dataset(table_cast(columns, content.features.arrow_schema))
-            content = datasets.concatenate_datasets([content, others])
+            others = Dataset(table.drop_columns(table.column_names[0]))
+            if kept:
+                others = Dataset(table_cast(others.data.table, content.features.arrow_schema))
+            content = datasets.concatenate_datasets([content, others]) if kept else others
             kept = kept + rows
     return content.with_format("arrow"), kept

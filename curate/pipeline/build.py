@@ -33,6 +33,7 @@ def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
             adapter=section.adapter,
             checkpointing=recipe.training.checkpointing,
             vectorized=recipe.selection.jump == "exact",
+            trust=section.trust_remote_code,
         )
     arguments: dict[str, Any] = section.model_dump()
     kind = arguments.pop("kind")

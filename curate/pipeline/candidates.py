@@ -284,7 +284,13 @@ def _refuse_other_shape(
 
 
 def _read(source: Source, uses: Mapping[str, Use]) -> Dataset:
-    return read(source.path, split=source.split, name=source.name, uses=uses)
+    return read(
+        source.path,
+        split=source.split,
+        name=source.name,
+        uses=uses,
+        outside_files=source.outside_files,
+    )
 
 
 def _width(labels: Tensor | None) -> int:

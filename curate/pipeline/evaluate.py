@@ -14,8 +14,9 @@ from curate.errors import NonFiniteError, NothingKeptError
 from curate.influence import mean_metrics
 from curate.pipeline.job import Job
 from curate.pipeline.retraining import once
-from curate.pipeline.score import Chosen, choose, cut
+from curate.pipeline.score import Chosen, choose, cut, require_kept
 from curate.runtime.journal import Journal
+from curate.runtime.parts import Parts
 from curate.runtime.progress import Phases
 from curate.runtime.resume import Unfinished
 from curate.selection import Array
@@ -53,16 +54,14 @@ class Row:
 
 
 def evaluate(
-    job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished | None = None
+    job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished | None, parts: Parts
 ) -> list[Row]:
     """Train from scratch on what was kept and on each alternative, once per seed.
 
     Every run takes the same number of optimizer steps. The random subset is
     drawn anew for each seed, of the size that was kept; in tokens, to the nearest row, if the
-    budget is. Retrainings that `unfinished` has are not done again.
-
-    Raises:
-        NothingKeptError: an alternative keeps nothing.
+    budget is. Retrainings that `unfinished` has are not done again. An alternative that keeps
+    nothing and a retraining that diverges are left out, and noted in `parts`.
     """
     section, policy = job.recipe.evaluation, job.recipe.selection.policy
     assert section is not None
@@ -75,7 +74,9 @@ def evaluate(
         elif name == "random":
             masks[name] = [_random_subset(job, kept, seed) for seed in seeds]
         elif name != policy:
-            masks[name] = [_kept_by(job, name, kept, phases, unfinished)] * len(seeds)
+            part = f"evaluation against {name}"
+            other = parts.attempt(part, lambda: _kept_by(job, name, kept, phases, unfinished))  # noqa: B023
+            masks |= {} if other is None else {name: [other] * len(seeds)}
     journal = None if unfinished is None else unfinished.journal()
     rows = []
     with phases.phase("retrain", len(masks) * len(seeds) * job.total_steps()) as tick:
@@ -84,7 +85,13 @@ def evaluate(
                 _on_test(job, mask, seed, tick, journal)
                 for mask, seed in zip(by_seed, seeds, strict=True)
             ]
-            metrics = {metric: [run[metric] for run in runs] for metric in runs[0]}
+            for seed, run in zip(seeds, runs, strict=True):
+                if isinstance(run, str):
+                    parts.note(f"evaluation of {name} with seed {seed}", run, again=True)
+            ended = [run for run in runs if not isinstance(run, str)]
+            if not ended:
+                continue
+            metrics = {metric: [run[metric] for run in ended] for metric in ended[0]}
             size = round(mean(int(mask.sum()) for mask in by_seed))
             rows.append(Row(name, size, _tokens(job, by_seed), metrics, _noise_left(job, by_seed)))
     return rows
@@ -96,6 +103,7 @@ def _kept_by(
     """What another policy keeps, shape (N,): as many rows where the recipe names no budget."""
     try:
         other = choose(job, policy, phases, unfinished)
+        require_kept(job, other.scores.score, other.choice)
     except NothingKeptError as error:
         raise NothingKeptError(f"evaluation.against: {policy}: {error}") from error
     if job.recipe.selection.keep.auto:
@@ -132,8 +140,11 @@ def retrain(
 
 def _on_test(
     job: Job, kept: Array, seed: int, tick: Callable[[], None], journal: Journal | None
-) -> dict[str, float]:
-    """Metrics on the test set of retraining on the rows where `kept`, from the journal if there."""
+) -> dict[str, float] | str:
+    """Metrics on the test set of retraining on the rows where `kept`, from the journal if there.
+
+    Why, if it diverges, which is entered, too: nobody has to see it again.
+    """
     test = job.data.test
     assert test is not None
 
@@ -141,11 +152,17 @@ def _on_test(
         for _ in range(job.total_steps()):
             tick()
 
-    metrics: dict[str, float] = once(
+    def measure() -> dict[str, float] | str:
+        try:
+            return retrain(job, kept, seed, {"test": test}, tick)["test"]
+        except NonFiniteError as error:
+            return str(error)
+
+    metrics: dict[str, float] | str = once(
         job.ranks,
         journal,
         (hashlib.blake2b(np.packbits(kept).tobytes(), digest_size=16).hexdigest(), seed),
-        lambda: retrain(job, kept, seed, {"test": test}, tick)["test"],
+        measure,
         tick_all,
     )
     return metrics

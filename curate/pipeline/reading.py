@@ -111,10 +111,12 @@ class TextReader:
     def __init__(self, recipe: Recipe, train: Dataset, model: Pretrained) -> None:
         self.columns = recipe.data.columns
         self.label = self.columns.label if find_objective(recipe.objective).label else None
-        config = models.load_config(model.pretrained)
+        config = models.load_config(model.pretrained, trust=model.trust_remote_code)
         ids_of = {} if model.from_scratch else config.label2id or {}
         self.classes = _classes_of(recipe, train, self.label, ids_of) if self.label else None
-        self.tokenizer = models.load_tokenizer(model.tokenizer or model.pretrained)
+        self.tokenizer = models.load_tokenizer(
+            model.tokenizer or model.pretrained, trust=model.trust_remote_code
+        )
         self.vocabulary = models.vocabulary_size(config)
         self.pad = models.pad_id(self.tokenizer, config)
         most = models.most_tokens(self.tokenizer, config)

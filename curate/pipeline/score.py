@@ -68,16 +68,15 @@ def budget_of(job: Job) -> Budget:
 
 
 def cut(job: Job, values: Array, budget: Budget | None = None) -> Choice:
-    """Apply a budget, the recipe's if None, to the values of all candidates, shape (N,).
+    """Apply a budget, the recipe's if None, to the values of all candidates, shape (N,)."""
+    return (budget or budget_of(job)).choose(values, _groups(job), job.data.tokens)
 
-    Raises:
-        NothingKeptError: it keeps no row.
-    """
-    keep, tokens, group_by = job.recipe.selection.keep, job.data.tokens, _groups(job)
-    choice = (budget or budget_of(job)).choose(values, group_by, tokens)
+
+def require_kept(job: Job, values: Array, choice: Choice) -> None:
+    """Raise NothingKeptError if the recipe's budget keeps none of the rows of these values."""
     if choice.kept.any():
-        return choice
-    best = int(values.argmax())
+        return
+    keep, tokens, best = job.recipe.selection.keep, job.data.tokens, int(values.argmax())
     if keep.threshold is not None:
         raise NothingKeptError(
             f"selection.keep.threshold: {keep.threshold} keeps no row; the highest score is "
@@ -122,9 +121,6 @@ def choose(
     Args:
         unfinished: has savepoints to resume from, and takes new ones.
         on_outcome: see `Selector.run`.
-
-    Raises:
-        NothingKeptError: the budget keeps no row.
     """
     selector, state, steps = selector_for(job, policy, halved=True)
 

@@ -1,29 +1,33 @@
 """`curate select`: from a checked recipe to a directory and a summary of it."""
 
+import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import polars as pl
 
-from curate.errors import NothingKeptError
+from curate.errors import NonFiniteError, NothingKeptError
 from curate.influence import expected_error
 from curate.output.composition import composition
 from curate.output.directory import Selection, provenance, refuse_other_data, write_selection
-from curate.output.page import leave_report
+from curate.output.page import REPORTED, leave_report
 from curate.pipeline.build import choose_device
 from curate.pipeline.evaluate import evaluate
 from curate.pipeline.forecast import announce
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import Retraining
-from curate.pipeline.score import Chosen, choose, chosen_table, cut
+from curate.pipeline.score import Chosen, choose, chosen_table, cut, require_kept
 from curate.pipeline.worth import Appraiser, Worth, trainings
 from curate.recipe import Recipe, fingerprint
+from curate.runtime.files import write_whole_text
+from curate.runtime.parts import FAILED, MISSING, Parts
 from curate.runtime.progress import Phases
 from curate.runtime.ranks import ALONE, Ranks, everywhere
-from curate.runtime.resume import Unfinished
+from curate.runtime.resume import MARK, Unfinished
 from curate.runtime.threads import suitable_threads
 from curate.runtime.trackers import Tracker, careful
 from curate.runtime.trackers.base import log_metrics
@@ -31,6 +35,15 @@ from curate.selection import Array
 from curate.selection.budget import Budget
 from curate.selection.ledger import Outcome
 from curate.selection.ranking import auroc
+
+ORIGIN = (
+    *("versions", "platform", "git_commit", "recipe_fingerprint", "sources", "seeds"),
+    *("threads", "run", "resumed", "composition"),
+)
+"""What provenance.json has beside the summary."""
+EVERY_ROW, WORTH, EVALUATION = "choice", "worth", "evaluation"
+TRAINED = (WORTH, EVALUATION)
+"""Parts of a result, by what they are called where they fail; those that need what was chosen."""
 
 
 def run_select(
@@ -60,12 +73,14 @@ def run_select(
 
     Returns:
         The summary that `--json` prints: rows in and kept, seconds per phase,
-        noise AUROC where noise was planted, and the evaluation where the recipe asks for one.
+        noise AUROC where noise was planted, and the evaluation where the recipe asks for one;
+        under `missing` and `failed` parts of the result that could not be made, and why.
 
     Raises:
+        NothingKeptError: the budget keeps no row; the scores were written.
         UserError: nothing was computed or written; what to change is in the message.
-        RunError: the run failed on the way; nothing was written. Its progress is kept for
-            `resume`, unless it would fail again; likewise if it is interrupted.
+        RunError: the run failed before anything was chosen. Its progress is kept for `resume`,
+            unless it would fail again; likewise if it is interrupted.
     """
     with Unfinished(
         out, fingerprint(recipe), resume=resume, overwrite=overwrite, ranks=ranks
@@ -81,58 +96,180 @@ def _select(
     say: Callable[[str], None] | None,
     trackers: Sequence[Tracker],
 ) -> dict[str, Any]:
-    out, ranks = unfinished.out, unfinished.ranks
+    out, ranks, written = unfinished.out, unfinished.ranks, unfinished.written
     with phases.phase("read"):
         job = prepare(recipe, choose_device(device, ranks), unfinished.folder, ranks)
-    if unfinished.finished is not None:
+    if written is not None:
         refuse_other_data(out, job.data.sources)
+    if unfinished.finished is not None:
+        if EVERY_ROW in unfinished.finished.get(FAILED, {}):
+            raise NothingKeptError(unfinished.finished[FAILED][EVERY_ROW])
         return unfinished.finished | {"out": str(out)}
     with suitable_threads(job.step_flops()) as threads:
         resumed = unfinished.begin(job.made_of(threads))
         if say is not None and resumed:
             say(f"resuming from {unfinished.left()}")
-        elif say is not None:
+        elif say is not None and written is None:
             announce(job, say)
-        chosen, summary = _score_and_evaluate(job, phases, unfinished, trackers)
-    summary["seconds"] = {name: round(value, 3) for name, value in phases.seconds.items()}
-    origin = {"threads": threads, "run": unfinished.run, "resumed": resumed}
-    parts = {"composition": composition(job.data.table, chosen.choice.kept, recipe)}
-    selection = Selection(
-        job.data.table,
-        chosen_table(job, chosen),
-        provenance(recipe, job.data.sources) | origin | summary | parts,
-        recipe,
-        chosen.scores.window_rows(),
-    )
-    with phases.phase("write"):
-        if ranks.rank == 0:
-            with unfinished.stage() as stage:
-                write_selection(stage, selection)
-                leave_report(stage, selection.table, selection.scores)
-        everywhere(ranks, True)  # nobody is done before it is written
-    summary |= {
-        "out": str(out),
-        "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
-    }
+        origin = {"threads": threads, "run": unfinished.run, "resumed": resumed}
+        result = Result(job, unfinished, phases, origin, Parts(ranks))
+        summary = result.make(trackers)
     _log_summary(trackers, summary)
     return summary
 
 
-def _score_and_evaluate(
-    job: Job, phases: Phases, unfinished: Unfinished, trackers: Sequence[Tracker]
-) -> tuple[Chosen, dict[str, Any]]:
-    recipe, policy, tokens = job.recipe, job.recipe.selection.policy, job.data.tokens
-    on_outcome = _window_logger(trackers) if trackers else None
-    chosen = choose(job, policy, phases, unfinished, on_outcome)
-    worth = None
-    if recipe.selection.judge and chosen.by_half is not None:
-        worth = _weigh(job, chosen, chosen.by_half, phases, unfinished)
-        if worth.share is not None:
-            choice = cut(job, chosen.scores.score, Budget(fraction=worth.share))
-            chosen = replace(chosen, choice=choice)
-    kept = chosen.choice.kept
+@dataclass
+class Result:
+    """The directory of a run, in the order in which it is made: what was chosen first of all.
+
+    Everything after that is a part of its own; one that fails leaves the others, see `Parts`.
+    origin: what is noted of the run beside its summary. written: the directory's provenance.
+    """
+
+    job: Job
+    unfinished: Unfinished
+    phases: Phases
+    origin: dict[str, Any]
+    parts: Parts
+    written: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, trackers: Sequence[Tracker]) -> dict[str, Any]:
+        """Make it, or what it lacks; returns the summary.
+
+        Raises:
+            NothingKeptError: the budget keeps no row; the scores are written.
+        """
+        out, written = self.unfinished.out, self.unfinished.written
+        self.written = written or {}
+        lacks = [*self.written.get(MISSING, {})]
+        self.parts.failed |= self.written.get(FAILED, {})
+        if written is None or any(part in lacks for part in TRAINED):
+            chosen, worth = self._choose(trackers)
+            if written is None:
+                self._write(chosen)
+            with _interrupted(f"{out} has what was kept and every score"):
+                self._train(chosen, worth)
+        with _interrupted(f"{out} lacks its report, and has all else"):
+            self._report()
+        self.unfinished.lacks = any(part in self.parts.missing for part in (*TRAINED, MARK))
+        told = {key: value for key, value in self.written.items() if key not in ORIGIN}
+        return told | self.parts.outcome() | {"out": str(out), "seconds": self._seconds()}
+
+    def _choose(self, trackers: Sequence[Tracker]) -> tuple[Chosen, Worth | None]:
+        """What is kept, with what it is worth where that says how much."""
+        job, on_outcome = self.job, _window_logger(trackers) if trackers else None
+        policy = job.recipe.selection.policy
+        chosen, worth = choose(job, policy, self.phases, self.unfinished, on_outcome), None
+        if job.recipe.selection.keep.auto and self._judges(chosen):
+            try:
+                worth = _weigh(job, chosen, self.phases, self.unfinished)
+            except NonFiniteError as error:
+                why = f"{error} So how much to keep is not known, and every row is kept"
+                self.parts.note(WORTH, why, error, again=True)
+            if worth is not None and worth.share is not None:
+                choice = cut(job, chosen.scores.score, Budget(fraction=worth.share))
+                chosen = replace(chosen, choice=choice)
+        return chosen, worth
+
+    def _judges(self, chosen: Chosen) -> bool:
+        return self.job.recipe.selection.judge and chosen.by_half is not None
+
+    def _write(self, chosen: Chosen) -> None:
+        """Write what is kept and every score, before anything else is tried."""
+        job, recipe = self.job, self.job.recipe
+        kept = chosen.choice.kept
+        self.written = (
+            provenance(recipe, job.data.sources)
+            | self.origin
+            | _summary(job, chosen)
+            | {"composition": composition(job.data.table, kept, recipe)}
+        )
+        nothing: NothingKeptError | None = None
+        try:
+            require_kept(job, chosen.scores.score, chosen.choice)
+        except NothingKeptError as error:
+            nothing = error
+            self.parts.note(
+                EVERY_ROW, f"{error} Every score is in {self.unfinished.out}", again=True
+            )
+        to_come = [WORTH, EVALUATION, *REPORTED] if nothing is None else []
+        selection = Selection(
+            job.data.table,
+            chosen_table(job, chosen),
+            self._noted(to_come),
+            recipe,
+            chosen.scores.window_rows(),
+        )
+        with self.phases.phase("write"):
+            if job.ranks.rank == 0:
+                with self.unfinished.stage() as stage:
+                    write_selection(stage, selection)
+            everywhere(job.ranks, True)  # nobody goes on before it is written
+        if nothing is not None:
+            raise NothingKeptError(f"{self.parts.failed[EVERY_ROW]}.") from nothing
+
+    def _train(self, chosen: Chosen, worth: Worth | None) -> None:
+        """Retrain: what choosing is worth, and the models that the recipe compares."""
+        job, parts, phases, unfinished = self.job, self.parts, self.phases, self.unfinished
+        if worth is None and WORTH not in parts.failed and self._judges(chosen):
+            worth = parts.attempt(WORTH, lambda: _weigh(job, chosen, phases, unfinished))
+        if worth is not None:
+            cost = (chosen.passes + worth.steps) / job.total_steps()
+            self.written |= {"worth": worth.row(), "cost": cost}
+        if job.recipe.evaluation is not None:
+            rows = parts.attempt(
+                EVALUATION, lambda: evaluate(job, chosen, phases, unfinished, parts)
+            )
+            self.written |= {} if rows is None else {"evaluation": [row.summary() for row in rows]}
+        self._note([*REPORTED])
+
+    def _report(self) -> None:
+        """Store dropped rows, write the report and the card, and note what could not be made."""
+        out, job = self.unfinished.out, self.job
+        with self.phases.phase("report"):
+            if job.ranks.rank == 0:
+                scores = pl.read_parquet(out / "scores.parquet")
+                leave_report(out, job.data.table, scores, self.parts)
+            everywhere(job.ranks, True)  # nobody is done before that is
+        self._note([])
+
+    def _noted(self, to_come: Sequence[str]) -> dict[str, Any]:
+        """The provenance, with parts that failed and those that are still to come."""
+        plain = {key: value for key, value in self.written.items() if key not in (MISSING, FAILED)}
+        if to_come:  # afterwards the report says what it says
+            plain |= {"seconds": self._seconds()}
+        outcome = self.parts.outcome()
+        missing = dict.fromkeys(to_come, "not made yet") | outcome.pop(MISSING, {})
+        self.written = plain | outcome | ({MISSING: missing} if missing else {})
+        return self.written
+
+    def _seconds(self) -> dict[str, float]:
+        return {name: round(value, 3) for name, value in self.phases.seconds.items()}
+
+    def _note(self, to_come: Sequence[str]) -> None:
+        """Write the provenance; while that fails, what it says on disk is to be made again."""
+        self.parts.missing.pop(MARK, None)
+        text = json.dumps(self._noted(to_come), indent=2) + "\n"
+        if self.job.ranks.rank == 0:
+            path = self.unfinished.out / MARK
+            self.parts.attempt(MARK, lambda: write_whole_text(path, text))
+
+
+@contextmanager
+def _interrupted(left: str) -> Iterator[None]:
+    """Say what is there, if interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.args = (left,)
+        raise
+
+
+def _summary(job: Job, chosen: Chosen) -> dict[str, Any]:
+    """What a run came to, without what its retrainings measure."""
+    kept, tokens = chosen.choice.kept, job.data.tokens
     summary: dict[str, Any] = {
-        "policy": policy,
+        "policy": job.recipe.selection.policy,
         "candidates": len(kept),
         "kept": int(kept.sum()),
         "steps": job.total_steps(),
@@ -143,9 +280,6 @@ def _score_and_evaluate(
         summary["tokens"] = {"candidates": int(tokens.sum()), "kept": int(tokens[kept].sum())}
     counts = {"left_out": job.data.left_out, "truncated": job.data.truncated()}
     summary |= {name: by_part for name, by_part in counts.items() if by_part}
-    if worth is not None:
-        summary["worth"] = worth.row()
-        summary["cost"] = (chosen.passes + worth.steps) / job.total_steps()
     if chosen.repeats is not None:
         summary["repeats"] = chosen.repeats.row()
     if chosen.scores.windows:
@@ -157,28 +291,22 @@ def _score_and_evaluate(
             "kept": int((noisy & kept).sum()),
             "auroc": auroc(-chosen.scores.score, noisy),
         }
-    if recipe.evaluation is not None:
-        summary["evaluation"] = [row.summary() for row in evaluate(job, chosen, phases, unfinished)]
-    return chosen, summary
+    return summary
 
 
-def _weigh(
-    job: Job, chosen: Chosen, by_half: Array, phases: Phases, unfinished: Unfinished
-) -> Worth:
+def _weigh(job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished) -> Worth:
     """What choosing is worth, and how much to keep where the recipe leaves it open."""
 
     def keep(values: Array, budget: Budget | None) -> Array:
-        try:
-            return cut(job, values, budget).kept
-        except NothingKeptError:  # by half of the target; trained on, nothing is worth nothing
-            return np.zeros(len(values), dtype=bool)
+        return cut(job, values, budget).kept  # by half of the target, which may be nothing
 
+    assert chosen.by_half is not None
     auto, rows = bool(job.recipe.selection.keep.auto), job.data.target_rows
     total = round(trainings(auto, rows) * job.total_steps())
     with phases.phase("judge", total) as tick:
         retraining = Retraining(job, tick, unfinished.journal())
         plain = chosen.plain or retraining.plain(unfinished.savepoints("everything"))
-        return Appraiser(retraining, by_half, keep, plain.measured).weigh(plain.unlike())
+        return Appraiser(retraining, chosen.by_half, keep, plain.measured).weigh(plain.unlike())
 
 
 def _window_logger(trackers: Sequence[Tracker]) -> Callable[[Outcome, float | None], None]:

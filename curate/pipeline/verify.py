@@ -32,6 +32,8 @@ from curate.recipe.names import POLICIES
 from curate.rules import State, as_sgd
 from curate.runtime.files import write_whole, write_whole_text
 from curate.runtime.journal import Journal
+from curate.runtime.lock import alone
+from curate.runtime.parts import Parts
 from curate.runtime.progress import Phases
 from curate.runtime.resume import existing_parent
 from curate.runtime.threads import suitable_threads
@@ -43,7 +45,7 @@ from curate.selection.judge import Judged
 from curate.selection.ledger import Scores
 from curate.trajectory import Step, forward_step, record, replay
 
-JOURNAL = "verify.partial.jsonl"
+JOURNAL, LOCK = "verify.partial.jsonl", "verify.lock"
 Occurrences = Literal["every", "last"]
 
 
@@ -104,12 +106,10 @@ def verify(
         absolute error), and `influence_sgd`.
 
     Raises:
-        UserError: there are fewer rows than examples; the journal cannot be written.
+        UserError: the journal cannot be written.
     """
     selector, state, steps = selector_for(job, job.recipe.selection.policy)
     count = len(job.data.examples)
-    if plan.examples > count:
-        raise UserError(f"--examples: is {plan.examples}, but there are only {count} candidates.")
     windows = range(0, len(steps), selector.horizon)
     quotas = dict(zip(windows, _spread(plan.examples, len(windows)), strict=True))
     ticks = selector.ticks(len(steps)) + plan.examples * (min(selector.horizon, len(steps)) // 2)
@@ -297,12 +297,29 @@ def run_verify(
         )
     with phases.phase("read"):
         job = prepare(recipe, choose_device(device), existing_parent(out))
-    saved = None
+    saved, count = None, len(job.data.examples)
+    if plan.examples > count:
+        raise UserError(f"--examples: is {plan.examples}, but there are only {count} candidates.")
     if run is not None:
         refuse_other_data(run, job.data.sources)
         saved = saved_influences(run)
-    with suitable_threads(job.step_flops()):
-        verified = verify(job, plan, out, phases, say)
+    taken = f"{out}: another process is verifying there; wait for it, or choose another --out."
+    with alone(out / LOCK, taken):
+        with suitable_threads(job.step_flops()):
+            verified = verify(job, plan, out, phases, say)
+        same = None if saved is None else reproduces(saved, verified.scores)
+        return verified, _write(recipe, out, plan, verified, phases, same)
+
+
+def _write(
+    recipe: Recipe,
+    out: Path,
+    plan: RemovalPlan,
+    verified: Verified,
+    phases: Phases,
+    reproduced: bool | None,
+) -> dict[str, Any]:
+    """Write what was measured, then draw it; returns the summary."""
     table, agreement, mistaken = verified.table, verified.agreement, verified.mistaken
     summary = {
         "examples": len(table),
@@ -312,14 +329,19 @@ def run_verify(
         "verdict": agreement.verdict(),
         "mistaken": None if mistaken is None else mistaken.as_dict(),
         "expected_error": verified.expected,
-        "reproduced": None if saved is None else reproduces(saved, verified.scores),
+        "reproduced": reproduced,
         "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
         "out": str(out),
     }
     correlations = (agreement.spearman.value, mistaken.spearman.value if mistaken else None)
     text = json.dumps(made_with() | {"recipe_fingerprint": fingerprint(recipe)} | summary, indent=2)
     write_whole(out / "verify.parquet", table.write_parquet)
-    write_whole(out / "verify.png", lambda part: plot_verification(table, *correlations, part))
     write_whole_text(out / "verify.json", text + "\n")
-    (out / JOURNAL).unlink()
-    return verified, summary
+    parts, png = Parts(), out / "verify.png"
+    parts.attempt(
+        png.name,
+        lambda: write_whole(png, lambda part: plot_verification(table, *correlations, part)),
+    )
+    if not parts.missing:
+        (out / JOURNAL).unlink()
+    return summary | parts.outcome()

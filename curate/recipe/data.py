@@ -18,6 +18,9 @@ class Source(Section):
     """The split of a dataset that has several."""
     name: str | None = None
     """The configuration of a Hub dataset that has several."""
+    outside_files: bool = False
+    """Whether rows may name pictures and other files that lie outside the data's own folder, or on
+    the network; they are then read, and copied into what a run leaves."""
 
     @model_validator(mode="before")
     @classmethod

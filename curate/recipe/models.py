@@ -67,6 +67,8 @@ class Pretrained(Section):
     """Whether only the architecture is taken, and initialized from `training.seed`."""
     lora: Lora | None = None
     """New low-rank adapters to train, with the model frozen."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model is run; without it such a model is refused."""
     adapter: Annotated[str, Field(min_length=1)] | None = None
     """Trained adapters of peft to train further: a directory, or a name on the Hub."""
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from curate.recipe.data import Data
-from curate.recipe.models import Mlp, Model, Pretrained
+from curate.recipe.models import Factory, Mlp, Model, Pretrained
 from curate.recipe.names import OBJECTIVES, POLICIES, find_objective
 from curate.recipe.optimizers import BASES, AnyOptimizer, ScheduleSection
 from curate.recipe.section import NO_REPEATS, Count, Section, Seed, in_words, one_of
@@ -120,6 +120,17 @@ class Recipe(Section):
         ):
             raise ValueError(problem)
         return self
+
+    def code(self) -> list[str]:
+        """What is run of code that is not ours, by key: a model, an objective, files of a model."""
+        named = []
+        if isinstance(self.model, Factory):
+            named.append(f"model.factory {self.model.factory}")
+        if isinstance(self.model, Pretrained) and self.model.trust_remote_code:
+            named.append(f"model.trust_remote_code for {self.model.pretrained}")
+        if self.objective not in OBJECTIVES:
+            named.append(f"objective {self.objective}")
+        return named
 
     def _policies(self) -> list[str]:
         """The policies that are asked, in the order of their table."""

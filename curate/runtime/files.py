@@ -1,5 +1,6 @@
 """Files that are whole and hold what was written to them, or are not used."""
 
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Have a file written beside `path` and put in its place: it is never there by half.
 
     A loss of power does not change that: its content is on the disk before its name is.
+
+    Raises:
+        OSError: it cannot be written, with its path; what was there before still is.
     """
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -34,6 +38,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         _to_disk(part)
         part.replace(path)
         _to_disk(path.parent)
+    except OSError as error:  # a full disk names no file, and others the part
+        reason = error.strerror or str(error)
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,6 +1,8 @@
 """A selection that is not finished: the folder beside OUT from which it resumes if it dies."""
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +16,7 @@ from filelock import FileLock, Timeout
 from curate.errors import NonFiniteError, OutputError, UnfinishedError, UserError
 from curate.runtime.files import digest_of, write_whole_text
 from curate.runtime.journal import Journal
+from curate.runtime.parts import MISSING
 from curate.runtime.ranks import ALONE, Ranks, agreed, everywhere
 from curate.runtime.savepoints import Savepoints
 
@@ -24,9 +27,26 @@ MARK = "provenance.json"
 LOSSES = "first losses"
 
 
+OURS = re.compile(
+    r"lock|run\.json|evaluation\.jsonl|score-[\w.-]+|\.(run|evaluation)\.\d+\.jsonl?"
+    r"|\..*\.[0-9a-f]{8}(\.old)?|\.curate-snapshots-\w+"
+)
+"""Names in the folder of a run; those with a dot are of what was being written."""
+LONGEST = 200
+"""Bytes of a name that others can be made of; a file system takes 255."""
+
+
 def folder_of(out: Path) -> Path:
-    """Where a run keeps what it resumes from: `.NAME.unfinished` beside `out`."""
-    return out.absolute().with_name(f".{out.absolute().name}.unfinished")
+    """Where a run keeps what it resumes from: `.NAME.unfinished` beside `out`.
+
+    A digest stands for a name that is very long.
+    """
+    out = out.absolute()
+    return out.parent / f".{_short(out.name)}.unfinished"
+
+
+def _short(name: str) -> str:
+    return name if len(os.fsencode(name)) <= LONGEST else digest_of(name)
 
 
 class Unfinished:
@@ -38,8 +58,9 @@ class Unfinished:
     A lock that the kernel takes back from the dead keeps a second process out. Of several
     ranks the first one does all of that; the others read.
 
-    finished: the provenance of `out` if all was done already; None otherwise.
-    run: the run's name, which no other run has; empty until it has begun.
+    written: the provenance of `out` if this run wrote it already, perhaps not all of its parts.
+    run: the run's name, which no other run has; empty until it has begun. lacks: whether something
+    in the folder is needed for parts of the result that could not be made.
     """
 
     def __init__(
@@ -54,7 +75,8 @@ class Unfinished:
         """`recipe`: its fingerprint. `overwrite`: drop what was left, unless `resume` uses it."""
         self.out, self.ranks, self._recipe = out, ranks, recipe
         self.folder = folder_of(out)
-        self.finished: dict[str, Any] | None = None
+        self.written: dict[str, Any] | None = None
+        self.lacks = False
         self._resume, self._overwrite = resume, overwrite
         self._lock = FileLock(self.folder / LOCK, timeout=0)
         self._made: list[Path] = []
@@ -69,10 +91,10 @@ class Unfinished:
                 what to do with it.
         """
         result = self._result() if self._resume else None
-        self.finished = result if everywhere(self.ranks, result is not None) else None
+        self.written = result if everywhere(self.ranks, result is not None) else None
         if self.ranks.rank:
             return self
-        if self.finished is None:
+        if self.written is None:
             check_free(self.out, overwrite=self._overwrite)
         self._take()
         try:
@@ -93,9 +115,15 @@ class Unfinished:
             return
         mistake = isinstance(error, UserError) and not isinstance(error, OutputError)
         hopeless = self.run and (mistake or isinstance(error, NonFiniteError))
-        if error is None or hopeless or not has_progress(self.folder):
+        done = error is None and not self.lacks
+        if done or hopeless or not has_progress(self.folder):
             self._remove()
         self._lock.release()
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """The provenance of `out` if all was done already; None otherwise."""
+        return None if self.written is None or self.written.get(MISSING) else self.written
 
     def begin(self, made_of: dict[str, Any]) -> bool:
         """Enter what the run is made of, or compare; whether there is something to resume from.
@@ -108,7 +136,8 @@ class Unfinished:
             refuse_difference(self.folder, _read(self.folder)["made of"], made_of)
             resumes = has_progress(self.folder) is not None
         elif self.ranks.rank == 0:
-            plain = {"format": FORMAT, "run": uuid4().hex, "made of": made_of}
+            run = uuid4().hex if self.written is None else self.written["run"]
+            plain = {"format": FORMAT, "run": run, "made of": made_of}
             text = json.dumps({"checksum": digest_of(plain)} | plain, indent=1)
             write_whole_text(self.folder / RUN, text + "\n")
         resumes = bool(agreed(self.ranks, resumes))  # nobody reads before it is written
@@ -132,6 +161,7 @@ class Unfinished:
         return staged(self.out, overwrite=self._overwrite, within=self.folder)
 
     def _take(self) -> None:
+        _refuse_foreign(self.folder)
         try:
             there = existing_parent(self.folder)
             parents = [self.folder, *self.folder.parents]
@@ -148,19 +178,15 @@ class Unfinished:
             raise OutputError(f"{self.out}: cannot be written: {error.strerror}.") from error
 
     def _look_at_what_was_left(self) -> None:
-        names = [path.name for path in self.folder.iterdir()]
-        if RUN not in names and not all(_is_ours(name) for name in names):
-            raise UnfinishedError(
-                f"{self.folder}: was not written by curate, so it is left alone; move it away."
-            )
+        _refuse_foreign(self.folder)
         progress = has_progress(self.folder)
         if progress is not None and not (self._resume or self._overwrite):
             raise UnfinishedError(
                 f"{self.out}: a run that was not finished is in {self.folder.name} ({progress}); "
                 "--resume continues it, --overwrite starts again."
             )
-        for path in [*self.folder.rglob(".*")]:  # what was being written
-            _delete(path)
+        for path in [*self.folder.glob(".*"), *self.folder.glob("score-*/.*")]:
+            _delete(path)  # what was being written
         if not self._resume:
             self._clear()
 
@@ -229,8 +255,43 @@ def _read(folder: Path) -> dict[str, Any]:
     return dict(plain)
 
 
-def _is_ours(name: str) -> bool:
-    return name in (LOCK, RUN, EVALUATION) or name.startswith((".", "score-"))
+def _refuse_foreign(folder: Path) -> None:
+    """Raise UnfinishedError unless what is in a folder is ours, going by what it holds.
+
+    Nothing is written through a link, whoever made it. Before there is a `run.json` there is
+    nothing but an empty lock, and what was to become that file.
+    """
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise UnfinishedError(
+            f"{folder}: is {'a link' if folder.is_symlink() else 'a file'}, so it is left alone; "
+            "move it away."
+        )
+    entries = [*folder.iterdir()]
+    foreign = [e.name for e in entries if e.is_symlink() or not OURS.fullmatch(e.name)]
+    foreign += [e.name for e in entries if e.name == LOCK and e.lstat().st_size]
+    if not (folder / RUN).exists():
+        foreign += [e.name for e in entries if e.name != LOCK and not e.name.startswith(".run.")]
+    elif not foreign and not _is_record(folder / RUN):
+        raise UnfinishedError(
+            f"{folder / RUN}: is damaged or somebody else's, so the folder is left alone; move it "
+            "away."
+        )
+    if foreign:
+        raise UnfinishedError(
+            f"{folder}: was not written by curate, so it is left alone; move it away (it holds "
+            f"{foreign[0]})."
+        )
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is what `begin` writes, of any format, at most with damage to its values."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(record, dict) and {"checksum", "format", "run"} <= record.keys()
+    except (OSError, ValueError):
+        return False
 
 
 def _delete(path: Path) -> None:
@@ -242,8 +303,17 @@ def _delete(path: Path) -> None:
 
 def check_free(out: Path, *, overwrite: bool) -> None:
     """Raise OutputError if `out` cannot become our directory."""
-    if not out.exists() and not out.is_symlink():
+    if out.absolute().name in ("", ".."):
+        raise OutputError(f"{out}: is no name for a new directory; choose another --out.")
+    try:
+        out.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except (OSError, ValueError) as error:  # a name that is too long, or that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{out}: cannot be written: {reason}.") from error
+    if out.is_symlink():
+        raise OutputError(f"{out}: is a link; give what it leads to, {os.readlink(out)}, as --out.")
     if not overwrite:
         raise OutputError(f"{out}: exists already; choose another --out or give --overwrite.")
     if not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file()):
@@ -254,7 +324,8 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
 def existing_parent(out: Path) -> Path:
     """The closest directory above `out` that is there already."""
-    return next(parent for parent in out.absolute().parents if parent.is_dir())
+    above = out.absolute().parents
+    return next((parent for parent in above if os.path.isdir(parent)), out.absolute())
 
 
 @contextmanager
@@ -269,7 +340,7 @@ def staged(out: Path, *, overwrite: bool, within: Path | None = None) -> Iterato
     check_free(out, overwrite=overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        stage = (within or out.parent) / f".{out.name}.{uuid4().hex[:8]}"
+        stage = (within or out.parent) / f".{_short(out.name)}.{uuid4().hex[:8]}"
         stage.mkdir()
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}.") from error
@@ -286,8 +357,12 @@ def _replace(stage: Path, out: Path) -> None:
     if out.is_dir():
         old = stage.with_name(f"{stage.name}.old")
         out.rename(old)
-        stage.rename(out)
-        shutil.rmtree(old)
+        try:
+            stage.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     else:
         stage.rename(out)
 

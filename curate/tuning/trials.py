@@ -13,7 +13,7 @@ from curate.pipeline.candidates import Candidates, divide
 from curate.pipeline.evaluate import retrain
 from curate.pipeline.job import Job
 from curate.pipeline.retraining import Retraining
-from curate.pipeline.score import Chosen, choose, cut, selector_for
+from curate.pipeline.score import Chosen, choose, cut, require_kept, selector_for
 from curate.pipeline.worth import FIRST, MORE, Appraiser, Worth
 from curate.recipe import Keep, Recipe, Tune
 from curate.recipe.names import POLICIES
@@ -83,6 +83,7 @@ class Trials:
     def _budgets(self, job: Job, chosen: Chosen) -> list[Chosen]:
         """The choice under every budget that is tried: the recipe's, if it has one."""
         if not job.recipe.selection.keep.auto:
+            require_kept(job, chosen.scores.score, chosen.choice)
             return [chosen]
         drop = max(FIRST, 0.0 if chosen.plain is None else chosen.plain.unlike())
         budgets = [Budget(fraction=1 - drop * MORE**k) for k in range(BUDGETS)]

@@ -19,6 +19,7 @@ from curate.pipeline.evaluate import Row, evaluate, spread
 from curate.pipeline.job import prepare
 from curate.pipeline.score import choose
 from curate.recipe import load_recipe
+from curate.runtime.parts import Parts
 from curate.runtime.progress import Phases
 from curate.selection.ranking import auroc
 
@@ -72,7 +73,7 @@ def main() -> None:
         recipe = load_recipe(RECIPE, [*common, *overrides])
         job, phases = prepare(recipe, torch.device("cpu")), Phases()
         chosen = choose(job, recipe.selection.policy, phases)
-        (row,) = evaluate(job, chosen, phases)
+        (row,) = evaluate(job, chosen, phases, None, Parts())
         quality = None
         if job.data.noisy is not None and recipe.selection.policy != "random":
             quality = auroc(-chosen.scores.score, job.data.noisy.numpy())

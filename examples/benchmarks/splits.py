@@ -17,6 +17,7 @@ from curate.pipeline.evaluate import evaluate
 from curate.pipeline.job import prepare
 from curate.pipeline.score import choose
 from curate.recipe import load_recipe
+from curate.runtime.parts import Parts
 from curate.runtime.progress import Phases
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "digits.yaml"
@@ -42,7 +43,7 @@ def main() -> None:
         recipe = load_recipe(RECIPE, overrides)
         job, phases = prepare(recipe, torch.device("cpu")), Phases()
         chosen = choose(job, recipe.selection.policy, phases)
-        for row in evaluate(job, chosen, phases):
+        for row in evaluate(job, chosen, phases, None, Parts()):
             losses.setdefault(row.name, []).append(mean(row.metrics["loss"]))
     print("trained on    " + "".join(f"  split {k}" for k in range(arguments.splits)) + "     mean")
     for name, values in sorted(losses.items(), key=lambda item: mean(item[1])):

@@ -184,3 +184,10 @@ def test_a_bomb_and_what_is_not_there_are_named_with_their_row(
     )
     with pytest.raises(DataError, match="row 0: neither bytes nor a file"):
         decode_images(empty, "image", "src")
+
+
+def test_a_picture_that_is_a_program_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("it was run"))
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    with pytest.raises(DataError, match="row 0: not an image that can be decoded"):
+        decode_images(Dataset.from_dict({"a": [program]}), "a", "rows")

@@ -1,14 +1,17 @@
 """Every kind of source gives the same rows; every wrong one gives one clear line."""
 
+import resource
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
 from curate.datasets import fingerprint_of, read
 from curate.datasets.sources import SOURCES
-from curate.errors import DataError
+from curate.errors import DataError, RunError
 
 ROWS = Dataset.from_dict(
     {"x": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], "label": [0, 1, 0], "note": ["a", "b", "c"]}
@@ -183,3 +186,41 @@ def test_a_fingerprint_is_that_of_the_content_in_its_order(tmp_path: Path) -> No
     others = [ROWS.select([0, 2, 1]), ROWS.select([0, 1]), ROWS.rename_column("x", "y")]
     prints = {fingerprint_of(other)["fingerprint"] for other in others} | {one["fingerprint"]}
     assert len(prints) == 4
+
+
+def test_string_views_are_strings(tmp_path: Path) -> None:
+    texts = {
+        "a": pa.array(["x", None], pa.string_view()),
+        "b": pa.array([["x"], []], pa.list_(pa.string_view())),
+        "c": pa.array([{"d": b"x"}] * 2, pa.struct({"d": pa.binary_view()})),
+    }
+    pq.write_table(pa.table(texts), tmp_path / "rows.parquet")
+    data = read(str(tmp_path / "rows.parquet"))
+    assert {str(field.type) for field in data.data.schema} == {
+        "large_string",
+        "list<item: large_string>",
+        "struct<d: large_binary>",
+    }
+    assert data[:] == {"a": ["x", None], "b": [["x"], []], "c": [{"d": b"x"}] * 2}
+
+
+def test_a_full_cache_is_told_with_its_path(tmp_path: Path) -> None:
+    """Real writes that fail: files may grow to so many bytes only."""
+    (tmp_path / "rows.csv").write_text("x,label\n" + "1,2\n" * 100)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(RunError) as error:
+            read(str(tmp_path / "rows.csv"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"{datasets.config.HF_DATASETS_CACHE}, where" in str(error.value)
+    assert "cannot be written: File too large; make room there" in str(error.value)
+    assert len(read(str(tmp_path / "rows.csv"))) == 100
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"label": "\xff\xfe", "x": 1}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read: .*UTF8"):
+        read(str(path))

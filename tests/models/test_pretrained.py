@@ -1,6 +1,9 @@
 """Models and tokenizers of transformers: what they say of themselves, and how they are built."""
 
+import json
+import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +125,30 @@ def test_layers_are_recomputed_and_attention_is_written_out_where_asked(there: P
         torch.testing.assert_close(other.get_parameter(name).grad, parameter.grad)
     with pytest.raises(ModelError, match=r"training.checkpointing raised AttributeError"):
         save_activations(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("name", ["AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"])
+def test_code_of_a_model_is_run_only_if_it_is_trusted(
+    there: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files say that their classes are in own.py, which leaves a trace when it is run."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("nobody is to be asked"))
+    folder = Path(shutil.copytree("tiny", "own"))
+    trace = (there / "trace").absolute()
+    (folder / "own.py").write_text(
+        f"open({str(trace)!r}, 'w').close()\n"
+        "from transformers import GPT2Config as Own, GPT2LMHeadModel as Model\n"
+        "class OwnConfig(Own):\n    model_type = 'own'\n"
+    )
+    values = json.loads((folder / "config.json").read_text())
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Model"}
+    values |= {"model_type": "own", "auto_map": classes}
+    (folder / "config.json").write_text(json.dumps(values))
+    load = {"AutoConfig": load_config, "AutoTokenizer": load_tokenizer}.get(
+        name, lambda path: build_pretrained(path, "causal_lm", outputs=0, pad=0, from_scratch=True)
+    )
+    with suppress(ModelError):  # a tokenizer may be found without
+        load("own")
+    assert not trace.exists()
+    load_config("own", trust=True)
+    assert trace.exists()

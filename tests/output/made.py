@@ -15,6 +15,7 @@ from curate.output.directory import Selection, write_selection
 from curate.output.page import leave_report
 from curate.output.saved_run import store_dropped
 from curate.recipe import Recipe, check_recipe
+from curate.runtime.parts import Parts
 from curate.runtime.resume import staged
 
 WINDOWS = [
@@ -82,7 +83,12 @@ def made(
     facts |= {"composition": composition(table, kept, by)}
     with staged(folder, overwrite=True) as stage:
         write_selection(stage, Selection(table, scores, facts | provenance, by, WINDOWS))
-        (leave_report if report else store_dropped)(stage, table, scores)
+        parts = Parts()
+        if report:
+            leave_report(stage, table, scores, parts)
+        else:
+            store_dropped(stage, table, scores)
+        assert parts.cause is None, parts.outcome()
     return folder
 
 

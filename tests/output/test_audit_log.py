@@ -1,5 +1,6 @@
 """The audit log: everything that happened, whole up to where a run died, and a dataset from it."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 from torch.utils.data import DataLoader, TensorDataset
 
 from curate import LookAheadLoader, read_log, write_kept
-from curate.errors import DataError, OptionError, OutputError
+from curate.errors import DataError, OptionError, OutputError, RunError
 from tests.integrations.loop import data, losses, net, target, train
 
 COUNT = 96
@@ -193,3 +194,33 @@ def test_a_column_by_the_name_that_it_had_is_read(tmp_path: Path) -> None:
         writer.write_table(table)
     found = audit_log._read(tmp_path / "w.arrow", audit_log.WINDOW_COLUMNS)
     assert found["realized"].to_list() == [0.5]
+
+
+def test_a_writer_that_died_between_its_two_files_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    logged(folder, epochs=1)
+    before = read_log(folder)
+    (folder / "0001.candidates.arrow").touch()
+    assert read_log(folder).equals(before)
+    logged(folder, epochs=1)
+    after = read_log(folder)
+    assert after["run"].unique().sort().to_list() == [0, 2]
+    assert after.filter(run=0).equals(before)
+
+
+def test_a_full_disk_is_told_with_its_path_and_what_was_logged_is_whole(tmp_path: Path) -> None:
+    """Real writes that fail: files may grow to so many bytes only."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, before[1]))
+    try:
+        with pytest.raises(
+            RunError, match=r"0000\.candidates\.arrow: cannot be written: .*make room"
+        ):
+            logged(tmp_path / "log", epochs=9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    logged(tmp_path / "whole", epochs=2)
+    columns = ["window", "step", "batch", "position", "row", "influence", "value", "kept"]
+    cut, whole = (read_log(tmp_path / name).select(columns) for name in ("log", "whole"))
+    assert 0 < len(cut) < len(whole)
+    assert cut.equals(whole[: len(cut)])

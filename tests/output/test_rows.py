@@ -162,3 +162,10 @@ def test_conversations_in_a_column_of_json_are_conversations() -> None:
     )
     (column,) = shown(table, recipe({"messages": "messages"}))
     assert [role for role, _ in column.turns] == ["user", "assistant"]
+
+
+def test_a_picture_that_is_a_program_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("it was run"))
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    (column,) = shown(Dataset.from_dict({"a": [program]}), None)
+    assert (column.kind, column.text) == ("value", f"{len(program)} bytes")

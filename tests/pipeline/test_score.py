@@ -8,7 +8,7 @@ import torch
 
 from curate.errors import NothingKeptError
 from curate.pipeline.job import prepare
-from curate.pipeline.score import cut
+from curate.pipeline.score import cut, require_kept
 from curate.recipe import load_recipe
 from curate.selection.budget import Budget
 from tests.job import curate
@@ -27,7 +27,7 @@ def test_a_threshold_that_no_score_reaches_is_an_error_with_the_highest(here: Pa
     values = np.linspace(0, 1.25, len(job.data.examples))
     message = r"selection\.keep\.threshold: 3\.5 keeps no row; the highest score is 1\.25\."
     with pytest.raises(NothingKeptError, match=message):
-        cut(job, values)
+        require_kept(job, values, cut(job, values))
     assert NothingKeptError.exit_code == 2
 
 
@@ -39,7 +39,8 @@ def test_nothing_kept_is_exit_code_2_in_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "selection.keep.threshold: 1000000000.0 keeps no row; the highest score is" in error
-    assert not Path("out").exists()
+    assert "Every score is in out." in error
+    assert [*Path("out").glob("scores.parquet")]
 
 
 def test_a_baseline_that_keeps_nothing_is_named(
@@ -50,5 +51,8 @@ def test_a_baseline_that_keeps_nothing_is_named(
 
     monkeypatch.setattr("curate.pipeline.evaluate.choose", keep_nothing)
     evaluation = "evaluation={seeds: [0], against: [loss]}"
-    assert curate("recipe.yaml", "--out", "out", "--quiet", "--set", evaluation) == 2
-    assert "curate: evaluation.against: loss: no row." in capsys.readouterr().err
+    assert curate("recipe.yaml", "--out", "out", "--quiet", "--set", evaluation) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("curate: out has what was kept and every score, but this failed: ")
+    assert "evaluation.against: loss: no row" in said
+    assert "--resume" not in said  # which would come to the same

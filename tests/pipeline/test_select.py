@@ -1,17 +1,23 @@
-"""`run_select`: the summary says what the directory holds, and nothing is left where it fails."""
+"""`run_select`: the summary says what the directory holds, and what fails takes nothing with it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from datasets import load_from_disk
 
-from curate.errors import NothingKeptError
+from curate.errors import NonFiniteError, NothingKeptError
+from curate.output import page
 from curate.output.directory import MARK
+from curate.output.saved_run import read_run
+from curate.pipeline import evaluate, select
 from curate.pipeline.select import run_select
 from curate.recipe import Recipe, load_recipe
 from curate.runtime.progress import Phases
+from curate.runtime.resume import folder_of
 from curate.selection.ranking import auroc
 
 
@@ -57,9 +63,120 @@ def test_noise_is_counted_among_what_is_kept(here: Path) -> None:
     assert auroc(pl.Series([0.0, 1.0]).to_numpy(), pl.Series([False, True]).to_numpy()) == 1
 
 
-def test_a_threshold_that_keeps_nothing_leaves_nothing(here: Path) -> None:
-    before = sorted(here.iterdir())
-    with pytest.raises(NothingKeptError, match=r"selection.keep.threshold: 99.0 keeps no row"):
-        run_select(recipe("selection.keep={threshold: 99}"), here / "out")
-    assert sorted(here.iterdir()) == before
-    assert NothingKeptError.exit_code == 2
+def test_a_threshold_that_keeps_nothing_leaves_the_scores(here: Path) -> None:
+    nothing, out = recipe("selection.keep={threshold: 99}"), here / "out"
+    for resume in (False, True):  # the second time nothing is computed
+        with pytest.raises(NothingKeptError, match=r"threshold: 99.0 keeps no row.*is in .*out"):
+            run_select(nothing, out, resume=resume)
+    assert not folder_of(out).exists()
+    run = read_run(out)
+    assert (len(run.scores), run.kept, run.stored) == (72, 0, [])
+    assert run.scores["influence"].null_count() == 0
+    assert not (out / "train").exists()
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
+
+
+FULL = OSError(28, "No space left on device")
+EVALUATED = "evaluation={seeds: [0, 1], against: [everything, random]}"
+JUDGED = "selection.judge=true"
+LATER = {
+    "worth": (select, "_weigh", [MemoryError(), FULL]),
+    "evaluation": (select, "evaluate", [RuntimeError("CUDA out of memory"), FULL]),
+    "dropped.parquet": (page, "store_dropped", [TypeError("no such type"), FULL]),
+    "report.html": (page, "render", [KeyError("figure"), pl.exceptions.PanicException("polars")]),
+    "README.md": (page, "write_card", [FULL]),
+}
+"""Parts of a result, where each is made, and how it may fail."""
+
+
+@pytest.mark.parametrize(
+    ("part", "error"), [(part, error) for part, (_, _, errors) in LATER.items() for error in errors]
+)
+def test_a_part_that_fails_takes_nothing_with_it_and_is_made_again(
+    here: Path, part: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name, _ = LATER[part]
+    whole, out = recipe(EVALUATED, JUDGED), here / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, failing(error))
+        for resume in (False, True):  # as often as one likes
+            summary = run_select(whole, out, resume=resume)
+            assert [*summary["missing"]] == [part]
+            assert type(error).__name__ in summary["missing"][part]
+    assert len(load_from_disk(str(out))["train"]) == summary["kept"]
+    assert len(read_run(out).scores) == 72
+    files = {path.name for path in out.iterdir()}
+    assert files >= {"dropped.parquet", "report.html", "README.md"} - {part}
+    before = (out / "scores.parquet").read_bytes()
+    again = run_select(whole, out, resume=True)
+    assert "missing" not in again
+    assert {"worth", "evaluation"} <= again.keys()
+    assert (out / "scores.parquet").read_bytes() == before
+    assert {path.name for path in out.iterdir()} >= {"dropped.parquet", "report.html", "README.md"}
+    assert not folder_of(out).exists()
+
+
+def test_a_provenance_that_cannot_be_written_again_loses_no_retraining(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = recipe(EVALUATED), here / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(select, "write_whole_text", failing(FULL))
+        assert [*run_select(whole, out)["missing"]] == [MARK]
+    assert (out / "report.html").exists()
+    monkeypatch.setattr(evaluate, "retrain", None)  # nothing is trained again
+    again = run_select(whole, out, resume=True)
+    assert "missing" not in again
+    assert len(again["evaluation"]) == 3
+
+
+def test_a_seed_that_diverges_leaves_the_others_and_is_not_trained_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrain, seeds = evaluate.retrain, list[int]()
+
+    def diverges(job: Any, kept: Any, seed: int, *rest: Any) -> Any:
+        seeds.append(seed)
+        if seed == 1 and kept.all():
+            raise NonFiniteError("retraining with seed 1 ends in a loss of nan.")
+        return retrain(job, kept, seed, *rest)
+
+    monkeypatch.setattr(evaluate, "retrain", diverges)
+    whole = recipe(EVALUATED)
+    summary = run_select(whole, here / "out")
+    assert [*summary["failed"]] == ["evaluation of everything with seed 1"]
+    assert {row["trained_on"]: len(row["loss"]["values"]) for row in summary["evaluation"]} == {
+        "look_ahead": 2,
+        "everything": 1,
+        "random": 2,
+    }
+    assert sorted(seeds) == [0, 0, 0, 1, 1, 1]
+    assert run_select(whole, here / "out", resume=True)["failed"] == summary["failed"]
+    assert len(seeds) == 6
+    assert not folder_of(here / "out").exists()
+
+
+def test_where_judging_diverges_every_row_is_kept_and_it_is_said(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "_weigh", failing(NonFiniteError("a loss of nan.")))
+    summary = run_select(recipe("selection.keep={auto: true}", JUDGED), here / "out")
+    assert summary["kept"] == 72
+    assert "how much to keep is not known, and every row is kept" in summary["failed"]["worth"]
+
+
+def test_interrupted_after_choosing_it_says_what_is_there(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(select, "evaluate", failing(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt, match="out has what was kept and every score"):
+            run_select(recipe(EVALUATED), here / "out")
+    assert len(load_from_disk("out")["train"]) == 36
+    assert "evaluation" in run_select(recipe(EVALUATED), here / "out", resume=True)

@@ -16,12 +16,14 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import curate.pipeline.verify
+from curate.cli.main import cli, run
 from curate.influence import Scoring, score_window, size_of
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.score import selector_for
 from curate.pipeline.verify import JOURNAL, RemovalPlan, Verified
 from curate.recipe import load_recipe
 from curate.rules import State, as_sgd
+from curate.runtime.lock import alone
 from curate.runtime.progress import Phases
 from curate.selection.driver import Decided
 from curate.selection.judge import Judged
@@ -502,3 +504,79 @@ def test_a_run_that_blows_up_is_exit_code_1_in_one_line(
     optimizer = "training.optimizer={kind: sgd, lr: 1e6, momentum: 0.9}"
     assert verify("recipe.yaml", "--out", "v", *QUICK, *sets(optimizer)) == 1
     refused(capsys, "lower the learning rate")
+
+
+def test_the_second_process_on_a_directory_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with alone(Path("v/verify.lock"), "taken"):
+        assert verify("recipe.yaml", *QUICK, "--examples", "4", "--out", "v") == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "curate: v: another process is verifying there; wait for it, or choose another --out.\n"
+    )
+    assert verify("recipe.yaml", *QUICK, "--examples", "4", "--out", "v") == 0
+    assert sorted(path.name for path in Path("v").iterdir()) == WRITTEN
+
+
+def test_a_picture_that_fails_takes_nothing_with_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no font")
+
+    arguments = ("recipe.yaml", *QUICK, "--examples", "4", "--out", "v")
+    with monkeypatch.context() as patch:
+        patch.setattr(curate.pipeline.verify, "plot_verification", fail)
+        assert verify(*arguments) == 1
+    assert "verify.png: ValueError: no font" in capsys.readouterr().err
+    assert len(pl.read_parquet("v/verify.parquet")) == 4
+    assert json.loads(Path("v/verify.json").read_text())["examples"] == 4
+    monkeypatch.setattr(curate.pipeline.verify, "leave_out", None)  # nothing is measured again
+    assert verify(*arguments) == 0
+    assert sorted(path.name for path in Path("v").iterdir()) == WRITTEN
+
+
+MODEL = """
+from pathlib import Path
+
+from torch import nn
+
+
+def build():
+    Path("trace").touch()
+    return nn.Linear(4, 2)
+"""
+
+
+def test_code_that_a_directory_names_is_run_only_if_told_to(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = Path("trace")
+    Path("owned_model.py").write_text(MODEL)
+    own = sets("model={factory: 'owned_model:build'}", "selection.rounds=1")
+    assert select("recipe.yaml", "--out", "run", "--quiet", *own) == 0
+    trace.unlink()
+    assert verify("run", "--examples", "4", "--quiet") == 2
+    said = capsys.readouterr().err
+    assert "names code, which verifying runs: model.factory owned_model:build" in said
+    for command in (["inspect", "run"], ["inspect", "run", "--row", "1"], ["report", "run"]):
+        assert run(cli, command) == 0
+    assert not trace.exists()
+    assert verify("run", "--examples", "4", "--quiet", "--run-code") == 0
+    assert trace.exists()
+
+
+def test_a_plan_says_that_it_runs_code_before_it_does(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("told_model.py").write_text("import sys\nprint('running', file=sys.stderr)\n" + MODEL)
+    assert (
+        select("recipe.yaml", "--plan", "--quiet", *sets("model={factory: 'told_model:build'}"))
+        == 0
+    )
+    first, second = capsys.readouterr().err.splitlines()[:2]
+    assert (
+        "the recipe names code, which is run for the plan, too: model.factory told_model" in first
+    )
+    assert second == "running"

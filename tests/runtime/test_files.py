@@ -93,3 +93,15 @@ def test_a_digest_is_of_values_in_their_order() -> None:
     assert digest_of([1, "a"]) == digest_of((1, "a"))
     assert len({digest_of(value) for value in ([1, 2], [2, 1], ["1", 2], {"1": 2})}) == 4
     assert len(digest_of(None)) == 16
+
+
+def test_a_disk_that_is_full_is_told_with_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: .*file\.json") as error:
+        write_whole(path, full)
+    assert (error.value.errno, error.value.filename) == (28, str(path))
+    assert not list(tmp_path.iterdir())

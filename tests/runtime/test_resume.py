@@ -26,7 +26,7 @@ from curate.errors import OutputError
 from curate.pipeline import select as jobs
 from curate.runtime import progress, savepoints
 from curate.runtime.files import digest_of
-from curate.runtime.resume import MARK, changes, folder_of, has_progress, staged
+from curate.runtime.resume import MARK, Unfinished, changes, folder_of, has_progress, staged
 from tests.job import RECIPE, curate, rows
 
 RECIPE_WITH_EVALUATION = RECIPE + "evaluation: {seeds: [0, 1], against: [everything, loss]}\n"
@@ -79,6 +79,7 @@ KILLED = (
     "within_the_dataset:1",
     "in_clearing_up:1",
 )
+AFTER_CHOOSING = ("in_a_step:100", "in_a_step:150", "within_a_line:2", "in_clearing_up:1")
 
 
 @pytest.fixture(scope="module")
@@ -179,12 +180,52 @@ def test_a_stage_leaves_alone_what_curate_did_not_write(tmp_path: Path) -> None:
     for out, overwrite, message in (
         (tmp_path, False, "exists already; choose another --out or give --overwrite"),
         (tmp_path, True, "was not written by curate, so --overwrite leaves it alone"),
-        (tmp_path / "link", True, "was not written by curate, so --overwrite leaves it alone"),
+        (tmp_path / "link", True, "is a link; give what it leads to, nowhere, as --out"),
         (tmp_path / "mine/out", False, "cannot be written: File exists"),
+        (tmp_path / ("n" * 256), False, "cannot be written: File name too long"),
+        (Path("/"), True, "is no name for a new directory"),
+        (tmp_path / "..", True, "is no name for a new directory"),
     ):
         with pytest.raises(OutputError, match=message), staged(out, overwrite=overwrite):
             pytest.fail("it is taken")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "mine"]
+
+
+def test_a_name_as_long_as_a_file_system_takes_is_one(tmp_path: Path) -> None:
+    for count in (250, 255):
+        out = tmp_path / ("n" * count)
+        with Unfinished(out, "recipe") as unfinished, unfinished.stage() as stage:
+            (stage / MARK).touch()
+        assert [path.name for path in tmp_path.iterdir()] == [out.name]
+        shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("option", ["--resume", "--overwrite", "--quiet"])
+@pytest.mark.parametrize("name", ["lock", "run.json", "thesis.txt", "score-look_ahead", ".git"])
+def test_a_folder_that_is_ours_by_name_only_is_left_as_it_is(
+    out: str, name: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(Path(out))
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    assert curate("recipe.yaml", "--out", out, option) == 2
+    assert "left alone; move it away" in capsys.readouterr().err.replace("the folder is ", "")
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(name, "mine")]
+
+
+@pytest.mark.parametrize("name", ["", "lock", "run.json", "evaluation.jsonl", "score-look_ahead"])
+def test_nothing_is_written_through_a_link(
+    out: str, stopped: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = Path(f"{out}.elsewhere")
+    shutil.move(stopped / name, elsewhere) if (stopped / name).exists() else elsewhere.touch()
+    (stopped / name).symlink_to(elsewhere.absolute())
+    before = {path: path.is_file() and path.read_bytes() for path in elsewhere.rglob("*")}
+    for option in ("--resume", "--overwrite"):
+        assert curate("recipe.yaml", "--out", out, option) == 2
+        assert "left alone; move it away" in capsys.readouterr().err
+    after = {path: path.is_file() and path.read_bytes() for path in elsewhere.rglob("*")}
+    assert after == before
 
 
 def test_progress_is_told_in_words_and_a_folder_may_vanish_meanwhile(
@@ -212,7 +253,8 @@ def test_killed_at_any_moment_it_goes_on_and_comes_to_the_same(
     place: Path, whole: dict[str, str], moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    assert Path(moment).exists() == moment.startswith("in_clearing_up")
+    assert Path(moment).exists() == (moment in AFTER_CHOOSING)  # the rest is still to come
+    assert not Path(moment).exists() or (Path(moment) / "train").is_dir()
     assert folder_of(Path(moment)).exists()
     assert resume(moment) == 0
     assert outcome(moment) == whole
@@ -245,10 +287,7 @@ def each(damage: Damage) -> Damage:
         pytest.param(lambda f: truncate(newest(f)[0]), ["cannot be read"], id="the newest"),
         pytest.param(each(flip), ["is damaged"] * 2, id="both"),
         pytest.param(each(Path.unlink), [], id="both gone"),
-        pytest.param(
-            lambda f: (f / "run.json").unlink(), ["is another run's"] * 2, id="no identity"
-        ),
-        pytest.param(lambda f: (f / ".half").write_text("what the dead left"), [], id="leftovers"),
+        pytest.param(lambda f: (f / ".run.7.json").write_text("left"), [], id="leftovers"),
     ],
 )
 def test_a_damaged_savepoint_is_found_and_what_it_held_is_computed_again(
@@ -334,6 +373,8 @@ def test_another_recipe_is_refused_with_what_changed(
         (lambda f: truncate(f / "run.json"), "run.json: is damaged"),
         (lambda f: (f / "run.json").write_text(""), "run.json: is damaged"),
         (lambda f: (f / "run.json").write_text("[1]"), "run.json: is damaged"),
+        (lambda f: (f / "run.json").unlink(), "was not written by curate, so it is left alone"),
+        (lambda f: (f / ".git.x").touch(), "left alone; move it away (it holds .git.x)"),
         (not_ours, "was not written by curate, so it is left alone"),
     ],
     ids=[
@@ -346,6 +387,8 @@ def test_another_recipe_is_refused_with_what_changed(
         "cut short",
         "empty",
         "a list",
+        "no identity",
+        "a hidden file",
         "somebody else's",
     ],
 )

@@ -1,0 +1,71 @@
+"""Parts of a result, each made on its own: one that fails takes nothing else with it."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from curate.errors import CurateError, NonFiniteError, RunError, UserError
+from curate.runtime.ranks import ALONE, Ranks
+
+MISSING, FAILED = "missing", "failed"
+"""The keys of provenance.json: parts that can still be made, and those that would fail again."""
+T = TypeVar("T")
+
+
+class Parts:
+    """What became of the parts of a result.
+
+    missing: those that failed for a reason that may pass, and why. failed: those that would fail
+    in the same way again, and why. cause: the first of the errors.
+    """
+
+    def __init__(self, ranks: Ranks = ALONE) -> None:
+        self.missing: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        self.cause: BaseException | None = None
+        self._ranks = ranks
+
+    def attempt(self, part: str, make: Callable[[], T]) -> T | None:
+        """What `make` returns; None if it fails, which is noted under the name of the part.
+
+        Of several ranks that make it together, one alone may fail: then all have to end.
+        """
+        try:
+            return make()
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # the panics of Polars are no Exceptions
+            again = isinstance(error, UserError | NonFiniteError) and not _full(error)
+            if self._ranks.size > 1 and not again:
+                raise
+            words = str(error) if isinstance(error, CurateError) else _named(error)
+            self.note(part, words, error, again=again)
+            return None
+
+    def note(self, part: str, why: str, cause: BaseException | None = None, *, again: bool) -> None:
+        """Note why a part could not be made; `again`: whether it would fail again."""
+        (self.failed if again else self.missing)[part] = " ".join(why.split()).rstrip(".")
+        self.cause = self.cause or cause
+
+    def outcome(self) -> dict[str, Any]:
+        """Plain values, for provenance and `--json`; nothing if all went well."""
+        return {
+            name: parts for name, parts in ((MISSING, self.missing), (FAILED, self.failed)) if parts
+        }
+
+
+def error_of(outcome: dict[str, Any], out: object) -> RunError | None:
+    """What to raise where parts of the result in `out` could not be made; None if all were."""
+    parts = outcome.get(MISSING, {}) | outcome.get(FAILED, {})
+    if not parts:
+        return None
+    told = "; ".join(f"{part}: {why}" for part, why in parts.items())
+    return RunError(f"{out} has what was kept and every score, but this failed: {told}.")
+
+
+def _full(error: BaseException) -> bool:
+    """Whether the file system is at fault, as for an OutputError."""
+    return isinstance(error.__cause__, OSError)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
