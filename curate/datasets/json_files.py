@@ -85,7 +85,12 @@ def _is_object(line: bytes, path: str) -> bool:
 
 def _as_lines(document: bytes, path: str) -> bytes:
     """JSON Lines from a list of objects, or from objects over several lines, values as written."""
-    text, decoder, lines = document.decode(), json.JSONDecoder(), list[str]()
+    try:
+        text = document.decode()
+    except UnicodeDecodeError as error:
+        lines_before = document[: document.rfind(b"\n", 0, error.start) + 1]
+        raise not_json(path, _filled(lines_before), error) from error
+    decoder, lines = json.JSONDecoder(), list[str]()
     place = _next(text, 0)
     listed = text.startswith("[", place)
     place = _next(text, place + listed)

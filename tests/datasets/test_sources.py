@@ -196,11 +196,8 @@ def test_string_views_are_strings(tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(texts), tmp_path / "rows.parquet")
     data = read(str(tmp_path / "rows.parquet"))
-    assert {str(field.type) for field in data.data.schema} == {
-        "large_string",
-        "list<item: large_string>",
-        "struct<d: large_binary>",
-    }
+    kinds = {str(field.type).replace("element", "item") for field in data.data.schema}
+    assert kinds == {"large_string", "list<item: large_string>", "struct<d: large_binary>"}
     assert data[:] == {"a": ["x", None], "b": [["x"], []], "c": [{"d": b"x"}] * 2}
 
 
@@ -222,5 +219,5 @@ def test_a_full_cache_is_told_with_its_path(tmp_path: Path) -> None:
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"label": "\xff\xfe", "x": 1}\n')
-    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read: .*UTF8"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read: row 0: 'utf-8' codec"):
         read(str(path))

@@ -187,9 +187,9 @@ def test_a_loop_tells_of_every_window_it_trained_on(keep: float | str) -> None:
         tracker=recorder,
     )
     if keep == "weights":
-        for batch, _ in wrapped:
+        for batch, weights in wrapped:
             optimizer.zero_grad()
-            losses(model, batch).mean().backward()
+            (weights * losses(model, batch)).mean().backward()
             optimizer.step()
     else:
         train(wrapped, model, optimizer)
