@@ -42,9 +42,10 @@ def _copied(leaf: Any) -> Any:
 
 
 def _differ(batch: Any, copy: Any) -> bool:
-    return any(
-        not torch.equal(one, other)
-        if isinstance(one, Tensor)
-        else isinstance(one, np.ndarray) and not np.array_equal(one, other)
-        for one, other in zip(leaves(batch), leaves(copy), strict=True)
-    )
+    return any(map(_changed, leaves(batch), leaves(copy)))
+
+
+def _changed(one: Any, copy: Any) -> bool:
+    if isinstance(one, Tensor):  # a sparse or nested one is refused where batches are cut
+        return one.layout == torch.strided and not one.is_nested and not torch.equal(one, copy)
+    return isinstance(one, np.ndarray) and not np.array_equal(one, copy)

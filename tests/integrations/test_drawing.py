@@ -53,3 +53,9 @@ def test_a_loader_that_makes_its_batches_anew_keeps_them() -> None:
     drawing = Drawing()
     assert all(one is other for one, other in zip(drawing.batches(iter(given)), given, strict=True))
     assert drawing.batches(iter(given), 1)[0] is given[0]
+
+
+def test_what_cannot_be_compared_goes_through() -> None:
+    given = [{"x": torch.eye(3).to_sparse(), "y": torch.eye(3), "name": "a"} for _ in range(2)]
+    drawn = Drawing().batches(iter(given), 2)
+    assert all(one is other for one, other in zip(drawn, given, strict=True))
