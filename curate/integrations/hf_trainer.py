@@ -105,6 +105,10 @@ class LookAheadMixin:
             )
         return super().get_batch_samples(self._cut, *args)  # type: ignore[misc]
 
+    def _load_best_model(self) -> None:
+        self._settle()  # while the weights are those of the last step
+        super()._load_best_model()  # type: ignore[misc]
+
     def _settle(self) -> None:
         if self._chooser is not None:
             self._chooser.settle()

@@ -21,7 +21,7 @@ from transformers import (
 
 from curate import LookAheadMixin, read_log
 from curate.errors import DataError, ModelError, OptionError, SimulationError
-from curate.integrations import LiveLoop
+from curate.integrations import LiveLoop, witness
 from curate.models import LabelsObjective, find_shift
 from tests.integrations.prophecy import foretell
 
@@ -93,12 +93,14 @@ def trainer(
     kind: Any = LookAheadTrainer,
     callbacks: Any = None,
     objective: Any = None,
+    eval_dataset: Any = None,
     **arguments: Any,
 ) -> Any:
     settings: dict[str, Any] = {
         "num_train_epochs": 2,
         "per_device_train_batch_size": 8,
         "learning_rate": 1e-2,
+        "save_strategy": "no",
         "weight_decay": 0.1,
         "warmup_steps": 0,
         "max_grad_norm": 0.5,
@@ -114,13 +116,13 @@ def trainer(
             output_dir=str(folder),
             use_cpu=True,
             report_to="none",
-            save_strategy="no",
             disable_tqdm=True,
             logging_strategy="no",
             dataloader_pin_memory=False,
             **settings | arguments,
         ),
         train_dataset=data,
+        eval_dataset=eval_dataset,
         callbacks=callbacks,
         **given,
     )
@@ -352,6 +354,28 @@ def test_targets_without_labels_are_passed_over(tmp_path: Path) -> None:
     made._target_data = Dataset.from_list(rows)
     made.train()
     assert len(made.look_ahead_reports) == 6
+
+
+def test_the_last_step_is_measured_before_the_best_weights_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is watched, too, and would be taken for one that moves weights elsewhere."""
+    monkeypatch.setattr(witness, "SHARE", 1e9)
+    arguments = dict.fromkeys(("eval_strategy", "save_strategy"), "steps")
+    arguments |= dict.fromkeys(("eval_steps", "save_steps"), 3)
+    made = trainer(
+        tmp_path,
+        bert(),
+        sentences(48),
+        {"keep": 0.5, "horizon": 2},
+        max_steps=4,
+        load_best_model_at_end=True,
+        eval_dataset=sentences(12, 5),
+        learning_rate=0.5,
+        **arguments,
+    )
+    made.train()
+    assert all(report.realized is not None for report in made.look_ahead_reports)
 
 
 def test_no_window_goes_beyond_the_last_step(tmp_path: Path) -> None:
