@@ -362,7 +362,7 @@ def test_the_last_step_is_measured_before_the_best_weights_are_loaded(
     """It is watched, too, and would be taken for one that moves weights elsewhere."""
     monkeypatch.setattr(witness, "SHARE", 1e9)
     arguments = dict.fromkeys(("eval_strategy", "save_strategy"), "steps")
-    arguments |= dict.fromkeys(("eval_steps", "save_steps"), 3)
+    arguments |= dict.fromkeys(("eval_steps", "save_steps"), 2)
     made = trainer(
         tmp_path,
         bert(),
@@ -371,10 +371,11 @@ def test_the_last_step_is_measured_before_the_best_weights_are_loaded(
         max_steps=4,
         load_best_model_at_end=True,
         eval_dataset=sentences(12, 5),
-        learning_rate=0.5,
+        greater_is_better=True,  # those of step 2, where the loss is greater than in the end
         **arguments,
     )
     made.train()
+    assert made.state.best_global_step == 2
     assert all(report.realized is not None for report in made.look_ahead_reports)
 
 
