@@ -1,7 +1,9 @@
 """Batches of any structure: how long they are, parts of them, where they live."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +26,11 @@ def batch_length(batch: Any) -> int:
             f"a batch of type {type(batch).__name__} holds no tensor to count examples by."
         )
     for name, x in tensors.items():
-        if x.is_nested or x.layout != torch.strided:
+        if x.is_nested or x.is_meta or x.layout != torch.strided:
+            kind = "nested" if x.is_nested else "meta" if x.is_meta else "sparse"
             raise DataError(
-                f"{_called(name)} is a {'nested' if x.is_nested else 'sparse'} tensor, which "
-                "cannot be cut by examples; collate it dense, and convert it in the model."
+                f"{_called(name)} is a {kind} tensor, which cannot be cut by examples; collate it "
+                "dense, and convert it in the model."
             )
     lengths = {name: len(x) for name, x in tensors.items()}
     first = next((name for name, length in lengths.items() if length != 1), None)
@@ -45,12 +48,18 @@ def take(batch: Any, positions: Tensor) -> Any:
     such column by column; what holds at most one of anything stays.
 
     Raises:
-        DataError: a part has another length.
+        DataError: a part has another length, or is of a kind that may hold rows but is not known.
     """
     length, chosen = batch_length(batch), positions.tolist()
     for name, leaf in named_leaves(batch):
-        if _is_sequence(leaf) and not _are_columns(leaf, length):
-            _require_along(name, len(leaf), length)
+        if _is_sequence(leaf):
+            if not _are_columns(leaf, length):
+                _require_along(name, len(leaf), length)
+        elif _may_hold_rows(leaf):
+            raise DataError(
+                f"{_called(name)} is a {type(leaf).__name__}, which cannot be cut by examples; "
+                "make it a tensor, an array or a list."
+            )
 
     def pick(leaf: Any) -> Any:
         if _runs_along(leaf, length):
@@ -70,6 +79,16 @@ def take(batch: Any, positions: Tensor) -> Any:
 
 def _is_sequence(leaf: Any) -> bool:
     return isinstance(leaf, list | tuple) or (isinstance(leaf, np.ndarray) and leaf.ndim > 0)
+
+
+def _may_hold_rows(leaf: Any) -> bool:
+    """Whether it is neither a tensor nor a constant, but has entries or attributes of its own."""
+    if isinstance(leaf, Tensor | str | np.ndarray | np.generic | Enum) or callable(leaf):
+        return False
+    if hasattr(leaf, "__len__"):
+        return len(leaf) > 1
+    inside = vars(leaf).values() if hasattr(leaf, "__dict__") else ()
+    return any(isinstance(part, Tensor) or _is_sequence(part) for part in inside)
 
 
 def _are_columns(leaf: Sequence[Any], length: int) -> bool:
@@ -151,7 +170,7 @@ def _opened(batch: Any) -> _Opened | None:
     """A container, taken apart; None for a leaf."""
     kind: Any = type(batch)
     if isinstance(batch, Mapping):
-        return _Opened(dict(batch), lambda parts: kind(dict(zip(batch, parts, strict=True))))
+        return _Opened(dict(batch), lambda parts: _refilled(batch, parts))
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.init}
         return _Opened(fields, lambda parts: _replaced(batch, zip(fields, parts, strict=True)))
@@ -170,13 +189,33 @@ def _holds_tensors(parts: Sequence[Any]) -> bool:
 
 def _replaced(batch: Any, fields: Iterable[tuple[str, Any]]) -> Any:
     """A dataclass with other fields; those that it makes itself are made anew."""
+    given = dict(fields)
     try:
-        return dataclasses.replace(batch, **dict(fields))
-    except (TypeError, ValueError) as error:
+        made = dataclasses.replace(batch, **given)
+        changed = next((name for name in given if getattr(made, name) is not given[name]), None)
+        reason: object = f"it changes {changed}"
+    except Exception as error:  # whatever the user's own code raises
+        changed, reason = "", error
+    if changed is not None:
         raise DataError(
-            f"a batch of type {type(batch).__name__} cannot be made from its fields ({error}), so "
+            f"a batch of type {type(batch).__name__} cannot be made from its fields ({reason}), so "
             "it cannot be cut; use a dictionary."
+        )
+    return made
+
+
+def _refilled(batch: Any, parts: Sequence[Any]) -> Any:
+    """A mapping of the same type with other values."""
+    made = copy.copy(batch)
+    try:
+        for key, part in zip(batch, parts, strict=True):
+            made[key] = part
+    except TypeError as error:
+        raise DataError(
+            f"a batch of type {type(batch).__name__} cannot be given other values ({error}), so it "
+            "cannot be cut; use a dictionary."
         ) from error
+    return made
 
 
 @dataclasses.dataclass(frozen=True)

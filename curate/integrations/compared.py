@@ -75,12 +75,12 @@ def require_update(real: Real, expected: Mapping[str, Tensor]) -> None:
     Those that are not expected anywhere take no part in the simulation, and are to stay.
     """
     _require_rates(real)
-    for name, after in real.after.items():
-        before = real.before[name]
+    for name, before in real.before.items():
+        after = real.after.get(name, before)
         moved, foreseen = after.double() - before, expected.get(name, before).double() - before
-        rounding = 8 * torch.finfo(before.dtype).eps * float(before.double().norm())
-        off = float((moved - foreseen).norm())
-        if off <= UPDATE * float(foreseen.norm()) + rounding:
+        rounding = 8 * torch.finfo(before.dtype).eps
+        size, off = float(foreseen.norm()), float((moved - foreseen).norm())
+        if off <= max(UPDATE, rounding) * size + rounding * float(before.double().norm()):
             continue
         raise SimulationError(f"{real.when}: {_why(real, name, moved, expected)}")
 

@@ -38,7 +38,11 @@ class Drawing:
 def _copied(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.clone()
-    return leaf.copy() if isinstance(leaf, np.ndarray | list) else leaf
+    if isinstance(leaf, list | tuple) and not hasattr(leaf, "_fields"):
+        return type(leaf)(map(_copied, leaf))
+    if isinstance(leaf, dict):
+        return {key: _copied(value) for key, value in leaf.items()}
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _differ(batch: Any, copy: Any) -> bool:
@@ -48,4 +52,8 @@ def _differ(batch: Any, copy: Any) -> bool:
 def _changed(one: Any, copy: Any) -> bool:
     if isinstance(one, Tensor):  # a sparse or nested one is refused where batches are cut
         return one.layout == torch.strided and not one.is_nested and not torch.equal(one, copy)
+    if isinstance(one, list | tuple):
+        return len(one) != len(copy) or any(map(_changed, one, copy))
+    if isinstance(one, dict):
+        return one.keys() != copy.keys() or any(_changed(one[key], copy[key]) for key in one)
     return isinstance(one, np.ndarray) and not np.array_equal(one, copy)

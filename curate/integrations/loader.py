@@ -141,6 +141,12 @@ def as_targets(targets: Any) -> list[Target]:
     """A batch, a list or loader of batches, or several of these by name."""
     named = isinstance(targets, Mapping) and not _is_batch(targets)
     parts = targets.items() if named else [("target", targets)]
+    for name, part in parts:
+        if not _is_batch(part) and not isinstance(part, Iterable):
+            raise OptionError(
+                f"{name}: must be a batch or batches but is a {type(part).__name__}; a batch is a "
+                "tensor, dictionary, tuple, list or dataclass of tensors."
+            )
     # a DataLoader draws a seed, its sampler an order, its dataset augmentations
     usual = [*torch_sources(torch.device("cpu")), PYTHON, NUMPY]
     with undisturbed([*usual, *Hidden(targets).sources]):

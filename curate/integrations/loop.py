@@ -19,10 +19,10 @@ from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options
 from curate.integrations.paying import Paying, halved
 from curate.integrations.rehearsal import Rehearsal
 from curate.integrations.training import LiveTraining, future_learning_rates
-from curate.integrations.witness import Witness
-from curate.models import Objective, require_trainable
+from curate.integrations.witness import Foreseen, Witness
+from curate.models import FlatModel, Objective, require_trainable
 from curate.output.audit_log import AuditLog
-from curate.rules import LiveOptimizer
+from curate.rules import LiveOptimizer, State
 from curate.runtime.trackers import careful
 from curate.runtime.trackers.base import log_metrics
 from curate.selection import Array
@@ -123,6 +123,7 @@ class LiveLoop:
         self._trackers = careful([] if options.tracker is None else [options.tracker])
         self._unsettled: Decided | None = None
         self._drawing = Drawing()
+        self._begin: State | None = None  # of the window, until its first batch is handed out
         self._rehearsal, self._witness = (
             Rehearsal(training, objective),
             Witness(training, objective),
@@ -203,10 +204,11 @@ class LiveLoop:
             return
         report = self.reports[-1]
         with self.training.simulated(self._objective):
-            theta = self.training.read()[0].read()
+            model = self._unsettled.judge.task.model  # what trains may be another part by now
+            theta = model.read()
             report.realized = self._unsettled.realized(theta)
             if self._paying and report.gain is None:
-                report.gain = self._everything - self._judged_loss(theta)
+                report.gain = self._everything - self._judged_loss(model, theta)
                 self._paying.enter(report.gain)
         self._record()
 
@@ -218,12 +220,21 @@ class LiveLoop:
 
     def _look_on(self, k: int) -> None:
         """Check the step before; watch step k of the window handed out, if that is due."""
-        self._witness.check()
+        left = self._witness.check()
         decided = self._unsettled
         if decided is not None and decided.weights[k].any() and self._witness.due():
-            batches = len(decided.judged.steps[k].cuts) + 1
-            examples = decided.judge.task.examples
-            self._witness.watch(decided.first_step + k, decided.kept(k), examples, batches)
+            judge = decided.judge
+            foreseen = Foreseen(
+                decided.first_step + k,
+                decided.kept(k),
+                judge.task.examples,
+                len(decided.judged.steps[k].cuts) + 1,
+                judge.rule,
+                judge.task.model.names,
+                self._begin if k == 0 else left,
+            )
+            self._witness.watch(foreseen)
+        self._begin = None
 
     def _require_cuts(self, sizes: Sequence[int]) -> None:
         """Refuse batches that are too small for any row to be dropped."""
@@ -266,8 +277,9 @@ class LiveLoop:
             strata=read_columns(options.label, batches, "label"),
             groups=read_columns(options.group_by, batches, "group_by"),
         )
+        self._begin = state = live.state()
         steps = self._steps(live, parts)
-        judged = judge.judge(live.state(), steps, first_step=self._steps_decided, known=known)
+        judged = judge.judge(state, steps, first_step=self._steps_decided, known=known)
         self._rehearsal.note_use(model)
         return selector.decide(judged, self._steps_decided, parts)
 
@@ -297,17 +309,17 @@ class LiveLoop:
         """
         if self._paying is None:
             return None
-        self._everything = self._judged_loss(decided.judged.final.theta)
+        model = decided.judge.task.model
+        self._everything = self._judged_loss(model, decided.judged.final.theta)
         if self._paying.pays:
             return None
         final = decided.trained(self.training.read()[1].state())
-        gain = self._everything - self._judged_loss(final.theta)
+        gain = self._everything - self._judged_loss(model, final.theta)
         self._paying.enter(gain)
         return gain
 
-    def _judged_loss(self, theta: Tensor) -> float:
+    def _judged_loss(self, model: FlatModel, theta: Tensor) -> float:
         """The mean loss, at theta, of the targets that judge the window."""
-        model, _ = self.training.read()
         return float(target_losses(model, self._objective, self._judging, theta).mean())
 
     def _part(self, batch: Any, decision: Decision) -> Any:

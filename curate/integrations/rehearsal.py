@@ -1,4 +1,4 @@
-"""Two steps of the loop's own optimizer, tried before it trains; nothing of them stays."""
+"""Some steps of the loop's own optimizer, tried before it trains; nothing of them stays."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from curate.models import FlatModel, Objective
 from curate.models.hidden import Hidden
 from curate.trajectory import Gradient, Step, Task, gradient
 
-STEPS = 2
+STEPS = 4
 
 
 class Rehearsal:
@@ -39,7 +39,9 @@ class Rehearsal:
         names = [name for name, p in training.parameters().items() if p.requires_grad]
         model = FlatModel(training.model, [names], autocast=training.half)
         found = gradient(Task(model, self._objective, examples), model.read(), step)
-        training.idle = frozenset(name for name in names if True not in model.uses[name])
+        # a gradient of 0 that was left there has its decay, where none has none
+        without = {name for name, p in training.parameters().items() if p.grad is None}
+        training.idle = frozenset(n for n in names if True not in model.uses[n] and n in without)
         self.note_use(model)
         parts = model.unpack(found.mean)
         rehearse(training, {k: None if k in training.idle else x for k, x in parts.items()})
@@ -64,10 +66,10 @@ class Rehearsal:
 
 
 def rehearse(training: LiveTraining, gradients: Mapping[str, Tensor | None]) -> None:
-    """Have the optimizer step twice by these gradients, hooks and all, and compare with its rule.
+    """Have the optimizer step by these gradients, hooks and all, and compare with its rule.
 
     gradients: of one step, before clipping, by the name of the parameter; None where it has none.
-    Cost: two steps of the optimizer, and room for a copy of weights and state meanwhile.
+    Cost: four steps of the optimizer, and room for a copy of weights and state meanwhile.
 
     Raises:
         SimulationError: a parameter moves elsewhere than the rule takes it.

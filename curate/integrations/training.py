@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,6 +17,15 @@ from curate.models.hidden import Hidden
 from curate.models.randomness import NUMPY, PYTHON, torch_sources, undisturbed
 from curate.rules import LiveOptimizer, from_torch
 
+_modules = import_module("torch.nn.modules.module")
+_optimizers = import_module("torch.optim.optimizer")  # torch.optim hides it
+GLOBAL_HOOKS = (
+    _modules._global_forward_pre_hooks,
+    _modules._global_forward_hooks,
+    _modules._global_backward_hooks,
+    _optimizers._global_optimizer_pre_hooks,
+    _optimizers._global_optimizer_post_hooks,
+)
 OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 
@@ -47,6 +57,8 @@ class LiveTraining:
 
     def __post_init__(self) -> None:
         self.called, self.model = self.model, getattr(self.model, "_orig_mod", self.model)
+        if isinstance(self.model, torch.jit.ScriptModule):
+            raise UserError("a scripted model takes no hooks; give the module it was made from.")
         if _wrapped_by_accelerate(self.model):
             self.autocast = self.autocast or _accelerate_computes_in()
         elif self.autocast is None:
@@ -70,6 +82,12 @@ class LiveTraining:
         return self.autocast if self.autocast == torch.bfloat16 else None
 
     @property
+    def lowest(self) -> torch.dtype | None:
+        """What loses most in a pass: autocast's type, or the smallest one of a parameter."""
+        kinds = [p.dtype for p in self.model.parameters() if p.is_floating_point()]
+        return self.autocast or min(kinds, key=lambda kind: kind.itemsize, default=None)
+
+    @property
     def compiled(self) -> bool:
         """Whether the loop runs the model compiled, or a part of it."""
         parts = (vars(module).get("_compiled_call_impl") for module in self.model.modules())
@@ -85,8 +103,9 @@ class LiveTraining:
         return {name: p.detach().clone() for name, p in self.parameters().items()}
 
     def hooks(self) -> list[Any]:
-        """What runs when the optimizer steps, beside its own code."""
-        return [vars(self.optimizer).get(name) for name in ("step", *OPTIMIZER_HOOKS)]
+        """What runs when the optimizer or the model is called, beside their own code."""
+        own = [vars(self.optimizer).get(name) for name in ("step", *OPTIMIZER_HOOKS)]
+        return [*own, *GLOBAL_HOOKS, *getattr(self.scheduler, "lr_lambdas", [])]
 
     def read(self) -> tuple[FlatModel, LiveOptimizer]:
         """The model as a function of theta, and the optimizer as a rule and its state."""
@@ -164,7 +183,8 @@ def future_learning_rates(
         return rates * steps
     stand_in = _without_parameters(optimizer)
     imagined = copy.deepcopy(scheduler, {id(optimizer): stand_in})
-    with warnings.catch_warnings():
+    counted = Hidden(*getattr(scheduler, "lr_lambdas", []))
+    with warnings.catch_warnings(), counted.put_back():
         warnings.simplefilter("ignore")  # "step the optimizer first", which nobody does here
         for _ in range(steps - 1):
             imagined.step()

@@ -4,7 +4,7 @@ Two at the start, then as many as fit into one hundredth of the time.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from curate.datasets import Examples
 from curate.errors import SimulationError
-from curate.integrations.compared import Real, require_gradient, require_update
+from curate.integrations.compared import UPDATE, Real, require_gradient, require_update
 from curate.integrations.training import LiveTraining
 from curate.models import Batch, FlatModel, Objective
 from curate.models.hidden import Hidden
 from curate.models.randomness import NUMPY, PYTHON, Source, torch_sources
-from curate.rules import LiveOptimizer, State
+from curate.rules import LiveOptimizer, Rule, State
 from curate.trajectory import Step, Task, gradient
 
 AT_ONCE = 2
@@ -27,34 +27,70 @@ SHARE = 0.01
 """Share of the time that later ones may take."""
 
 
-@dataclass
-class _Start:
-    """What the optimizer was about to step from."""
+@dataclass(frozen=True)
+class Foreseen:
+    """A step of a window as it is simulated.
 
-    model: FlatModel
-    live: LiveOptimizer
-    state: State
-    weights: dict[str, Tensor]
-
-
-@dataclass
-class _Watched:
-    """One step of the loop: what was foreseen of it, and what was seen.
-
-    batches: that the loop should add up. handed: for those it has been given, and passes: for its
-    forward passes, the states of all sources of random numbers before.
+    number: in the loop, for messages. step: with what is kept of it and its weights. rule: that
+    moves the parameters `names`. state: before the step, where that is known.
     """
 
     number: int
     step: Step
     examples: Examples
     batches: int
+    rule: Rule
+    names: tuple[str, ...]
+    state: State | None
+
+
+@dataclass
+class _Watched:
+    """What is seen of a step.
+
+    handed: for every batch that the loop has been given, and passes: for every forward pass, the
+    states of all sources of random numbers before. memory: puts back what was remembered then.
+    """
+
+    foreseen: Foreseen
     sources: list[Source]
     handed: list[list[Any]] = field(default_factory=list)
     passes: list[list[Any]] = field(default_factory=list)
-    start: _Start | None = None
-    gradients: dict[str, Tensor | None] | None = None
-    drew: bool = False
+    memory: Callable[[], None] = lambda: None
+    before: tuple[FlatModel, LiveOptimizer, State, dict[str, Tensor]] | None = None
+    real: Real | None = None
+    expected: State | None = None
+
+
+def require_start(
+    real: Real, foreseen: Foreseen, live: LiveOptimizer, names: tuple[str, ...], state: State
+) -> None:
+    """Raise SimulationError if a step does not begin as it was foreseen."""
+    if names != foreseen.names:
+        others = sorted({*names} ^ {*foreseen.names})
+        raise SimulationError(
+            f"{real.when}: {others[0] if others else 'some of the parameters'} is frozen, "
+            "unfrozen or in another group since the window was simulated; change what trains "
+            "between windows (a horizon of 1 has no within)."
+        )
+    if live.rule != foreseen.rule:
+        raise SimulationError(
+            f"{real.when}: the optimizer's options (weight decay, momentum, betas) are others than "
+            "when the window was simulated; change them between windows, or use a horizon of 1 "
+            "and set them before the batch is drawn."
+        )
+    if foreseen.state is None:
+        return
+    for name, one, other in zip(
+        ("weights", *sorted(state.slots)), state.tensors(), foreseen.state.tensors(), strict=True
+    ):
+        off, size = float((one - other).double().norm()), float(other.double().norm())
+        if off > UPDATE * size:
+            raise SimulationError(
+                f"{real.when}: the {name.rpartition('/')[2]} it begins with are not those that the "
+                f"step before left, {off / size if size else off:.2g} of their norm apart: what "
+                "changes them between steps is not simulated."
+            )
 
 
 class Witness:
@@ -77,20 +113,17 @@ class Witness:
             return True
         return self._spent + self._latest <= SHARE * (time.monotonic() - self._began)
 
-    def watch(self, number: int, step: Step, examples: Examples, batches: int) -> None:
-        """Look on while the loop takes `step`, of the rows of `examples` that it is handed.
-
-        number: of the step, for messages. batches: that the loop is to add up for it.
-        """
+    def watch(self, foreseen: Foreseen) -> None:
+        """Look on while the loop takes a step."""
         self.stop()
-        training = self._training
+        self._latest, training = 0.0, self._training
         sources = [*torch_sources(training.device), PYTHON, NUMPY]
         sources += Hidden(training.model, self._objective).sources
-        self._watched = _Watched(number, replace(step, micro_batch=0), examples, batches, sources)
+        self._watched = _Watched(foreseen, sources)
         self._handles = [
             training.called.register_forward_pre_hook(self._note_pass),
             training.optimizer.register_step_pre_hook(self._note_start),
-            training.optimizer.register_step_post_hook(self._note_gradients),
+            training.optimizer.register_step_post_hook(self._note_step),
         ]
 
     def hand(self) -> None:
@@ -104,103 +137,144 @@ class Witness:
             handle.remove()
         self._handles, self._watched = [], None
 
-    def check(self) -> None:
-        """Compare the step that was watched, if it has been taken, with what is simulated.
+    def check(self) -> State | None:
+        """Compare where the step that was watched, if it has been taken, has left the parameters.
+
+        Returns:
+            The state that it should have left.
 
         Raises:
-            SimulationError: they are not the same.
+            SimulationError: they are elsewhere than the rule takes them.
         """
         watched = self._watched
         self.stop()
-        if watched is None or watched.start is None or watched.gradients is None:
-            return
+        if watched is None or watched.real is None or watched.before is None:
+            return None
         begin = time.monotonic()
-        with self._training.simulated(self._objective):
-            self._compare(watched, watched.start, watched.gradients)
-        self._latest = time.monotonic() - begin
-        if self._seen >= AT_ONCE:
-            self._spent += self._latest
+        assert watched.expected is not None
+        expected = watched.before[0].unpack(watched.expected.theta)
+        require_update(watched.real._replace(after=self._training.copies()), expected)
+        self._count(time.monotonic() - begin)
         self._seen += 1
+        return watched.expected
 
-    def _compare(
-        self, watched: _Watched, start: _Start, gradients: dict[str, Tensor | None]
-    ) -> None:
-        training, model, live = self._training, start.model, start.live
-        foreseen = watched.step.lrs
-        real = Real(
-            f"step {watched.number} of the loop",
-            start.weights,
-            training.copies(),
-            gradients,
-            live.lrs,
-            foreseen if len(foreseen) == len(live.lrs) else live.lrs,
-        )
-        model.autocast = training.half
-        if not (training.compiled and watched.drew):  # what is compiled draws other numbers
-            replayed = _Replayed(self._objective, watched)
-            task = Task(model, replayed, watched.examples)
-            handle = training.model.register_forward_pre_hook(replayed.before_pass)
-            try:
-                simulated = gradient(task, start.state.theta, watched.step)
-            finally:
-                handle.remove()
-            clipped = model.unpack(live.clipped(simulated.mean))
-            require_gradient(real, clipped, training.autocast)
-        whole = model.pack({name: gradients.get(name) for name in model.names})
-        expected = live.unclipped.update(whole, start.state, live.lrs)
-        require_update(real, model.unpack(expected.theta))
+    def _count(self, seconds: float) -> None:
+        self._latest += seconds
+        if self._seen >= AT_ONCE:
+            self._spent += seconds
 
     def _note_pass(self, module: Any, _: Any) -> None:
         watched = self._watched
         if watched is None or self._training.simulating or not module.training:
             return
         if torch.is_grad_enabled():
+            if not watched.passes:
+                watched.memory = Hidden(self._training.model, self._objective).snapshot()
             watched.passes.append([source.state() for source in watched.sources])
 
     def _note_start(self, *_: Any) -> None:
         watched = self._watched
-        if watched is None or watched.start is not None:
-            return
-        model, live = self._training.read()
-        watched.start = _Start(model, live, live.state(), self._training.copies())
+        if watched is not None and watched.before is None and not self._training.simulating:
+            model, live = self._training.read()
+            watched.before = model, live, live.state(), self._training.copies()
 
-    def _note_gradients(self, *_: Any) -> None:
+    def _note_step(self, *_: Any) -> None:
         watched = self._watched
-        if watched is None or watched.start is None or watched.gradients is not None:
+        if watched is None or watched.before is None or watched.real is not None:
             return
-        if len(watched.handed) != watched.batches:
+        begin = time.monotonic()
+        foreseen, (model, live, state, weights) = watched.foreseen, watched.before
+        if len(watched.handed) != foreseen.batches:
             raise SimulationError(
-                f"step {watched.number} of the loop: the optimizer steps after "
-                f"{len(watched.handed)} of {watched.batches} batches; set accumulate to the "
+                f"step {foreseen.number} of the loop: the optimizer steps after "
+                f"{len(watched.handed)} of {foreseen.batches} batches; set accumulate to the "
                 "batches that the loop adds up for a step."
             )
-        watched.gradients = {
+        gradients = {
             name: None if p.grad is None else p.grad.detach().to_dense().clone()
             for name, p in self._training.parameters().items()
         }
-        if watched.passes:
-            first = zip(watched.sources, watched.passes[0], strict=True)
-            watched.drew = any(source.moved_from(state) for source, state in first)
+        if all(grad is None for grad in gradients.values()):
+            self.stop()  # a step without gradients moves nothing
+            return
+        when, lrs = f"step {foreseen.number} of the loop", foreseen.step.lrs
+        rates = lrs if len(lrs) == len(live.lrs) else live.lrs
+        watched.real = Real(when, weights, {}, gradients, live.lrs, rates)
+        require_start(watched.real, foreseen, live, model.names, state)
+        with self._training.simulated(self._objective):
+            self._compare_gradient(watched, model, live, state)
+        whole = model.pack({name: gradients.get(name) for name in model.names})
+        watched.expected = live.unclipped.update(whole, state, live.lrs)
+        self._count(time.monotonic() - begin)
+
+    def _compare_gradient(
+        self, watched: _Watched, model: FlatModel, live: LiveOptimizer, state: State
+    ) -> None:
+        """From the same weights, memory and random numbers."""
+        training, foreseen = self._training, watched.foreseen
+        first = zip(watched.sources, watched.passes[0] if watched.passes else (), strict=False)
+        drew = any(source.moved_from(before) for source, before in first)
+        if training.compiled and drew:  # other numbers than what is not compiled draws
+            return
+        assert watched.real is not None
+        watched.memory()
+        model.autocast = training.half
+        step = replace(foreseen.step, micro_batch=0)
+        for skip in range(len(watched.passes) + 1):  # the loop may have had other passes before
+            replayed = _Replayed(self._objective, watched, skip)
+            task = Task(model, replayed, foreseen.examples)
+            handle = training.model.register_forward_pre_hook(replayed.before_pass)
+            try:
+                simulated = gradient(task, state.theta, step)
+            finally:
+                handle.remove()
+            parts = model.unpack(live.clipped(simulated.mean))
+            try:
+                require_gradient(watched.real, parts, training.lowest)
+            except SimulationError:
+                more = drew and skip + 1 + replayed.taken <= len(watched.passes)
+                if not (replayed.draws or more):
+                    raise
+                if more:
+                    continue
+            return
 
 
 class _Replayed(Objective):
-    """An objective that draws the random numbers that the loop drew for it."""
+    """An objective that draws the random numbers that the loop drew for it.
 
-    def __init__(self, objective: Objective, watched: _Watched) -> None:
+    skip: passes of the loop that were not for it. taken: how many it takes. draws: whether it
+    draws numbers outside of passes, which the loop may have drawn at any time.
+    """
+
+    def __init__(self, objective: Objective, watched: _Watched, skip: int) -> None:
         self._objective, self._sources = objective, watched.sources
-        self._handed, self._passes = iter(watched.handed), iter(watched.passes)
+        self._handed, self._passes = iter(watched.handed), iter(watched.passes[skip:])
+        self.taken, self.draws = 0, False
+        self._last: Sequence[Any] = ()
 
     def losses(self, model: Any, batch: Batch) -> Tensor:
-        self._set(next(self._handed, ()))
-        return self._objective.losses(model, batch)
+        self._last = self._set(next(self._handed, ()))
+        first = self.taken
+        losses = self._objective.losses(model, batch)
+        self.draws |= self.taken == first and self._moved()
+        return losses
 
     def sizes(self, batch: Batch) -> Tensor:
         return self._objective.sizes(batch)
 
     def before_pass(self, *_: Any) -> None:
         """A hook: each forward pass begins as that of the loop did."""
-        self._set(next(self._passes, ()))
+        if self.taken == 0:
+            self.draws |= self._moved()
+        self.taken += 1
+        self._last = self._set(next(self._passes, ()))
 
-    def _set(self, states: Sequence[Any]) -> None:
+    def _moved(self) -> bool:
+        pairs = zip(self._sources, self._last, strict=False)
+        return any(source.moved_from(state) for source, state in pairs)
+
+    def _set(self, states: Sequence[Any]) -> Sequence[Any]:
         for source, state in zip(self._sources, states, strict=False):
             source.set_state(state)
+        return states

@@ -33,14 +33,14 @@ def require_trainable(
     batch = examples.batch(next(iter(examples.chunks(2))), model.device)
     hidden = Hidden(model.module, objective)
     sources = [*torch_sources(model.device), PYTHON, NUMPY]
-    before = [tensor._version for _, tensor in hidden.large]
+    before = [_mark(tensor) for _, tensor in hidden.large]
     with undisturbed(sources), hidden.put_back() as changed:
         try:
             if classes is not None and isinstance(objective, Classification):
                 _require_outputs(model, batch, classes)
             _differentiate(model, objective, batch)
-            for (name, tensor), version in zip(hidden.large, before, strict=True):
-                if tensor._version != version:
+            for (name, tensor), mark in zip(hidden.large, before, strict=True):
+                if _mark(tensor) != mark:
                     raise ModelError(f"{name} changes in the forward pass{UNSEEN}")
             trial = _Trial(model, objective, examples, [*sources, *hidden.sources])
             _refuse_memory(trial, hidden, changed())
@@ -51,6 +51,11 @@ def require_trainable(
 
 
 UNSEEN = ", a state that the optimizer does not see; freeze it or make it a parameter."
+
+
+def _mark(tensor: Tensor) -> tuple[int, float]:
+    """What differs when a tensor was written to, be it through its `data`."""
+    return tensor._version, float(tensor.detach().to_dense().double().sum())
 
 
 def _require_outputs(model: FlatModel, batch: Batch, classes: int) -> None:

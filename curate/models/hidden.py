@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from sys import stdlib_module_names
-from types import CellType, FunctionType, MethodType
+from types import CellType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ NOT_THE_USERS = stdlib_module_names - {"__main__"} | {
     *("numpy", "peft", "polars", "pyarrow", "pytorch_lightning", "torch", "transformers"),
 }
 """Packages whose objects are not looked into, but for modules, loaders and their samplers."""
+PLAIN = (int, float, str, tuple, type(None))
+"""Kinds of values that are changed by putting others in their place."""
 LONGEST = 1000
 """Entries of a container that is looked into and put back; longer ones hold data."""
 
@@ -52,7 +54,7 @@ class Place(NamedTuple):
         if isinstance(now, list | set | deque):
             same = len(now) == len(before) and {*map(id, now)} == {*map(id, before)}
             return [] if same else [self.name]
-        return [] if now is before else [self.name]
+        return [] if now is before or (isinstance(now, int) and now == before) else [self.name]
 
 
 class Hidden:
@@ -66,6 +68,7 @@ class Hidden:
         self.sources: list[Source] = []
         self.large: list[tuple[str, Tensor]] = []
         self._places: list[Place] = []
+        self._roots = {*map(id, roots)}
         seen: dict[int, Any] = {}  # the objects themselves, so that no other gets the same id
         todo = [("", root) for root in roots]
         while todo:
@@ -73,6 +76,17 @@ class Hidden:
             if id(value) not in seen:
                 seen[id(value)] = value
                 todo += self._enter(name, value)
+
+    def snapshot(self) -> Callable[[], None]:
+        """What makes all of it, but for generators, what it is now."""
+        pairs = [(place, place.read()) for place in self._places]
+
+        def put_back() -> None:
+            for place, value in pairs:
+                if place.changed(value):
+                    place.write(value)
+
+        return put_back
 
     @contextmanager
     def put_back(self) -> Iterator[Callable[[], list[str]]]:
@@ -108,9 +122,10 @@ class Hidden:
             return self._enter_container(name, value)
         elif isinstance(value, nn.Module):
             parts = self._enter_container(name, vars(value))
+            parts += self._enter_class(type(value))
             return [(key, part) for key, part in parts if not (isinstance(part, dict) and not part)]
-        elif hasattr(value, "__dict__") and _is_the_users(value):
-            return self._enter_container(name, vars(value))
+        elif hasattr(value, "__dict__") and (id(value) in self._roots or _is_the_users(value)):
+            return [*self._enter_container(name, vars(value)), *self._enter_class(type(value))]
         elif isinstance(value, DataLoader | Sampler | Dataset):
             return [*vars(value).items()]
         return []
@@ -127,11 +142,24 @@ class Hidden:
                 self._places.append(Place(name, value.copy, partial(value.__setitem__, ...)))
             return []
         if len(value) > LONGEST:
+            if isinstance(value, list):  # a log, which grows
+                self._places.append(Place(name, value.__len__, partial(_shorten, value)))
             return []
         self._places.append(Place(name, value.copy, partial(_refill, value)))
         if isinstance(value, dict):
             return [(_joined(name, key), part) for key, part in value.items()]
         return [(name, part) for part in value]
+
+    def _enter_class(self, kind: type) -> list[tuple[str, Any]]:
+        """The methods of the user's own class, and its attributes, which instances may share."""
+        if not _is_the_users(kind):
+            return []
+        own = {key: part for key, part in vars(kind).items() if not key.startswith("__")}
+        plain = [key for key, part in own.items() if isinstance(part, PLAIN)]
+        if plain:
+            read, write = partial(_some_of, kind, plain), partial(_set_all, kind)
+            self._places.append(Place(kind.__name__, read, write))
+        return [*own.items()]
 
     def _enter_function(self, function: FunctionType) -> list[tuple[str, Any]]:
         code, cells = function.__code__, function.__closure__ or ()
@@ -149,7 +177,9 @@ class Hidden:
 
 
 def _is_the_users(value: Any) -> bool:
-    named = value if isinstance(value, FunctionType) else type(value)
+    if isinstance(value, SimpleNamespace):
+        return True
+    named = value if isinstance(value, FunctionType | type) else type(value)
     return str(named.__module__).partition(".")[0] not in NOT_THE_USERS
 
 
@@ -164,6 +194,19 @@ def _some(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
     return {name: values[name] for name in names if name in values}
 
 
+def _some_of(kind: type, names: list[str]) -> dict[str, Any]:
+    return {name: vars(kind)[name] for name in names if name in vars(kind)}
+
+
+def _set_all(kind: type, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(kind, name, value)
+
+
+def _shorten(log: list[Any], length: int) -> None:
+    del log[length:]
+
+
 def _refill(container: Any, content: Any) -> None:
     """Make a container hold what it held, without emptying a dictionary on the way."""
     if isinstance(container, list | deque):
@@ -172,7 +215,11 @@ def _refill(container: Any, content: Any) -> None:
         return
     for entry in {*container} - {*content}:
         container.pop(entry) if isinstance(container, dict) else container.discard(entry)
-    container.update(content)
+    if isinstance(container, set):
+        container.update(content)
+        return
+    for key, value in content.items():  # one by one: a Counter's own update adds
+        container[key] = value
 
 
 def _overwrite(tensor: Tensor, value: Tensor) -> None:

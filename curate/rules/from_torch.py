@@ -108,7 +108,7 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.detach().reshape(-1) for t in tensors])
+    return torch.cat([t.detach().to_dense().reshape(-1) for t in tensors])
 
 
 def _refuse_unmodeled(optimizer: torch.optim.Optimizer) -> None:

@@ -198,13 +198,13 @@ def left_behind(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]
 def watched_steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The steps that were compared, as they come."""
     steps: list[Any] = []
-    compare = witness.Witness._compare
+    compare = witness.Witness._compare_gradient
 
     def noted(self: Any, watched: Any, *rest: Any) -> None:
-        steps.append(watched.number)
+        steps.append(watched.foreseen.number)
         compare(self, watched, *rest)
 
-    monkeypatch.setattr(witness.Witness, "_compare", noted)
+    monkeypatch.setattr(witness.Witness, "_compare_gradient", noted)
     return steps
 
 

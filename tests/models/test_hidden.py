@@ -1,8 +1,9 @@
 """What is remembered outside parameters is found, and put back whatever happened to it."""
 
 import random
-from collections import deque
+from collections import Counter, deque
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
+from curate.models import as_objective
 from curate.models.hidden import LONGEST, Hidden
 
 CALLS = 0
@@ -103,12 +105,52 @@ def test_functions_and_what_they_hold_on_to() -> None:
 
 def test_data_and_what_is_others_is_not_copied() -> None:
     net = Net()
-    net.names = ["a"] * (LONGEST + 1)
-    net.by_name = {"sampler": nn}  # type: ignore[dict-item]
+    net.by_name = dict.fromkeys(map(str, range(LONGEST + 1)), 1)
     with Hidden(net).put_back() as changed:
-        net.names.append("b")
+        net.by_name["0"] = 2
         assert changed() == []
-    assert len(net.names) == LONGEST + 2
+    assert net.by_name["0"] == 2
+
+
+def test_a_long_log_is_cut_to_its_length() -> None:
+    net = Net()
+    net.names = ["a"] * (LONGEST + 1)
+    with Hidden(net).put_back():
+        net.names.append("b")
+    assert len(net.names) == LONGEST + 1
+
+
+def test_counts_are_not_added_up() -> None:
+    net = Net()
+    net.by_name = Counter(a=1)
+    with Hidden(net).put_back():
+        net.by_name.update(a=1, b=1)  # type: ignore[call-overload]
+    assert net.by_name == {"a": 1}
+
+
+def test_what_instances_share_and_what_a_wrapper_holds() -> None:
+    class Shared(nn.Module):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            global CALLS
+            CALLS += 1
+            Shared.calls += 1
+            return x
+
+    shared = Shared()
+    space = SimpleNamespace(calls=0)
+
+    def losses(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        space.calls += 1
+        out: torch.Tensor = model(batch)
+        return out
+
+    objective = as_objective(losses, "losses")
+    with Hidden(shared, objective).put_back():
+        objective.losses(shared, torch.zeros(2))
+        assert (Shared.calls, CALLS, space.calls) == (1, 1, 1)
+    assert (Shared.calls, CALLS, space.calls) == (0, 0, 0)
 
 
 def test_generators_of_loaders_are_found() -> None:

@@ -77,7 +77,13 @@ class LabelsObjective(Objective):
         shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
         if shifted is not None and not {"decoder_input_ids", "decoder_inputs_embeds"} & {*inputs}:
             inputs["decoder_input_ids"] = shifted(labels=batch["labels"])
-        logits: Tensor = model(**inputs).logits
+        output = model(**inputs)
+        logits = getattr(output, "logits", None)
+        if not isinstance(logits, Tensor):
+            raise ModelError(
+                f"the default objective reads `logits` of what the model returns, a "
+                f"{type(output).__name__} without; give an objective of your own."
+            )
         return logits
 
 
