@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from curate.datasets import BatchExamples, batch_length, take
-from curate.errors import DataError, OptionError
+from curate.errors import DataError, OptionError, SimulationError
 from curate.influence import Differences, Scoring, Target, target_losses
 from curate.integrations.columns import read_column, read_columns
 from curate.integrations.drawing import Drawing
@@ -123,6 +123,8 @@ class LiveLoop:
         self._trackers = careful([] if options.tracker is None else [options.tracker])
         self._unsettled: Decided | None = None
         self._drawing = Drawing()
+        self._outline: list[Any] = []
+        self._held = 0
         self._begin: State | None = None  # of the window, until its first batch is handed out
         self._rehearsal, self._witness = (
             Rehearsal(training, objective),
@@ -222,6 +224,8 @@ class LiveLoop:
         """Check the step before; watch step k of the window handed out, if that is due."""
         left = self._witness.check()
         decided = self._unsettled
+        if k and decided is not None:
+            self._require_outline(decided.first_step + k)
         if decided is not None and decided.weights[k].any() and self._witness.due():
             judge = decided.judge
             foreseen = Foreseen(
@@ -235,6 +239,17 @@ class LiveLoop:
             )
             self._witness.watch(foreseen)
         self._begin = None
+
+    def _require_outline(self, number: int) -> None:
+        """Refuse a loop that changes within a window what it trains, or how."""
+        held = len(self.training.optimizer.state)
+        if self.training.outline() != self._outline or held < self._held:
+            raise SimulationError(
+                f"step {number} of the loop: parameters were frozen, unfrozen or added, an option "
+                "of the optimizer was changed or its state cleared since the window was "
+                "simulated; do that between windows, or use a horizon of 1."
+            )
+        self._held = held
 
     def _require_cuts(self, sizes: Sequence[int]) -> None:
         """Refuse batches that are too small for any row to be dropped."""
@@ -278,6 +293,7 @@ class LiveLoop:
             groups=read_columns(options.group_by, batches, "group_by"),
         )
         self._begin = state = live.state()
+        self._outline, self._held = self.training.outline(), len(self.training.optimizer.state)
         steps = self._steps(live, parts)
         judged = judge.judge(state, steps, first_step=self._steps_decided, known=known)
         self._rehearsal.note_use(model)

@@ -102,6 +102,17 @@ class LiveTraining:
         """Copies of the weights that the optimizer may move, by name."""
         return {name: p.detach().clone() for name, p in self.parameters().items()}
 
+    def outline(self) -> list[Any]:
+        """What trains and how, but for learning rates: whatever must not change in a window."""
+        rates = {"params", "lr", "initial_lr", "max_lr", "min_lr"}
+        return [
+            (
+                {key: value for key, value in group.items() if key not in rates},
+                [(id(p), p.requires_grad) for p in group["params"]],
+            )
+            for group in self.optimizer.param_groups
+        ]
+
     def hooks(self) -> list[Any]:
         """What runs when the optimizer or the model is called, beside their own code."""
         own = [vars(self.optimizer).get(name) for name in ("step", *OPTIMIZER_HOOKS)]
