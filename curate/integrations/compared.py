@@ -99,7 +99,8 @@ def _why(real: Real, name: str, moved: Tensor, expected: Mapping[str, Tensor]) -
     if name not in expected:
         return (
             f"the update moves {name}, which had not been trained while others were, and so "
-            "counts as frozen; start with a new optimizer where parameters are unfrozen."
+            "counts as frozen; start with a new optimizer where parameters are unfrozen, and have "
+            "one optimizer train all of them."
         )
     if real.gradients.get(name) is None:
         return (

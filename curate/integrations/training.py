@@ -99,8 +99,9 @@ class LiveTraining:
         return {name: p for name, p in self.model.named_parameters() if id(p) in moved}
 
     def copies(self) -> dict[str, Tensor]:
-        """Copies of the weights that the optimizer may move, by name."""
-        return {name: p.detach().clone() for name, p in self.parameters().items()}
+        """Copies of the weights that train, by name, whichever optimizer has them."""
+        named = self.model.named_parameters()
+        return {name: p.detach().clone() for name, p in named if p.requires_grad}
 
     def outline(self) -> list[Any]:
         """What trains and how, but for learning rates: whatever must not change in a window."""

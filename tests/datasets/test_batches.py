@@ -1,7 +1,8 @@
 """Batches of any structure: taken apart, changed and put together the way they were."""
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, defaultdict, deque, namedtuple
 from dataclasses import InitVar, dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ BATCHES: dict[str, Any] = {
     "tensor": column(),
     "dict": {"x": column(), "name": "a"},
     "ordered": OrderedDict(x=column(), y=column(1)),
+    "default": defaultdict(list, x=column(), y=column(1)),
     "tuple": (column(), column(1)),
     "named": Pair(column(), column(1)),
     "list": [column(), column(1)],
@@ -100,8 +102,11 @@ def test_of_two_examples_tuples_are_columns_and_lists_are_rows() -> None:
         (np.arange(5), "part y of a batch has length 5, but the batch has 4 examples"),
         ([torch.zeros(3, 9)], "part y.0 of a batch has length 3, but the batch has 4 examples"),
         (torch.eye(4).to_sparse(), "part y of a batch is a sparse tensor"),
+        (torch.zeros(4, device="meta"), "part y of a batch is a meta tensor"),
+        (deque("abcd"), "part y of a batch is a deque, which cannot be cut"),
+        (SimpleNamespace(z=torch.zeros(4)), "part y of a batch is a SimpleNamespace"),
     ],
-    ids=["tensor", "list", "array", "images", "sparse"],
+    ids=["tensor", "list", "array", "images", "sparse", "meta", "deque", "object"],
 )
 def test_what_does_not_run_along_the_examples_is_refused_by_name(part: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
@@ -132,6 +137,18 @@ def test_a_dataclass_that_asks_for_more_than_its_fields_is_refused() -> None:
 
     with pytest.raises(DataError, match="a batch of type Scaled cannot be made from its fields"):
         take(Scaled(column(), 2.0), torch.tensor([2, 0]))
+
+
+def test_a_dataclass_that_changes_its_fields_is_refused() -> None:
+    @dataclass
+    class Scaled:
+        x: Tensor
+
+        def __post_init__(self) -> None:
+            self.x = self.x / 2
+
+    with pytest.raises(DataError, match=r"cannot be made from its fields \(it changes x\)"):
+        take(Scaled(column()), torch.tensor([2, 0]))
 
 
 def test_a_batch_without_tensors_has_no_length() -> None:
