@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from curate.errors import DataError
 
 SHOWN = 40
 """Characters of a cell in a message."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def require_columns(data: Dataset, names: Sequence[str], source: str) -> None:
@@ -149,6 +151,8 @@ def _first_other(column: pa.ChunkedArray) -> str:
     for row, cell in enumerate(column.to_pylist()):
         if not isinstance(cell, str):
             break
+        if NUMBER.fullmatch(cell.strip()):
+            continue
         try:
             np.asarray(json.loads(cell), dtype=np.float64)
         except (ValueError, TypeError):

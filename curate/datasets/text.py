@@ -103,7 +103,7 @@ def _is_conversation(turns: Any) -> bool:
     """Whether it is turns with roles, of which at least one, if there are any, says something."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return False
-    return all("role" in turn for turn in turns) and (
+    return all(turn.get("role") is not None for turn in turns) and (
         not turns or any("content" in turn for turn in turns)
     )
 

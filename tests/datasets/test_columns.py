@@ -79,6 +79,8 @@ def test_a_pattern_that_is_a_name_means_that_column() -> None:
 def test_the_row_that_is_no_number_is_named() -> None:
     with pytest.raises(DataError, match=r"features must be numbers.*, but row 2 is 'NA'"):
         features({"a": ["1", "2.5", "NA"]}, ["a"])
+    with pytest.raises(DataError, match=r"features must be numbers.*, but row 4 is '0x1F'"):
+        features({"a": ["007", "+2", " .5", "1.", "0x1F"]}, ["a"])
 
 
 def test_numbers_in_a_column_of_json_are_numbers() -> None:

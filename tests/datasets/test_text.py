@@ -114,6 +114,11 @@ def test_a_classifiers_special_tokens_survive_cutting() -> None:
 BAD_MESSAGES: list[tuple[Any, str | None, str]] = [
     ([[{"role": "user", "content": "a"}]], None, "has no chat template"),
     (["hello"], UNMARKED, "messages must be lists of {role, content}"),
+    (
+        [[{"role": "user", "content": "a"}], [{"role": None, "content": "a"}]],
+        UNMARKED,
+        "at row 1; messages must be lists of {role, content}",
+    ),
     ([[{"from": "user", "value": "a"}]], UNMARKED, "messages must be lists of {role, content}"),
     ([[{"role": "user", "content": "a"}], None], UNMARKED, "column messages is null at row 1"),
     (
