@@ -230,8 +230,13 @@ def _holds_nothing(kind: pa.DataType) -> bool:
 
 
 def _with_same_classes(parts: list[Part]) -> list[Part]:
-    """The parts with one numbering of the classes of a column: a class is its name."""
+    """The parts with one numbering of the classes of a column: a class is its name.
+
+    Raises:
+        DataError: the classes within lists or mappings are not numbered alike.
+    """
     features = [Features.from_arrow_schema(table.schema) for _, table in parts]
+    _refuse_other_classes([path for path, _ in parts], features)
     for name in {name for own in features for name in own}:
         kinds = [own.get(name) for own in features]
         named = [kind for kind in kinds if isinstance(kind, ClassLabel)]
@@ -247,6 +252,29 @@ def _with_same_classes(parts: list[Part]) -> list[Part]:
                 table = table.replace_schema_metadata(features[place].arrow_schema.metadata)
                 parts[place] = path, table
     return parts
+
+
+def _refuse_other_classes(paths: list[str], features: list[Features]) -> None:
+    seen: dict[str, list[str]] = {}
+    for path, own in zip(paths, features, strict=True):
+        inner = [name for name in own if not isinstance(own[name], ClassLabel)]
+        for place, names in (found for name in inner for found in _inner_classes(own[name], name)):
+            if seen.setdefault(place, names) != names:
+                raise DataError(
+                    f"{path}: {place} has the classes {', '.join(names)}, but those of the files "
+                    f"before are {', '.join(seen[place])}; give all files the same in one order."
+                )
+
+
+def _inner_classes(feature: Any, place: str) -> Iterator[tuple[str, list[str]]]:
+    """Where in a column there are classes, and their names."""
+    if isinstance(feature, ClassLabel):
+        yield place, feature.names
+    elif isinstance(feature, dict):
+        for key, inner in feature.items():
+            yield from _inner_classes(inner, f"{place}.{key}")
+    elif hasattr(feature, "feature"):
+        yield from _inner_classes(feature.feature, f"{place}[]")
 
 
 def _digest(table: pa.Table) -> str:

@@ -119,6 +119,22 @@ def test_a_class_is_its_name_in_every_file(tmp_path: Path) -> None:
     assert words == [name for own in names for name in own]
 
 
+@pytest.mark.parametrize("within", ["list", "mapping", "both"])
+def test_classes_within_lists_and_mappings_are_numbered_alike(tmp_path: Path, within: str) -> None:
+    for place, names in enumerate((["a", "b"], ["a", "b"], ["b", "a"])):
+        kind: Any = ClassLabel(names=names)
+        kind, value = {
+            "list": (datasets.List(kind), ["a"]),
+            "mapping": ({"key": kind}, {"key": "a"}),
+            "both": (datasets.List({"key": kind}), [{"key": "a"}]),
+        }[within]
+        data = Dataset.from_dict({"m": [value]}, features=Features({"m": kind}))
+        data.to_parquet(tmp_path / f"{place}.parquet")
+    assert len(read_files(str(tmp_path / "[01].parquet"), {})) == 2
+    with pytest.raises(DataError, match=r"2.parquet: m.* has the classes b, a, but .* are a, b;"):
+        read_files(str(tmp_path / "*.parquet"), {})
+
+
 def test_the_file_of_that_very_name_is_read_though_it_is_a_pattern(tmp_path: Path) -> None:
     write(tmp_path / "rows[1].csv", "a\n1\n")
     write(tmp_path / "rows1.csv", "a\n2\n")
