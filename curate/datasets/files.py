@@ -1,5 +1,6 @@
 """Files of rows: which ones a path names, and their rows as one table, whatever types they have."""
 
+import codecs
 import glob
 import hashlib
 import mmap
@@ -21,7 +22,7 @@ from datasets.table import table_cast
 from curate.datasets.csv_files import Use, csv_tables, typed
 from curate.datasets.exact_json import exact_tables
 from curate.datasets.json_files import InexactError, json_tables, with_leaves
-from curate.datasets.streams import ENDINGS, MIB
+from curate.datasets.streams import ENDINGS, MIB, open_bytes
 from curate.errors import DataError
 
 UNREADABLE = (OSError, ValueError, LookupError, pa.ArrowException, DatasetsError)
@@ -55,7 +56,7 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
     """
     files = _matching(path)
     kind = ending_of(files[0])
-    filled = [file for file in files if os.path.getsize(file)]
+    filled = [file for file in files if _has_content(file)]
     if not filled:
         raise DataError(f"{path}: {'is empty' if len(files) == 1 else 'has no rows'}.")
     try:
@@ -111,6 +112,15 @@ def _matching(path: str) -> list[str]:
             f"give files of one kind among {', '.join(FORMATS)}."
         )
     return files
+
+
+def _has_content(path: str) -> bool:
+    """Whether there is anything to read in a file but a mark of its encoding, and space."""
+    try:
+        with open_bytes(path) as file:
+            return bool(file.read(MIB).removeprefix(codecs.BOM_UTF8).strip())
+    except (OSError, ValueError, DataError):
+        return True  # the file is named where it is read
 
 
 def _parquet_tables(path: str) -> Iterator[pa.Table]:
@@ -211,16 +221,22 @@ def _naming(path: str, what: str = "its columns") -> Iterator[None]:
 
 def _plain(table: pa.Table) -> pa.Table:
     """A table whose columns have the types that `datasets` knows: no views, no dictionaries."""
-    fields = [with_leaves(field, _known_type) for field in table.schema]
-    schema = pa.schema(fields, metadata=table.schema.metadata)
-    return table if schema == table.schema else table.cast(schema)
+    for change in (_without_views, _values_alone):  # Arrow looks up no views in dictionaries
+        fields = [with_leaves(field, change) for field in table.schema]
+        schema = pa.schema(fields, metadata=table.schema.metadata)
+        table = table if schema == table.schema else table.cast(schema)
+    return table
 
 
-def _known_type(kind: pa.DataType) -> pa.DataType:
+def _without_views(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
-        return _known_type(kind.value_type)
+        return pa.dictionary(kind.index_type, _without_views(kind.value_type), kind.ordered)
     views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
     return views.get(kind, kind)
+
+
+def _values_alone(kind: pa.DataType) -> pa.DataType:
+    return _values_alone(kind.value_type) if pa.types.is_dictionary(kind) else kind
 
 
 def _holds_nothing(kind: pa.DataType) -> bool:

@@ -150,6 +150,23 @@ def test_arrow_files_of_polars_are_read(tmp_path: Path) -> None:
     rows = {"a": ["x", None], "deep": [[{"b": "y"}], []]}
     pl.DataFrame(rows).write_ipc(tmp_path / "rows.arrow")
     assert read_files(str(tmp_path / "rows.arrow"), {}).to_dict() == rows
+    kind = pl.Categorical
+    kinds = {"c": kind, "e": pl.Enum(["y", "x"]), "l": pl.List(kind), "s": pl.Struct({"k": kind})}
+    rows = {"c": ["x", None], "e": ["x", "y"], "l": [["x", None], []], "s": [{"k": "x"}] * 2}
+    pl.DataFrame(rows, schema=kinds).write_ipc(tmp_path / "rows.arrow")
+    assert read_files(str(tmp_path / "rows.arrow"), {}).to_dict() == rows
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+@pytest.mark.parametrize("content", [b"", b"\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n \n"])
+def test_files_without_content_have_no_rows(tmp_path: Path, ending: str, content: bytes) -> None:
+    for name in (f"0{ending}", f"2{ending}.gz"):
+        packed = gzip.compress(content) if name.endswith(".gz") else content
+        (tmp_path / name).write_bytes(packed)
+        with pytest.raises(DataError, match="is empty"):
+            read_files(str(tmp_path / name), {})
+    write(tmp_path / f"1{ending}", "a\n3\n" if ending == ".csv" else lines(3))
+    assert read_files(str(tmp_path / f"*{ending}*"), None)["a"][:] == [3]
 
 
 def test_content_decides_and_not_the_clock(tmp_path: Path) -> None:
