@@ -206,7 +206,8 @@ def _require_messages(data: Dataset, name: str, source: str) -> None:
     if "Json" in str(data.features[name]):  # any turn may have keys of its own
         refuse_nulls(data, name, source)
         return
-    turn = kind.value_type if isinstance(kind, pa.ListType | pa.LargeListType) else pa.null()
+    lists = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
+    turn = kind.value_type if isinstance(kind, lists) else pa.null()
     if not pa.types.is_struct(turn) or not {"role", "content"} <= {field.name for field in turn}:
         raise DataError(
             f"{source}: column {name} holds {data.features[name]}; messages must be lists of "
