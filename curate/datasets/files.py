@@ -61,7 +61,9 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
         raise DataError(f"{path}: {'is empty' if len(files) == 1 else 'has no rows'}.")
     try:
         table, features = _joined(_gathered(_parts(filled)))
-        if any(_holds_nothing(field.type) for field in table.schema):
+        if any(_holds_nothing(field.type) for field in table.schema) or (
+            kind in (".json", ".jsonl") and any(_may_vary(field.type) for field in table.schema)
+        ):
             raise InexactError
     except InexactError:
         features, parts = exact_tables(filled)
@@ -243,6 +245,15 @@ def _holds_nothing(kind: pa.DataType) -> bool:
     """Whether there is an object without keys in it, which Parquet cannot store."""
     inner = [kind.field(place) for place in range(kind.num_fields)]
     return (pa.types.is_struct(kind) and not inner) or any(_holds_nothing(f.type) for f in inner)
+
+
+def _may_vary(kind: pa.DataType, depth: int = 0) -> bool:
+    """Whether a list has objects with more in them, whose keys and numbers Arrow makes alike."""
+    if pa.types.is_struct(kind):
+        return depth >= 2 or any(_may_vary(inner.type, depth + (depth > 0)) for inner in kind)
+    if pa.types.is_list(kind):
+        return _may_vary(kind.value_type, max(1, depth))
+    return depth >= 2 and pa.types.is_floating(kind)
 
 
 def _with_same_classes(parts: list[Part]) -> list[Part]:

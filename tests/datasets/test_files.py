@@ -157,6 +157,20 @@ def test_arrow_files_of_polars_are_read(tmp_path: Path) -> None:
     assert read_files(str(tmp_path / "rows.arrow"), {}).to_dict() == rows
 
 
+@pytest.mark.parametrize(
+    "calls", [[{"a": 1}, {"a": 1.5}], [{"a": 1, "b": 2}, {"b": 2, "a": 1}], [{"a": 1}, {"b": 1}]]
+)
+def test_what_turns_call_is_as_each_row_has_it(tmp_path: Path, calls: list[Any]) -> None:
+    rows = [[{"role": "assistant", "content": "x", "calls": [call]}] for call in calls]
+    write(tmp_path / "rows.jsonl", lines(*rows))
+    read = read_files(str(tmp_path / "rows.jsonl"), {})["a"][:]
+    assert [json.dumps(row) for row in read] == [json.dumps(row) for row in rows]
+    write(tmp_path / "rows.jsonl", lines(rows[0], rows[0]))
+    alike = read_files(str(tmp_path / "rows.jsonl"), {})
+    assert "Json" not in str(alike.features)
+    assert alike["a"][:] == [rows[0], rows[0]]
+
+
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
 @pytest.mark.parametrize("content", [b"", b"\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n \n"])
 def test_files_without_content_have_no_rows(tmp_path: Path, ending: str, content: bytes) -> None:
