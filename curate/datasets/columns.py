@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,15 +19,16 @@ from curate.errors import DataError
 
 SHOWN = 40
 """Characters of a cell in a message."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def require_columns(data: Dataset, names: Sequence[str], source: str) -> None:
     """Raise DataError for the first column that `data` does not have."""
-    for name in names:
-        if name not in data.column_names:
-            raise DataError(
-                f"{source}: there is no column {name}; it has {', '.join(data.column_names)}."
-            )
+    there = data.column_names
+    known = {*there}
+    missing = next((name for name in names if name not in known), None)
+    if missing is not None:
+        raise DataError(f"{source}: there is no column {missing}; it has {', '.join(there)}.")
 
 
 def matching(pattern: str, names: Sequence[str]) -> list[str]:
@@ -44,15 +46,15 @@ def match_features(
     A pattern is a name or a shell pattern. Columns in `exclude` are never chosen.
     """
     offered = [name for name in data.column_names if name not in exclude]
-    chosen: list[str] = []
+    chosen: dict[str, None] = {}
     for pattern in patterns:
         found = matching(pattern, offered)
         if not found:
             raise DataError(
                 f"{source}: no column matches {pattern}; it has {', '.join(data.column_names)}."
             )
-        chosen += [name for name in found if name not in chosen]
-    return chosen
+        chosen |= dict.fromkeys(found)
+    return [*chosen]
 
 
 def read_features(
@@ -72,10 +74,12 @@ def read_features(
         DataError: a null, a NaN, a ragged list or a column of another kind, with
             the column and the first row where it happens.
     """
-    parts = []
+    require_columns(data, names, source)
+    parts, features = [], data.features  # made anew each time it is asked for
+    table: pa.Table = data.select_columns([*names]).with_format("arrow")[:]
     for name in names:
-        column = refuse_nulls(data, name, source)
-        if is_image_column(data.features[name]):
+        column = _without_nulls(table.column(name), name, source)
+        if is_image_column(features[name]):
             parts.append(decode_images(data, name, source, image_shape))
         else:
             parts.append(_numeric(column, f"{source}: column {name}", dtype))
@@ -97,7 +101,11 @@ def holds_strings(feature: Any) -> bool:
 def refuse_nulls(data: Dataset, name: str, source: str) -> pa.ChunkedArray:
     """The column in Arrow; raises DataError if there is none, or at its first null."""
     require_columns(data, [name], source)
-    column = data.with_format("arrow")[:][name]
+    table: pa.Table = data.select_columns([name]).with_format("arrow")[:]
+    return _without_nulls(table.column(name), name, source)
+
+
+def _without_nulls(column: pa.ChunkedArray, name: str, source: str) -> pa.ChunkedArray:
     if column.null_count:
         row = _first_null(column)
         raise DataError(f"{source}: column {name} is null at row {row}; fill it or drop the row.")
@@ -149,6 +157,8 @@ def _first_other(column: pa.ChunkedArray) -> str:
     for row, cell in enumerate(column.to_pylist()):
         if not isinstance(cell, str):
             break
+        if NUMBER.fullmatch(cell.strip()):
+            continue
         try:
             np.asarray(json.loads(cell), dtype=np.float64)
         except (ValueError, TypeError):

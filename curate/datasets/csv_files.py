@@ -157,7 +157,10 @@ def _labels(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    filled = _without_empty(pc.utf8_rtrim(pc.utf8_ltrim(cells, " \t+"), " \t"))
+    trimmed = pc.utf8_trim(cells, " \t")
+    filled = _without_empty(pc.replace_substring_regex(trimmed, r"^\+([\d.])", r"\1"))
+    if pc.any(pc.match_substring_regex(filled, "^-?0[xX]")).as_py():  # Arrow would take it
+        return filled
     casts = (_cast(filled, kind) for kind in (pa.int64(), pa.float64(), pa.bool_()))
     return next((numbers for numbers in casts if numbers is not None), filled)
 

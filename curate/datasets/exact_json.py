@@ -20,14 +20,17 @@ class Kind:
     """What all values in one place of the rows are.
 
     words: kinds of values, by their names in Python. low, high: of whole numbers. items: what is
-    in lists. keys: what is in objects.
+    in lists. keys: what is in objects. depth: 1 in a list, and one more in each object within;
+    from 2 on, as in what a turn calls, objects have one order of keys, and no number another kind.
     """
 
+    depth: int = 0
     words: set[str] = field(default_factory=set)
     low: int = 0
     high: int = 0
     items: list["Kind"] = field(default_factory=list)
     keys: dict[str, "Kind"] = field(default_factory=dict)
+    orders: set[tuple[str, ...]] = field(default_factory=set)
 
     def see(self, value: Any) -> None:
         """Take one more value into account.
@@ -44,16 +47,21 @@ class Kind:
         elif word == "str":
             value.encode()
         elif word == "list":
-            self.items = self.items or [Kind()]
+            self.items = self.items or [Kind(max(1, self.depth))]
             for item in value:
                 self.items[0].see(item)
         elif word == "dict":
+            if self.depth >= 2 and len(self.orders) < 2:
+                self.orders.add(tuple(value))
+            inner = self.depth + (self.depth > 0)
             for key, item in value.items():
-                self.keys.setdefault(key, Kind()).see(item)
+                self.keys.setdefault(key, Kind(inner)).see(item)
 
     def feature(self) -> Any:
         """The type of `datasets` that holds all of them as they are; None if there is none."""
         words = sorted(self.words)
+        if len(self.orders) > 1 or (self.depth >= 2 and words == ["float", "int"]):
+            return None
         if words == ["dict"] and self.keys:
             inner = {key: kind.feature() for key, kind in self.keys.items()}
             return None if None in inner.values() else inner

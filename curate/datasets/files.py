@@ -1,5 +1,6 @@
 """Files of rows: which ones a path names, and their rows as one table, whatever types they have."""
 
+import codecs
 import glob
 import hashlib
 import mmap
@@ -21,7 +22,7 @@ from datasets.table import table_cast
 from curate.datasets.csv_files import Use, csv_tables, typed
 from curate.datasets.exact_json import exact_tables
 from curate.datasets.json_files import InexactError, json_tables, with_leaves
-from curate.datasets.streams import ENDINGS, MIB
+from curate.datasets.streams import ENDINGS, MIB, open_bytes
 from curate.errors import DataError
 
 UNREADABLE = (OSError, ValueError, LookupError, pa.ArrowException, DatasetsError)
@@ -55,12 +56,14 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
     """
     files = _matching(path)
     kind = ending_of(files[0])
-    filled = [file for file in files if os.path.getsize(file)]
+    filled = [file for file in files if _has_content(file)]
     if not filled:
         raise DataError(f"{path}: {'is empty' if len(files) == 1 else 'has no rows'}.")
     try:
         table, features = _joined(_gathered(_parts(filled)))
-        if any(_holds_nothing(field.type) for field in table.schema):
+        if any(_holds_nothing(field.type) for field in table.schema) or (
+            kind in (".json", ".jsonl") and any(_may_vary(field.type) for field in table.schema)
+        ):
             raise InexactError
     except InexactError:
         features, parts = exact_tables(filled)
@@ -111,6 +114,15 @@ def _matching(path: str) -> list[str]:
             f"give files of one kind among {', '.join(FORMATS)}."
         )
     return files
+
+
+def _has_content(path: str) -> bool:
+    """Whether there is anything to read in a file but a mark of its encoding, and space."""
+    try:
+        with open_bytes(path) as file:
+            return bool(file.read(MIB).removeprefix(codecs.BOM_UTF8).strip())
+    except (OSError, ValueError, DataError):
+        return True  # the file is named where it is read
 
 
 def _parquet_tables(path: str) -> Iterator[pa.Table]:
@@ -211,16 +223,22 @@ def _naming(path: str, what: str = "its columns") -> Iterator[None]:
 
 def _plain(table: pa.Table) -> pa.Table:
     """A table whose columns have the types that `datasets` knows: no views, no dictionaries."""
-    fields = [with_leaves(field, _known_type) for field in table.schema]
-    schema = pa.schema(fields, metadata=table.schema.metadata)
-    return table if schema == table.schema else table.cast(schema)
+    for change in (_without_views, _values_alone):  # Arrow looks up no views in dictionaries
+        fields = [with_leaves(field, change) for field in table.schema]
+        schema = pa.schema(fields, metadata=table.schema.metadata)
+        table = table if schema == table.schema else table.cast(schema)
+    return table
 
 
-def _known_type(kind: pa.DataType) -> pa.DataType:
+def _without_views(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
-        return _known_type(kind.value_type)
+        return pa.dictionary(kind.index_type, _without_views(kind.value_type), kind.ordered)
     views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
     return views.get(kind, kind)
+
+
+def _values_alone(kind: pa.DataType) -> pa.DataType:
+    return _values_alone(kind.value_type) if pa.types.is_dictionary(kind) else kind
 
 
 def _holds_nothing(kind: pa.DataType) -> bool:
@@ -229,9 +247,23 @@ def _holds_nothing(kind: pa.DataType) -> bool:
     return (pa.types.is_struct(kind) and not inner) or any(_holds_nothing(f.type) for f in inner)
 
 
+def _may_vary(kind: pa.DataType, depth: int = 0) -> bool:
+    """Whether a list has objects with more in them, whose keys and numbers Arrow makes alike."""
+    if pa.types.is_struct(kind):
+        return depth >= 2 or any(_may_vary(inner.type, depth + (depth > 0)) for inner in kind)
+    if pa.types.is_list(kind):
+        return _may_vary(kind.value_type, max(1, depth))
+    return depth >= 2 and pa.types.is_floating(kind)
+
+
 def _with_same_classes(parts: list[Part]) -> list[Part]:
-    """The parts with one numbering of the classes of a column: a class is its name."""
+    """The parts with one numbering of the classes of a column: a class is its name.
+
+    Raises:
+        DataError: the classes within lists or mappings are not numbered alike.
+    """
     features = [Features.from_arrow_schema(table.schema) for _, table in parts]
+    _refuse_other_classes([path for path, _ in parts], features)
     for name in {name for own in features for name in own}:
         kinds = [own.get(name) for own in features]
         named = [kind for kind in kinds if isinstance(kind, ClassLabel)]
@@ -247,6 +279,29 @@ def _with_same_classes(parts: list[Part]) -> list[Part]:
                 table = table.replace_schema_metadata(features[place].arrow_schema.metadata)
                 parts[place] = path, table
     return parts
+
+
+def _refuse_other_classes(paths: list[str], features: list[Features]) -> None:
+    seen: dict[str, list[str]] = {}
+    for path, own in zip(paths, features, strict=True):
+        inner = [name for name in own if not isinstance(own[name], ClassLabel)]
+        for place, names in (found for name in inner for found in _inner_classes(own[name], name)):
+            if seen.setdefault(place, names) != names:
+                raise DataError(
+                    f"{path}: {place} has the classes {', '.join(names)}, but those of the files "
+                    f"before are {', '.join(seen[place])}; give all files the same in one order."
+                )
+
+
+def _inner_classes(feature: Any, place: str) -> Iterator[tuple[str, list[str]]]:
+    """Where in a column there are classes, and their names."""
+    if isinstance(feature, ClassLabel):
+        yield place, feature.names
+    elif isinstance(feature, dict):
+        for key, inner in feature.items():
+            yield from _inner_classes(inner, f"{place}.{key}")
+    elif hasattr(feature, "feature"):
+        yield from _inner_classes(feature.feature, f"{place}[]")
 
 
 def _digest(table: pa.Table) -> str:

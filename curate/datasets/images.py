@@ -25,6 +25,8 @@ Pixels = np.ndarray[Any, Any]
 GRAY = ("1", "L", "LA", "La")
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are decoded: pictures, and no programs (EPS would run Ghostscript)."""
+FAINT = 64
+"""Shades by which an image has to differ within itself so as to be seen."""
 UNDECODABLE = (
     OSError,  # UnidentifiedImageError is one
     ValueError,
@@ -52,7 +54,7 @@ def decode_images(
         shape: [height, width] or [height, width, channels] of raw bytes, row
             by row with the channels last; None for encoded images. Gray images
             have one channel, all others are converted to RGB; 16 bits and floats of 0..1
-            become 8 bits, and what is transparent lies on white, or on black if it is white.
+            become 8 bits, and what is transparent lies on white, or on black if white hides it.
 
     Raises:
         DataError: an image cannot be decoded or has another size, with its row.
@@ -125,15 +127,22 @@ def _as_seen(image: PIL.Image.Image, file_format: str | None) -> PIL.Image.Image
 
 
 def _on_ground(image: PIL.Image.Image) -> PIL.Image.Image:
-    """A transparent image on white, or on black if it is a white one that white would hide."""
-    gray, layers = image.mode in GRAY, image.convert("RGBA")
-    alpha = np.asarray(layers)[..., 3]
-    for shade in ("white", "black") if alpha.min() < alpha.max() else ("white",):
+    """A transparent image on white, or on black if white would hide it and black does less."""
+    mode, layers = "L" if image.mode in GRAY else "RGB", image.convert("RGBA")
+
+    def on(shade: str) -> PIL.Image.Image:
         ground = PIL.Image.new("RGBA", image.size, shade)
-        seen = PIL.Image.alpha_composite(ground, layers).convert("L" if gray else "RGB")
-        if np.asarray(seen).min() < 255:
-            break
-    return seen
+        return PIL.Image.alpha_composite(ground, layers).convert(mode)
+
+    alpha, seen = np.asarray(layers)[..., 3], on("white")
+    if alpha.min() == alpha.max() or _contrast(seen) >= FAINT:
+        return seen
+    return max(seen, on("black"), key=_contrast)
+
+
+def _contrast(image: PIL.Image.Image) -> int:
+    """Shades between the darkest and the lightest pixel, of the channel where that is most."""
+    return int(np.ptp(np.asarray(image), axis=(0, 1)).max())
 
 
 def _bytes(shades: Pixels) -> Pixels:

@@ -14,6 +14,9 @@ from torch import Tensor
 from curate.datasets.columns import holds_strings, read_features, refuse_nulls, require_columns
 from curate.errors import DataError
 
+EXACT = 2**53
+"""From here on a float may stand for another whole number."""
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -38,13 +41,14 @@ def find_classes(
 ) -> Classes:
     """The classes of label column `name`: those of a ClassLabel, its strings, or its ints.
 
-    Int labels must be 0..C-1 with none left out, unless `count` says how many there are. Names
-    are numbered as in the ClassLabel or the alphabet, or as the model does that has learned them.
+    Int labels, which may be written as floats, must be 0..C-1 with none left out, unless `count`
+    says how many there are. Names are numbered as in the ClassLabel or the alphabet, or as the
+    model does that has learned them.
 
     Args:
         ids_of: the numbers that the model has for its names of classes.
     """
-    values = _values(data, name, source)
+    values = _whole(_values(data, name, source))
     feature = data.features[name]
     if isinstance(feature, datasets.ClassLabel):
         names = _names_of(feature)
@@ -53,12 +57,12 @@ def find_classes(
         ordered = _numbered(names, ids_of or {})
         return Classes(len(ordered), ordered, numbers=names)
     single = values.ndim == 1 and isinstance(feature, datasets.Value)  # no lists, no mappings
-    if not single or values.dtype.kind not in "biuUO":
+    if not single or not (values.dtype.kind in "biu" or holds_strings(feature)):
         raise DataError(
             f"{source}: column {name} holds {feature}; class labels must be ints, strings or "
             f"ClassLabel (objective regression takes numbers){_of_two_kinds(values)}."
         )
-    if values.dtype.kind in "UO":
+    if holds_strings(feature):
         names = _numbered(tuple(sorted(set(values.tolist()))), ids_of or {})
         return Classes(len(names), names)
     if count is None:
@@ -79,7 +83,7 @@ def read_classes(data: Dataset, name: str, source: str, classes: Classes) -> Ten
     Raises:
         DataError: a null, or a label outside the classes, with its row.
     """
-    values, feature = _values(data, name, source), data.features[name]
+    values, feature = _whole(_values(data, name, source)), data.features[name]
     whole = values.dtype.kind in "biu"
     reason = f"but labels must be 0..{classes.count - 1}"
     if classes.names is not None:
@@ -150,6 +154,14 @@ def _values(data: Dataset, name: str, source: str) -> np.ndarray[Any, Any]:
     with np.errstate(over="ignore"):
         values: np.ndarray[Any, Any] = data.select_columns(name).with_format("numpy")[:][name]
     return values
+
+
+def _whole(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Floats as ints if all of them are whole numbers, as classes are beside what was missing."""
+    if values.dtype.kind != "f" or not (np.abs(values) < EXACT).all():
+        return values
+    whole = values.astype(np.int64)
+    return whole if (whole == values).all() else values
 
 
 def read_numbers(

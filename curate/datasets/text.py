@@ -103,7 +103,7 @@ def _is_conversation(turns: Any) -> bool:
     """Whether it is turns with roles, of which at least one, if there are any, says something."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return False
-    return all("role" in turn for turn in turns) and (
+    return all(turn.get("role") is not None for turn in turns) and (
         not turns or any("content" in turn for turn in turns)
     )
 
@@ -206,7 +206,8 @@ def _require_messages(data: Dataset, name: str, source: str) -> None:
     if "Json" in str(data.features[name]):  # any turn may have keys of its own
         refuse_nulls(data, name, source)
         return
-    turn = kind.value_type if isinstance(kind, pa.ListType | pa.LargeListType) else pa.null()
+    lists = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
+    turn = kind.value_type if isinstance(kind, lists) else pa.null()
     if not pa.types.is_struct(turn) or not {"role", "content"} <= {field.name for field in turn}:
         raise DataError(
             f"{source}: column {name} holds {data.features[name]}; messages must be lists of "

@@ -30,10 +30,11 @@ def composition(table: Dataset, kept: Any, recipe: Recipe | None) -> dict[str, P
         name of a column, or `characters` -> a line of value, candidates and kept for each value.
     """
     mask, parts = np.asarray(kept, dtype=bool), dict[str, Parts]()
-    order = in_order(table.features, recipe)
+    features = table.features  # made anew each time it is asked for
+    order = in_order(features, recipe)
     planted = [f"{name}_clean" for name in order.labels]
     for name in [*order.labels, *(name for name in order.others if name not in planted)]:
-        feature, is_label = table.features[name], name in order.labels
+        feature, is_label = features[name], name in order.labels
         plain = isinstance(feature, datasets.ClassLabel | datasets.Value)
         if not plain or not feature.dtype.startswith(COUNTED):
             continue

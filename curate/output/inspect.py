@@ -9,7 +9,7 @@ import numpy as np
 
 from curate.errors import OptionError
 from curate.output.facts import every_fact
-from curate.output.rows import Shown
+from curate.output.rows import Shown, in_python
 from curate.output.saved_run import SavedRun, read_run
 from curate.output.words import (
     Scale,
@@ -201,7 +201,7 @@ def _labels(run: SavedRun) -> dict[int, str]:
     name = run.viewer.label
     if name is None:
         raise OptionError("--label: these rows have no label.")
-    values = run.content.select_columns([name])[:][name].to_pylist()
+    values = in_python(run.content.select_columns([name])[:][name])
     return {
         row: str(run.viewer.label_of({name: value}))
         for row, value in zip(run.stored, values, strict=True)

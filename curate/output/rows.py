@@ -3,6 +3,7 @@
 import fnmatch
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import datasets
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 
 from curate.output.words import plain, visible
 from curate.recipe import Recipe
@@ -24,6 +26,7 @@ STRIP = 32
 """Numbers side by side where a list is drawn."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Of pictures; others may be programs, as EPS, which an interpreter outside would run."""
+BOMBS = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
 Kind = Literal["text", "turns", "picture", "heat", "value"]
 
 
@@ -170,6 +173,25 @@ def _is_conversation(value: Any) -> bool:
     )
 
 
+def in_python(cells: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Cells as Python has them; in words where it has none, as for dates beyond the year 9999."""
+    try:
+        return list(cells.to_pylist())
+    except (OverflowError, ValueError):
+        return [_cell(cell) for cell in cells]
+
+
+def _cell(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except (OverflowError, ValueError):
+        if isinstance(cell, pa.StructScalar):
+            return {name: _cell(inner) for name, inner in cell.items()}
+        if isinstance(cell, pa.ListScalar):
+            return [_cell(inner) for inner in cell]
+        return cell.cast(pa.string()).as_py()
+
+
 def in_words(value: Any, feature: Any) -> str:
     """A value of a column: the name of a class, yes or no, three digits of a number."""
     if isinstance(feature, datasets.ClassLabel) and isinstance(value, int) and value >= 0:
@@ -182,14 +204,16 @@ def in_words(value: Any, feature: Any) -> str:
 def _bytes(name: str, value: bytes, shape: Sequence[int] | None) -> Shown:
     """A picture, gray or in color, if the bytes are one: of a file, or pixels of that shape."""
     image = None
+    no_bombs = warnings.catch_warnings(action="error", category=PIL.Image.DecompressionBombWarning)
     try:
         if shape is not None and len(value) == np.prod(shape) and {*shape[2:]} <= {1, 3}:
             pixels = np.frombuffer(value, dtype=np.uint8).reshape(shape)
             image = PIL.Image.fromarray(pixels.squeeze(2) if pixels.shape[2:] == (1,) else pixels)
         else:
-            image = PIL.Image.open(io.BytesIO(value), formats=FORMATS)
+            with no_bombs:
+                image = PIL.Image.open(io.BytesIO(value), formats=FORMATS)
         image = _as_seen(image)
-    except (OSError, TypeError, ValueError, PIL.Image.DecompressionBombError):
+    except (OSError, TypeError, ValueError, *BOMBS):
         return Shown(name, "value", f"{len(value):,} bytes")
     size = f"{image.width} × {image.height}, {'gray' if image.mode == 'L' else 'color'}"
     return Shown(name, "picture", size, picture=image)

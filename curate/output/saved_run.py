@@ -22,7 +22,7 @@ from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
 
 from curate.errors import OutputError
 from curate.output.audit_log import FORMERLY
-from curate.output.rows import RowViewer, Shown
+from curate.output.rows import RowViewer, Shown, in_python
 from curate.output.words import visible
 from curate.recipe import Recipe, load_recipe
 
@@ -205,7 +205,12 @@ class SavedRun:
             contents: list[dict[str, Any]] = []
             if stored:
                 with _reading(f"{self.folder}: rows {stored[0]} to {stored[-1]}"):
-                    contents = self.content[[self.places[row] for row in stored]].to_pylist()
+                    table = self.content[[self.places[row] for row in stored]]
+                    columns = (in_python(column) for column in table.columns)
+                    contents = [
+                        dict(zip(table.column_names, cells, strict=True))
+                        for cells in zip(*columns, strict=True)
+                    ]
             by_row = dict(zip(stored, contents, strict=True))
             for row in some:
                 yield self._view(lines[row], by_row.get(row))

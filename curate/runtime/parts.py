@@ -1,5 +1,6 @@
 """Parts of a result, each made on its own: one that fails takes nothing else with it."""
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -8,6 +9,8 @@ from curate.runtime.ranks import ALONE, Ranks
 
 MISSING, FAILED = "missing", "failed"
 """The keys of provenance.json: parts that can still be made, and those that would fail again."""
+OF_DEVICES = re.compile("memory|CUDA|HIP|MPS|NCCL|start new thread")
+"""What is said where a device, or the machine, has not enough, or fails."""
 T = TypeVar("T")
 
 
@@ -34,8 +37,9 @@ class Parts:
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # the panics of Polars are no Exceptions
-            again = isinstance(error, UserError | NonFiniteError) and not _full(error)
-            if self._ranks.size > 1 and not again:
+            again = not _may_pass(error)
+            alike = isinstance(error, UserError | NonFiniteError)  # on all ranks
+            if self._ranks.size > 1 and not (alike and again):
                 raise
             words = str(error) if isinstance(error, CurateError) else _named(error)
             self.note(part, words, error, again=again)
@@ -62,9 +66,13 @@ def error_of(outcome: dict[str, Any], out: object) -> RunError | None:
     return RunError(f"{out} has what was kept and every score, but this failed: {told}.")
 
 
-def _full(error: BaseException) -> bool:
-    """Whether the file system is at fault, as for an OutputError."""
-    return isinstance(error.__cause__, OSError)
+def _may_pass(error: BaseException) -> bool:
+    """Whether the machine is at fault, or the file system, as for an OutputError."""
+    if isinstance(error, UserError | NonFiniteError):
+        return isinstance(error.__cause__, OSError | MemoryError)
+    if isinstance(error, RuntimeError):  # as devices raise it
+        return OF_DEVICES.search(str(error)) is not None
+    return isinstance(error, OSError | MemoryError | RunError)
 
 
 def _named(error: BaseException) -> str:

@@ -26,6 +26,20 @@ def test_numbers_and_lists_side_by_side() -> None:
     assert table.tolist() == [[1, 0.5, 1.5, 1], [2, 2.5, 3.5, 0]]
 
 
+def test_many_columns_are_asked_once_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    known = Dataset.features.fget
+    monkeypatch.setattr(Dataset, "features", property(lambda d: asked.append(1) or known(d)))
+    counts = []
+    for width in (2, 200):
+        data, before = Dataset.from_dict({f"p{k}": [k, k + 1] for k in range(width)}), len(asked)
+        names = match_features(data, ["p*"], [], "src")
+        read = read_features(data, names, "src", dtype=F64)
+        assert read.tolist() == [[*range(width)], [*range(1, width + 1)]]
+        counts.append(len(asked) - before)
+    assert counts[0] == counts[1]
+
+
 def test_nested_lists_and_array_features_keep_their_shape() -> None:
     cube = np.arange(12.0).reshape(2, 2, 3)
     assert features({"a": cube.tolist()}, ["a"]).tolist() == cube.tolist()
@@ -79,6 +93,8 @@ def test_a_pattern_that_is_a_name_means_that_column() -> None:
 def test_the_row_that_is_no_number_is_named() -> None:
     with pytest.raises(DataError, match=r"features must be numbers.*, but row 2 is 'NA'"):
         features({"a": ["1", "2.5", "NA"]}, ["a"])
+    with pytest.raises(DataError, match=r"features must be numbers.*, but row 4 is '0x1F'"):
+        features({"a": ["007", "+2", " .5", "1.", "0x1F"]}, ["a"])
 
 
 def test_numbers_in_a_column_of_json_are_numbers() -> None:

@@ -70,6 +70,10 @@ def test_numbers_that_are_written_as_numbers_are_numbers() -> None:
         (["1", "", " "], [1, None, None]),
         (["True", "false"], [True, False]),
         (["1", "much"], ["1", "much"]),
+        (["1", "0x1F"], ["1", "0x1F"]),
+        (["1", "-0XA"], ["1", "-0XA"]),
+        (["1", "+-5"], ["1", "+-5"]),
+        (["1", "++5"], ["1", "++5"]),
     ],
 )
 def test_numbers_may_be_written_in_any_way(values: list[str], numbers: list[Any]) -> None:

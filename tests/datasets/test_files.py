@@ -119,6 +119,22 @@ def test_a_class_is_its_name_in_every_file(tmp_path: Path) -> None:
     assert words == [name for own in names for name in own]
 
 
+@pytest.mark.parametrize("within", ["list", "mapping", "both"])
+def test_classes_within_lists_and_mappings_are_numbered_alike(tmp_path: Path, within: str) -> None:
+    for place, names in enumerate((["a", "b"], ["a", "b"], ["b", "a"])):
+        kind: Any = ClassLabel(names=names)
+        kind, value = {
+            "list": (datasets.List(kind), ["a"]),
+            "mapping": ({"key": kind}, {"key": "a"}),
+            "both": (datasets.List({"key": kind}), [{"key": "a"}]),
+        }[within]
+        data = Dataset.from_dict({"m": [value]}, features=Features({"m": kind}))
+        data.to_parquet(tmp_path / f"{place}.parquet")
+    assert len(read_files(str(tmp_path / "[01].parquet"), {})) == 2
+    with pytest.raises(DataError, match=r"2.parquet: m.* has the classes b, a, but .* are a, b;"):
+        read_files(str(tmp_path / "*.parquet"), {})
+
+
 def test_the_file_of_that_very_name_is_read_though_it_is_a_pattern(tmp_path: Path) -> None:
     write(tmp_path / "rows[1].csv", "a\n1\n")
     write(tmp_path / "rows1.csv", "a\n2\n")
@@ -134,6 +150,37 @@ def test_arrow_files_of_polars_are_read(tmp_path: Path) -> None:
     rows = {"a": ["x", None], "deep": [[{"b": "y"}], []]}
     pl.DataFrame(rows).write_ipc(tmp_path / "rows.arrow")
     assert read_files(str(tmp_path / "rows.arrow"), {}).to_dict() == rows
+    kind = pl.Categorical
+    kinds = {"c": kind, "e": pl.Enum(["y", "x"]), "l": pl.List(kind), "s": pl.Struct({"k": kind})}
+    rows = {"c": ["x", None], "e": ["x", "y"], "l": [["x", None], []], "s": [{"k": "x"}] * 2}
+    pl.DataFrame(rows, schema=kinds).write_ipc(tmp_path / "rows.arrow")
+    assert read_files(str(tmp_path / "rows.arrow"), {}).to_dict() == rows
+
+
+@pytest.mark.parametrize(
+    "calls", [[{"a": 1}, {"a": 1.5}], [{"a": 1, "b": 2}, {"b": 2, "a": 1}], [{"a": 1}, {"b": 1}]]
+)
+def test_what_turns_call_is_as_each_row_has_it(tmp_path: Path, calls: list[Any]) -> None:
+    rows = [[{"role": "assistant", "content": "x", "calls": [call]}] for call in calls]
+    write(tmp_path / "rows.jsonl", lines(*rows))
+    read = read_files(str(tmp_path / "rows.jsonl"), {})["a"][:]
+    assert [json.dumps(row) for row in read] == [json.dumps(row) for row in rows]
+    write(tmp_path / "rows.jsonl", lines(rows[0], rows[0]))
+    alike = read_files(str(tmp_path / "rows.jsonl"), {})
+    assert "Json" not in str(alike.features)
+    assert alike["a"][:] == [rows[0], rows[0]]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+@pytest.mark.parametrize("content", [b"", b"\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n \n"])
+def test_files_without_content_have_no_rows(tmp_path: Path, ending: str, content: bytes) -> None:
+    for name in (f"0{ending}", f"2{ending}.gz"):
+        packed = gzip.compress(content) if name.endswith(".gz") else content
+        (tmp_path / name).write_bytes(packed)
+        with pytest.raises(DataError, match="is empty"):
+            read_files(str(tmp_path / name), {})
+    write(tmp_path / f"1{ending}", "a\n3\n" if ending == ".csv" else lines(3))
+    assert read_files(str(tmp_path / f"*{ending}*"), None)["a"][:] == [3]
 
 
 def test_content_decides_and_not_the_clock(tmp_path: Path) -> None:

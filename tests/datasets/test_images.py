@@ -151,6 +151,17 @@ def test_what_is_transparent_lies_on_white_and_what_is_white_on_black() -> None:
     assert np.array_equal(seen(encoded(gray), encoded(RAMP))[0], seen(encoded(RAMP))[0])
 
 
+@pytest.mark.parametrize(("gray", "ground"), [(254, 0), (230, 0), (150, 255), (30, 255)])
+def test_what_is_nearly_white_lies_on_black(gray: int, ground: int) -> None:
+    solid = np.where(RAMP > 100, 255, 0).astype(np.uint8)
+    cell = with_alpha(gray, solid)
+    expected = np.where(solid == 255, gray, ground)
+    assert np.array_equal(seen(encoded(cell))[0, 0], expected)
+    yellow = cell.copy()
+    yellow[..., :3] = 255, 255, 0  # which white does not hide
+    assert (seen(encoded(yellow))[0][:, solid == 0] == 255).all()
+
+
 def test_a_transparent_color_is_transparent() -> None:
     glyph = np.array([[0, 1], [1, 0]], dtype=np.uint8)
     for mode in ("L", "P"):

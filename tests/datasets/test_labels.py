@@ -1,5 +1,7 @@
 """Labels as classes or numbers, and noise that is planted among them."""
 
+from datetime import time
+from decimal import Decimal
 from typing import Any
 
 import datasets
@@ -24,6 +26,7 @@ def test_labels_of_every_kind() -> None:
         (labels(["b", "a", "b"]), 2, [1, 0, 1]),
         (labels([0, 2], datasets.ClassLabel(num_classes=4)), 4, [0, 2]),
         (labels([True, False]), 2, [1, 0]),
+        (labels([1.0, 0.0, 2.0]), 3, [1, 0, 2]),
     ]:
         classes = find_classes(data, "label", "src")
         assert classes.count == count
@@ -40,11 +43,21 @@ def test_labels_of_every_kind() -> None:
         (labels([0.5, 1.5]), "class labels must be ints, strings or ClassLabel"),
         (labels([0, -1], datasets.ClassLabel(num_classes=4)), "column label is -1 at row 1"),
         (labels([[0], [1]]), "class labels must be ints"),
+        (labels([0.0, float("nan")]), "class labels must be ints"),
+        (labels([Decimal(0), Decimal(1)]), r"holds Value\('decimal.*class labels must be ints"),
+        (labels([time(0), time(1)]), r"holds Value\('time.*class labels must be ints"),
+        (labels([b"a", b"b"]), r"holds Value\('binary'\); class labels must be ints"),
     ],
 )
 def test_bad_labels_are_named_with_their_row(data: Dataset, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_classes(data, "label", "src", find_classes(data, "label", "src"))
+
+
+def test_labels_of_one_set_may_be_written_as_floats() -> None:
+    for train, val in ([0, 1], [1.0, 0.0]), ([0.0, 1.0], [1, 0]), (["0", "1"], [1.0, 0.0]):
+        classes = find_classes(labels(train), "label", "train")
+        assert read_classes(labels(val), "label", "val", classes).tolist() == [1, 0]
 
 
 def test_validation_labels_have_to_be_known() -> None:

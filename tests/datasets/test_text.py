@@ -111,9 +111,26 @@ def test_a_classifiers_special_tokens_survive_cutting() -> None:
     assert (long.cut, short.cut) == (True, False)
 
 
+def test_conversations_of_one_length_may_be_lists_of_a_fixed_size() -> None:
+    tokenizer = words.tokenizer()
+    tokenizer.chat_template = UNMARKED
+    turns = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]] * 3
+    usual = Dataset.from_dict({"messages": turns})
+    kind = usual.features["messages"].feature
+    features = datasets.Features({"messages": datasets.List(kind, length=2)})
+    fixed = Dataset.from_dict({"messages": turns}, features=features)
+    first, second = (list(encode_messages(d, "messages", "x", tokenizer)) for d in (usual, fixed))
+    assert first == second
+
+
 BAD_MESSAGES: list[tuple[Any, str | None, str]] = [
     ([[{"role": "user", "content": "a"}]], None, "has no chat template"),
     (["hello"], UNMARKED, "messages must be lists of {role, content}"),
+    (
+        [[{"role": "user", "content": "a"}], [{"role": None, "content": "a"}]],
+        UNMARKED,
+        "at row 1; messages must be lists of {role, content}",
+    ),
     ([[{"from": "user", "value": "a"}]], UNMARKED, "messages must be lists of {role, content}"),
     ([[{"role": "user", "content": "a"}], None], UNMARKED, "column messages is null at row 1"),
     (

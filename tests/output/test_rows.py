@@ -6,10 +6,11 @@ from typing import Any
 import datasets
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from curate.output.rows import RowViewer, in_order
+from curate.output.rows import RowViewer, in_order, in_python
 from tests.output.made import recipe
 
 BY_LOSS: dict[str, Any] = {"objective": "mine:loss", "model": {"factory": "mine:net"}}
@@ -139,6 +140,35 @@ def test_bytes_that_are_no_picture_are_counted() -> None:
         table = Dataset.from_dict({"x": [cell]}, features=features)
         (column,) = shown(table, recipe(columns, **BY_LOSS))
         assert (column.kind, column.text) == ("value", f"{len(cell)} bytes")
+
+
+def test_a_picture_of_more_pixels_than_are_worth_it_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cell = png(np.zeros((8, 8), dtype=np.uint8))
+    table = Dataset.from_dict({"a": [cell]})
+    assert shown(table, None)[0].kind == "picture"
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 60)  # a warning from here, an error at twice
+    assert shown(table, None)[0].text == f"{len(cell)} bytes"
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        (pa.date32(), "10000-01-01"),
+        (pa.timestamp("s", "UTC"), "10000-01-01 00:00:00Z"),
+        (pa.duration("s"), "253402300800000"),
+    ],
+)
+def test_times_that_python_does_not_have_are_words(kind: pa.DataType, word: str) -> None:
+    days = 2932897
+    number = {"date32[day]": days, "duration[s]": days * 86400 * 1000}.get(str(kind), days * 86400)
+    far = pa.array([number, None], pa.int32() if kind == pa.date32() else pa.int64()).cast(kind)
+    assert in_python(far) == [word, None]
+    nested = pa.StructArray.from_arrays([far, pa.array([1, 2])], ["t", "n"])
+    lists = pa.ListArray.from_arrays(pa.array([0, 2], pa.int32()), nested)
+    assert in_python(lists) == [[{"t": word, "n": 1}, {"t": None, "n": 2}]]
+    assert in_python(pa.array(["a", None])) == ["a", None]
 
 
 def test_pictures_of_16_bits_floats_and_alpha_are_shown_as_they_look() -> None:

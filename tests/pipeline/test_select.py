@@ -88,8 +88,8 @@ JUDGED = "selection.judge=true"
 LATER = {
     "worth": (select, "_weigh", [MemoryError(), FULL]),
     "evaluation": (select, "evaluate", [RuntimeError("CUDA out of memory"), FULL]),
-    "dropped.parquet": (page, "store_dropped", [TypeError("no such type"), FULL]),
-    "report.html": (page, "render", [KeyError("figure"), pl.exceptions.PanicException("polars")]),
+    "dropped.parquet": (page, "store_dropped", [MemoryError(), FULL]),
+    "report.html": (page, "render", [FULL]),
     "README.md": (page, "write_card", [FULL]),
 }
 """Parts of a result, where each is made, and how it may fail."""
@@ -120,6 +120,21 @@ def test_a_part_that_fails_takes_nothing_with_it_and_is_made_again(
     assert (out / "scores.parquet").read_bytes() == before
     assert {path.name for path in out.iterdir()} >= {"dropped.parquet", "report.html", "README.md"}
     assert not folder_of(out).exists()
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("no such type"), KeyError("figure"), pl.exceptions.PanicException("polars")]
+)
+def test_a_report_that_would_fail_again_is_not_left_to_be_resumed(
+    here: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = here / "out"
+    monkeypatch.setattr(page, "render", failing(error))
+    for resume in (False, True):
+        summary = run_select(recipe(), out, resume=resume)
+        assert "missing" not in summary
+        assert type(error).__name__ in summary["failed"]["report.html"]
+    assert len(load_from_disk(str(out))["train"]) == summary["kept"]
 
 
 def test_a_provenance_that_cannot_be_written_again_loses_no_retraining(

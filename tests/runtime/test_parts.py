@@ -2,7 +2,7 @@
 
 import pytest
 
-from curate.errors import DataError, NonFiniteError, OutputError
+from curate.errors import DataError, NonFiniteError, OutputError, RunError
 from curate.runtime.parts import FAILED, MISSING, Parts, error_of
 
 
@@ -46,6 +46,23 @@ def test_a_full_disk_may_have_room_again_whatever_it_is_called() -> None:
 
     parts.attempt("report", full)
     assert [*parts.outcome()] == [MISSING]
+
+
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [
+        (OverflowError("date value out of range"), FAILED),
+        (AttributeError("casefold"), FAILED),
+        (RuntimeError("shapes do not go together"), FAILED),
+        (RuntimeError("CUDA error: unspecified launch failure"), MISSING),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), MISSING),
+        (RunError("a worker is gone."), MISSING),
+    ],
+)
+def test_what_comes_back_the_same_has_failed(error: BaseException, where: str) -> None:
+    parts = Parts()
+    parts.attempt("report", lambda: raising(error))
+    assert [*parts.outcome()] == [where]
 
 
 def test_an_interrupt_is_not_a_failure() -> None:
