@@ -523,13 +523,13 @@ def test_a_picture_that_fails_takes_nothing_with_it(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: Any) -> None:
-        raise ValueError("no font")
+        raise MemoryError("no font")
 
     arguments = ("recipe.yaml", *QUICK, "--examples", "4", "--out", "v")
     with monkeypatch.context() as patch:
         patch.setattr(curate.pipeline.verify, "plot_verification", fail)
         assert verify(*arguments) == 1
-    assert "verify.png: ValueError: no font" in capsys.readouterr().err
+    assert "verify.png: MemoryError: no font" in capsys.readouterr().err
     assert len(pl.read_parquet("v/verify.parquet")) == 4
     assert json.loads(Path("v/verify.json").read_text())["examples"] == 4
     monkeypatch.setattr(curate.pipeline.verify, "leave_out", None)  # nothing is measured again
