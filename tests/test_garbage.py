@@ -200,7 +200,7 @@ HEADER = "a,label\n"
 FILES: list[tuple[str, bytes | str, str]] = [
     ("data.csv", "", "data.csv: is empty"),
     ("data.csv", HEADER, "data.csv: has no rows"),
-    ("data.csv", "\n\n", "data.csv: cannot be read: "),
+    ("data.csv", "\n\n", "data.csv: is empty."),
     (
         "data.csv",
         HEADER + ROWS + "1,up,2\n",
