@@ -112,7 +112,8 @@ def _select(
         elif say is not None and written is None:
             announce(job, say)
         origin = {"threads": threads, "run": unfinished.run, "resumed": resumed}
-        result = Result(job, unfinished, phases, origin, Parts(ranks))
+        before = (written or {}).get(MISSING)
+        result = Result(job, unfinished, phases, origin, Parts(ranks, before))
         summary = result.make(trackers)
     _log_summary(trackers, summary)
     return summary

@@ -1,7 +1,7 @@
 """Parts of a result, each made on its own: one that fails takes nothing else with it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from curate.errors import CurateError, NonFiniteError, RunError, UserError
@@ -17,15 +17,17 @@ T = TypeVar("T")
 class Parts:
     """What became of the parts of a result.
 
-    missing: those that failed for a reason that may pass, and why. failed: those that would fail
-    in the same way again, and why. cause: the first of the errors.
+    missing: those that can be tried again, and why they failed. failed: those that would fail in
+    the same way again, and why; an error of code counts as such when it comes a second time.
+    cause: the first of the errors.
     """
 
-    def __init__(self, ranks: Ranks = ALONE) -> None:
+    def __init__(self, ranks: Ranks = ALONE, before: Mapping[str, str] | None = None) -> None:
+        """before: parts that were missing already, and why."""
         self.missing: dict[str, str] = {}
         self.failed: dict[str, str] = {}
         self.cause: BaseException | None = None
-        self._ranks = ranks
+        self._ranks, self._before = ranks, before or {}
 
     def attempt(self, part: str, make: Callable[[], T]) -> T | None:
         """What `make` returns; None if it fails, which is noted under the name of the part.
@@ -37,17 +39,17 @@ class Parts:
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # the panics of Polars are no Exceptions
-            again = not _may_pass(error)
+            words = str(error) if isinstance(error, CurateError) else _named(error)
             alike = isinstance(error, UserError | NonFiniteError)  # on all ranks
+            again = not _may_pass(error) and (alike or self._before.get(part) == _line(words))
             if self._ranks.size > 1 and not (alike and again):
                 raise
-            words = str(error) if isinstance(error, CurateError) else _named(error)
             self.note(part, words, error, again=again)
             return None
 
     def note(self, part: str, why: str, cause: BaseException | None = None, *, again: bool) -> None:
         """Note why a part could not be made; `again`: whether it would fail again."""
-        (self.failed if again else self.missing)[part] = " ".join(why.split()).rstrip(".")
+        (self.failed if again else self.missing)[part] = _line(why)
         self.cause = self.cause or cause
 
     def outcome(self) -> dict[str, Any]:
@@ -64,6 +66,10 @@ def error_of(outcome: dict[str, Any], out: object) -> RunError | None:
         return None
     told = "; ".join(f"{part}: {why}" for part, why in parts.items())
     return RunError(f"{out} has what was kept and every score, but this failed: {told}.")
+
+
+def _line(words: str) -> str:
+    return " ".join(words.split()).rstrip(".")
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -25,9 +25,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faulty_loops import LOOPS
 from planted import bad_rows, disks, hostile, late, runs
 from planted.bench import Bench, Fault, Found, apart, resumed
+
+from faulty_loops import LOOPS  # isort: skip  # after `planted`, which sets the environment
 
 MOMENTS = {
     "before anything is computed": ".out.unfinished/run.json",

@@ -17,5 +17,9 @@ def _clear() -> None:
         shutil.rmtree(_cache, ignore_errors=True)
 
 
-os.environ |= {"HF_HOME": _cache, "HF_HUB_OFFLINE": "1"}
+os.environ |= {
+    "HF_HOME": _cache,
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
 silence_libraries()  # before anything loads `datasets`
