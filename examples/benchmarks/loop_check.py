@@ -23,7 +23,7 @@ from loop_cost import BATCH, CASES, TARGETS, draw, losses, train
 from torch import Tensor, nn
 
 from curate import LookAheadLoader
-from curate.integrations import loop, rehearsal
+from curate.integrations import loop, rehearsal, witness
 from curate.integrations.witness import AT_ONCE, Witness
 
 
@@ -70,12 +70,13 @@ def measure(name: str, horizon: int, seconds: float, device: torch.device) -> st
     batches = [draw(BATCH, device) for _ in range(16)]
     train(batches, model, optimizer)
     step = median(train(batches, model, optimizer) for _ in range(3)) / len(batches)
-    wrap, trial, watched = list[float](), list[float](), list[float]()
+    wrap, trial, steps, updates = (list[float]() for _ in range(4))
     begin = time.perf_counter()
     with (
         timed(loop, "require_trainable", wrap),
         timed(rehearsal, "rehearse", trial),
-        timed(Witness, "_compare", watched),
+        timed(Witness, "_note_step", steps),
+        timed(witness, "require_update", updates),
     ):
         chosen = LookAheadLoader(
             batches, model, optimizer, losses, draw(TARGETS, device), horizon=horizon, keep=0.5
@@ -83,6 +84,7 @@ def measure(name: str, horizon: int, seconds: float, device: torch.device) -> st
         while time.perf_counter() - begin < seconds:
             train(chosen, model, optimizer)
     whole = time.perf_counter() - begin
+    watched = list(map(sum, zip(steps, updates, strict=False)))
     later = watched[AT_ONCE:]
     at_start = sum(wrap) + sum(trial) + sum(watched[:AT_ONCE])
     return (
