@@ -15,7 +15,7 @@ from curate.integrations.options import LoopOptions, Options
 from curate.integrations.training import LiveTraining
 from curate.models import Objective, as_objective
 from curate.models.hidden import Hidden
-from curate.models.randomness import NUMPY, PYTHON, torch_sources, undisturbed
+from curate.models.randomness import undisturbed, usual_sources
 from curate.rules import unwrap
 
 
@@ -148,7 +148,7 @@ def as_targets(targets: Any) -> list[Target]:
                 "tensor, dictionary, tuple, list or dataclass of tensors."
             )
     # a DataLoader draws a seed, its sampler an order, its dataset augmentations
-    usual = [*torch_sources(torch.device("cpu")), PYTHON, NUMPY]
+    usual = usual_sources(torch.device("cpu"))
     with undisturbed([*usual, *Hidden(targets).sources]):
         parsed = [
             Target(

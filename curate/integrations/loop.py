@@ -18,11 +18,11 @@ from curate.integrations.drawing import Drawing
 from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options
 from curate.integrations.paying import Paying, halved
 from curate.integrations.rehearsal import Rehearsal
-from curate.integrations.training import LiveTraining, future_learning_rates
+from curate.integrations.training import LiveTraining
 from curate.integrations.witness import Foreseen, Witness
 from curate.models import FlatModel, Objective, require_trainable
 from curate.output.audit_log import AuditLog
-from curate.rules import LiveOptimizer, State
+from curate.rules import State
 from curate.runtime.trackers import careful
 from curate.runtime.trackers.base import log_metrics
 from curate.selection import Array
@@ -131,8 +131,8 @@ class LiveLoop:
             Witness(training, objective),
         )
         self._steps_decided = 0
-        model, live = training.read()
-        training.learning_rates(live, 1)
+        model, _ = training.read()
+        training.learning_rates(1)
         with training.simulated(self._objective):
             require_trainable(model, objective, targets[0].examples)
 
@@ -178,12 +178,15 @@ class LiveLoop:
         learning rates are 0, as a warm-up begins, does: it has no report then.
         """
         sizes = [batch_length(batch) for batch in batches]
-        if (self._paying and not self._paying.due()) or not self._moves(len(batches)):
-            self._steps_decided += -(-len(batches) // self.accumulate)
+        steps = -(-len(batches) // self.accumulate)
+        rates = self.training.learning_rates(steps)
+        moves = any(rate for step in rates for rate in step)
+        if (self._paying and not self._paying.due()) or not moves:
+            self._steps_decided += steps
             return [_whole(size, len(self._targets)) for size in sizes]
         begin = time.monotonic()
         with self.training.simulated(self._objective):
-            decided = self._decide(batches, sizes)
+            decided = self._decide(batches, sizes, rates)
             gain = self._try(decided)
             if self._paying and not self._paying.pays:
                 whole = [np.ones(len(weights)) for weights in decided.weights]
@@ -213,12 +216,6 @@ class LiveLoop:
                 report.gain = self._everything - self._judged_loss(model, theta)
                 self._paying.enter(report.gain)
         self._record()
-
-    def _moves(self, batches: int) -> bool:
-        """Whether a window of so many batches moves any parameter, so that rows can be judged."""
-        steps = -(-batches // self.accumulate)
-        rates = future_learning_rates(self.training.optimizer, self.training.scheduler, steps)
-        return any(rate for step in rates for rate in step)
 
     def _look_on(self, k: int) -> None:
         """Check the step before; watch step k of the window handed out, if that is due."""
@@ -261,19 +258,25 @@ class LiveLoop:
                 "packed into one, without padding, count as one."
             )
 
-    def _decide(self, batches: Sequence[Any], sizes: Sequence[int]) -> Decided:
-        """A window of batches of these sizes, judged by the targets whose turn it is."""
+    def _decide(
+        self, batches: Sequence[Any], sizes: Sequence[int], rates: Sequence[tuple[float, ...]]
+    ) -> Decided:
+        """A window of batches of these sizes, judged by the targets whose turn it is.
+
+        rates: of all param groups, for each step.
+        """
         options = self.options
         examples = BatchExamples(batches)
         parts = [sizes[k : k + self.accumulate] for k in range(0, len(sizes), self.accumulate)]
-        model, live = self.training.read()
-        known = None
+        steps, known = self._steps(parts), None
         if not self._rehearsal.done:
             self._require_cuts(sizes)
-            before = self._seeds.get_state()
-            known = self._rehearsal.take(examples, self._steps(live, parts[:1])[0])
-            self._seeds.set_state(before)
-            model, live = self.training.read()
+            known = self._rehearsal.take(examples, steps[0])
+        model, live = self.training.read()
+        steps = [
+            replace(step, lrs=tuple(lrs[k] for k in live.groups))
+            for step, lrs in zip(steps, rates, strict=True)
+        ]
         choosing, self._judging = self._sides[len(self.reports) % len(self._sides)]
         judge = Judge(
             Task(model, self._objective, examples),
@@ -294,28 +297,24 @@ class LiveLoop:
         )
         self._begin = state = live.state()
         self._outline, self._held = self.training.outline(), len(self.training.optimizer.state)
-        steps = self._steps(live, parts)
         judged = judge.judge(state, steps, first_step=self._steps_decided, known=known)
         self._rehearsal.note_use(model)
         return selector.decide(judged, self._steps_decided, parts)
 
-    def _steps(self, live: LiveOptimizer, parts: Sequence[Sequence[int]]) -> list[Step]:
-        """The loop's next steps, made of batches of these sizes."""
-        rates = self.training.learning_rates(live, len(parts))
+    def _steps(self, parts: Sequence[Sequence[int]]) -> list[Step]:
+        """The loop's next steps, made of batches of these sizes, still without learning rates."""
         totals = [sum(sizes) for sizes in parts]
         return [
             Step(
                 rows=rows,
                 weights=torch.ones(len(rows)),
-                lrs=lrs,
+                lrs=(),
                 seed=int(torch.randint(2**62, (), generator=self._seeds)),
                 micro_batch=self.options.micro_batch or 0,
                 cuts=tuple(accumulate(sizes))[:-1],
                 scale=self._scale(len(sizes)),
             )
-            for rows, lrs, sizes in zip(
-                torch.arange(sum(totals)).split(totals), rates, parts, strict=True
-            )
+            for rows, sizes in zip(torch.arange(sum(totals)).split(totals), parts, strict=True)
         ]
 
     def _try(self, decided: Decided) -> float | None:

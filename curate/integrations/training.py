@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from curate.errors import OptimizerError, UserError
 from curate.models import FlatModel
 from curate.models.hidden import Hidden
-from curate.models.randomness import NUMPY, PYTHON, torch_sources, undisturbed
+from curate.models.randomness import undisturbed, usual_sources
 from curate.rules import LiveOptimizer, from_torch
 
 _modules = import_module("torch.nn.modules.module")
@@ -130,10 +130,9 @@ class LiveTraining:
         groups = [[names[p] for p in group] for group in live.parameters]  # type: ignore[index]
         return FlatModel(self.model, groups, autocast=self.half), live
 
-    def learning_rates(self, live: LiveOptimizer, steps: int) -> list[tuple[float, ...]]:
-        """The learning rate of every param group in `live`, for each of the next steps."""
-        rates = future_learning_rates(self.optimizer, self.scheduler, steps)
-        return [tuple(lrs[k] for k in live.groups) for lrs in rates]
+    def learning_rates(self, steps: int) -> list[tuple[float, ...]]:
+        """The learning rate of every param group, for each of the next steps."""
+        return future_learning_rates(self.optimizer, self.scheduler, steps)
 
     @contextmanager
     def simulated(self, objective: Any) -> Iterator[None]:
@@ -146,7 +145,7 @@ class LiveTraining:
         attributes = vars(self.model)
         before, self.simulating = self.simulating, True
         try:
-            with undisturbed([*torch_sources(self.device), PYTHON, NUMPY]), hidden.put_back():
+            with undisturbed(usual_sources(self.device)), hidden.put_back():
                 if _wrapped_by_accelerate(self.model):
                     attributes["forward"] = attributes["_original_forward"]
                 yield

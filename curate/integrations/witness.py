@@ -17,7 +17,7 @@ from curate.integrations.compared import UPDATE, Real, require_gradient, require
 from curate.integrations.training import LiveTraining
 from curate.models import Batch, FlatModel, Objective
 from curate.models.hidden import Hidden
-from curate.models.randomness import NUMPY, PYTHON, Source, torch_sources
+from curate.models.randomness import Source, usual_sources
 from curate.rules import LiveOptimizer, Rule, State
 from curate.trajectory import Step, Task, gradient
 
@@ -117,8 +117,8 @@ class Witness:
         """Look on while the loop takes a step."""
         self.stop()
         self._latest, training = 0.0, self._training
-        sources = [*torch_sources(training.device), PYTHON, NUMPY]
-        sources += Hidden(training.model, self._objective).sources
+        own = Hidden(training.model, self._objective).sources
+        sources = [*usual_sources(training.device), *own]
         self._watched = _Watched(foreseen, sources)
         self._handles = [
             training.called.register_forward_pre_hook(self._note_pass),

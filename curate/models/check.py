@@ -13,7 +13,7 @@ from curate.models.from_path import FOREIGN, one_line
 from curate.models.hidden import Hidden
 from curate.models.objectives.base import Batch, Objective
 from curate.models.objectives.classification import Classification
-from curate.models.randomness import NUMPY, PYTHON, Source, seeded, torch_sources, undisturbed
+from curate.models.randomness import Source, seeded, undisturbed, usual_sources
 
 
 def require_trainable(
@@ -32,7 +32,7 @@ def require_trainable(
     """
     batch = examples.batch(next(iter(examples.chunks(2))), model.device)
     hidden = Hidden(model.module, objective)
-    sources = [*torch_sources(model.device), PYTHON, NUMPY]
+    sources = usual_sources(model.device)
     before = [_mark(tensor) for _, tensor in hidden.large]
     with undisturbed(sources), hidden.put_back() as changed:
         try:
@@ -55,7 +55,9 @@ UNSEEN = ", a state that the optimizer does not see; freeze it or make it a para
 
 def _mark(tensor: Tensor) -> tuple[int, float]:
     """What differs when a tensor was written to, be it through its `data`."""
-    return tensor._version, float(tensor.detach().to_dense().double().sum())
+    values = tensor.detach().to_dense()
+    values = torch.view_as_real(values) if values.is_complex() else values
+    return tensor._version, float(values.sum(dtype=torch.float64))
 
 
 def _require_outputs(model: FlatModel, batch: Batch, classes: int) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from curate.models.randomness import Source, source_of
+from curate.models.randomness import Source, source_of, undisturbed
 
 NOT_THE_USERS = stdlib_module_names - {"__main__"} | {
     *("accelerate", "bitsandbytes", "curate", "datasets", "lightning", "lightning_fabric"),
@@ -79,29 +79,20 @@ class Hidden:
 
     def snapshot(self) -> Callable[[], None]:
         """What makes all of it, but for generators, what it is now."""
-        pairs = [(place, place.read()) for place in self._places]
-
-        def put_back() -> None:
-            for place, value in pairs:
-                if place.changed(value):
-                    place.write(value)
-
-        return put_back
+        return partial(_write_changed, self._read())
 
     @contextmanager
     def put_back(self) -> Iterator[Callable[[], list[str]]]:
         """A block after which all is as it was; yields what gives the names of what changed."""
-        before = [place.read() for place in self._places]
-        pairs = [*zip(self._places, before, strict=True)]
-        states = [source.state() for source in self.sources]
+        pairs = self._read()
         try:
-            yield lambda: [name for place, value in pairs for name in place.changed(value)]
+            with undisturbed(self.sources):
+                yield lambda: [name for place, value in pairs for name in place.changed(value)]
         finally:
-            for place, value in pairs:
-                if place.changed(value):
-                    place.write(value)
-            for source, state in zip(self.sources, states, strict=True):
-                source.set_state(state)
+            _write_changed(pairs)
+
+    def _read(self) -> list[tuple[Place, Any]]:
+        return [(place, place.read()) for place in self._places]
 
     def _enter(self, name: str, value: Any) -> list[tuple[str, Any]]:
         """Note what it is; its parts by name, to be looked into."""
@@ -174,6 +165,12 @@ class Hidden:
             read = partial(_some, known, used)
             self._places.append(Place("", read, known.update))
         return [*parts.items()]
+
+
+def _write_changed(pairs: list[tuple[Place, Any]]) -> None:
+    for place, value in pairs:
+        if place.changed(value):
+            place.write(value)
 
 
 def _is_the_users(value: Any) -> bool:

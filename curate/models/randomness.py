@@ -72,6 +72,11 @@ def torch_sources(device: torch.device) -> list[Source]:
     return [source for source in map(source_of, generators) if source is not None]
 
 
+def usual_sources(device: torch.device) -> list[Source]:
+    """What anybody may draw from: torch's, for tensors on `device`, Python's and NumPy's."""
+    return [*torch_sources(device), PYTHON, NUMPY]
+
+
 @contextmanager
 def undisturbed(sources: Sequence[Source]) -> Iterator[None]:
     """A block after which the sources go on as if nothing had been drawn in it."""

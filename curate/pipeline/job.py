@@ -12,7 +12,7 @@ from torch import Tensor
 from curate import models, rules
 from curate.errors import RecipeError
 from curate.models import FlatModel, Objective
-from curate.models.randomness import NUMPY, PYTHON, seeded, torch_sources
+from curate.models.randomness import seeded, usual_sources
 from curate.output.directory import made_with
 from curate.pipeline.build import assign_groups, build_module, build_rule, param_groups
 from curate.pipeline.candidates import Candidates, read_candidates
@@ -65,7 +65,7 @@ class Job:
     def _build(self, seed: int) -> tuple[FlatModel, Rule]:
         dtype = getattr(torch, self.recipe.training.dtype)
         precision = self.recipe.training.precision
-        with seeded(seed, [*torch_sources(self.device), PYTHON, NUMPY]):
+        with seeded(seed, usual_sources(self.device)):
             module = build_module(self.recipe, self.data).train()
         trainable = [name for name, p in module.named_parameters() if p.requires_grad]
         model = FlatModel(
