@@ -21,13 +21,12 @@ SMALL = 0.01
 class Real(NamedTuple):
     """One step as the optimizer took it.
 
-    when: for messages. before, after: the parameters by name. gradients: as the optimizer found
-    them; None where there was none. lrs, foreseen: learning rates of the groups.
+    when: for messages. before: the parameters by name. gradients: as the optimizer found them;
+    None where there was none. lrs, foreseen: learning rates of the groups.
     """
 
     when: str
     before: Mapping[str, Tensor]
-    after: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor | None]
     lrs: Sequence[float]
     foreseen: Sequence[float]
@@ -69,15 +68,14 @@ def require_gradient(
     )
 
 
-def require_update(real: Real, expected: Mapping[str, Tensor]) -> None:
+def require_update(real: Real, after: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise SimulationError if a step did not move the parameters as `expected`.
 
     Those that are not expected anywhere take no part in the simulation, and are to stay.
     """
     _require_rates(real)
     for name, before in real.before.items():
-        after = real.after.get(name, before)
-        moved, foreseen = after.double() - before, expected.get(name, before).double() - before
+        moved, foreseen = (where.get(name, before).double() - before for where in (after, expected))
         rounding = 8 * torch.finfo(before.dtype).eps
         size, off = float(foreseen.norm()), float((moved - foreseen).norm())
         if off <= max(UPDATE, rounding) * size + rounding * float(before.double().norm()):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from curate.datasets import BatchExamples, batch_length, take
-from curate.errors import DataError, OptionError, SimulationError
+from curate.errors import DataError, OptionError
 from curate.influence import Differences, Scoring, Target, target_losses
 from curate.integrations.columns import read_column, read_columns
 from curate.integrations.drawing import Drawing
@@ -19,10 +19,9 @@ from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options
 from curate.integrations.paying import Paying, halved
 from curate.integrations.rehearsal import Rehearsal
 from curate.integrations.training import LiveTraining
-from curate.integrations.witness import Foreseen, Witness
+from curate.integrations.witness import Witness
 from curate.models import FlatModel, Objective, require_trainable
 from curate.output.audit_log import AuditLog
-from curate.rules import State
 from curate.runtime.trackers import careful
 from curate.runtime.trackers.base import log_metrics
 from curate.selection import Array
@@ -123,13 +122,8 @@ class LiveLoop:
         self._trackers = careful([] if options.tracker is None else [options.tracker])
         self._unsettled: Decided | None = None
         self._drawing = Drawing()
-        self._outline: list[Any] = []
-        self._held = 0
-        self._begin: State | None = None  # of the window, until its first batch is handed out
-        self._rehearsal, self._witness = (
-            Rehearsal(training, objective),
-            Witness(training, objective),
-        )
+        self._rehearsal = Rehearsal(training, objective)
+        self._witness = Witness(training, objective)
         self._steps_decided = 0
         model, _ = training.read()
         training.learning_rates(1)
@@ -160,8 +154,8 @@ class LiveLoop:
             handed = 0
             try:
                 for batch, decision in zip(window, self.choose(window), strict=True):
-                    if handed % self.accumulate == 0:
-                        self._look_on(handed // self.accumulate)
+                    if handed % self.accumulate == 0 and self._unsettled is not None:
+                        self._witness.go_on(self._unsettled, handed // self.accumulate)
                     handed += 1
                     self._witness.hand()
                     yield self._part(batch, decision)
@@ -217,37 +211,6 @@ class LiveLoop:
                 self._paying.enter(report.gain)
         self._record()
 
-    def _look_on(self, k: int) -> None:
-        """Check the step before; watch step k of the window handed out, if that is due."""
-        left = self._witness.check()
-        decided = self._unsettled
-        if k and decided is not None:
-            self._require_outline(decided.first_step + k)
-        if decided is not None and decided.weights[k].any() and self._witness.due():
-            judge = decided.judge
-            foreseen = Foreseen(
-                decided.first_step + k,
-                decided.kept(k),
-                judge.task.examples,
-                len(decided.judged.steps[k].cuts) + 1,
-                judge.rule,
-                judge.task.model.names,
-                self._begin if k == 0 else left,
-            )
-            self._witness.watch(foreseen)
-        self._begin = None
-
-    def _require_outline(self, number: int) -> None:
-        """Refuse a loop that changes within a window what it trains, or how."""
-        held = len(self.training.optimizer.state)
-        if self.training.outline() != self._outline or held < self._held:
-            raise SimulationError(
-                f"step {number} of the loop: parameters were frozen, unfrozen or added, an option "
-                "of the optimizer was changed or its state cleared since the window was "
-                "simulated; do that between windows, or use a horizon of 1."
-            )
-        self._held = held
-
     def _require_cuts(self, sizes: Sequence[int]) -> None:
         """Refuse batches that are too small for any row to be dropped."""
         budget = self._budget
@@ -295,8 +258,8 @@ class LiveLoop:
             strata=read_columns(options.label, batches, "label"),
             groups=read_columns(options.group_by, batches, "group_by"),
         )
-        self._begin = state = live.state()
-        self._outline, self._held = self.training.outline(), len(self.training.optimizer.state)
+        state = live.state()
+        self._witness.open(state)
         judged = judge.judge(state, steps, first_step=self._steps_decided, known=known)
         self._rehearsal.note_use(model)
         return selector.decide(judged, self._steps_decided, parts)

@@ -89,9 +89,9 @@ def rehearse(training: LiveTraining, gradients: Mapping[str, Tensor | None]) -> 
             state, before = live.state(), training.copies()
             optimizer.step()
             when = f"a trial of the optimizer, step {k + 1}"
-            real = Real(when, before, training.copies(), raw, live.lrs, live.lrs)
+            real = Real(when, before, raw, live.lrs, live.lrs)
             expected = live.rule.update(whole, state, live.lrs)
-            require_update(real, model.unpack(expected.theta))
+            require_update(real, training.copies(), model.unpack(expected.theta))
 
 
 @contextmanager

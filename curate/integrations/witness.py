@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curate.datasets import Examples
 from curate.errors import SimulationError
 from curate.integrations.compared import UPDATE, Real, require_gradient, require_update
 from curate.integrations.training import LiveTraining
 from curate.models import Batch, FlatModel, Objective
 from curate.models.hidden import Hidden
 from curate.models.randomness import Source, usual_sources
-from curate.rules import LiveOptimizer, Rule, State
-from curate.trajectory import Step, Task, gradient
+from curate.rules import LiveOptimizer, State
+from curate.selection.driver import Decided
+from curate.trajectory import Task, gradient
 
 AT_ONCE = 2
 """Steps that are watched at the start, whatever that costs."""
@@ -27,32 +27,18 @@ SHARE = 0.01
 """Share of the time that later ones may take."""
 
 
-@dataclass(frozen=True)
-class Foreseen:
-    """A step of a window as it is simulated.
-
-    number: in the loop, for messages. step: with what is kept of it and its weights. rule: that
-    moves the parameters `names`. state: before the step, where that is known.
-    """
-
-    number: int
-    step: Step
-    examples: Examples
-    batches: int
-    rule: Rule
-    names: tuple[str, ...]
-    state: State | None
-
-
 @dataclass
 class _Watched:
-    """What is seen of a step.
+    """Step k of a window, as it was decided on and as it is seen.
 
-    handed: for every batch that the loop has been given, and passes: for every forward pass, the
-    states of all sources of random numbers before. memory: puts back what was remembered then.
+    left: the state before it, where that is known. handed: for every batch that the loop has been
+    given, and passes: for every forward pass, the states of all sources of random numbers before.
+    memory: puts back what was remembered then.
     """
 
-    foreseen: Foreseen
+    decided: Decided
+    k: int
+    left: State | None
     sources: list[Source]
     handed: list[list[Any]] = field(default_factory=list)
     passes: list[list[Any]] = field(default_factory=list)
@@ -61,28 +47,39 @@ class _Watched:
     real: Real | None = None
     expected: State | None = None
 
+    @property
+    def number(self) -> int:
+        """Of the step, in the loop."""
+        return self.decided.first_step + self.k
+
+    @property
+    def batches(self) -> int:
+        """How many the loop is to add up for the step."""
+        return len(self.decided.judged.steps[self.k].cuts) + 1
+
 
 def require_start(
-    real: Real, foreseen: Foreseen, live: LiveOptimizer, names: tuple[str, ...], state: State
+    watched: _Watched, real: Real, live: LiveOptimizer, names: tuple[str, ...], state: State
 ) -> None:
     """Raise SimulationError if a step does not begin as it was foreseen."""
-    if names != foreseen.names:
-        others = sorted({*names} ^ {*foreseen.names})
+    judge, left = watched.decided.judge, watched.left
+    if names != judge.task.model.names:
+        others = sorted({*names} ^ {*judge.task.model.names})
         raise SimulationError(
             f"{real.when}: {others[0] if others else 'some of the parameters'} is frozen, "
             "unfrozen or in another group since the window was simulated; change what trains "
             "between windows (a horizon of 1 has no within)."
         )
-    if live.rule != foreseen.rule:
+    if live.rule != judge.rule:
         raise SimulationError(
             f"{real.when}: the optimizer's options (weight decay, momentum, betas) are others than "
             "when the window was simulated; change them between windows, or use a horizon of 1 "
             "and set them before the batch is drawn."
         )
-    if foreseen.state is None:
+    if left is None:
         return
     for name, one, other in zip(
-        ("weights", *sorted(state.slots)), state.tensors(), foreseen.state.tensors(), strict=True
+        ("weights", *sorted(state.slots)), state.tensors(), left.tensors(), strict=True
     ):
         off, size = float((one - other).double().norm()), float(other.double().norm())
         if off > UPDATE * size:
@@ -106,6 +103,28 @@ class Witness:
         self._handles: list[Any] = []
         self._seen, self._spent, self._latest = 0, 0.0, 0.0
         self._began = time.monotonic()
+        self._outline: list[Any] = []
+        self._held = 0
+        self._begin: State | None = None
+
+    def open(self, state: State) -> None:
+        """A window is decided on, with the training in this state."""
+        self._outline, self._held = self._training.outline(), len(self._training.optimizer.state)
+        self._begin = state
+
+    def go_on(self, decided: Decided, k: int) -> None:
+        """The loop is about to be given step k of a window.
+
+        Raises:
+            SimulationError: the step before went otherwise; or what trains, or how, was changed
+                within the window.
+        """
+        left = self.check()
+        if k:
+            self._require_outline(decided.first_step + k)
+        if decided.weights[k].any() and self.due():
+            self._watch(decided, k, left if k else self._begin)
+        self._begin = None
 
     def due(self) -> bool:
         """Whether the next step is to be watched."""
@@ -113,13 +132,23 @@ class Witness:
             return True
         return self._spent + self._latest <= SHARE * (time.monotonic() - self._began)
 
-    def watch(self, foreseen: Foreseen) -> None:
+    def _require_outline(self, number: int) -> None:
+        held = len(self._training.optimizer.state)
+        if self._training.outline() != self._outline or held < self._held:
+            raise SimulationError(
+                f"step {number} of the loop: parameters were frozen, unfrozen or added, an option "
+                "of the optimizer was changed or its state cleared since the window was "
+                "simulated; do that between windows, or use a horizon of 1."
+            )
+        self._held = held
+
+    def _watch(self, decided: Decided, k: int, left: State | None) -> None:
         """Look on while the loop takes a step."""
         self.stop()
         self._latest, training = 0.0, self._training
         own = Hidden(training.model, self._objective).sources
         sources = [*usual_sources(training.device), *own]
-        self._watched = _Watched(foreseen, sources)
+        self._watched = _Watched(decided, k, left, sources)
         self._handles = [
             training.called.register_forward_pre_hook(self._note_pass),
             training.optimizer.register_step_pre_hook(self._note_start),
@@ -153,7 +182,7 @@ class Witness:
         begin = time.monotonic()
         assert watched.expected is not None
         expected = watched.before[0].unpack(watched.expected.theta)
-        require_update(watched.real._replace(after=self._training.copies()), expected)
+        require_update(watched.real, self._training.copies(), expected)
         self._count(time.monotonic() - begin)
         self._seen += 1
         return watched.expected
@@ -183,11 +212,11 @@ class Witness:
         if watched is None or watched.before is None or watched.real is not None:
             return
         begin = time.monotonic()
-        foreseen, (model, live, state, weights) = watched.foreseen, watched.before
-        if len(watched.handed) != foreseen.batches:
+        model, live, state, weights = watched.before
+        if len(watched.handed) != watched.batches:
             raise SimulationError(
-                f"step {foreseen.number} of the loop: the optimizer steps after "
-                f"{len(watched.handed)} of {foreseen.batches} batches; set accumulate to the "
+                f"step {watched.number} of the loop: the optimizer steps after "
+                f"{len(watched.handed)} of {watched.batches} batches; set accumulate to the "
                 "batches that the loop adds up for a step."
             )
         gradients = {
@@ -197,10 +226,11 @@ class Witness:
         if all(grad is None for grad in gradients.values()):
             self.stop()  # a step without gradients moves nothing
             return
-        when, lrs = f"step {foreseen.number} of the loop", foreseen.step.lrs
+        when = f"step {watched.number} of the loop"
+        lrs = watched.decided.judged.steps[watched.k].lrs
         rates = lrs if len(lrs) == len(live.lrs) else live.lrs
-        watched.real = Real(when, weights, {}, gradients, live.lrs, rates)
-        require_start(watched.real, foreseen, live, model.names, state)
+        watched.real = Real(when, weights, gradients, live.lrs, rates)
+        require_start(watched, watched.real, live, model.names, state)
         with self._training.simulated(self._objective):
             self._compare_gradient(watched, model, live, state)
         whole = model.pack({name: gradients.get(name) for name in model.names})
@@ -211,7 +241,7 @@ class Witness:
         self, watched: _Watched, model: FlatModel, live: LiveOptimizer, state: State
     ) -> None:
         """From the same weights, memory and random numbers."""
-        training, foreseen = self._training, watched.foreseen
+        training, decided = self._training, watched.decided
         first = zip(watched.sources, watched.passes[0] if watched.passes else (), strict=False)
         drew = any(source.moved_from(before) for source, before in first)
         if training.compiled and drew:  # other numbers than what is not compiled draws
@@ -219,10 +249,10 @@ class Witness:
         assert watched.real is not None
         watched.memory()
         model.autocast = training.half
-        step = replace(foreseen.step, micro_batch=0)
+        step = replace(decided.kept(watched.k), micro_batch=0)
         for skip in range(len(watched.passes) + 1):  # the loop may have had other passes before
             replayed = _Replayed(self._objective, watched, skip)
-            task = Task(model, replayed, foreseen.examples)
+            task = Task(model, replayed, decided.judge.task.examples)
             handle = training.model.register_forward_pre_hook(replayed.before_pass)
             try:
                 simulated = gradient(task, state.theta, step)

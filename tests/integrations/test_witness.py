@@ -201,7 +201,7 @@ def watched_steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     compare = witness.Witness._compare_gradient
 
     def noted(self: Any, watched: Any, *rest: Any) -> None:
-        steps.append(watched.foreseen.number)
+        steps.append(watched.number)
         compare(self, watched, *rest)
 
     monkeypatch.setattr(witness.Witness, "_compare_gradient", noted)
