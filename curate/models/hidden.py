@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from operator import is_
 from sys import stdlib_module_names
 from types import CellType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ NOT_THE_USERS = stdlib_module_names - {"__main__"} | {
 """Packages whose objects are not looked into, but for modules, loaders and their samplers."""
 PLAIN = (int, float, str, tuple, type(None))
 """Kinds of values that are changed by putting others in their place."""
+HOLDS_NOTHING = (bool, int, float, str, type(None))
+"""Kinds of values that are not looked into: most of what a module has."""
 LONGEST = 1000
 """Entries of a container that is looked into and put back; longer ones hold data."""
 
@@ -41,10 +44,11 @@ class Place(NamedTuple):
         """The names of what is not as it was."""
         now = self.read()
         if isinstance(now, dict):
-            keys = {**before, **now}
+            if [*now] == [*before] and all(map(is_, now.values(), before.values())):
+                return []
             return [
                 _joined(self.name, key)
-                for key in keys
+                for key in {**before, **now}
                 if key not in now or key not in before or now[key] is not before[key]
             ]
         if isinstance(now, np.ndarray):
@@ -73,7 +77,7 @@ class Hidden:
         todo = [("", root) for root in roots]
         while todo:
             name, value = todo.pop()
-            if id(value) not in seen:
+            if id(value) not in seen and not isinstance(value, HOLDS_NOTHING):
                 seen[id(value)] = value
                 todo += self._enter(name, value)
 
