@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from curate.datasets.columns import matching
-from curate.datasets.streams import MIB, open_bytes
+from curate.datasets.streams import MIB, native_stream, open_bytes
 from curate.errors import DataError
 
 BLOCK = 64 * MIB
@@ -33,21 +33,20 @@ def csv_tables(path: str) -> Iterator[pa.Table]:
             or too many, or is not UTF-8; a quote is never closed.
     """
     names = _header(path)
-    with open_bytes(path) as file:
-        try:
-            reader = pa_csv.open_csv(
-                file,
-                read_options=pa_csv.ReadOptions(use_threads=False, block_size=BLOCK),
-                parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-                convert_options=pa_csv.ConvertOptions(
-                    column_types=dict.fromkeys(names, pa.string())
-                ),
-            )
-            for batch in reader:
-                yield pa.Table.from_batches([batch])
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{path}: cannot be read: {_reason(error, names)}.") from error
-    _refuse_open_quote(path)
+    quotes = _quotes(path)
+    try:
+        reader = pa_csv.open_csv(
+            native_stream(path),
+            read_options=pa_csv.ReadOptions(use_threads=False, block_size=BLOCK),
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+            convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+        )
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: cannot be read: {_reason(error, names)}.") from error
+    if quotes % 2:
+        _refuse_open_quote(path)
 
 
 def _text(file: io.BufferedReader) -> io.TextIOWrapper:
@@ -86,11 +85,14 @@ def _reason(error: Exception, names: list[str]) -> str:
     return " ".join(words.removeprefix("CSV parse error: ").split()).rstrip(".")
 
 
+def _quotes(path: str) -> int:
+    """How many there are; all of the file is unpacked once, so that its limit holds."""
+    with open_bytes(path) as file:
+        return sum(block.count(b'"') for block in iter(lambda: file.read(MIB), b""))
+
+
 def _refuse_open_quote(path: str) -> None:
     """Refuse a last cell that took the rest of the file because its quote is never closed."""
-    with open_bytes(path) as file:
-        if sum(block.count(b'"') for block in iter(lambda: file.read(MIB), b"")) % 2 == 0:
-            return
     with open_bytes(path) as file:
         rows = csv.reader(_text(file), strict=True)
         before, limit = 0, csv.field_size_limit(LONGEST)

@@ -24,12 +24,25 @@ def open_bytes(path: str) -> io.BufferedReader:
     Raises:
         OSError: it cannot be read. DataError: while reading, that it is not worth unpacking.
     """
-    with open(path, "rb") as file:
-        start = file.read(4)
-    kind = next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
+    kind = _compression(path)
     if kind is None:
         return io.BufferedReader(io.FileIO(path), MIB)
     return io.BufferedReader(_Unpacked(path, kind), MIB)
+
+
+def native_stream(path: str) -> pa.NativeFile:
+    """The same bytes for a reader with threads of its own, and without a limit.
+
+    What such a thread still reads when Python ends must not be a Python file: it would wait for
+    an interpreter that is no more, and the process be aborted.
+    """
+    return pa.input_stream(path, compression=_compression(path))
+
+
+def _compression(path: str) -> str | None:
+    with open(path, "rb") as file:
+        start = file.read(4)
+    return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
 
 
 class _Unpacked(io.RawIOBase):
