@@ -10,7 +10,7 @@ from curate.datasets.batches import (
 )
 from curate.datasets.columns import match_features, read_features, require_columns
 from curate.datasets.csv_files import Use
-from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples
+from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples, drawn
 from curate.datasets.labels import (
     Classes,
     find_classes,
@@ -42,6 +42,7 @@ __all__ = [
     "TokenExamples",
     "Use",
     "batch_length",
+    "drawn",
     "encode_completions",
     "encode_messages",
     "encode_texts",

@@ -26,6 +26,43 @@ class Examples(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Some(Examples):
+    """Some of other examples, by their positions there, shape (n,), ascending."""
+
+    examples: Examples
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Tensor, device: torch.device) -> Any:
+        return self.examples.batch(rows, device)
+
+    def chunks(self, size: int) -> Iterable[Tensor]:
+        for positions in self.examples.chunks(len(self.examples)):
+            mine = positions[torch.isin(positions, self.rows)]
+            yield from mine.split(size) if len(mine) else ()
+
+    def source_row(self, position: int) -> int:
+        return self.examples.source_row(position)
+
+
+def drawn(examples: Examples, count: int, generator: torch.Generator) -> Examples:
+    """At least one of some examples, `count` of them at random; all if there are no more.
+
+    Those that batches take together are drawn from as few batches as have enough.
+    """
+    if count >= len(examples):
+        return examples
+    rows, left = list[Tensor](), list(examples.chunks(len(examples)))
+    while (missing := max(count, 1) - sum(map(len, rows))) > 0:
+        sizes = torch.tensor([len(part) for part in left], dtype=torch.float64)
+        part = left.pop(int(sizes.multinomial(1, generator=generator)))
+        rows.append(part[torch.randperm(len(part), generator=generator)[:missing]])
+    return Some(examples, torch.cat(rows).sort().values)
+
+
 class SourceExamples(Examples, Protocol):
     """Examples read from a source: they know their rows there, and can be divided.
 

@@ -6,6 +6,7 @@ from curate.influence.error_proxy import ErrorProxy, WindowError, expected_error
 from curate.influence.point import Point
 from curate.influence.probes import Probing, as_probes, size_of
 from curate.influence.removal import REMOVALS, Scoring, influence, leave_out, reweighting
+from curate.influence.shortcut import Shortcut
 from curate.influence.targets import (
     Target,
     mean_metrics,
@@ -24,6 +25,7 @@ __all__ = [
     "Point",
     "Probing",
     "Scoring",
+    "Shortcut",
     "Target",
     "WindowError",
     "WindowScores",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from curate.influence.differences import Differences
 from curate.influence.point import Point
+from curate.influence.slopes import Seen
 from curate.influence.through_rule import through_rule
 from curate.rules import Adjoint, Rule, State
 from curate.trajectory import Gradient, Step, Task
@@ -66,7 +67,12 @@ class BackwardStep(NamedTuple):
 
 
 def backward_step(
-    task: Task, at: Linearization, differences: Differences, *, propagate: bool = True
+    task: Task,
+    at: Linearization,
+    differences: Differences,
+    *,
+    propagate: bool = True,
+    seen: Seen | None = None,
 ) -> BackwardStep:
     """Take the adjoint of the state after a step to the state before it, scoring on the way.
 
@@ -74,15 +80,20 @@ def backward_step(
         differences: what is remembered of steps scored before.
         propagate: False at the first step of a window, where only the
             candidates' derivatives are still wanted: it saves the Hessian products.
+        seen: the pass that recorded the step, where it was watched (`Slopes.see`).
 
     Cost: a gradient and a third per target, twice that where the difference is central; without
-    propagation a gradient, and a third per target. Memory: that of training, one chunk's graph
-    at a time. With several ranks, each goes back through its share.
+    propagation a gradient, and a third per target, or only the latter of a step that was
+    seen. Memory: that of training, one chunk's graph at a time. With several ranks, each goes
+    back through its share.
     """
     point = Point(task, at.state.theta, at.step)
     to_gradient, direct = through_rule(at.rule, at.grad.mean, at.state, at.step.lrs, at.adjoint)
     if not propagate:
-        _, slopes = differences.slopes.take(point, list(to_gradient))
+        if seen is None:
+            _, slopes = differences.slopes.take(point, list(to_gradient))
+        else:
+            slopes = differences.slopes.along(seen, list(to_gradient))
         return BackwardStep(None, at.step.scale * slopes, torch.zeros_like(to_gradient), 0.0)
     products = differences.products(point, at.grad, list(to_gradient))
     bent = torch.stack([product.bent for product in products])

@@ -10,13 +10,14 @@ taken one by one, slow and sure.
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from curate.influence.point import Point
 from curate.influence.tangents import Parts, Watcher
@@ -26,6 +27,38 @@ from curate.trajectory import Gradient, Step, forward, terms
 
 EVERY = 32
 """Passes between two whose slopes are checked parameter by parameter."""
+
+
+@dataclass
+class Seen:
+    """A pass over a step, and what slopes are taken from.
+
+    grad: the step's gradient. watchers: one for each of this rank's chunks. by: the parameters
+    that they watched. parts: of the gradient of this rank's rows, where it is to be compared.
+    """
+
+    point: Point
+    grad: Gradient
+    watchers: list[Watcher]
+    by: list[str]
+    parts: list[Tensor] | None
+
+    def local(self, count: int, singly: set[str]) -> Tensor:
+        """d_i of this rank's rows along `count` directions, but for some parameters' part in them.
+
+        Shape (count, rows), float64.
+        """
+        theta = self.grad.mean
+        weights = self.point.step.weights.to(theta.device).double()
+        slopes = [theta.new_zeros(count, 0, dtype=torch.float64)]
+        for chunk, watcher in zip(
+            self.point.task.chunks(self.point.step), self.watchers, strict=True
+        ):
+            shares = [x for n, xs in watcher.shares.items() if not n & singly for x in xs]
+            none = theta.new_zeros(count, chunk.stop - chunk.start)
+            total = torch.stack([none, *shares]).sum(0, dtype=torch.float64)
+            slopes.append(total / weights[chunk])
+        return torch.cat(slopes, dim=1)
 
 
 class Slopes:
@@ -53,57 +86,78 @@ class Slopes:
             _, slopes = self.take(point.reweighted(torch.ones_like(step.weights)), directions)
             return point.gradient(), slopes
         parts = [task.model.unpack(a) for a in directions]
-        thorough |= self._passes % EVERY == 0
-        self._passes += 1
-        grad, local = self._pass(point, parts, thorough=thorough)
-        if not self._attributed and len(step.rows) > 1:
+        seen = self._pass(point, parts, thorough=self._due() or thorough)
+        return seen.grad, self._along(seen, directions, parts)
+
+    def see(self, point: Point) -> Seen | None:
+        """A pass from which slopes can be taken once it is known along what (`along`).
+
+        Its memory stays taken until then. None where that is not to be had: of several chunks,
+        with activations that are computed again, or with weights of 0.
+        """
+        if len(point.step.chunks()) > 1 or not (point.step.weights > 0).all():
+            return None
+        seen = self._pass(point, None, thorough=self._due())
+        kept = all(watcher.kept_all for watcher in seen.watchers)
+        return seen if everywhere(point.task.ranks, kept) else None
+
+    def along(self, seen: Seen, directions: Sequence[Tensor]) -> Tensor:
+        """Slopes along Q directions at a point that was seen, once, as `take` gives them."""
+        parts = [seen.point.task.model.unpack(a) for a in directions]
+        for watcher in seen.watchers:
+            watcher.take(parts)
+        return self._along(seen, directions, parts)
+
+    def _along(self, seen: Seen, directions: Sequence[Tensor], parts: Sequence[Parts]) -> Tensor:
+        point, task = seen.point, seen.point.task
+        if seen.parts is not None:
+            expected = _by_parameter(seen.parts, seen.by, parts).cpu().numpy()
+            self._distrust(_astray(seen.watchers, seen.by, expected, _room(task.model)))
+        local = seen.local(len(parts), self._singly)
+        if not self._attributed and len(point.step.rows) > 1:
             self._attributed = True
             self._check_rows(point, parts, local)
         if self._singly:
             local = local + _one_by_one(point, parts, sorted(self._singly))
-        slopes = task.ranks.join(local, len(step.rows))
-        off = _off(_room(task.model), step, grad, directions, slopes)
-        if thorough and math.isfinite(off):  # by parameter all was right: that is rounding, here
+        slopes = task.ranks.join(local, len(point.step.rows))
+        off = _off(_room(task.model), point.step, seen.grad, directions, slopes)
+        if seen.parts is not None and math.isfinite(off):  # by parameter all was right: rounding
             self._slack = max(self._slack, 2 * off)
         elif off > self._slack:
-            return self.take(point, directions, thorough=True)
-        return grad, slopes
+            _, slopes = self.take(point, directions, thorough=True)
+        return slopes
 
-    def _pass(
-        self, point: Point, parts: Sequence[Parts], *, thorough: bool
-    ) -> tuple[Gradient, Tensor]:
-        """The gradient, and this rank's slopes by what is seen in passing, (Q, its rows)."""
-        task, theta = point.task, point.theta
-        members = {n: p for n, p in task.model.members().items() if n not in self._singly}
-        watchers: list[Watcher] = []
-        expected = np.zeros((2, len(parts), len(members)))
-        chunks = task.chunks(point.step)
+    def _due(self) -> bool:
+        """Whether a pass is to be checked by parameter."""
+        self._passes += 1
+        return self._passes % EVERY == 1
+
+    def _pass(self, point: Point, directions: Sequence[Parts] | None, *, thorough: bool) -> Seen:
+        """A pass, watched along these directions, or for some that come later."""
+        model = point.task.model
+        members = {n: p for n, p in model.members().items() if n not in self._singly}
+        watchers, parts = list[Watcher](), list[Tensor]()
+        last = point.task.chunks(point.step)[-1:]
 
         @contextmanager
         def watch(chunk: slice) -> Iterator[Callable[[Tensor], None]]:
-            watchers.append(Watcher(members, parts, chunk.stop - chunk.start))
+            watchers.append(Watcher(members, chunk.stop - chunk.start, directions))
             with point.staying(chunk) as back, watchers[-1]:
                 yield back
-            if thorough and chunk == chunks[-1]:
-                expected[:] = _by_parameter(members, parts).cpu().numpy()
+            if thorough and [chunk] == last:
+                parts.extend(_gradients(members.values()))
 
         grad = point.gradient(watch)
-        if thorough:
-            self._distrust(_astray(watchers, [*members], expected, _room(task.model)))
-        weights = point.step.weights.to(theta.device).double()
-        slopes = [theta.new_zeros(len(parts), 0, dtype=torch.float64)]
-        for chunk, watcher in zip(chunks, watchers, strict=True):
-            shares = [x for n, xs in watcher.shares.items() if not n & self._singly for x in xs]
-            none = theta.new_zeros(len(parts), chunk.stop - chunk.start)
-            slopes.append(torch.stack([none, *shares]).sum(0, dtype=torch.float64) / weights[chunk])
-        return grad, torch.cat(slopes, dim=1)
+        if thorough and not last:
+            parts.extend(torch.zeros_like(p) for p in members.values())
+        return Seen(point, grad, watchers, [*members], parts if thorough else None)
 
     def _check_rows(self, point: Point, parts: Sequence[Parts], slopes: Tensor) -> None:
         """See that each row's slope is its own: with other weights it has to be the same."""
         task, weights = point.task, point.step.weights
         golden = torch.arange(len(weights), dtype=torch.float64) * 0.618034
         other = point.reweighted(weights * (0.5 + golden.frac()).to(weights.dtype))
-        _, again = self._pass(other, parts, thorough=False)
+        again = self._pass(other, parts, thorough=False).local(len(parts), self._singly)
         most = 1e-6 if point.theta.dtype == torch.float64 else 2e-2
         apart = torch.linalg.vector_norm(again - slopes) > most * torch.linalg.vector_norm(slopes)
         if not everywhere(task.ranks, not bool(apart)):
@@ -155,18 +209,21 @@ def _off(
     return float(off.nan_to_num(nan=0.0, posinf=math.inf).max())
 
 
-def _by_parameter(members: Parts, parts: Sequence[Parts]) -> Tensor:
-    """By parameter: <grad L, a>, and the product of the two lengths, shape (2, Q, parameters)."""
-    if not members:
-        return torch.zeros(2, len(parts), 0, dtype=torch.float64)
-    grads = [
-        torch.zeros_like(p.data) if p.grad is None else p.grad.detach().to_dense()
-        for p in members.values()
+def _gradients(members: Iterable[nn.Parameter]) -> list[Tensor]:
+    """What a backward pass has left in parameters; 0 where it has left nothing."""
+    return [
+        torch.zeros_like(p.data) if p.grad is None else p.grad.detach().to_dense() for p in members
     ]
+
+
+def _by_parameter(grads: list[Tensor], names: Sequence[str], directions: Sequence[Parts]) -> Tensor:
+    """By parameter: <grad L, a>, and the product of the two lengths, shape (2, Q, parameters)."""
+    if not grads:
+        return torch.zeros(2, len(directions), 0, dtype=torch.float64)
     sizes = torch.stack(torch._foreach_norm(grads))
     products = []
-    for direction in parts:
-        along = [direction[name] for name in members]
+    for direction in directions:
+        along = [direction[name] for name in names]
         dots = [torch.dot(g.reshape(-1), a.reshape(-1)) for g, a in zip(grads, along, strict=True)]
         lengths = sizes * torch.stack(torch._foreach_norm(along))
         products.append(torch.stack([torch.stack(dots), lengths]))
@@ -219,6 +276,7 @@ def _one_by_one(point: Point, parts: Sequence[Parts], names: Sequence[str]) -> T
                 for p in members.values():
                     p.grad = None
                 losses[i].backward(retain_graph=i + 1 < len(losses))
-                products = _by_parameter({name: members[name] for name in names}, parts)
+                grads = _gradients(members[name] for name in names)
+                products = _by_parameter(grads, names, parts)
                 slopes.append(products[0].sum(dim=1, keepdim=True))
     return torch.cat(slopes, dim=1)

@@ -9,11 +9,13 @@ on until it meets an example.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from inspect import signature
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -29,7 +31,9 @@ Names = frozenset[str]
 Parts = Mapping[str, Tensor]
 """A vector of shape (P,), parameter by parameter."""
 Tangents = list[Tensor]
-"""One per direction."""
+"""One per output."""
+Moved = Callable[[Parts], Tensor]
+"""A direction -> the tangent of what depends on parameters alone."""
 
 _CONVOLUTIONS = frozenset(
     {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
@@ -48,24 +52,34 @@ _FOREIGN = (RuntimeError, TypeError, ValueError, NotImplementedError)
 
 
 class Watcher(TorchFunctionMode):
-    """Collects w_i d_i of one chunk, for Q directions, while forward and backward run inside.
+    """Sees how one chunk uses parameters, while forward and backward run inside.
 
     Args:
-        parameters: the trainable ones by name, as the module has them. directions: their parts of
-            each of Q directions. rows: examples in the chunk.
+        parameters: the trainable ones by name, as the module has them. rows: examples in the chunk.
+        directions: Q of them, parameter by parameter, along which `shares` are taken as the
+            backward pass comes by. None: what that needs is kept, for directions that are not
+            known yet; its memory is that of layer inputs and output gradients.
     """
 
-    def __init__(self, parameters: Parts, directions: Sequence[Parts], rows: int) -> None:
+    def __init__(
+        self, parameters: Parts, rows: int, directions: Sequence[Parts] | None = None
+    ) -> None:
         super().__init__()
-        self._rows = rows
-        self._tracked: dict[int, tuple[Tensor, Names, Tangents]] = {
-            id(p): (p, frozenset({name}), [parts[name] for parts in directions])
-            for name, p in parameters.items()
+        self._rows, self._directions = rows, directions
+        self._tracked: dict[int, tuple[Tensor, Names, Moved]] = {
+            id(p): (p, frozenset({name}), itemgetter(name)) for name, p in parameters.items()
         }
-        self.count = len(directions)
+        self._kept: deque[_Use] = deque()
         self.shares: dict[Names, list[Tensor]] = {}
         """By the parameters that they are of: shares of w_i d_i, each of shape (Q, rows)."""
         self.missed: dict[str, str] = {}
+        self.kept_all = True
+        """Whether what was kept is all; it is not of activations that are computed again."""
+
+    def take(self, directions: Sequence[Parts]) -> None:
+        """Take the shares of what was kept, and keep it no longer."""
+        while self._kept:
+            self._share(self._kept.popleft(), directions)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -87,16 +101,20 @@ class Watcher(TorchFunctionMode):
         if _overwrites(func):
             self._miss(names, f"{_name(func)} overwrites what it is given")
             return output
+        use = _Use(func, call, self._along(call), names)
         fixed = not any(x.requires_grad for x in rest)
         if fixed and not (rest and all(self._by_rows(y, rest) for y in trained)):
-            self._carry_on(func, call, outputs, names)
+            moved = _Carried(use.holding(call.tensors()))
+            for k, y in enumerate(outputs):
+                if y.requires_grad:
+                    self._tracked[id(y)] = (y, names, partial(moved.output, k))
             return output
         for y in trained:
             if self._layout(y) is None:
                 self._miss(names, f"{_name(func)} puts out {tuple(y.shape)}")
                 return output
         watched = {
-            id(y): self._attach(func, call, y, place, names)
+            id(y): self._attach(replace(use, place=place, layout=self._layout(y)), y)
             for place, y in enumerate(outputs)
             if y.requires_grad
         }
@@ -131,48 +149,43 @@ class Watcher(TorchFunctionMode):
             return 1
         return -1 if shape and shape[0] % n == 0 and shape[0] else None
 
-    def _carry_on(self, func: Any, call: "Call", outputs: list[Tensor], names: Names) -> None:
-        """Give a tangent to outputs that depend on parameters alone."""
-        try:
-            with torch.no_grad():
-                tangents = [call.tangent(func, self._along(call, q)) for q in range(self.count)]
-        except _FOREIGN as error:
-            self._miss(names, f"{_name(func)}: {error}")
-            return
-        for k, y in enumerate(outputs):
-            if y.requires_grad:
-                self._tracked[id(y)] = (y, names, [of_outputs[k] for of_outputs in tangents])
-
-    def _attach(self, func: Any, call: "Call", output: Tensor, place: int, names: Names) -> Tensor:
-        """Have an output's share of the slopes taken when its gradient comes by.
-
-        place: the output's among all that the call puts out, flattened.
-        """
-        layout, along = self._layout(output), [self._along(call, q) for q in range(self.count)]
+    def _attach(self, use: "_Use", output: Tensor) -> Tensor:
+        """Have an output's share of the slopes taken when its gradient comes by."""
 
         def take(gradient: Tensor, held: Sequence[Tensor]) -> None:
-            again = call.holding(held)
-            try:
-                with torch.no_grad(), torch._C.DisableTorchFunction():
-                    products = (again.effect(func, a, gradient, place) for a in along)
-                    share = torch.stack([_by_row(p, layout, self._rows) for p in products])
-            except _FOREIGN as error:
-                self._miss(names, f"{_name(func)}: {error}")
-                return
-            self.shares.setdefault(names, []).append(share)
+            seen = replace(use.holding(held), gradient=gradient)
+            if self._directions is None:
+                self._kept.append(seen)
+            else:
+                self._share(seen, self._directions)
 
-        held = [x.detach() for x in call.tensors()]
+        tensors = use.call.tensors()
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+            held = [x.detach() for x in tensors]
             output.register_hook(lambda gradient: take(gradient.detach(), held))
             return output
+        if self._directions is None:
+            self.kept_all = False
+            return output
         # where activations are computed again instead of kept, what is needed here is, too
+        held = [x.detach() for x in tensors]
         shared: Tensor = _Share.apply(output, take, *held)  # type: ignore[no-untyped-call]
         return shared
 
-    def _along(self, call: "Call", q: int) -> dict[int, Tensor]:
-        """By place among a call's arguments: the tangents of those that have one."""
+    def _share(self, use: "_Use", directions: Sequence[Parts]) -> None:
+        try:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                products = (use.effect(parts) for parts in directions)
+                share = torch.stack([_by_row(p, use.layout, self._rows) for p in products])
+        except _FOREIGN as error:
+            self._miss(use.names, f"{_name(use.func)}: {error}")
+            return
+        self.shares.setdefault(use.names, []).append(share)
+
+    def _along(self, call: "Call") -> "dict[int, Moved]":
+        """By place among a call's arguments: how those that depend on parameters alone move."""
         return {
-            place: self._tracked[id(x)][2][q]
+            place: self._tracked[id(x)][2]
             for place, x in enumerate(call.leaves)
             if id(x) in self._tracked and isinstance(x, Tensor)
         }
@@ -288,6 +301,53 @@ class Call:
             padded = self.leaves[0] == padding % len(self.leaves[1])
             moved = moved.masked_fill(padded[..., None], 0)
         return moved
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A call that uses parameters.
+
+    along: how its arguments move, by place. names: of the parameters. place: of the output that
+    is meant, among all. layout: see `Watcher`. gradient: of the loss by that output.
+    """
+
+    func: Any
+    call: Call
+    along: Mapping[int, Moved]
+    names: Names
+    place: int = 0
+    layout: int | None = None
+    gradient: Tensor | None = None
+
+    def holding(self, tensors: Sequence[Tensor]) -> "_Use":
+        """With other tensors in the call, which is detached."""
+        return replace(self, call=self.call.holding([x.detach() for x in tensors]))
+
+    def moved(self, parts: Parts) -> dict[int, Tensor]:
+        """Tangents of the arguments along a direction."""
+        return {place: moved(parts) for place, moved in self.along.items()}
+
+    def effect(self, parts: Parts) -> Tensor:
+        """See `Call.effect`."""
+        assert self.gradient is not None
+        return self.call.effect(self.func, self.moved(parts), self.gradient, self.place)
+
+
+class _Carried:
+    """Outputs of a call that depend on parameters alone, and how they move."""
+
+    def __init__(self, use: _Use) -> None:
+        self._use = use
+        self._found: list[tuple[Parts, Tangents]] = []
+
+    def output(self, place: int, parts: Parts) -> Tensor:
+        """The tangent of one of them along a direction; computed once for each direction."""
+        for known, tangents in self._found:
+            if known is parts:
+                return tangents[place]
+        tangents = self._use.call.tangent(self._use.func, self._use.moved(parts))
+        self._found.append((parts, tangents))
+        return tangents[place]
 
 
 def _affine(x: Tensor, matrix: Tensor | None, bias: Tensor | None, gradient: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from curate.influence.differences import Differences
 from curate.influence.jump import exact_jump
 from curate.influence.probes import Draw, Probe, Probing
 from curate.influence.removal import Scoring, influence
+from curate.influence.slopes import Seen
 from curate.influence.targets import Target, over_targets, target_gradients
 from curate.rules import Adjoint, Rule, State
 from curate.trajectory import Recording, Task, ignore_step
@@ -66,6 +67,7 @@ def score_window(
     scoring: Scoring = Scoring(),  # noqa: B008  (frozen)
     differences: Differences | None = None,
     probing: Probing | None = None,
+    seen: Seen | None = None,
     first_step: int = 0,
     on_step: Callable[[], None] = ignore_step,
 ) -> WindowScores:
@@ -80,6 +82,7 @@ def score_window(
         scoring: how; the defaults are those of the recipe.
         differences: what is remembered of the steps scored before these.
         probing: removals to follow to the end, see `Probe`; not of a mistaken rule.
+        seen: the pass that recorded the first step, where it was watched.
         first_step: number of the window's first step in the run, for error messages.
         on_step: called after every step scored.
 
@@ -100,7 +103,7 @@ def score_window(
     for k, recorded, grad in recording.backwards():
         state = _without_slots(rule, recorded) if mistaken else recorded
         at = Linearization(rule, state, recording.steps[k], grad, adjoint, following)
-        back = backward_step(task, at, differences, propagate=k > 0)
+        back = backward_step(task, at, differences, propagate=k > 0, seen=None if k else seen)
         linear = influence(back.derivatives, at.step.weights, grad.sizes, scoring.removal)
         scores = linear
         if scoring.jump_bytes is not None:

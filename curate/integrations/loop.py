@@ -27,6 +27,7 @@ from curate.runtime.trackers.base import log_metrics
 from curate.selection import Array
 from curate.selection.budget import Budget
 from curate.selection.driver import Decided, Selector
+from curate.selection.effort import Pace
 from curate.selection.judge import Judge
 from curate.selection.ledger import Outcome
 from curate.selection.policies import LookAhead
@@ -113,7 +114,9 @@ class LiveLoop:
             one, other = halved(targets, options.seed)
             self._sides = [(other, one), (one, other)]
         self._judging: Sequence[Target] = ()
-        self._everything = 0.0  # loss of the judging half at the end of the window handed out last
+        # loss of the judging half where training on all of the window handed out last leads
+        self._everything: float | None = None
+        self._pace = Pace(options.scored_effort, len(self._sides), options.seed)
         self._policy, self._differences = LookAhead(options.scored_rounds), Differences()
         share = SHARE if self._paying else options.keep
         self._budget = None if isinstance(share, str) else Budget(float(share))
@@ -206,7 +209,7 @@ class LiveLoop:
             model = self._unsettled.judge.task.model  # what trains may be another part by now
             theta = model.read()
             report.realized = self._unsettled.realized(theta)
-            if self._paying and report.gain is None:
+            if self._paying and report.gain is None and self._everything is not None:
                 report.gain = self._everything - self._judged_loss(model, theta)
                 self._paying.enter(report.gain)
         self._record()
@@ -240,7 +243,8 @@ class LiveLoop:
             replace(step, lrs=tuple(lrs[k] for k in live.groups))
             for step, lrs in zip(steps, rates, strict=True)
         ]
-        choosing, self._judging = self._sides[len(self.reports) % len(self._sides)]
+        side = len(self.reports) % len(self._sides)
+        choosing, self._judging = self._sides[side]
         judge = Judge(
             Task(model, self._objective, examples),
             live.rule,
@@ -257,12 +261,21 @@ class LiveLoop:
             options.horizon,
             strata=read_columns(options.label, batches, "label"),
             groups=read_columns(options.group_by, batches, "group_by"),
+            pace=self._pace,
         )
         state = live.state()
         self._witness.open(state)
-        judged = judge.judge(state, steps, first_step=self._steps_decided, known=known)
+        decided = selector.look(
+            state,
+            steps,
+            self._steps_decided,
+            parts,
+            known=known,
+            exactly=self._paying is not None and self._paying.looks(len(self.reports)),
+            side=side,
+        )
         self._rehearsal.note_use(model)
-        return selector.decide(judged, self._steps_decided, parts)
+        return decided
 
     def _steps(self, parts: Sequence[Sequence[int]]) -> list[Step]:
         """The loop's next steps, made of batches of these sizes, still without learning rates."""
@@ -285,14 +298,15 @@ class LiveLoop:
 
         Where it is, only the loss after training on everything is taken down, for `settle`.
         """
-        if self._paying is None:
+        final, self._everything = decided.judged.final, None
+        if self._paying is None or final is None:
             return None
         model = decided.judge.task.model
-        self._everything = self._judged_loss(model, decided.judged.final.theta)
+        self._everything = self._judged_loss(model, final.theta)
         if self._paying.pays:
             return None
-        final = decided.trained(self.training.read()[1].state())
-        gain = self._everything - self._judged_loss(model, final.theta)
+        kept = decided.trained(self.training.read()[1].state())
+        gain = self._everything - self._judged_loss(model, kept.theta)
         self._paying.enter(gain)
         return gain
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 
 from curate.errors import OptionError
 from curate.influence import REMOVALS
 from curate.runtime.trackers import Tracker
+from curate.selection.effort import Effort
 
 WEIGHTS, AUTO = "weights", "auto"
 WEIGHING = 4
@@ -25,6 +26,7 @@ class LoopOptions(TypedDict, total=False):
     horizon: int
     keep: float | str
     rounds: int | None
+    effort: Effort | None
     label: Read | None
     group_by: Read | None
     row: Read | None
@@ -46,6 +48,11 @@ class Options:
         everything and yields pairs (batch, weights), weights of shape (n,) and mean 1, for a loop
         that trains on `(weights * losses).mean()`.
     rounds: see `LookAhead`; 1 if None, or 4 for weights.
+    effort: "exact" influences, or for less, at a horizon of 1 and in one round, "balanced" or
+        "fast", see `Shortcut`: by the optimizer's state instead of the candidates' gradient, and
+        with target rows drawn anew. The exact choice is made beside it now and then; where fewer
+        than 90 % of rows are decided alike, a warning says so and more effort is taken from
+        there on. If None, "balanced" where that goes.
     label: the class of every example; a key of the batch, or batch -> shape (n,). Values are put
         on one scale within each class, since influences of different classes seldom share one.
     group_by: the group of every example, read as `label` is; every group keeps the same share.
@@ -65,6 +72,7 @@ class Options:
     horizon: int = 1
     keep: float | str = AUTO
     rounds: int | None = None
+    effort: Effort | None = None
     label: Read | None = None
     group_by: Read | None = None
     row: Read | None = None
@@ -84,6 +92,15 @@ class Options:
     def scored_rounds(self) -> int:
         """The rounds asked for, or as many as suit what is kept."""
         return self.rounds or (WEIGHING if self.keep == WEIGHTS else 1)
+
+    @property
+    def scored_effort(self) -> Effort:
+        """The effort asked for, or what goes."""
+        return self.effort or ("exact" if self._only_exact else "balanced")
+
+    @property
+    def _only_exact(self) -> bool:
+        return self.horizon > 1 or self.scored_rounds > 1
 
     @property
     def keys(self) -> list[str]:
@@ -112,6 +129,15 @@ class Options:
             (
                 self.rounds is not None and self.rounds < 1,
                 f"rounds must be at least 1 but got {self.rounds}.",
+            ),
+            (
+                self.effort not in (None, *get_args(Effort)),
+                f"effort must be one of {', '.join(get_args(Effort))} but got {self.effort!r}.",
+            ),
+            (
+                self.effort not in (None, "exact") and self._only_exact,
+                f"effort={self.effort} looks one step ahead in one round, but horizon is "
+                f"{self.horizon} and rounds are {self.scored_rounds}; leave effort out.",
             ),
             (
                 weights and self.scored_rounds < 2,

@@ -27,6 +27,9 @@ SURE = 2.0
 REST, LONGEST = 8, 128
 """Windows between a trial that fails and the next: at first, then doubled each time, at most."""
 
+SELDOM = 9
+"""Windows from one whose gain is measured to the next, while choosing pays."""
+
 
 class Paying:
     """Whether choosing pays, by the gains of the windows so far."""
@@ -42,6 +45,13 @@ class Paying:
             return True
         self._left -= 1
         return False
+
+    def looks(self, window: int) -> bool:
+        """Whether the gain in this window is to be measured, where that is not to be had for free.
+
+        While choosing pays, in turn by one half of the target and by the other.
+        """
+        return not self.pays or window % SELDOM == 0
 
     def enter(self, gain: float) -> None:
         """Add what choosing gained in a window, in loss units."""

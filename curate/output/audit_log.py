@@ -38,6 +38,8 @@ WINDOW_COLUMNS: dict[str, pa.DataType] = {
     "target_loss": pa.float64(),
     "predicted": pa.float64(),
     "realized": pa.float64(),
+    "effort": pa.string(),
+    "alike": pa.float64(),
     "seconds": pa.float64(),
 }
 
@@ -102,8 +104,8 @@ def read_log(folder: str | PathLike[str]) -> pl.DataFrame:
     (positive: the example helps; loss units) and `influence/<target>` where
     there are several, `value` (what the budget ranked), `weight` (in the mean
     that the loop trains on), `kept`; and, of the candidate's window, `horizon`,
-    `steps`, `target_loss`, `predicted`, `realized` and `seconds`, null if it
-    was never trained to its end.
+    `steps`, `target_loss`, `predicted`, `realized`, `effort`, `alike` and
+    `seconds`, null if it was never trained to its end.
 
     Raises:
         DataError: there is no log.

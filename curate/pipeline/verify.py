@@ -151,6 +151,7 @@ class Verifier:
         if not self.quotas[first]:
             return
         assert judged.scores is not None
+        assert judged.final is not None
         occurrences = _occurrences(judged.steps, self.plan.occurrences)
         influences = [step.numpy() for step in judged.scores.overall]
         sizes = [size_of(step).numpy() for step in judged.scores.overall]

@@ -19,11 +19,12 @@ from curate.runtime.files import Tree
 from curate.runtime.savepoints import Savepoints
 from curate.selection import Array
 from curate.selection.budget import Budget
+from curate.selection.effort import Effort, Pace
 from curate.selection.judge import Judge, Judged, Rounds
 from curate.selection.ledger import Ledger, Outcome, Scores
 from curate.selection.policies import Evidence, Offer
 from curate.selection.scale import standardize
-from curate.trajectory import Step, ignore_step, replay
+from curate.trajectory import Gradient, Step, ignore_step, replay
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Decided:
 
     scores: per step, the values on one scale, shape (n,); the budget ranks them.
     weights: per step, in the mean that is to be trained on, shape (n,); 0 is left out.
+    effort: that was taken, and alike: the share of rows that less effort decides likewise, where
+    both were tried, see `Pace`.
     """
 
     judge: Judge
@@ -39,6 +42,8 @@ class Decided:
     first_step: int
     scores: list[Array]
     weights: list[Array]
+    effort: Effort = "exact"
+    alike: float | None = None
 
     @property
     def everything(self) -> bool:
@@ -50,7 +55,7 @@ class Decided:
 
         A step that keeps nothing is left out.
         """
-        if self.everything:
+        if self.everything and self.judged.final is not None:
             for _ in self.weights:
                 on_step()
             return self.judged.final
@@ -80,9 +85,14 @@ class Decided:
         ]
         return float(over_targets(self.judge.targets, torch.stack(changes).sum(dim=0)))
 
-    def realized(self, theta: Tensor) -> float:
-        """Change of the mean target loss from training to theta instead of on everything."""
+    def realized(self, theta: Tensor) -> float | None:
+        """Change of the mean target loss from training to theta instead of on everything.
+
+        None where nobody has looked where that leads.
+        """
         scores, judge = self.judged.scores, self.judge
+        if self.judged.final is None:
+            return None
         assert scores is not None
         after = target_losses(judge.task.model, judge.task.objective, judge.targets, theta)
         return float(over_targets(judge.targets, after)) - scores.overall_loss
@@ -97,8 +107,10 @@ class Decided:
             candidates=sum(len(weights) for weights in self.weights),
             kept=sum(int(np.count_nonzero(weights)) for weights in self.weights),
             signal=float(torch.cat(scores.overall).abs().mean()),
-            target_loss=scores.overall_loss,
+            target_loss=None if self.judged.final is None else scores.overall_loss,
             predicted=self.predicted(),
+            effort=self.effort,
+            alike=self.alike,
         )
 
 
@@ -124,6 +136,7 @@ class Selector:
     halves: if the judge's targets are halves, those of one before those of the other, the share
     of each in its target, shape (2, Q / 2).
     probing: share of the cost of scoring that goes into estimating its error, see `ErrorProxy`.
+    pace: how much effort `look` takes; None for exact influences.
     """
 
     judge: Judge
@@ -134,10 +147,41 @@ class Selector:
     tokens: Array | None = None
     halves: Array | None = None
     probing: float = 0.0
+    pace: Pace | None = None
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
             raise ValueError(f"the horizon must be at least 1 but got {self.horizon}")
+
+    def look(
+        self,
+        state: State,
+        steps: Sequence[Step],
+        first_step: int,
+        parts: Sequence[Sequence[int]] | None = None,
+        *,
+        known: Gradient | None = None,
+        exactly: bool = False,
+        side: int = 0,
+    ) -> Decided:
+        """Judge a window and decide, with as much effort as `pace` says, or `exactly`.
+
+        known: the gradient of the first step, if somebody has it. side: see `Pace`.
+        """
+        shortcut = None if self.pace is None else self.pace.shortcut(state, side)
+        quick = None
+        if self.pace is not None and shortcut is not None:
+            judged = self.judge.glance(state, steps[0], shortcut)
+            quick = replace(self.decide(judged, first_step, parts), effort=self.pace.effort)
+            if not (self.pace.due() or exactly):
+                return quick
+        judged = self.judge.judge(state, steps, first_step=first_step, known=known)
+        decided = self.decide(judged, first_step, parts)
+        if quick is None or self.pace is None:
+            return decided
+        alike = float(np.mean((quick.weights[0] > 0) == (decided.weights[0] > 0)))
+        self.pace.enter(alike)
+        return replace(decided, alike=alike)
 
     def decide(
         self, judged: Judged, first_step: int = 0, parts: Sequence[Sequence[int]] | None = None

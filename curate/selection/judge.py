@@ -9,8 +9,10 @@ from torch import Tensor
 
 from curate.influence import (
     Differences,
+    Point,
     Probing,
     Scoring,
+    Shortcut,
     Target,
     WindowScores,
     as_probes,
@@ -22,18 +24,22 @@ from curate.selection import Array
 from curate.selection.policies import Evidence, Offer, Policy
 from curate.trajectory import Disk, Gradient, Step, Task, ignore_step, record
 
+WATCHED = 4
+"""Steps of the longest window whose first step keeps what scoring needs, a graph's memory."""
+
 
 @dataclass(frozen=True)
 class Judged:
     """A window of K steps, and what every candidate in it is worth.
 
-    final: the state after the window as offered. losses: per step, shape (n,).
+    final: the state after the window as offered; None where nobody went there.
+    losses: per step, shape (n,).
     scores: influences and what goes with them, at the weights as offered; None if the policy
     does not ask for them. values: per step, shape (n,): the policy's.
     """
 
     steps: Sequence[Step]
-    final: State
+    final: State | None
     losses: list[Tensor]
     scores: WindowScores | None
     values: list[Array]
@@ -57,7 +63,7 @@ class Rounds:
         scores = self.first.scores
         return {
             "done": self.done,
-            "final": self.first.final.saved(),
+            "final": self.first.final and self.first.final.saved(),
             "losses": torch.cat(self.first.losses),
             "probing": None if self.probing is None else asdict(self.probing),
             "values": np.concatenate(self.values),
@@ -161,6 +167,14 @@ class Judge:
             rounds = replace(rounds, done=rounds.done + 1, values=values)
         return replace(rounds.first, values=rounds.values)
 
+    def glance(self, state: State, step: Step, shortcut: Shortcut) -> Judged:
+        """Value every candidate of a window of one step, in one round, for less."""
+        scores, losses = shortcut.scores(
+            self.task, self.rule, state, step, self.targets, self.scoring.removal
+        )
+        offer = self._offer(step, losses, scores.influences[0])
+        return Judged([step], None, [losses], scores, [self.policy.values(offer)])
+
     def restored(self, tree: Tree, steps: Sequence[Step]) -> Rounds:
         """The rounds of a window of `steps` that were `saved`."""
         device, sizes = self.task.model.device, [len(step.rows) for step in steps]
@@ -193,6 +207,10 @@ class Judge:
         probing: Probing | None = None,
         known: Gradient | None = None,
     ) -> Judged:
+        seen = None
+        if self.goes_back and known is None and self._watches(steps):
+            seen = self.differences.slopes.see(Point(self.task, state.theta, steps[0]))
+            known = None if seen is None else seen.grad
         recording = record(
             self.task,
             self.rule,
@@ -216,6 +234,7 @@ class Judge:
                 scoring=self.scoring,
                 differences=self.differences,
                 probing=probing,
+                seen=seen,
                 first_step=first_step,
                 on_step=on_step,
             )
@@ -226,6 +245,13 @@ class Judge:
             for k, step in enumerate(steps)
         ]
         return Judged(steps, recording.final, recording.losses, scores, values)
+
+    def _watches(self, steps: Sequence[Step]) -> bool:
+        """Whether the pass that records a window's first step is the one that scores it, too.
+
+        Not where training computes in another precision than scores.
+        """
+        return len(steps) <= WATCHED and self.task.model.autocast is None
 
     def _offer(self, step: Step, losses: Tensor, influences: Tensor | None) -> Offer:
         """The candidates of a step as the policy sees them."""

@@ -10,6 +10,7 @@ import polars as pl
 from curate.influence import WindowError
 from curate.selection import Array
 from curate.selection.budget import Choice
+from curate.selection.effort import Effort
 from curate.selection.scale import standardize
 
 
@@ -19,9 +20,11 @@ class Outcome:
 
     first_step: its place in the run. steps: decided, K or fewer. candidates: scored in them.
     kept: of those. signal: mean |influence|. target_loss: at the window's end, trained on
-    everything. predicted: change of that loss from training on what was kept, first order in
-    each step's mean gradient; None where a step kept nothing. realized: the change itself; None
-    where it was not measured, see `Selector`.
+    everything; None where a shortcut did not go there. predicted: change of that loss from training
+    on what was kept, first order in each step's mean gradient; None where a step kept nothing.
+    realized: the change itself; None where it was not measured, see `Selector`.
+    effort: that was taken to decide. alike: the share of rows that less of it decides likewise,
+    in steps where that was checked.
     """
 
     first_step: int
@@ -29,9 +32,11 @@ class Outcome:
     candidates: int
     kept: int
     signal: float
-    target_loss: float
+    target_loss: float | None
     predicted: float | None
     realized: float | None = None
+    effort: Effort = "exact"
+    alike: float | None = None
 
     def metrics(self) -> dict[str, float | None]:
         """The numbers that trackers receive: `kept` as a share, `influence` the signal."""
@@ -41,6 +46,7 @@ class Outcome:
             "realized": self.realized,
             "kept": self.kept / self.candidates,
             "influence": self.signal,
+            "alike": self.alike,
         }
 
 

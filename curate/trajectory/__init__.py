@@ -6,6 +6,7 @@ from curate.trajectory.per_example import example_gradients
 from curate.trajectory.recording import Recording, ignore_step, record, replay
 from curate.trajectory.snapshots import HEADER, Disk, Snapshots, shard_bytes
 from curate.trajectory.step import (
+    ChunkLosses,
     Gradient,
     Step,
     Task,
@@ -20,6 +21,7 @@ from curate.trajectory.step import (
 
 __all__ = [
     "HEADER",
+    "ChunkLosses",
     "Disk",
     "Gradient",
     "Recording",

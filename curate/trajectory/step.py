@@ -136,11 +136,15 @@ class Gradient(NamedTuple):
     sizes: Tensor
 
 
-def chunk_losses(task: Task, theta: Tensor, step: Step, chunk: slice) -> ChunkLosses:
-    """Per-example losses of one chunk at parameters theta, shape (P,), in training mode."""
+def chunk_losses(
+    task: Task, theta: Tensor, step: Step, chunk: slice, *, exactly: bool = False
+) -> ChunkLosses:
+    """Per-example losses of one chunk at parameters theta, shape (P,), in training mode.
+
+    exactly: in the precision of the parameters, whatever training computes in.
+    """
     with task.model.at(theta, training=True) as module:
-        losses, sizes = forward(task, module, step, chunk, exactly=False)
-    return ChunkLosses(losses.detach(), sizes)
+        return forward(task, module, step, chunk, exactly=exactly, back=False)
 
 
 def gradient(
@@ -178,13 +182,23 @@ def terms(step: Step, sizes: Tensor) -> Tensor:
 
 
 def forward(
-    task: Task, module: nn.Module, step: Step, chunk: slice, *, exactly: bool
+    task: Task,
+    module: nn.Module,
+    step: Step,
+    chunk: slice,
+    *,
+    exactly: bool,
+    back: bool = True,
 ) -> ChunkLosses:
-    """The forward pass of a chunk, with the parameters that are in the module."""
+    """The forward pass of a chunk, with the parameters that are in the module.
+
+    back: whether somebody wants to go back through it.
+    """
     batch = task.examples.batch(step.rows[chunk], task.model.device)
     with (
         task.seeded(step.seed + chunk.start),
         task.model.computing(exactly=exactly),
+        torch.set_grad_enabled(back),
     ):
         losses = task.objective.losses(module, batch)
     return ChunkLosses(losses, task.objective.sizes(batch).to(losses.dtype))

@@ -92,7 +92,7 @@ def watched(model: nn.Module, x: Tensor) -> Watcher:
     """What is seen of a pass, along a direction of ones."""
     parameters = dict(model.named_parameters())
     ones = {name: torch.ones_like(p) for name, p in parameters.items()}
-    watcher = Watcher(parameters, [ones], len(x))
+    watcher = Watcher(parameters, len(x), [ones])
     with watcher:
         go_back(model(x).square().sum())
     return watcher
@@ -129,7 +129,7 @@ def test_what_draws_draws_again_as_it_did_and_leaves_the_generator_alone() -> No
     torch.set_rng_state(before)
     parameters = dict(layer.named_parameters())
     ones = {name: torch.ones_like(p) for name, p in parameters.items()}
-    with Watcher(parameters, [ones], ROWS) as watcher:
+    with Watcher(parameters, ROWS, [ones]) as watcher:
         output = layer(x)[0]
         after = torch.get_rng_state()
         go_back((weights * output.sum((1, 2))).sum())

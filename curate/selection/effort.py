@@ -1,0 +1,106 @@
+"""How much effort a choice of one step takes, and whether less of it chooses the same rows.
+
+Exact influences take the candidates' gradient and that of all target rows. `balanced` and `fast`
+take shortcuts (`influence.shortcut`), and the exact choice is made beside theirs now and then:
+where fewer than `ALIKE` of the rows are decided alike, more effort is taken from there on.
+"""
+
+import warnings
+from dataclasses import dataclass, field
+from math import sqrt
+from statistics import mean, stdev
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+
+from curate.influence import Shortcut
+from curate.rules import State
+
+Effort = Literal["exact", "balanced", "fast"]
+SHORTCUTS = MappingProxyType({"balanced": (0.5, 1), "fast": (0.25, 4)})
+"""How many target rows are drawn, as a share of the candidates, and how many steps they serve."""
+MORE: MappingProxyType[Effort, Effort] = MappingProxyType({"fast": "balanced", "balanced": "exact"})
+FIRST_STEPS = 10
+"""Updates of an optimizer before its state says enough to do without the step's gradient."""
+ALIKE = 0.9
+FEWEST, RECENT = 3, 8
+"""Checks in a row that are averaged before effort is raised: at least where the mean is below
+`ALIKE` by more than its standard error, and at most."""
+OFTEN, SELDOM = 4, 128
+"""Steps to the next check: none for the first `FEWEST`, then doubled each time, within these."""
+
+
+@dataclass
+class Pace:
+    """How much effort a run takes, and what came of less. One shortcut for each side of targets.
+
+    effort: as asked for, and as it is now.
+    """
+
+    effort: Effort
+    sides: int = 1
+    seed: int = 0
+    _shortcuts: list[Shortcut] = field(init=False)
+    _checks: list[float] = field(default_factory=list, init=False)
+    _wait: int = field(default=0, init=False)
+    _gap: int = field(default=OFTEN, init=False)
+
+    def __post_init__(self) -> None:
+        self._set_out()
+
+    def shortcut(self, state: State, side: int = 0) -> Shortcut | None:
+        """What to take for the step after this state; None: the exact way.
+
+        Weights of sixteen bits cannot be moved by so little.
+        """
+        few = state.step < FIRST_STEPS or state.theta.dtype in (torch.float16, torch.bfloat16)
+        return None if self.effort == "exact" or few else self._shortcuts[side]
+
+    def due(self) -> bool:
+        """Whether the step for which a shortcut is taken is to be decided exactly, too."""
+        if self._wait:
+            self._wait -= 1
+            return False
+        return True
+
+    def enter(self, alike: float) -> None:
+        """Add the share of a step's rows that were decided as they are exactly."""
+        self._checks = [*self._checks, alike][-RECENT:]
+        count = len(self._checks)
+        if count < FEWEST:
+            return
+        self._wait, self._gap = self._gap, min(2 * self._gap, SELDOM)
+        room = stdev(self._checks) / sqrt(count) if count < RECENT else 0.0
+        if mean(self._checks) + room < ALIKE:
+            less, self.effort = self.effort, MORE[self.effort]
+            warnings.warn(
+                f"effort={less} decided {mean(self._checks):.0%} of rows as exact influences do, "
+                f"in {count} batches that were checked; effort is {self.effort} from here on.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self._set_out()
+
+    def _set_out(self) -> None:
+        self._checks, self._wait, self._gap = [], 0, OFTEN
+        share, every = SHORTCUTS.get(self.effort, (0.0, 1))
+        self._shortcuts = [Shortcut(share, every, self.seed + k) for k in range(self.sides)]
+
+    def saved(self) -> dict[str, Any]:
+        """All that later steps depend on."""
+        return {
+            "effort": self.effort,
+            "checks": list(self._checks),
+            "wait": self._wait,
+            "gap": self._gap,
+            "shortcuts": [shortcut.saved() for shortcut in self._shortcuts],
+        }
+
+    def restore(self, saved: dict[str, Any], device: torch.device) -> None:
+        """Resume from what was `saved`."""
+        self.effort = saved["effort"]
+        self._set_out()
+        self._checks, self._wait, self._gap = saved["checks"], saved["wait"], saved["gap"]
+        for shortcut, state in zip(self._shortcuts, saved["shortcuts"], strict=True):
+            shortcut.restore(state, device)
