@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -228,15 +229,16 @@ class BatchExamples:
 
     batches: Sequence[Any]
 
+    @cached_property
     def _lengths(self) -> list[int]:
         return [batch_length(batch) for batch in self.batches]
 
     def __len__(self) -> int:
-        return sum(self._lengths())
+        return sum(self._lengths)
 
     def positions(self) -> list[Tensor]:
         """The positions of each batch's examples."""
-        return list(torch.arange(len(self)).split(self._lengths()))
+        return list(torch.arange(len(self)).split(self._lengths))
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """All positions, at most `size` of one batch at a time."""
