@@ -169,6 +169,8 @@ class _Opened(NamedTuple):
 
 def _opened(batch: Any) -> _Opened | None:
     """A container, taken apart; None for a leaf."""
+    if isinstance(batch, Tensor):  # as most are: the questions below are slow to ask
+        return None
     kind: Any = type(batch)
     if isinstance(batch, Mapping):
         return _Opened(dict(batch), lambda parts: _refilled(batch, parts))
