@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,6 +169,8 @@ class _Opened(NamedTuple):
 
 def _opened(batch: Any) -> _Opened | None:
     """A container, taken apart; None for a leaf."""
+    if isinstance(batch, Tensor):  # as most are: the questions below are slow to ask
+        return None
     kind: Any = type(batch)
     if isinstance(batch, Mapping):
         return _Opened(dict(batch), lambda parts: _refilled(batch, parts))
@@ -228,15 +231,16 @@ class BatchExamples:
 
     batches: Sequence[Any]
 
+    @cached_property
     def _lengths(self) -> list[int]:
         return [batch_length(batch) for batch in self.batches]
 
     def __len__(self) -> int:
-        return sum(self._lengths())
+        return sum(self._lengths)
 
     def positions(self) -> list[Tensor]:
         """The positions of each batch's examples."""
-        return list(torch.arange(len(self)).split(self._lengths()))
+        return list(torch.arange(len(self)).split(self._lengths))
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """All positions, at most `size` of one batch at a time."""

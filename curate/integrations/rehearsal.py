@@ -79,19 +79,21 @@ def rehearse(training: LiveTraining, gradients: Mapping[str, Tensor | None]) -> 
         for group in optimizer.param_groups:
             if not float(group["lr"]):  # a warm-up that begins at 0 would show nothing
                 group["lr"] = float(group.get("initial_lr", 0.0)) or 1e-3
+        before = training.copies()
         for k in range(STEPS):
             model, live = training.read()
             members = model.members()
             raw = {name: gradients.get(name) for name in members}
             whole = model.pack(raw)
-            for name, part in model.unpack(live.clipped(whole)).items():
-                members[name].grad = None if raw[name] is None else part.clone()
-            state, before = live.state(), training.copies()
+            clipped = live.clipped(whole)
+            for name, part in model.unpack(clipped.clone()).items():
+                members[name].grad = None if raw[name] is None else part
+            expected = live.rule.update(whole, live.state(), live.lrs)
             optimizer.step()
-            when = f"a trial of the optimizer, step {k + 1}"
-            real = Real(when, before, raw, live.lrs, live.lrs)
-            expected = live.rule.update(whole, state, live.lrs)
-            require_update(real, training.copies(), model.unpack(expected.theta))
+            after = training.copies()
+            real = Real(f"a trial of the optimizer, step {k + 1}", before, raw, live.lrs, live.lrs)
+            require_update(real, after, model.unpack(expected.theta))
+            before = after
 
 
 @contextmanager

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from curate.errors import SimulationError
-from curate.integrations.compared import UPDATE, Real, require_gradient, require_update
+from curate.integrations.compared import (
+    UPDATE,
+    Real,
+    require_gradient,
+    require_update,
+    surely_within,
+)
 from curate.integrations.training import LiveTraining
 from curate.models import Batch, FlatModel, Objective
 from curate.models.hidden import Hidden
@@ -81,6 +87,8 @@ def require_start(
     for name, one, other in zip(
         ("weights", *sorted(state.slots)), state.tensors(), left.tensors(), strict=True
     ):
+        if surely_within(UPDATE * float(other.norm()), one, other):
+            continue
         off, size = float((one - other).double().norm()), float(other.double().norm())
         if off > UPDATE * size:
             raise SimulationError(
@@ -220,7 +228,7 @@ class Witness:
                 "batches that the loop adds up for a step."
             )
         gradients = {
-            name: None if p.grad is None else p.grad.detach().to_dense().clone()
+            name: None if p.grad is None else p.grad.detach().to_dense()
             for name, p in self._training.parameters().items()
         }
         if all(grad is None for grad in gradients.values()):

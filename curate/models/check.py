@@ -1,6 +1,6 @@
 """Before a long run: can this model and objective be trained and differentiated as we do?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from curate.models.from_path import FOREIGN, one_line
 from curate.models.hidden import Hidden
 from curate.models.objectives.base import Batch, Objective
 from curate.models.objectives.classification import Classification
-from curate.models.randomness import Source, seeded, undisturbed, usual_sources
+from curate.models.randomness import Source, undisturbed, usual_sources
 
 
 def require_trainable(
@@ -30,21 +30,26 @@ def require_trainable(
             trainable parameters, cannot be differentiated, or gives an example another loss
             depending on who shares its batch, in training or in eval mode.
     """
-    batch = examples.batch(next(iter(examples.chunks(2))), model.device)
     hidden = Hidden(model.module, objective)
     sources = usual_sources(model.device)
-    before = [_mark(tensor) for _, tensor in hidden.large]
-    with undisturbed(sources), hidden.put_back() as changed:
+    trial = _Trial(model, objective, examples, [*sources, *hidden.sources])
+    with (
+        undisturbed(sources),
+        model.at(model.read(), training=True),
+        hidden.put_back() as changed,
+    ):
         try:
             if classes is not None and isinstance(objective, Classification):
-                _require_outputs(model, batch, classes)
-            _differentiate(model, objective, batch)
+                _require_outputs(trial, classes)
+            before = [_mark(tensor) for _, tensor in hidden.large]
+            _differentiate(trial)
             for (name, tensor), mark in zip(hidden.large, before, strict=True):
                 if _mark(tensor) != mark:
                     raise ModelError(f"{name} changes in the forward pass{UNSEEN}")
-            trial = _Trial(model, objective, examples, [*sources, *hidden.sources])
-            _refuse_memory(trial, hidden, changed())
-            _refuse_mixing(trial, hidden)
+            rows = trial.apart()
+            first = _refuse_memory(trial, rows, changed)
+            if len(rows) > 1:
+                _refuse_mixing(trial, rows, first)
         except FOREIGN as error:
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise ModelError(f"the model cannot be trained on this data: {reason}") from error
@@ -60,9 +65,50 @@ def _mark(tensor: Tensor) -> tuple[int, float]:
     return tensor._version, float(values.sum(dtype=torch.float64))
 
 
-def _require_outputs(model: FlatModel, batch: Batch, classes: int) -> None:
-    with model.at(model.read(), training=False) as module, torch.no_grad():
-        output = module(batch["features"])
+class _Trial(NamedTuple):
+    """Passes over rows of some examples, by a model with its parameters in it (`FlatModel.at`)."""
+
+    model: FlatModel
+    objective: Objective
+    examples: Examples
+    sources: Sequence[Source]
+
+    def batch(self, count: int) -> Batch:
+        """The first of the examples, at most `count`."""
+        return self.examples.batch(next(iter(self.examples.chunks(count))), self.model.device)
+
+    def losses(self, rows: Tensor, *, training: bool, seed: int = 0) -> Tensor:
+        """Of the examples at `rows`, shape (n,), random numbers drawn as a seed says."""
+        batch = self.examples.batch(rows, self.model.device)
+        self.model.set_mode(training=training)
+        for source in self.sources:
+            source.seed(seed)
+        with self.model.computing():
+            return self.objective.losses(self.model.module, batch).detach()
+
+    def drew(self) -> bool:
+        """Whether the last pass, seeded with 0, drew random numbers."""
+        now = [source.state() for source in self.sources]
+        for source in self.sources:
+            source.seed(0)
+        return any(map(Source.moved_from, self.sources, now))
+
+    def apart(self) -> Tensor:
+        """Four rows: a middle one between those whose losses differ most, the lowest again.
+
+        One row if there is but one.
+        """
+        rows = next(iter(self.examples.chunks(8)))
+        if len(rows) < 2:
+            return rows
+        order = rows[self.losses(rows, training=False).argsort().cpu()]
+        return order[[len(order) // 2, 0, -1, 0]]
+
+
+def _require_outputs(trial: _Trial, classes: int) -> None:
+    trial.model.set_mode(training=False)
+    with torch.no_grad():
+        output = trial.model.module(trial.batch(2)["features"])
     if output.ndim == 2 and output.shape[1] < classes:
         raise ModelError(
             f"the model puts out {output.shape[1]} numbers for each example, but there are "
@@ -70,10 +116,12 @@ def _require_outputs(model: FlatModel, batch: Batch, classes: int) -> None:
         )
 
 
-def _differentiate(model: FlatModel, objective: Objective, batch: Batch) -> None:
-    with model.at(model.read(), training=True) as module, model.computing():
-        losses = objective.losses(module, batch)
-        count = len(objective.sizes(batch))
+def _differentiate(trial: _Trial) -> None:
+    batch = trial.batch(2)
+    trial.model.set_mode(training=True)
+    with trial.model.computing():
+        losses = trial.objective.losses(trial.model.module, batch)
+        count = len(trial.objective.sizes(batch))
         if losses.shape != (count,):
             raise ModelError(
                 f"the objective must give one loss per example, shape ({count},), "
@@ -84,72 +132,69 @@ def _differentiate(model: FlatModel, objective: Objective, batch: Batch) -> None
         losses.sum().backward()
 
 
-class _Trial(NamedTuple):
-    """Forward passes over rows of some examples, random numbers drawn as a seed says."""
+class _First(NamedTuple):
+    """The losses of a pass that others are compared with; whether it drew random numbers."""
 
-    model: FlatModel
-    objective: Objective
-    examples: Examples
-    sources: Sequence[Source]
-
-    def losses(self, rows: Tensor, *, training: bool, seed: int = 0) -> Tensor:
-        """Of the examples at `rows`, shape (n,)."""
-        batch = self.examples.batch(rows, self.model.device)
-        with (
-            self.model.at(self.model.read(), training=training) as module,
-            self.model.computing(),
-            seeded(seed, self.sources),
-        ):
-            return self.objective.losses(module, batch).detach()
+    losses: Tensor
+    drew: bool
 
 
-def _refuse_memory(trial: _Trial, hidden: Hidden, changed: list[str]) -> None:
-    """Refuse a model whose loss depends on the passes before, `changed` by the first of all."""
-    rows = next(iter(trial.examples.chunks(2)))
-    with hidden.put_back():
-        modes = (False, True, True, False)  # as a target, twice in training, as a target again
-        losses = [trial.losses(rows, training=training) for training in modes]
-    for one, other in ((losses[1], losses[2]), (losses[0], losses[3])):
-        if torch.allclose(one, other, rtol=1e-5, atol=1e-8, equal_nan=True):
+def _refuse_memory(
+    trial: _Trial, rows: Tensor, changed: Callable[[], list[str]]
+) -> dict[bool, _First]:
+    """Refuse a model whose loss depends on the passes before.
+
+    changed: gives the names of what the passes have changed. Returns: the first pass in eval and
+    the last in training mode.
+    """
+    first: dict[bool, _First] = {}
+    for training in (False, True, True, False):  # as a target, twice in training, as a target again
+        losses = trial.losses(rows, training=training)
+        if training not in first:
+            first[training] = _First(losses, trial.drew())
             continue
-        if changed:
-            raise ModelError(
-                f"{changed[0]} changes in the forward pass, and the loss by it{UNSEEN}"
-            )
+        one = first[training].losses
+        k = _differing(one, losses, rtol=1e-5, atol=1e-8)
+        if k is None:
+            continue
+        trial.model.set_mode(training=True)  # as it was before
+        names = changed()
+        if names:
+            raise ModelError(f"{names[0]} changes in the forward pass, and the loss by it{UNSEEN}")
         raise ModelError(
-            f"the loss of the same row is {float(one[0]):.6g} and then {float(other[0]):.6g}, all "
+            f"the loss of the same row is {float(one[k]):.6g} and then {float(losses[k]):.6g}, all "
             "that draws random numbers being seeded alike; have it draw from torch, NumPy or a "
             "generator that is an attribute of the model."
         )
+    return first
 
 
-def _refuse_mixing(trial: _Trial, hidden: Hidden) -> None:
-    """Refuse a loss that depends on the other rows, by rows whose losses differ most."""
-    rows = next(iter(trial.examples.chunks(8)))
-    if len(rows) < 2:
-        return
-    with hidden.put_back():
-        order = rows[trial.losses(rows, training=False).argsort().cpu()]
-        low, middle, high = order[0], order[len(order) // 2], order[-1]
-        pair = torch.stack([low, high])
-        for training in (False, True):
-            near, far = (
-                trial.losses(torch.stack([middle, low, high, last]), training=training)
-                for last in (low, high)
-            )
-            _require_same(near[:1], far[:1], "with one row", "with another", training)
-            together, other = (trial.losses(pair, training=training, seed=k) for k in (0, 1))
-            if torch.equal(together, other):  # else each shape of batch draws numbers of its own
-                alone = trial.losses(pair[:1], training=training)
-                _require_same(alone, together[:1], "alone", "with another", training)
+def _refuse_mixing(trial: _Trial, rows: Tensor, first: dict[bool, _First]) -> None:
+    """Refuse a loss that depends on the other rows of its batch.
+
+    rows: a middle one, the lowest, the highest, the lowest again. first: their passes.
+    """
+    for training, (near, drew) in first.items():
+        far = trial.losses(rows[[0, 1, 2, 2]], training=training)
+        _require_same(near[:3], far[:3], "with one row", "with another", training)
+        if drew and not torch.equal(near, trial.losses(rows, training=training, seed=1)):
+            continue  # each shape of batch draws numbers of its own
+        alone = trial.losses(rows[1:2], training=training)
+        _require_same(alone, near[1:2], "alone", "with another", training)
 
 
 def _require_same(one: Tensor, other: Tensor, how: str, or_how: str, training: bool) -> None:
-    if torch.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True):
+    k = _differing(one, other, rtol=1e-4, atol=1e-6)
+    if k is None:
         return
-    k = int((one - other).abs().argmax())
     raise ModelError(
         f"an example's loss{' in training' if training else ''} depends on who shares its batch "
         f"({float(one[k]):.6g} {how}, {float(other[k]):.6g} {or_how}), so no example has a score "
         "of its own; remove whatever normalizes or compares over the batch."
     )
+
+
+def _differing(one: Tensor, other: Tensor, *, rtol: float, atol: float) -> int | None:
+    """The first entry in which two vectors are not the same; None if they are."""
+    differ = ~torch.isclose(one, other, rtol=rtol, atol=atol, equal_nan=True)
+    return int(differ.int().argmax()) if bool(differ.any()) else None

@@ -6,7 +6,7 @@ it: whatever trains can be scored, and code that reaches for a layer some other 
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import accumulate
 
@@ -48,7 +48,8 @@ class FlatModel:
         tf32: bool | None = None,
     ) -> None:
         refuse_coupled_examples(module)
-        self.module = module.to(device=device, dtype=dtype)
+        unmoved = device is None and dtype is None
+        self.module = module if unmoved else module.to(device=device, dtype=dtype)
         self.autocast = autocast
         self._tf32 = tf32
         self._modes = {layer: layer.training for layer in module.modules()}
@@ -99,7 +100,7 @@ class FlatModel:
 
     def read(self) -> Tensor:
         """A copy of the module's own parameters as theta, shape (P,)."""
-        return torch.cat([p.detach().reshape(-1) for p in self._parameters.values()]).clone()
+        return torch.cat([p.detach().reshape(-1) for p in self._parameters.values()])
 
     def unpack(self, theta: Tensor) -> dict[str, Tensor]:
         """theta, shape (P,), as views in the parameters' shapes, by name."""
@@ -159,8 +160,7 @@ class FlatModel:
 
     def set_mode(self, *, training: bool) -> None:
         """Put every layer in the mode it trains in, or all of them in eval mode."""
-        for layer, trains in self._modes.items():
-            layer.training = trains and training
+        _set_modes((layer, trains and training) for layer, trains in self._modes.items())
 
 
 def _put_back(
@@ -172,12 +172,17 @@ def _put_back(
         for p, data, grad in held:
             p.data = data
             p.grad = grad
-        for layer, training in modes:
-            layer.training = training
+        _set_modes(modes)
         torch.clear_autocast_cache()
     except KeyboardInterrupt:
         _put_back(held, modes)
         raise
+
+
+def _set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    for layer, training in modes:
+        if layer.training != training:  # a module is slow to set
+            layer.training = training
 
 
 def _uncompiled() -> AbstractContextManager[None]:

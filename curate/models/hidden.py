@@ -100,10 +100,7 @@ class Hidden:
 
     def _enter(self, name: str, value: Any) -> list[tuple[str, Any]]:
         """Note what it is; its parts by name, to be looked into."""
-        source = source_of(value)
-        if source is not None:
-            self.sources.append(source)
-        elif isinstance(value, Tensor):
+        if isinstance(value, Tensor):
             self._enter_tensor(name, value)
         elif isinstance(value, FunctionType):
             return self._enter_function(value)
@@ -119,6 +116,8 @@ class Hidden:
             parts = self._enter_container(name, vars(value))
             parts += self._enter_class(type(value))
             return [(key, part) for key, part in parts if not (isinstance(part, dict) and not part)]
+        elif (source := source_of(value)) is not None:
+            self.sources.append(source)
         elif hasattr(value, "__dict__") and (id(value) in self._roots or _is_the_users(value)):
             return [*self._enter_container(name, vars(value)), *self._enter_class(type(value))]
         elif isinstance(value, DataLoader | Sampler | Dataset):

@@ -29,7 +29,7 @@ def _same(one: Any, other: Any) -> bool:
         return torch.equal(one, other)
     if isinstance(one, np.ndarray):
         return np.array_equal(one, other)
-    if isinstance(one, tuple):
+    if isinstance(one, tuple) and any(isinstance(part, np.ndarray) for part in one):
         return all(map(_same, one, other))
     if isinstance(one, dict):
         return all(_same(value, other[key]) for key, value in one.items())

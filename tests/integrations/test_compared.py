@@ -7,10 +7,39 @@ import torch
 from torch import Tensor
 
 from curate.errors import SimulationError
-from curate.integrations.compared import Real, require_gradient, require_update
+from curate.integrations.compared import Real, require_gradient, require_update, surely_within
 
 WEIGHTS = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0])}
 GRADIENT = {"a": torch.tensor([0.3, -0.4]), "b": torch.tensor([1.2])}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-12, 1.0, 1e30])
+@pytest.mark.parametrize("off", [0.0, 0.4, 0.6, 1.1, 3.0])
+def test_a_quick_look_never_passes_what_a_close_one_would_not(
+    dtype: torch.dtype, scale: float, off: float
+) -> None:
+    one = (scale * torch.linspace(-1, 1, 1001)).to(dtype)
+    other = one + (off * 1e-2 * scale * torch.linspace(1, -1, 1001)).to(dtype)
+    limit = 1e-2 * float(one.norm())
+    apart = float((one.double() - other.double()).norm())
+    surely = surely_within(limit, one, other)
+    assert not surely or apart <= 1e-2 * float(one.double().norm())
+    if dtype == torch.float32 and scale == 1.0:
+        assert surely == (off < 0.5)
+
+
+def test_steps_too_small_for_single_precision_are_compared() -> None:
+    """A layer that starts at 0 has no rounding of its own to hide behind."""
+    zero = {"a": torch.zeros(3)}
+    real = Real("step 7", zero, {"a": torch.ones(3)}, [1e-30], [1e-30])
+    moved = {"a": torch.full((3,), -1e-30)}
+    require_update(real, moved, moved)
+    with pytest.raises(SimulationError, match="the update moves a by 0 where"):
+        require_update(real, zero, moved)
+    require_gradient(real._replace(gradients=moved), moved, None)
+    with pytest.raises(SimulationError, match="is not that of the objective: it differs by"):
+        require_gradient(real._replace(gradients=moved), {"a": -moved["a"]}, None)
 
 
 @dataclass

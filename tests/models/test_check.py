@@ -100,6 +100,17 @@ def dropping_and_centering(net: Net, x: torch.Tensor) -> torch.Tensor:
     return torch.dropout(output, 0.5, net.training)
 
 
+def dropping_and_leaning_on_the_next(net: Net, x: torch.Tensor) -> torch.Tensor:
+    """Where masks differ by the shape of a batch, only batches of one shape can be compared."""
+    output: torch.Tensor = net.linear(x + x.roll(-1, dims=0) if net.training else x)
+    return torch.dropout(output, 0.5, net.training)
+
+
+def weighing_by_place(net: Net, x: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = net.linear(x) * torch.arange(1, len(x) + 1)[:, None]
+    return output
+
+
 class Reduced(Classification):
     def losses(self, model: Any, batch: Any) -> torch.Tensor:
         return super().losses(model, batch).mean()
@@ -117,6 +128,8 @@ class Reduced(Classification):
         (Net(centering_in_training), "loss in training depends on who shares its batch"),
         (Net(tempering_in_training), "loss in training depends on who shares its batch"),
         (Net(dropping_and_centering), "loss in training depends on who shares its batch"),
+        (Net(dropping_and_leaning_on_the_next), "loss in training depends on who shares its batch"),
+        (Net(weighing_by_place), "depends on who shares its batch"),
         (Net(detached), "does not depend on any trainable parameter"),
         (nn.Linear(5, 3), "cannot be trained on this data: RuntimeError"),
         (nn.Linear(4, 2), "cannot be trained on this data: IndexError"),
@@ -132,7 +145,7 @@ class Reduced(Classification):
             "in training",
             "by count",
         ),
-        *("with dropout", "detached", "shape", "classes"),
+        *("with dropout", "neighbours", "by place", "detached", "shape", "classes"),
     ],
 )
 def test_a_model_is_refused(module: nn.Module, message: str) -> None:
