@@ -19,6 +19,9 @@ BACK, CENTRAL = 1.3, 2.6
 where the step's gradient was not kept."""
 FIRST, SLOPES = 1.0, 0.3
 """Passes of a window's first step, from which no adjoint goes on: a gradient, and per target."""
+WATCHED = 4
+"""Steps of the longest window whose first step is seen as it is recorded (`Slopes.see`), which
+saves that gradient and takes a graph's memory until it is scored."""
 PIECES = 0.35
 """Passes per step of the way back through a model with kinks: a forward pass, see `Near`. What
 is kept of it is a quarter of a graph, about."""
@@ -47,6 +50,7 @@ class RunShape:
     gradients: recorded gradients that are kept at once. There is room for all unless given.
     targets: Q. target_share: a pass over all of them, in passes.
     central, kinked, exact_jump: how influences are computed. probing: share spent on their error.
+    watched: whether the first steps of windows that are short enough are seen.
     """
 
     kept: Sequence[float]
@@ -62,6 +66,7 @@ class RunShape:
     kinked: bool = False
     exact_jump: bool = False
     probing: float = 0.0
+    watched: bool = False
 
     @property
     def windows(self) -> list[range]:
@@ -185,7 +190,8 @@ def _back(run: RunShape, length: int) -> float:
     """The way back through a window of so many steps whose gradients were kept."""
     each = run.targets * (CENTRAL if run.central else BACK) + (PIECES if run.kinked else 0)
     jumps = JUMP * length if run.exact_jump else 0
-    return (length - 1) * each + FIRST + SLOPES * run.targets + jumps
+    first = 0.0 if run.watched and length <= WATCHED else FIRST
+    return (length - 1) * each + first + SLOPES * run.targets + jumps
 
 
 def _checks(run: RunShape) -> float:

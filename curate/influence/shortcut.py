@@ -8,13 +8,15 @@ In place of the step's own gradient, that is, what the optimizer remembers of th
 of a backward pass over the candidates, losses. e is such that the target's loss would
 change by `SPAN` of itself: rounding is then far below it, and third derivatives are too.
 
-Where the target has more rows than a `share` of the number of candidates, so many are drawn anew
-every `every` steps, and their gradient is averaged with those before. How often the same rows are
-chosen as by the exact influences is for `selection.effort` to find out.
+The target's gradient is of all its rows, and serves as many steps as that pays for: one some
+steps old chooses much as today's does, one of few rows does not. Only where that would be more than
+`longest` steps are rows drawn, and averaged with those before. How often the same rows are chosen as
+by the exact influences is for `selection.effort` to find out.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import torch
@@ -33,7 +35,7 @@ from curate.trajectory import ChunkLosses, Step, Task, chunk_losses
 SPAN = 0.02
 FARTHEST = 0.1
 """How far to go at most, as a share of max(|theta|, 1)."""
-REMEMBERED = 0.75
+REMEMBERED = 0.5
 """The weight of what was found of the target before, in an average over rows that are drawn."""
 
 
@@ -41,20 +43,20 @@ REMEMBERED = 0.75
 class Shortcut:
     """Takes influences of one step at a time along a trajectory.
 
-    share: of the number of candidates, how many target rows are drawn. every: how many steps they
-    serve.
+    share: target rows per step, as a share of its candidates. longest: steps that a gradient of
+    the target serves at most.
 
-    Time, in gradients of the step's batch: 2/3 per target for the losses, and `share` / `every` for
-    the targets' gradient. Memory: two forward passes, and Q vectors beside the adjoint.
+    Time, in gradients of the step's batch: 2/3 per target for the losses, and `share` for the
+    targets' gradient. Memory: two forward passes, and Q vectors beside the adjoint.
     """
 
     share: float
-    every: int
+    longest: int
     seed: int = 0
 
     def __post_init__(self) -> None:
         self._generator = torch.Generator().manual_seed(self.seed)
-        self._steps = 0
+        self._left = 0
         self._gradients: Tensor | None = None
         self._losses = torch.zeros(0)
 
@@ -62,7 +64,7 @@ class Shortcut:
         """All that the next influences depend on."""
         return {
             "generator": self._generator.get_state(),
-            "steps": self._steps,
+            "left": self._left,
             "gradients": self._gradients,
             "losses": self._losses,
         }
@@ -70,7 +72,7 @@ class Shortcut:
     def restore(self, saved: dict[str, Any], device: torch.device) -> None:
         """Resume from what was `saved`."""
         self._generator.set_state(saved["generator"])
-        self._steps, self._losses = saved["steps"], saved["losses"]
+        self._left, self._losses = saved["left"], saved["losses"]
         gradients = saved["gradients"]
         self._gradients = None if gradients is None else gradients.to(device)
 
@@ -85,9 +87,9 @@ class Shortcut:
             NonFiniteError: a loss is NaN or infinite.
         """
         none = torch.zeros_like(state.theta)
-        if self._gradients is None or self._steps % self.every == 0:
+        if not self._left:
             self._look(task, rule.update(none, state, step.lrs), targets, len(step.rows))
-        self._steps += 1
+        self._left -= 1
         assert self._gradients is not None
         adjoint = final_adjoint(state, self._gradients)
         directions, _ = through_rule(rule, none, state, step.lrs, adjoint)
@@ -109,9 +111,11 @@ class Shortcut:
         return scores, found.losses
 
     def _look(self, task: Task, there: State, targets: Sequence[Target], candidates: int) -> None:
-        """Find the targets' gradients, of a share of their rows, at another state."""
+        """Find the targets' gradients at another state, for this step and some more."""
         rows = sum(len(target.examples) for target in targets)
-        part = min(1.0, self.share * candidates / rows)
+        per_step = self.share * candidates
+        self._left = min(ceil(rows / per_step), self.longest)
+        part = min(1.0, self._left * per_step / rows)
         few = [
             replace(t, examples=drawn(t.examples, round(part * len(t.examples)), self._generator))
             for t in targets

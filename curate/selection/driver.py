@@ -282,6 +282,7 @@ class Selector:
             central=model.dtype == torch.float64 or model.autocast is not None,
             exact_jump=judge.scoring.jump_bytes is not None,
             probing=self.probing if judge.goes_back else 0.0,
+            watched=judge.watches(steps),
         )
 
     @property

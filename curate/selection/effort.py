@@ -18,8 +18,8 @@ from curate.influence import Shortcut
 from curate.rules import State
 
 Effort = Literal["exact", "balanced", "fast"]
-SHORTCUTS = MappingProxyType({"balanced": (0.5, 1), "fast": (0.25, 4)})
-"""How many target rows are drawn, as a share of the candidates, and how many steps they serve."""
+SHORTCUTS = MappingProxyType({"balanced": (0.5, 16), "fast": (0.1, 16)})
+"""Target rows per step, as a share of the candidates; how many steps their gradient may serve."""
 MORE: MappingProxyType[Effort, Effort] = MappingProxyType({"fast": "balanced", "balanced": "exact"})
 FIRST_STEPS = 10
 """Updates of an optimizer before its state says enough to do without the step's gradient."""
@@ -84,8 +84,8 @@ class Pace:
 
     def _set_out(self) -> None:
         self._checks, self._wait, self._gap = [], 0, OFTEN
-        share, every = SHORTCUTS.get(self.effort, (0.0, 1))
-        self._shortcuts = [Shortcut(share, every, self.seed + k) for k in range(self.sides)]
+        share, longest = SHORTCUTS.get(self.effort, (1.0, 1))
+        self._shortcuts = [Shortcut(share, longest, self.seed + k) for k in range(self.sides)]
 
     def saved(self) -> dict[str, Any]:
         """All that later steps depend on."""

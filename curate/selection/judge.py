@@ -18,14 +18,12 @@ from curate.influence import (
     as_probes,
     score_window,
 )
+from curate.influence.cost import WATCHED
 from curate.rules import Rule, State
 from curate.runtime.files import Tree
 from curate.selection import Array
 from curate.selection.policies import Evidence, Offer, Policy
 from curate.trajectory import Disk, Gradient, Step, Task, ignore_step, record
-
-WATCHED = 4
-"""Steps of the longest window whose first step keeps what scoring needs, a graph's memory."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,7 @@ class Judge:
         known: Gradient | None = None,
     ) -> Judged:
         seen = None
-        if self.goes_back and known is None and self._watches(steps):
+        if known is None and len(steps) <= WATCHED and self.watches(steps):
             seen = self.differences.slopes.see(Point(self.task, state.theta, steps[0]))
             known = None if seen is None else seen.grad
         recording = record(
@@ -246,12 +244,12 @@ class Judge:
         ]
         return Judged(steps, recording.final, recording.losses, scores, values)
 
-    def _watches(self, steps: Sequence[Step]) -> bool:
-        """Whether the pass that records a window's first step is the one that scores it, too.
+    def watches(self, steps: Sequence[Step]) -> bool:
+        """Whether the pass that records a window's first step serves to score it, too.
 
-        Not where training computes in another precision than scores.
+        Not where training computes in another precision than scores, or in parts.
         """
-        return len(steps) <= WATCHED and self.task.model.autocast is None
+        return self.goes_back and self.task.model.autocast is None and len(steps[0].chunks()) == 1
 
     def _offer(self, step: Step, losses: Tensor, influences: Tensor | None) -> Offer:
         """The candidates of a step as the policy sees them."""

@@ -99,36 +99,52 @@ def test_with_adamw_they_are_along_what_the_optimizer_would_make_of_it() -> None
     torch.testing.assert_close(scores.derivatives[0][0], expected, rtol=1e-4, atol=1e-7)
 
 
-def test_rows_of_the_target_are_drawn_anew_and_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The rows of the first target, every time that any are asked for."""
+    found: list[Tensor] = []
+    real = shortcut_module.target_gradients
+
+    def gradients(model: Any, objective: Any, targets: Any, *rest: Any, **more: Any) -> Any:
+        found.append(torch.cat([*targets[0].examples.chunks(1000)]))
+        return real(model, objective, targets, *rest, **more)
+
+    monkeypatch.setattr(shortcut_module, "target_gradients", gradients)
+    return found
+
+
+def along_gradients(task: Task, rule: Rule, shortcut: Shortcut, count: int) -> list[Tensor]:
+    """Slopes of the same step, time and again."""
+    state, step = some_steps_on(task, rule)
+    targets = tiny.targets()[:1]
+    return [
+        shortcut.scores(task, rule, state, step, targets, "fixed")[0].derivatives[0]
+        for _ in range(count)
+    ]
+
+
+def test_all_rows_of_the_target_serve_the_steps_that_pay_for_them(asked: list[Tensor]) -> None:
+    rows = len(tiny.targets()[0].examples)
+    along_gradients(tiny.task(), SGD(), Shortcut(rows / 6 / 3, 8), 7)  # a third of them a step
+    assert [len(part) for part in asked] == [rows] * 3  # at steps 0, 3 and 6
+
+
+def test_of_too_many_rows_some_are_drawn_and_averaged(asked: list[Tensor]) -> None:
     task, rule = tiny.task(), SGD()
     state, step = some_steps_on(task, rule)
     (target,) = tiny.targets()[:1]
-    drawn: list[Tensor] = []
-    real = type(target.examples).batch
-
-    def batch(self: Any, rows: Tensor, device: torch.device) -> Any:
-        if self is target.examples:
-            drawn.append(rows)
-        return real(self, rows, device)
-
-    monkeypatch.setattr(type(target.examples), "batch", batch)
-    shortcut = Shortcut(0.5, 3, seed=1)
-    half = len(step.rows) // 2
-    assert half < len(target.examples)
-    found = [
-        shortcut.scores(task, rule, state, step, [target], "fixed")[0].derivatives[0]
-        for _ in range(7)
-    ]
-    assert [len(rows) for rows in drawn] == [half] * 3  # at steps 0, 3 and 6
-    assert not torch.equal(drawn[0], drawn[1])
-    torch.testing.assert_close(found[0], found[2])
+    found = along_gradients(task, rule, Shortcut(0.5, 2, seed=1), 5)
+    assert [len(rows) for rows in asked] == [6] * 3  # half of six candidates, two steps' worth
+    assert len(target.examples) > 6
+    assert not torch.equal(asked[0], asked[1])
+    torch.testing.assert_close(found[0], found[1])
     of_drawn = [
         rows_gradients(task, state.theta, step)
         @ (-step.lrs[0] * target_gradient(task, state.theta, _only(target, rows)))
-        for rows in [*drawn]
+        for rows in asked[:3]
     ]
-    averaged = 0.75 * (0.75 * of_drawn[0] + 0.25 * of_drawn[1]) + 0.25 * of_drawn[2]
-    torch.testing.assert_close(found[6][0], averaged, rtol=1e-4, atol=1e-8)
+    averaged = 0.5 * (0.5 * of_drawn[0] + 0.5 * of_drawn[1]) + 0.5 * of_drawn[2]
+    torch.testing.assert_close(found[4][0], averaged, rtol=1e-4, atol=1e-8)
 
 
 def _only(target: Target, rows: Tensor) -> Target:
@@ -144,9 +160,7 @@ def test_what_is_saved_goes_on_alike() -> None:
         one.scores(task, rule, state, step, targets, "fixed")
     other.restore(one.saved(), task.model.device)
     for _ in range(4):
-        here, there = (
-            s.scores(task, rule, state, step, targets, "fixed")[0] for s in (one, other)
-        )
+        here, there = (s.scores(task, rule, state, step, targets, "fixed")[0] for s in (one, other))
         assert torch.equal(here.influences[0], there.influences[0])
 
 

@@ -1,6 +1,7 @@
 """Slopes from ordinary gradients, layer by layer, against double backward."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -142,3 +143,42 @@ def test_memory_under_checkpointing_stays_down() -> None:
     (slopes, most), (saved_slopes, least) = taken(checkpoints=False), taken(checkpoints=True)
     torch.testing.assert_close(saved_slopes, slopes)
     assert least < most / 2
+
+
+@pytest.mark.parametrize("rows", [ROWS, 1])
+@pytest.mark.parametrize("name", LAYERS)
+def test_directions_may_come_after_the_pass(name: str, rows: int) -> None:
+    point, directions = case(name, rows)
+    _, expected = Slopes().take(point, list(directions))
+    slopes = Slopes()
+    seen = slopes.see(point)
+    if seen is None:  # activations that are computed again are not kept
+        assert name in ("checkpointed", "reentrant")
+        return
+    assert torch.equal(seen.grad.mean, gradient(point.task, point.theta, point.step).mean)
+    torch.testing.assert_close(
+        slopes.along(seen, list(directions)), expected, rtol=1e-13, atol=1e-14
+    )
+
+
+def test_a_pass_in_parts_or_over_rows_that_weigh_nothing_is_not_seen() -> None:
+    point, _ = case("linear")
+    weightless = point.step.weights.clone()
+    weightless[0] = 0
+    assert Slopes().see(point.reweighted(weightless)) is None
+    parts = replace(point.step, micro_batch=1)
+    assert Slopes().see(replace(point, step=parts)) is None
+
+
+def test_a_use_that_nobody_sees_is_found_after_the_pass_too() -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        hidden: Tensor = Hidden.apply(x, m.a).sin()  # type: ignore[no-untyped-call]
+        return hidden
+
+    point, direction = of_module(lambda: FromFunction(call, a=weight(WIDE)))
+    slopes = Slopes()
+    seen = slopes.see(point)
+    assert seen is not None
+    with pytest.warns(RuntimeWarning, match="parameter a.*it is used where nobody sees it"):
+        found = slopes.along(seen, [direction])
+    torch.testing.assert_close(found[0], oracle(point, direction)[1])

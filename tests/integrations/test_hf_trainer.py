@@ -388,7 +388,7 @@ def test_no_window_goes_beyond_the_last_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("look_ahead", "message"),
     [
-        ({"depth": 3}, "look_ahead has no 'depth'; it knows group_by, horizon"),
+        ({"depth": 3}, "look_ahead has no 'depth'; it knows effort, group_by"),
         ({"keep": "weights"}, "no place for weights"),
         ({"horizon": 0}, "horizon must be a number of steps, at least 1"),
     ],

@@ -13,6 +13,7 @@ import torch
 
 from curate.influence import window as influence_window
 from curate.influence.cost import LEAST, RunShape, measured, passes, work
+from curate.influence.slopes import Slopes
 from curate.pipeline import forecast as estimate
 from curate.pipeline.forecast import Sizes, disk, memory
 from curate.runtime import savepoints
@@ -76,6 +77,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     spy(select, "target_losses", lambda *_: "looks")
     spy(influence_window, "backward_step", lambda *_, **__: "scored")
     spy(recording, "gradient", lambda *_, **__: "gradient")
+    spy(Slopes, "see", lambda *_: "gradient")
     spy(influence_window, "target_gradients", lambda *_, **__: "targets")
     return counts
 

@@ -1,0 +1,76 @@
+"""How much effort is taken, and when more."""
+
+import warnings
+
+import pytest
+import torch
+
+from curate.rules import State
+from curate.selection.effort import FIRST_STEPS, Pace
+
+LATER = State(torch.zeros(3), {}, FIRST_STEPS)
+
+
+def test_the_first_steps_of_an_optimizer_are_exact() -> None:
+    pace = Pace("fast")
+    assert pace.shortcut(LATER._replace(step=FIRST_STEPS - 1)) is None
+    assert pace.shortcut(LATER) is not None
+
+
+def test_weights_of_sixteen_bits_are_exact() -> None:
+    assert Pace("fast").shortcut(LATER._replace(theta=torch.zeros(3).bfloat16())) is None
+
+
+def test_exact_is_never_short() -> None:
+    assert Pace("exact").shortcut(LATER) is None
+
+
+def test_every_side_has_a_shortcut_of_its_own() -> None:
+    pace = Pace("balanced", sides=2)
+    assert pace.shortcut(LATER, 0) is not pace.shortcut(LATER, 1)
+
+
+def checks(pace: Pace, alike: float, steps: int) -> list[int]:
+    """The steps, of so many, in which the exact choice is made too."""
+    found = []
+    for k in range(steps):
+        if pace.due():
+            found.append(k)
+            pace.enter(alike)
+    return found
+
+
+def test_it_is_checked_at_once_and_then_more_and_more_seldom() -> None:
+    assert checks(Pace("balanced"), 1.0, 700) == [0, 1, 2, 7, 16, 33, 66, 131, 260, 389, 518, 647]
+
+
+@pytest.mark.parametrize(("effort", "more"), [("fast", "balanced"), ("balanced", "exact")])
+def test_where_too_few_rows_are_decided_alike_more_effort_is_taken(effort, more) -> None:  # type: ignore[no-untyped-def]
+    pace = Pace(effort)
+    with pytest.warns(RuntimeWarning, match=f"effort={effort} decided 80% .* effort is {more} "):
+        assert checks(pace, 0.8, 3) == [0, 1, 2]
+    assert pace.effort == more
+    if more == "exact":
+        assert pace.shortcut(LATER) is None
+    else:
+        assert pace.due()  # which is checked in its turn
+
+
+def test_a_few_poor_checks_do_not_decide_where_the_mean_is_uncertain() -> None:
+    pace = Pace("balanced")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for alike in (0.8, 1.0, 0.85, 0.89, 0.89, 0.89, 0.89):  # the mean is below, just
+            pace.enter(alike)
+    assert pace.effort == "balanced"
+    with pytest.warns(RuntimeWarning, match="in 8 batches"):
+        pace.enter(0.89)
+    assert pace.effort == "exact"
+
+
+def test_what_is_saved_goes_on_alike() -> None:
+    pace, other = Pace("balanced", sides=2), Pace("fast", sides=2)
+    checks(pace, 0.95, 20)
+    other.restore(pace.saved(), torch.device("cpu"))
+    assert other.effort == "balanced"
+    assert checks(other, 0.95, 100) == checks(pace, 0.95, 100)
