@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 
 from curate import LookAheadLoader
 from curate.datasets import BatchExamples
-from curate.errors import DataError
+from curate.errors import DataError, OptionError
 from curate.influence import Target
 from curate.integrations.loop import WindowReport
 from curate.models import FlatModel, as_objective
+from curate.models.objectives.function import FunctionObjective
 from curate.rules import from_torch
 from curate.selection.budget import Budget
 from curate.selection.driver import Decided, Selector
@@ -162,3 +163,114 @@ def test_no_window_goes_beyond_the_steps_that_are_left() -> None:
         next(handed)
     assert drawn == 3
     assert chosen.reports[0].steps == 3
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Rows of every simulated pass, and whether it is one to go back through."""
+    found: list[tuple[int, bool]] = []
+    real = FunctionObjective.losses  # in curate's own class: a loop puts back what others remember
+
+    def counted(self: Any, model: Any, batch: Any) -> Tensor:
+        found.append((len(batch[0]), torch.is_grad_enabled()))
+        return real(self, model, batch)
+
+    monkeypatch.setattr(FunctionObjective, "losses", counted)
+    return found
+
+
+def effortless(effort: str, count: int) -> tuple[LookAheadLoader, list[Any]]:
+    """A loop that trains on a few epochs with some effort, and its windows."""
+    model = net(dropout=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.002)
+    loop = wrapped(model, optimizer, horizon=1, keep=0.5, rounds=1, effort=effort)
+    for _ in range(count):
+        for batch in loop:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+    return loop, loop.reports
+
+
+@pytest.mark.filterwarnings("ignore:effort=")
+@pytest.mark.parametrize("effort", ["balanced", "fast"])
+def test_effort_is_checked_after_the_first_steps_and_seldom_then(effort: str) -> None:
+    _, reports = effortless(effort, 6)
+    assert all(report.effort == "exact" for report in reports[:10])
+    assert all(report.alike is None for report in reports[:10])
+    assert all(report.alike is not None for report in reports[10:13])
+    unchecked = [report for report in reports[10:] if report.alike is None]
+    assert unchecked
+    for report in unchecked:
+        assert report.effort in (effort, "balanced", "exact")
+        if report.effort == effort:
+            assert report.target_loss is report.realized is None
+            assert report.predicted is not None
+    tracked = reports[10].metrics()
+    assert tracked["alike"] == reports[10].alike
+
+
+@pytest.mark.filterwarnings("ignore:effort=")
+def test_what_efforts_cost_in_passes(
+    passes: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 candidates and 64 target rows: exact 1 gradient of each; others two forward passes."""
+    monkeypatch.setattr("curate.selection.effort.ALIKE", 0.0)
+    monkeypatch.setattr("curate.integrations.witness.AT_ONCE", 0)
+    monkeypatch.setattr("curate.integrations.witness.SHARE", 0.0)
+    model = net(dropout=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.002)
+    found = {}
+    for effort in ("exact", "balanced"):
+        loop = wrapped(model, optimizer, horizon=1, keep=0.5, rounds=1, effort=effort)
+        for number, batch in enumerate(iter_epochs(loop, 12)):
+            if number in (30, 62):  # between checks, and before the next
+                found[effort, number] = sorted(passes)
+            passes.clear()
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+    target_rows = (64, True)
+    for number in (30, 62):
+        exact = found["exact", number]
+        assert exact == sorted([(64, False), (16, True), target_rows])
+        without_targets = [rows for rows in found["balanced", number] if rows != target_rows]
+        assert without_targets == [(16, False), (16, False)]
+
+
+def iter_epochs(loop: LookAheadLoader, count: int) -> Any:
+    for _ in range(count):
+        yield from loop
+
+
+def test_with_plain_sgd_balanced_chooses_as_exact_does() -> None:
+    """Nothing but where the target is looked at differs, and that little moves it little."""
+    kept = []
+    for effort in ("exact", "balanced"):
+        model = net(dropout=0.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        loop = wrapped(model, optimizer, horizon=1, keep=0.5, rounds=1, effort=effort)
+        chosen = []
+        for batch in iter_epochs(loop, 4):
+            optimizer.zero_grad()
+            chosen.append(batch[0].clone())
+            nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+        kept.append(torch.cat(chosen))
+    alike = torch.isin(kept[0][:, 0], kept[1][:, 0]).double().mean()
+    assert alike > 0.97
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"effort": "little"}, "effort must be one of exact, balanced, fast but got 'little'"),
+        ({"effort": "fast", "horizon": 4}, "effort=fast looks one step ahead in one round"),
+        ({"effort": "balanced", "rounds": 2}, "effort=balanced looks one step ahead"),
+    ],
+)
+def test_an_effort_that_does_not_go_is_refused(options: dict[str, Any], message: str) -> None:
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(OptionError, match=message):
+        wrapped(model, optimizer, **({"rounds": 1, "keep": 0.5} | options))

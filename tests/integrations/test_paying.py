@@ -94,6 +94,7 @@ def trained(wrong: float, seed: int = 0, **options: Any) -> tuple[float, LookAhe
         return float(F.cross_entropy(model(test_x), test_y)), wrapped
 
 
+@pytest.mark.filterwarnings("ignore:effort=")
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_on_wrong_labels_it_chooses_and_ends_better(horizon: int) -> None:
     plain, _ = trained(0.3, keep=1.0)
@@ -102,7 +103,9 @@ def test_on_wrong_labels_it_chooses_and_ends_better(horizon: int) -> None:
     assert found < 0.9 * plain
     cut = [report for report in loader.reports if report.kept < report.candidates]
     assert len(cut) > len(loader.reports) / 2
-    assert all(report.gain is not None for report in loader.reports[:-1])
+    measured = [report for report in loader.reports[:-1] if report.target_loss is not None]
+    assert all(report.gain is not None for report in measured)
+    assert len(measured) > len(loader.reports) / 10
 
 
 def test_on_clean_data_it_ends_as_plain_training_does() -> None:
