@@ -8,10 +8,10 @@ In place of the step's own gradient, that is, what the optimizer remembers of th
 of a backward pass over the candidates, losses. e is such that the target's loss would
 change by `SPAN` of itself: rounding is then far below it, and third derivatives are too.
 
-The target's gradient is of all its rows, and serves as many steps as that pays for: one some
-steps old chooses much as today's does, one of few rows does not. Only where that would be more than
-`longest` steps are rows drawn, and averaged with those before. How often the same rows are chosen as
-by the exact influences is for `selection.effort` to find out.
+The target's gradient is of all its rows, and serves as many steps as that pays for: one that is
+some steps old chooses much as today's does, one of few rows does not. Only where that would be
+more than `longest` steps are rows drawn, and averaged with those before. How often the same rows
+are chosen as by exact influences is for `selection.effort` to find out.
 """
 
 from collections.abc import Sequence

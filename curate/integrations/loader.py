@@ -40,12 +40,14 @@ class LookAheadLoader:
     (`Witness`), two at once and later ones in 1 % of the time: gradient and update must be those
     that are simulated.
 
-    Cost of choosing, per step that the loop takes, in gradients of one step's batch: R (1 + 1.3)
-    for R rounds, and one more where a step's gradient was not kept; per window, R gradients of
-    the targets and one forward pass over them. The simulated steps are not the loop's own, so
-    training itself comes on top, on the smaller batches. Memory beside the loop's: K states of
-    the optimizer (at most `snapshots`) and their gradients, one batch's graph, and a window of
-    batches.
+    Cost of choosing, in gradients of one step's batch, beside training itself on what is kept. At
+    a horizon of 1: 1.3 for the candidates and one of all target rows, with effort "exact"; 2/3 and
+    a half with "balanced", 2/3 and a tenth with "fast", a few checks aside (`Pace`). At a longer
+    one, per step, R (1 + 1.3) for R rounds, R less at the first of a window of up to four, and
+    one more where a step's gradient was not kept; per window, R gradients of the targets and one
+    forward pass over them. Memory beside the loop's: K states of the optimizer (at most
+    `snapshots`) and their gradients, one batch's graph, and a window of batches; at effort below
+    exact, a gradient of the targets.
 
     Args:
         loader: yields batches of any structure whose tensors have the examples first.

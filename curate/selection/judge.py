@@ -85,9 +85,10 @@ class Judge:
     weights that the round before arrived at and goes back; the policy's values are the next
     weights (DESIGN 3.7).
 
-    Cost per step of the window, in gradients of one batch: R (1 + 1.3), one more where its
-    gradient was not kept, and one pass over the targets per round; R for a policy that looks at
-    losses only. Where several ranks share `task`, each does its share of that.
+    Cost per step of the window, in gradients of one batch: R (1 + 1.3), R less for the first step
+    of a window of up to `WATCHED`, one more where its gradient was not kept, and one pass over the
+    targets per round; R for a policy that looks at losses only. Where several ranks share `task`,
+    each does its share of that.
     `snapshots`, `gradients`, `disk` and `sharded` are room for states, see `record`.
     `scoring` says how influences are computed; the exact jump costs more, see `exact_jump`.
     `differences` remembers the windows before.

@@ -1,0 +1,101 @@
+"""The lines that README shows of loops do what it says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from curate import LightningLookAhead, LookAheadMixin
+from tests.integrations.loop import data, losses, net, target
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def block(words: str) -> str:
+    """The one block of Python with these words in it."""
+    (found,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if words in b)
+    return str(found)
+
+
+def test_a_plain_loop() -> None:
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    lines = block("LookAheadLoader(batches").replace("    ...\n", "    step(batch)\n")
+    sizes = []
+
+    def step(batch: Any) -> None:
+        sizes.append(len(batch[0]))
+        optimizer.zero_grad()
+        losses(model, batch).mean().backward()
+        optimizer.step()
+
+    batches = DataLoader(data(192, noise=0.4), batch_size=16)
+    names = {"batches": batches, "model": model, "optimizer": optimizer, "losses": losses}
+    names |= {"targets": target(), "step": step}
+    exec(lines, names)
+    assert len(sizes) == 12
+    assert names["loader"].reports  # type: ignore[attr-defined]
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = net()
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> SequenceClassifierOutput:
+        logits = self.body(x)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def test_trainer(tmp_path: Path) -> None:
+    names: dict[str, Any] = {"LookAheadMixin": LookAheadMixin, "Trainer": Trainer}
+    exec(block("LookAheadTrainer("), names)
+    noisy, clean = (
+        Dataset.from_dict({"x": x.tolist(), "labels": y.tolist()})
+        for x, y in (data(96, noise=0.4).tensors[:2], target())
+    )
+    args = TrainingArguments(tmp_path, num_train_epochs=1, report_to="none", use_cpu=True)
+    trainer = names["LookAheadTrainer"](Classifier(), args, train_dataset=noisy, targets=clean)
+    trainer.train()
+    assert trainer.state.global_step == 12
+    assert trainer.look_ahead_reports
+
+
+class Module(lightning.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = net()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.body(x)
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        return losses(self, batch).mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=0.02)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning() -> None:
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    names: dict[str, Any] = {"LightningLookAhead": LightningLookAhead, "trainer": trainer}
+    names |= {"module": Module(), "losses": losses, "targets": target()}
+    exec(block("trainer.fit("), names | {"loader": DataLoader(data(96), batch_size=16)})
+    assert trainer.global_step == 6
