@@ -11,9 +11,10 @@ from curate.datasets import IGNORED
 from curate.errors import OptionError
 from curate.influence import Target
 from curate.integrations.loader import as_targets
-from curate.integrations.loop import LiveLoop, WindowReport, one_mean
+from curate.integrations.loop import LiveLoop, one_mean
 from curate.integrations.options import WEIGHTS, Options
 from curate.integrations.training import LiveTraining
+from curate.integrations.window import WindowReport
 from curate.models import LabelsObjective, Objective, as_objective, find_shift
 from curate.rules import unwrap
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from curate.errors import OptionError
 from curate.integrations.loader import LookAheadLoader
-from curate.integrations.loop import WindowReport
 from curate.integrations.options import LoopOptions, Options
+from curate.integrations.window import WindowReport
 from curate.models import Objective
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

@@ -6,11 +6,13 @@ row per window. A window is on disk before the loop trains on it, so a run that
 dies loses nothing; what it was writing when it died is left out on reading.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
@@ -20,6 +22,8 @@ from curate.errors import DataError, OutputError, RunError
 FORMERLY = {"realised": "realized"}
 """Columns by the names that they had, and have."""
 CANDIDATES, WINDOWS = "candidates", "windows"
+FACTS = b"curate"
+"""The key of what a part knows beside its rows, as JSON in the metadata of its schema."""
 CANDIDATE_COLUMNS: dict[str, pa.DataType] = {
     "window": pa.int64(),
     "step": pa.int64(),
@@ -43,10 +47,21 @@ WINDOW_COLUMNS: dict[str, pa.DataType] = {
 
 
 class AuditLog:
-    """Writes one process's part of a log, each record on disk when the call returns."""
+    """Writes one process's part of a log."""
 
-    def __init__(self, folder: str | PathLike[str], targets: list[str]) -> None:
+    def __init__(
+        self,
+        folder: str | PathLike[str],
+        targets: list[str],
+        *,
+        about: dict[str, Any] | None = None,
+        goes_on: dict[str, Any] | None = None,
+    ) -> None:
         """Start a part of its own in `folder`, which is made if need be.
+
+        about: what is known of the dataset that rows are of. goes_on: the training that is gone
+        on with: its `run`, and how many `windows` of it were decided, and `settled`, so far; what
+        its earlier parts have beyond that is not read any more.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -56,14 +71,18 @@ class AuditLog:
         try:
             path.mkdir(parents=True, exist_ok=True)
             number = len(list(path.glob(f"*.{CANDIDATES}.arrow")))
+            facts = {"windows": 0, "settled": 0} | (goes_on or {"run": uuid4().hex})
+            self.run = facts["run"]
             self._candidates = _Stream(
-                path / f"{number:04d}.{CANDIDATES}.arrow", CANDIDATE_COLUMNS | several
+                path / f"{number:04d}.{CANDIDATES}.arrow",
+                CANDIDATE_COLUMNS | several,
+                facts | {"about": about},
             )
-            self._windows = _Stream(path / f"{number:04d}.{WINDOWS}.arrow", WINDOW_COLUMNS)
+            self._windows = _Stream(path / f"{number:04d}.{WINDOWS}.arrow", WINDOW_COLUMNS, {})
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written: {error.strerror}.") from error
 
-    def candidates(self, batches: Iterable[dict[str, Any]]) -> None:
+    def candidates(self, batches: Sequence[dict[str, Any]]) -> None:
         """Enter batches of candidates: column name -> values, each of shape (n,)."""
         self._candidates.write(batches)
 
@@ -75,11 +94,12 @@ class AuditLog:
 class _Stream:
     """An Arrow stream in a file that is complete up to its last record at any time."""
 
-    def __init__(self, path: Path, columns: dict[str, pa.DataType]) -> None:
+    def __init__(self, path: Path, columns: dict[str, pa.DataType], facts: dict[str, Any]) -> None:
         path.touch(exist_ok=False)
         self._path = path
-        self._schema = pa.schema(columns.items())
+        self._schema = pa.schema(columns.items(), metadata={FACTS: json.dumps(facts)})
         self._writer = pa.ipc.new_stream(pa.OSFile(str(path), "wb"), self._schema)
+        self.write([{name: [] for name in columns}])  # with which the schema is written, too
 
     def write(self, records: Iterable[dict[str, Any]]) -> None:
         for columns in records:
@@ -96,8 +116,9 @@ class _Stream:
 def read_log(folder: str | PathLike[str]) -> pl.DataFrame:
     """A log as a table: one row per candidate offered, in order.
 
-    Columns: `run` (which process), `window`, `step` (optimizer steps since the
-    loader was made), `batch` (within the step), `position` (within the batch),
+    Columns: `run` (which training; one that is resumed goes on with its own),
+    `window`, `step` (optimizer steps since it began), `batch` (within the step), `position`
+    (within the batch),
     `row` (the id that the loader was told to log, or null), `influence`
     (positive: the example helps; loss units) and `influence/<target>` where
     there are several, `value` (what the budget ranked), `weight` (in the mean
@@ -108,16 +129,45 @@ def read_log(folder: str | PathLike[str]) -> pl.DataFrame:
     Raises:
         DataError: there is no log.
     """
-    parts = sorted(Path(folder).glob(f"*.{CANDIDATES}.arrow"))
-    if not parts:
-        raise DataError(f"{folder}: holds no log of curate's.")
-    tables = []
-    for run, path in enumerate(parts):
-        windows = _read(path.with_name(path.name.replace(CANDIDATES, WINDOWS)), WINDOW_COLUMNS)
+    runs: dict[Any, tuple[int, pl.DataFrame, pl.DataFrame]] = {}
+    for number, path in enumerate(_parts(folder)):
         candidates = _read(path, CANDIDATE_COLUMNS)
+        windows = _read(path.with_name(path.name.replace(CANDIDATES, WINDOWS)), WINDOW_COLUMNS)
+        facts = _facts(path)
+        run, decided, settled = runs.get(facts.get("run"), (number, None, None))
+        if decided is not None and settled is not None:  # it is gone on with from there
+            decided = decided.filter(pl.col("window") < facts["windows"])
+            settled = settled.filter(pl.col("window") < facts["settled"])
+            candidates = pl.concat([decided, candidates], how="diagonal")
+            windows = pl.concat([settled, windows], how="diagonal")
+        runs[facts.get("run", number)] = run, candidates, windows
+    tables = []
+    for run, candidates, windows in runs.values():
         joined = candidates.join(windows, on="window", how="left", maintain_order="left")
         tables.append(joined.select(pl.lit(run, pl.Int64).alias("run"), pl.all()))
     return pl.concat(tables, how="diagonal")
+
+
+def about(folder: str | PathLike[str]) -> list[dict[str, Any]]:
+    """What the parts of a log know of the dataset that their rows are of."""
+    known = [_facts(path).get("about") for path in _parts(folder)]
+    return [facts for facts in known if facts is not None]
+
+
+def _parts(folder: str | PathLike[str]) -> list[Path]:
+    parts = sorted(Path(folder).glob(f"*.{CANDIDATES}.arrow"))
+    if not parts:
+        raise DataError(f"{folder}: holds no log of curate's.")
+    return parts
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What a part says of itself; nothing if it is of an older curate, or never got that far."""
+    with path.open("rb") as file, suppress(pa.ArrowInvalid, OSError):
+        metadata = pa.ipc.open_stream(file).schema.metadata or {}
+        facts: dict[str, Any] = json.loads(metadata.get(FACTS, b"{}"))
+        return facts
+    return {}
 
 
 def _read(path: Path, columns: dict[str, pa.DataType]) -> pl.DataFrame:
