@@ -1,7 +1,6 @@
 """Look-ahead in Lightning: a loader that reads the training off the module's trainer."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import Any, Unpack
 
 import torch
@@ -21,6 +20,9 @@ class LightningLookAhead:
     """Give this to `trainer.fit` in place of a train loader of known length.
 
         trainer.fit(module, LightningLookAhead(loader, module, losses, targets, horizon=4))
+
+    A fit with `ckpt_path` goes on as if it had not stopped; as Lightning restores no generators,
+    give the loader one of its own (`DataLoader(..., generator=...)`).
 
     The optimizer, its schedule (stepped by step, not by epoch), clipping by norm, gradient
     accumulation and precision are read from the module's trainer at the first batch.
@@ -54,6 +56,7 @@ class LightningLookAhead:
         self._objective, self._targets, self._options = objective, targets, options
         self._wrapped: LookAheadLoader | None = None
         self._optimizer: Any = None
+        self._state: Any = None
 
     @property
     def reports(self) -> list[WindowReport]:
@@ -65,6 +68,14 @@ class LightningLookAhead:
         if self._wrapped is not None:
             self._wrapped.settle()
 
+    def state_dict(self) -> dict[str, Any]:
+        """See `LookAheadLoader.state_dict`; Lightning puts it in its checkpoints."""
+        return self._state or ({} if self._wrapped is None else self._wrapped.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Lightning hands over what was in the checkpoint, before it draws a batch."""
+        self._state = state
+
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
 
@@ -73,12 +84,17 @@ class LightningLookAhead:
         if self._wrapped is None or trainer.optimizers[:1] != [self._optimizer]:  # another fit
             self._wrapped = self._wrap(trainer)
             self._optimizer = trainer.optimizers[0]
-        return self._wrapped.stream(self._batches(trainer), lambda: _steps_left(trainer))
+            self._state = self._state or _left_over(trainer)
+        if self._state:
+            self._wrapped.load_state_dict(self._state)
+            self._state = None
+        return self._stream(self._wrapped, trainer)
 
-    def _batches(self, trainer: Any) -> Iterator[Any]:
-        """As many as an epoch has, which the trainer knows when it draws the first."""
+    def _stream(self, wrapped: LookAheadLoader, trainer: Any) -> Iterator[Any]:
+        """As many batches as an epoch has, which the trainer knows when it draws the first."""
         count = trainer.num_training_batches
-        yield from islice(self.loader, None if count == float("inf") else int(count))
+        most = None if count == float("inf") else int(count)
+        yield from wrapped.stream(self.loader, lambda: _steps_left(trainer), most)
 
     def _wrap(self, trainer: Any) -> LookAheadLoader:
         if not self._module.automatic_optimization:
@@ -102,6 +118,15 @@ class LightningLookAhead:
             scale=lambda count: count / trainer.accumulate_grad_batches,
             **self._options,
         )
+
+
+def _left_over(trainer: Any) -> Any:
+    """A state that Lightning read, but did not hand over: it does not at the end of an epoch."""
+    states = getattr(trainer.fit_loop, "_combined_loader_states_to_load", [])
+    ours = [state for state in states if "made" in state]
+    if ours:
+        trainer.fit_loop._combined_loader_states_to_load = []
+    return ours[0] if ours else None
 
 
 def _steps_left(trainer: Any) -> int | None:

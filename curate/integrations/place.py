@@ -109,6 +109,8 @@ class Place:
         if self._found is not None:
             return self._found
         now = [_plain(source.state()) for source in self._own]
+        if self.handed == self._most:  # the epoch is over, wherever the loader is
+            return {"batches": 0, "loader": None, "now": now}
         if not self.handed:
             between = not isinstance(self._loader, IterableDataset)  # whose state is then its end
             return {"batches": 0, "loader": state_of(self._loader) if between else None, "now": now}
