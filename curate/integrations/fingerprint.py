@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 from datasets import Dataset
+from torch.utils.data import Subset
 
 from curate.errors import DataError
 from curate.integrations.options import Read
@@ -17,6 +18,8 @@ def sampled(dataset: Any, row: Read | None) -> dict[str, Any] | None:
 
     None where rows cannot be told: `row` is no column of it, or it is no `datasets.Dataset`.
     """
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
     if not isinstance(dataset, Dataset) or row not in dataset.column_names or not len(dataset):
         return None
     last = len(dataset) - 1

@@ -56,6 +56,7 @@ class LookAheadMixin:
     optimizer: Any
     lr_scheduler: Any
     eval_dataset: Any
+    train_dataset: Any
     state: Any
     model_accepts_loss_kwargs: bool
     get_eval_dataloader: Callable[[Any], Any]
@@ -109,6 +110,7 @@ class LookAheadMixin:
             self._source = epoch_iterator
             if self._chooser is None:
                 self._chooser = self._make_chooser()
+                self._chooser.dataset = self.train_dataset
                 if self._state is not None:
                     self._chooser.load_state_dict(self._state)
             self._cut = self._chooser.stream(

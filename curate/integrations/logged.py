@@ -18,7 +18,7 @@ from curate.selection import Array
 class Logged:
     """The log of a loop, if `options` name one; its part is begun with the first entry.
 
-    dataset: what the loop reads, so that the log knows what its rows are about; None if unknown.
+    dataset: what the loop reads, so that the log knows what its rows are of; None if unknown.
     """
 
     def __init__(self, options: Options, targets: Sequence[str]) -> None:

@@ -66,6 +66,7 @@ class LiveLoop:
         See `LookAheadLoader` for both.
         """
         self.training, self.options, self.accumulate = training, options, accumulate
+        self.dataset: Any = None  # that batches are of, where it is not that of their loader
         self._scale = scale
         self.reports: list[WindowReport] = []
         self._objective, self._targets = objective, targets
@@ -112,6 +113,8 @@ class LiveLoop:
         window = self._window if self._window and self._window.restored else None
         if window is None:
             self.settle()
+        own = getattr(batches, "dataset", None)
+        self._logged.dataset = own if self.dataset is None else self.dataset
         rest = window.ahead if window else 0
         source, first = self._place.begin(batches, most, rest, self._drawing.batches)
         if window:
