@@ -138,7 +138,7 @@ class LookAheadMixin:
 
     def _settle(self) -> None:
         if self._chooser is not None:
-            self._chooser.settle()
+            self._chooser.finish()
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()  # type: ignore[misc]

@@ -166,7 +166,7 @@ class LookAheadLoader:
         This happens by itself when the loop asks for another batch; call it after a training that
         did not run to the end of the loader.
         """
-        self._chooser.settle()
+        self._chooser.finish()
 
     def choose(self, window: Sequence[Any]) -> list[Decision]:
         """Decide on a window of the caller's batches; adds a report."""

@@ -110,6 +110,14 @@ class LiveLoop:
         left: gives how many steps the loop will still take, so that no window goes beyond; None
         where that is not known. most: batches of an epoch, None for all.
         """
+        try:
+            yield from self._stream(batches, left, most)
+        finally:
+            self._logged.flush()
+
+    def _stream(
+        self, batches: Iterable[Any], left: Callable[[], int | None], most: int | None
+    ) -> Iterator[Any]:
         window = self._window if self._window and self._window.restored else None
         if window is None:
             self.settle()
@@ -192,6 +200,11 @@ class LiveLoop:
         self._unsettled = decided
         self._steps_decided += len(decided.weights)
         return decisions
+
+    def finish(self) -> None:
+        """Measure what the last window did, and write what is to be logged."""
+        self.settle()
+        self._logged.flush()
 
     def settle(self) -> None:
         """Measure what the last window, now trained on, did."""
@@ -369,4 +382,4 @@ class LiveLoop:
             return
         report, self._unsettled = self.reports[-1], None
         log_metrics(self._trackers, "window", report.metrics(), report.first_step)
-        self._logged.record(self._windows - 1, **vars(report))
+        self._logged.record(self._windows - 1, report)

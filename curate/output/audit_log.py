@@ -2,12 +2,12 @@
 
 A folder of Arrow IPC streams, two for every process that wrote to it:
 `0000.candidates.arrow` with a row per candidate, `0000.windows.arrow` with a
-row per window. A window is on disk before the loop trains on it, so a run that
-dies loses nothing; what it was writing when it died is left out on reading.
+row per window. Records are whole: what a run was writing when it died is left
+out on reading. A run that is resumed begins a part that says where it goes on.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -82,35 +82,39 @@ class AuditLog:
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written: {error.strerror}.") from error
 
-    def candidates(self, batches: Sequence[dict[str, Any]]) -> None:
-        """Enter batches of candidates: column name -> values, each of shape (n,)."""
-        self._candidates.write(batches)
+    def candidates(self, columns: dict[str, Any]) -> None:
+        """Enter candidates: column name -> values, each of shape (n,)."""
+        self._candidates.write(columns)
 
-    def window(self, **values: Any) -> None:
-        """Enter one window."""
-        self._windows.write([{name: [value] for name, value in values.items()}])
+    def windows(self, windows: Sequence[dict[str, Any]]) -> None:
+        """Enter windows, each as the values of its columns by name."""
+        self._windows.write({name: [values[name] for values in windows] for name in WINDOW_COLUMNS})
 
 
 class _Stream:
-    """An Arrow stream in a file that is complete up to its last record at any time."""
+    """An Arrow stream in a file that is complete up to its last record at any time.
+
+    A record is one call of the system, however many columns it has.
+    """
 
     def __init__(self, path: Path, columns: dict[str, pa.DataType], facts: dict[str, Any]) -> None:
         path.touch(exist_ok=False)
-        self._path = path
+        self._path, self._file = path, pa.OSFile(str(path), "wb")
         self._schema = pa.schema(columns.items(), metadata={FACTS: json.dumps(facts)})
-        self._writer = pa.ipc.new_stream(pa.OSFile(str(path), "wb"), self._schema)
-        self.write([{name: [] for name in columns}])  # with which the schema is written, too
+        self._append(self._schema.serialize())
 
-    def write(self, records: Iterable[dict[str, Any]]) -> None:
-        for columns in records:
-            record = pa.record_batch(columns, schema=self._schema)
-            try:
-                self._writer.write_batch(record)
-            except OSError as error:  # which names no file
-                raise RunError(
-                    f"{self._path}: cannot be written: {error.strerror or error}; make room there. "
-                    "What was logged before is whole."
-                ) from error
+    def write(self, columns: dict[str, Any]) -> None:
+        arrays = [pa.array(columns[field.name], field.type) for field in self._schema]
+        self._append(pa.RecordBatch.from_arrays(arrays, schema=self._schema).serialize())
+
+    def _append(self, message: pa.Buffer) -> None:
+        try:
+            self._file.write(message)
+        except OSError as error:  # which names no file
+            raise RunError(
+                f"{self._path}: cannot be written: {error.strerror or error}; make room there. "
+                "What was logged before is whole."
+            ) from error
 
 
 def read_log(folder: str | PathLike[str]) -> pl.DataFrame:

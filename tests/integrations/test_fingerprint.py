@@ -49,9 +49,9 @@ def check(out: Path) -> str:
 READ: dict[str, Any] = {
     "all": lambda whole: whole.with_format("torch"),
     "shuffled and fewer": lambda whole: whole.shuffle(1).select(range(90)).with_format("torch"),
-    "with columns made of it": lambda whole: (
-        whole.map(lambda row: {"x": row["x"], "longer": [*row["x"], 1.0]}).with_format("torch")
-    ),
+    "with columns made of it": lambda whole: whole.map(
+        lambda row: {"x": row["x"], "longer": [*row["x"], 1.0]}
+    ).with_format("torch"),
     "a part": lambda whole: Subset(whole.with_format("torch"), range(3, 170)),
 }
 
