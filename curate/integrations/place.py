@@ -14,7 +14,7 @@ from torch import Tensor
 from curate.datasets import leaves
 from curate.errors import DataError, OptionError
 from curate.models.hidden import Hidden
-from curate.models.randomness import Source, usual_sources
+from curate.models.randomness import Source, undisturbed, usual_sources
 from curate.runtime.files import Tree
 
 USUAL = usual_sources(torch.device("cpu"))
@@ -39,6 +39,7 @@ class Place:
         self._mark: tuple[Any, list[Any]] = (None, [])  # the loader and sources, before a window
         self._since = 0  # batches handed out since
         self._loaded = False
+        self._held = False  # whether the loader held its workers already
         self._most: int | None = None
         self._ended = False  # whether the loader has no more than was drawn
         self._found: Tree = None
@@ -67,6 +68,10 @@ class Place:
         found, self._found = self._found, None
         self._loader, self._most = loader, most
         self.handed, self._since, self._ended = 0, 0, False
+        if found is not None and found["held"] and not _holds_workers(loader):
+            with undisturbed(self._sources()):
+                iter(loader)  # as they were begun in an earlier epoch, with a number drawn for them
+        self._held = _holds_workers(loader)
         if found is not None and not found["batches"]:
             self._load(found["loader"])
             _set(self._own, found["now"])
@@ -108,17 +113,20 @@ class Place:
         """What `restore` takes. ahead: more was drawn than the loop was given."""
         if self._found is not None:
             return self._found
+        if self._loader is None:
+            return None
         now = [_plain(source.state()) for source in self._own]
-        if self.handed == self._most:  # the epoch is over, wherever the loader is
-            return {"batches": 0, "loader": None, "now": now}
-        if not self.handed:
-            between = not isinstance(self._loader, IterableDataset)  # whose state is then its end
-            return {"batches": 0, "loader": state_of(self._loader) if between else None, "now": now}
+        if not self.handed or self.handed == self._most:  # then the loader may be anywhere
+            known = not self.handed and not isinstance(self._loader, IterableDataset)
+            state = state_of(self._loader) if known else None
+            held = _holds_workers(self._loader)
+            return {"batches": 0, "loader": state, "held": held, "now": now}
         state, window = self._mark if ahead else (state_of(self._loader), [])
         return {
             "batches": self.handed,
             "since": self._since if ahead else 0,
             "ended": self._ended,
+            "held": _holds_workers(self._loader) if self._ended and not ahead else self._held,
             "loader": state,
             "began": [_plain(value) for value in self._began],
             "window": [_plain(value) for value in window],
@@ -132,14 +140,15 @@ class Place:
     def _find(
         self, found: Tree, ahead: int, draw: Callable[[Iterator[Any], int], list[Any]]
     ) -> tuple[Iterator[Any], list[Any]]:
-        sources, since = [*USUAL, *self._own], found["since"]
+        sources, since = self._sources(), found["since"]
         _set(sources, found["began"])
         self._began = self._states()
-        if not (found["ended"] and isinstance(self._loader, IterableDataset)):
+        over = found["ended"] and not ahead
+        if not (over and isinstance(self._loader, IterableDataset)):
             self._load(found["loader"])
         self.handed, self._ended = found["batches"], found["ended"]
         self._since = since
-        if found["ended"] and not ahead:  # which some samplers draw another number for
+        if over:  # which is not to be found out again: some samplers draw another number then
             return iter(()), []
         source = iter(self._loader)
         if found["loader"] is None:
@@ -161,8 +170,11 @@ class Place:
             self._loader.load_state_dict(copy.deepcopy(state))
         self._loaded = state is not None
 
+    def _sources(self) -> list[Source]:
+        return [*USUAL, *self._own]
+
     def _states(self) -> list[Any]:
-        return [source.state() for source in (*USUAL, *self._own)]
+        return [source.state() for source in self._sources()]
 
 
 def state_of(loader: Any) -> Any:
@@ -171,6 +183,12 @@ def state_of(loader: Any) -> Any:
     if not (hasattr(inner, "state_dict") and hasattr(inner, "load_state_dict")):
         return None
     return copy.deepcopy(loader.state_dict())
+
+
+def _holds_workers(loader: Any) -> bool:
+    """Whether worker processes are there already that stay from epoch to epoch."""
+    stay = getattr(loader, "persistent_workers", False)
+    return bool(stay) and getattr(loader, "_iterator", None) is not None
 
 
 def content_of(batches: Sequence[Any]) -> str:
