@@ -17,7 +17,7 @@ _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class LightningLookAhead:
-    """Give this to `trainer.fit` in place of a train loader of known length.
+    """Give this to `trainer.fit` in place of a train loader.
 
         trainer.fit(module, LightningLookAhead(loader, module, losses, targets, horizon=4))
 
@@ -33,7 +33,8 @@ class LightningLookAhead:
         options: see `Options`.
 
     Raises:
-        OptionError: at once, for options out of range; at the first batch, for manual
+        OptionError: at once, for options out of range; at the first batch, for a loader without
+            a length where the trainer has neither limit_train_batches nor max_steps, for manual
             optimization, several optimizers, clipping by value, or schedulers that wait for a
             metric or do not step at every step.
     """
@@ -46,11 +47,6 @@ class LightningLookAhead:
         targets: Any,
         **options: Unpack[LoopOptions],
     ) -> None:
-        if not hasattr(loader, "__len__"):
-            raise OptionError(
-                "Lightning reads a loader of unknown length one batch ahead of training; "
-                "give one that has a length."
-            )
         Options(**options)
         self.loader, self._module = loader, module
         self._objective, self._targets, self._options = objective, targets, options
@@ -77,10 +73,19 @@ class LightningLookAhead:
         self._state = state
 
     def __len__(self) -> int:
-        return len(self.loader)  # type: ignore[arg-type]
+        if (length := _length(self.loader)) is None:
+            length = _limit(self._module.trainer)
+        if length is None:
+            raise TypeError(f"object of type {type(self.loader).__name__!r} has no len()")
+        return length
 
     def __iter__(self) -> Iterator[Any]:
         trainer: Any = self._module.trainer
+        if _length(self) is None:
+            raise OptionError(
+                "Lightning reads a loader of unknown length one batch ahead of training; give the "
+                "trainer limit_train_batches, the batches of an epoch, or max_steps."
+            )
         if self._wrapped is None or trainer.optimizers[:1] != [self._optimizer]:  # another fit
             self._wrapped = self._wrap(trainer)
             self._optimizer = trainer.optimizers[0]
@@ -95,6 +100,12 @@ class LightningLookAhead:
         count = trainer.num_training_batches
         most = None if count == float("inf") else int(count)
         yield from wrapped.stream(self.loader, lambda: _steps_left(trainer), most)
+        had = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if most is not None and had < most:  # what Lightning leaves undone then is not simulated
+            raise OptionError(
+                f"the loader ended after {had} batches, and the trainer was told of {most}; give "
+                f"it limit_train_batches={had}."
+            )
 
     def _wrap(self, trainer: Any) -> LookAheadLoader:
         if not self._module.automatic_optimization:
@@ -118,6 +129,23 @@ class LightningLookAhead:
             scale=lambda count: count / trainer.accumulate_grad_batches,
             **self._options,
         )
+
+
+def _length(loader: Any) -> int | None:
+    """How many batches there are, where that is known."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _limit(trainer: Any) -> int | None:
+    """How many batches an epoch of a loader without a length has, by what the trainer was told."""
+    told = trainer.limit_train_batches
+    most = [] if isinstance(told, float) else [int(told)]
+    if trainer.max_steps > 0:
+        most.append(trainer.max_steps * trainer.accumulate_grad_batches)
+    return min(most, default=None)
 
 
 def _left_over(trainer: Any) -> Any:

@@ -8,7 +8,7 @@ import lightning
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from curate import LightningLookAhead, read_log
 from curate.errors import OptionError, SimulationError
@@ -129,11 +129,8 @@ def test_what_cannot_be_followed_is_refused(
         fit(tmp_path, made, LightningLookAhead(loader(), made, losses, target()), **trainer)
 
 
-def test_loaders_and_options_are_checked_at_once() -> None:
+def test_options_are_checked_at_once() -> None:
     module: nn.Module = Module()
-    endless: Any = (batch for batch in loader())
-    with pytest.raises(OptionError, match="loader of unknown length"):
-        LightningLookAhead(endless, module, losses, target())
     with pytest.raises(OptionError, match="horizon must be a number of steps, at least 1"):
         LightningLookAhead(loader(), module, losses, target(), horizon=0)
 
@@ -272,3 +269,49 @@ def test_a_fit_from_a_checkpoint_goes_on_as_if_it_had_not_stopped(
         end = resumable(tmp_path / path.stem, tmp_path / "log", path, **options)
         assert torch.equal(end, expected), path
         assert read_log(tmp_path / "log").drop("seconds").equals(log), path
+
+
+class Stream(IterableDataset[Any]):
+    """Rows without an end that is known."""
+
+    def __iter__(self) -> Any:
+        return iter(TensorDataset(*data(96, 0.4).tensors))
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps"),
+    [
+        ({"limit_train_batches": 6, "max_epochs": 2}, 12),
+        ({"limit_train_batches": 4, "max_epochs": 2, "val_check_interval": 2}, 8),
+        ({"max_steps": 5, "max_epochs": -1}, 5),
+        ({"max_steps": 2, "max_epochs": -1, "accumulate_grad_batches": 2}, 2),
+    ],
+)
+def test_a_loader_without_a_length_is_followed_where_the_trainer_has_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, Any], steps: int
+) -> None:
+    errors, ends = foretell(monkeypatch), []
+    for batches in (DataLoader(Stream(), batch_size=16), [*DataLoader(Stream(), batch_size=16)]):
+        torch.manual_seed(5)
+        module = Module()
+        chosen = LightningLookAhead(batches, module, losses, target(), horizon=4, rounds=1)
+        fit(tmp_path, module, chosen, **limits)
+        chosen.settle()
+        assert sum(report.steps for report in chosen.reports) == steps
+        ends.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+    assert torch.equal(*ends)
+    assert max(errors) < 1e-5
+
+
+def test_a_loader_without_a_length_is_refused_where_nothing_tells_it(tmp_path: Path) -> None:
+    def chosen(module: Module) -> LightningLookAhead:
+        batches = DataLoader(Stream(), batch_size=16)
+        return LightningLookAhead(batches, module, losses, target(), horizon=2, keep=0.5)
+
+    for limits in ({"max_epochs": 1}, {"max_epochs": 1, "limit_train_batches": 1.0}):
+        module = Module()
+        with pytest.raises(OptionError, match=r"limit_train_batches, .* or max_steps"):
+            fit(tmp_path, module, chosen(module), **limits)
+    module = Module()
+    with pytest.raises(OptionError, match=r"ended after 6 batches, .* told of 9; .*=6\."):
+        fit(tmp_path, module, chosen(module), max_epochs=1, limit_train_batches=9)
