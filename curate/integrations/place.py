@@ -39,7 +39,7 @@ class Place:
         self._mark: tuple[Any, list[Any]] = (None, [])  # the loader and sources, before a window
         self._since = 0  # batches handed out since
         self._loaded = False
-        self._held = False  # whether the loader held its workers already
+        self._passes: dict[str, Any] = {}  # what the loader had of passes before
         self._most: int | None = None
         self._ended = False  # whether the loader has no more than was drawn
         self._found: Tree = None
@@ -68,10 +68,9 @@ class Place:
         found, self._found = self._found, None
         self._loader, self._most = loader, most
         self.handed, self._since, self._ended = 0, 0, False
-        if found is not None and found["held"] and not _holds_workers(loader):
-            with undisturbed(self._sources()):
-                iter(loader)  # as they were begun in an earlier epoch, with a number drawn for them
-        self._held = _holds_workers(loader)
+        if found is not None:
+            self._bring_to(found["passes"])
+        self._passes = _passes(loader)
         if found is not None and not found["batches"]:
             self._load(found["loader"])
             _set(self._own, found["now"])
@@ -119,14 +118,14 @@ class Place:
         if not self.handed or self.handed == self._most:  # then the loader may be anywhere
             known = not self.handed and not isinstance(self._loader, IterableDataset)
             state = state_of(self._loader) if known else None
-            held = _holds_workers(self._loader)
-            return {"batches": 0, "loader": state, "held": held, "now": now}
+            passes = _passes(self._loader)
+            return {"batches": 0, "loader": state, "passes": passes, "now": now}
         state, window = self._mark if ahead else (state_of(self._loader), [])
         return {
             "batches": self.handed,
             "since": self._since if ahead else 0,
             "ended": self._ended,
-            "held": _holds_workers(self._loader) if self._ended and not ahead else self._held,
+            "passes": _passes(self._loader) if self._ended and not ahead else self._passes,
             "loader": state,
             "began": [_plain(value) for value in self._began],
             "window": [_plain(value) for value in window],
@@ -160,6 +159,14 @@ class Place:
         first = draw(source, ahead)
         return iter([*source]) if found["ended"] else source, first
 
+    def _bring_to(self, passes: dict[str, Any]) -> None:
+        """Have a loader that knows of passes before know of as many."""
+        if passes["iteration"] is not None:
+            self._loader.iteration = passes["iteration"]
+        if passes["workers"] and not _passes(self._loader)["workers"]:
+            with undisturbed(self._sources()):  # for them a number was drawn, then
+                iter(self._loader)
+
     def _load(self, state: Any) -> None:
         if state is not None and not hasattr(self._loader, "load_state_dict"):
             raise OptionError(
@@ -185,10 +192,13 @@ def state_of(loader: Any) -> Any:
     return copy.deepcopy(loader.state_dict())
 
 
-def _holds_workers(loader: Any) -> bool:
-    """Whether worker processes are there already that stay from epoch to epoch."""
+def _passes(loader: Any) -> dict[str, Any]:
+    """What a loader has of passes before: workers that stayed; with Accelerate, their number."""
     stay = getattr(loader, "persistent_workers", False)
-    return bool(stay) and getattr(loader, "_iterator", None) is not None
+    return {
+        "workers": bool(stay) and getattr(loader, "_iterator", None) is not None,
+        "iteration": loader.iteration if hasattr(loader, "base_dataloader") else None,
+    }
 
 
 def content_of(batches: Sequence[Any]) -> str:
