@@ -65,11 +65,11 @@ def test_a_loop_goes_on_where_it_was_in_a_prepared_loader(seedable: bool, stop: 
         batches = DataLoader(table, batch_size=16, shuffle=True, generator=order)
         model, optimizer, batches = accelerator.prepare(model, raw, batches)
         chosen = LookAheadLoader(batches, model, optimizer, losses, target(), horizon=2, keep=0.9)
-        seen, epoch = [], 0
+        seen, first = [], 0
         if resume:
             chosen.load_state_dict(state["loader"])
-            seen, epoch = [*state["seen"]], state["epoch"]
-        for epoch in range(epoch, 3):
+            seen, first = [*state["seen"]], state["epoch"]
+        for epoch in range(first, 3):
             for batch in chosen:
                 seen.append(batch[2].tolist())
                 if len(seen) == stop and not resume:
