@@ -135,6 +135,7 @@ class LiveLoop:
         else:
             while window := self._next(source, left):
                 yield from self._hand(window)
+        self._window = None
         self._place.end()
 
     def _next(self, source: Iterator[Any], left: Callable[[], int | None]) -> Window | None:
