@@ -85,13 +85,20 @@ class Differences:
         self._kinked: bool | None = None
         self._courses: dict[int, _Course] = {}
 
-    def saved(self) -> list[dict[str, Any]]:
+    def saved(self) -> dict[str, Any]:
         """All that the next products depend on."""
-        return [asdict(self._courses[q]) for q in sorted(self._courses)]
+        return {
+            "courses": [asdict(self._courses[q]) for q in sorted(self._courses)],
+            "slopes": self.slopes.saved(),
+            "symmetric": self._symmetric,
+            "kinked": self._kinked,
+        }
 
-    def restore(self, saved: Sequence[dict[str, Any]]) -> None:
+    def restore(self, saved: dict[str, Any]) -> None:
         """Resume from what was `saved`."""
-        self._courses = {q: _Course(**values) for q, values in enumerate(saved)}
+        self._courses = {q: _Course(**values) for q, values in enumerate(saved["courses"])}
+        self.slopes.restore(saved["slopes"])
+        self._symmetric, self._kinked = saved["symmetric"], saved["kinked"]
 
     def products(self, point: Point, grad: Gradient, directions: Sequence[Tensor]) -> list[Product]:
         """The derivative of a step's mean gradient along Q directions, shape (P,), and slopes.

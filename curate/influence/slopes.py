@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +73,20 @@ class Slopes:
         self._attributed = False
         self._passes = 0
         self._slack = 1.0
+
+    def saved(self) -> dict[str, Any]:
+        """All that the next slopes depend on."""
+        return {
+            "singly": sorted(self._singly),
+            "attributed": self._attributed,
+            "passes": self._passes,
+            "slack": self._slack,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Resume from what was `saved`."""
+        self._singly, self._attributed = {*saved["singly"]}, saved["attributed"]
+        self._passes, self._slack = saved["passes"], saved["slack"]
 
     def take(
         self, point: Point, directions: Sequence[Tensor], *, thorough: bool = False

@@ -3,7 +3,8 @@
 from curate.integrations.hf_trainer import LookAheadMixin
 from curate.integrations.lightning import LightningLookAhead
 from curate.integrations.loader import LookAheadLoader
-from curate.integrations.loop import Decision, LiveLoop, WindowReport
+from curate.integrations.loop import LiveLoop
+from curate.integrations.window import Decision, WindowReport
 
 __all__ = [
     "Decision",

@@ -21,13 +21,15 @@ class Drawing:
         """The next batches, at most `count`, each with what it held when it was drawn.
 
         The first of them that are drawn together are copied, to see whether others overwrite them;
-        later ones only where that was so.
+        later ones only where that was so. What workers hand over in shared memory is copied, too:
+        it holds a file open per tensor, and a window of them is more than a process may have.
         """
         if count == 1:
             return list(islice(source, 1))
         drawn, copies = list[Any](), list[Any]()
         for batch in islice(source, count):
-            drawn.append(batch)
+            shared = any(map(_is_shared, leaves(batch)))
+            drawn.append(map_leaves(batch, _copied) if shared else batch)
             if self._reuses is not False:
                 copies.append(map_leaves(batch, _copied))
         if self._reuses is None and len(drawn) > 1:
@@ -43,6 +45,14 @@ def _copied(leaf: Any) -> Any:
     if isinstance(leaf, dict):
         return {key: _copied(value) for key, value in leaf.items()}
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+
+def _is_shared(leaf: Any) -> bool:
+    if isinstance(leaf, Tensor):
+        dense = leaf.layout == torch.strided and not leaf.is_nested
+        return dense and leaf.device.type == "cpu" and leaf.is_shared()
+    parts = leaf.values() if isinstance(leaf, dict) else leaf
+    return isinstance(leaf, list | tuple | dict) and any(map(_is_shared, parts))
 
 
 def _differ(batch: Any, copy: Any) -> bool:

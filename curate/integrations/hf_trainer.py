@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +12,16 @@ from curate.datasets import IGNORED
 from curate.errors import OptionError
 from curate.influence import Target
 from curate.integrations.loader import as_targets
-from curate.integrations.loop import LiveLoop, WindowReport, one_mean
+from curate.integrations.loop import LiveLoop, one_mean
 from curate.integrations.options import WEIGHTS, Options
 from curate.integrations.training import LiveTraining
+from curate.integrations.window import WindowReport
 from curate.models import LabelsObjective, Objective, as_objective, find_shift
 from curate.rules import unwrap
+from curate.runtime.files import write_whole
+
+STATE = "look_ahead.pt"
+"""The state of look-ahead in a checkpoint of the Trainer's."""
 
 
 class LookAheadMixin:
@@ -29,7 +35,8 @@ class LookAheadMixin:
 
     Batches are drawn a window ahead where the Trainer draws those of one optimizer step, gradient
     accumulation included, and are cut before it counts their items. Optimizer, schedule and
-    clipping are the Trainer's; it must run in one process, on one device. See `LookAheadLoader`
+    clipping are the Trainer's, and so is resuming (`resume_from_checkpoint`), which goes on as if
+    training had not stopped. It must run in one process, on one device. See `LookAheadLoader`
     for cost.
 
     Args:
@@ -49,6 +56,7 @@ class LookAheadMixin:
     optimizer: Any
     lr_scheduler: Any
     eval_dataset: Any
+    train_dataset: Any
     state: Any
     model_accepts_loss_kwargs: bool
     get_eval_dataloader: Callable[[Any], Any]
@@ -81,6 +89,7 @@ class LookAheadMixin:
         self._chooser: LiveLoop | None = None
         self._source: Iterator[Any] | None = None
         self._cut: Iterator[Any] = iter(())
+        self._state: Any = None
 
     @property
     def look_ahead_reports(self) -> list[WindowReport]:
@@ -89,7 +98,7 @@ class LookAheadMixin:
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does."""
-        self._chooser = self._source = None
+        self._chooser = self._source = self._state = None
         result = super().train(*args, **kwargs)  # type: ignore[misc]
         self._settle()
         return result
@@ -99,11 +108,29 @@ class LookAheadMixin:
         self.model.train()  # as its training_step does, but before a window is simulated
         if epoch_iterator is not self._source:
             self._source = epoch_iterator
-            self._chooser = self._chooser or self._make_chooser()
+            if self._chooser is None:
+                self._chooser = self._make_chooser()
+                self._chooser.dataset = self.train_dataset
+                if self._state is not None:
+                    self._chooser.load_state_dict(self._state)
             self._cut = self._chooser.stream(
                 epoch_iterator, lambda: self.state.max_steps - self.state.global_step
             )
         return super().get_batch_samples(self._cut, *args)  # type: ignore[misc]
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)  # type: ignore[misc]
+        if self._chooser is not None:
+            state = self._chooser.state_dict() | {"place": None}  # which the Trainer finds itself
+            write_whole(Path(output_dir) / STATE, lambda part: torch.save(state, part))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is None or not (path := Path(checkpoint) / STATE).exists():
+            return
+        self._state = torch.load(path, map_location="cpu", weights_only=True)
+        if self.args.ignore_data_skip:  # the batches to come are others
+            self._state |= {"rest": None, "report": None}
 
     def _load_best_model(self) -> None:
         self._settle()  # while the weights are those of the last step
@@ -111,7 +138,7 @@ class LookAheadMixin:
 
     def _settle(self) -> None:
         if self._chooser is not None:
-            self._chooser.settle()
+            self._chooser.finish()
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()  # type: ignore[misc]

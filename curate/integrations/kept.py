@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 from datasets import Dataset
 
-from curate.datasets import read
+from curate.datasets import fingerprint_of, read
 from curate.errors import DataError, OptionError
-from curate.output.audit_log import read_log
+from curate.integrations.fingerprint import require_same
+from curate.output.audit_log import about, read_log
 from curate.output.composition import composition
 from curate.output.directory import Selection, made_with, write_selection
 from curate.output.page import leave_report
@@ -36,7 +37,11 @@ def write_kept(
 
     Args:
         log: the loop's audit log, with the rows' positions in `data` as `row`.
-        data: the dataset that the loop read, or where it is, as for `data.train` of a recipe.
+        data: the dataset that `row` gives positions in, or where it is, as for `data.train` of a
+            recipe. Where the loop read a `datasets.Dataset` with `row` a column of it, up to 64 of
+            its rows are in the log, and every column of `data` that it had is compared; otherwise
+            nothing is known but that no row lies outside. The provenance says which, and has the
+            fingerprint of `data`.
         out: the directory.
         keep: share of the rows offered, the highest scores; None for the rows that the loop kept
             at least every other time.
@@ -46,7 +51,8 @@ def write_kept(
         The table in `scores.parquet`: one line per row of `data`.
 
     Raises:
-        UserError: the log has no row ids, or they are not those of `data`; nothing is written.
+        UserError: the log has no row ids, or is about another dataset than `data`; nothing is
+            written.
         RunError: the report or another part failed, after the rows and scores were written.
     """
     if keep is not None and not 0 < keep <= 1:
@@ -56,14 +62,17 @@ def write_kept(
     table = data if isinstance(data, Dataset) else read(str(data))
     entries = read_log(log)
     _check_rows(entries, len(table), log)
+    compared = sorted({name for facts in about(log) for name in require_same(facts, table, log)})
     targets = [c.removeprefix("influence/") for c in entries.columns if c.startswith("influence/")]
     scores = _scores(entries, len(table), targets)
     choice = _choice(entries, scores, keep)
     rows = score_table(scores, choice, np.arange(len(table)), targets)
+    name = "a dataset in memory" if isinstance(data, Dataset) else str(data)
     provenance = made_with() | {
         "log": str(log),
         "keep": keep,
-        "sources": {"train": "a dataset in memory" if isinstance(data, Dataset) else str(data)},
+        "sources": {name: fingerprint_of(table)},
+        "dataset_check": f"same in {', '.join(compared)}" if compared else "row ids only",
         "composition": composition(table, choice.kept, None),
     }
     with staged(out, overwrite=overwrite) as stage:

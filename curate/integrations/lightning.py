@@ -1,7 +1,6 @@
 """Look-ahead in Lightning: a loader that reads the training off the module's trainer."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import Any, Unpack
 
 import torch
@@ -9,8 +8,8 @@ from torch import Tensor, nn
 
 from curate.errors import OptionError
 from curate.integrations.loader import LookAheadLoader
-from curate.integrations.loop import WindowReport
 from curate.integrations.options import LoopOptions, Options
+from curate.integrations.window import WindowReport
 from curate.models import Objective
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -18,9 +17,12 @@ _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class LightningLookAhead:
-    """Give this to `trainer.fit` in place of a train loader of known length.
+    """Give this to `trainer.fit` in place of a train loader.
 
         trainer.fit(module, LightningLookAhead(loader, module, losses, targets, horizon=4))
+
+    A fit with `ckpt_path` goes on as if it had not stopped; as Lightning restores no generators,
+    give the loader one of its own (`DataLoader(..., generator=...)`).
 
     The optimizer, its schedule (stepped by step, not by epoch), clipping by norm, gradient
     accumulation and precision are read from the module's trainer at the first batch.
@@ -31,7 +33,8 @@ class LightningLookAhead:
         options: see `Options`.
 
     Raises:
-        OptionError: at once, for options out of range; at the first batch, for manual
+        OptionError: at once, for options out of range; at the first batch, for a loader without
+            a length where the trainer has neither limit_train_batches nor max_steps, for manual
             optimization, several optimizers, clipping by value, or schedulers that wait for a
             metric or do not step at every step.
     """
@@ -44,16 +47,12 @@ class LightningLookAhead:
         targets: Any,
         **options: Unpack[LoopOptions],
     ) -> None:
-        if not hasattr(loader, "__len__"):
-            raise OptionError(
-                "Lightning reads a loader of unknown length one batch ahead of training; "
-                "give one that has a length."
-            )
         Options(**options)
         self.loader, self._module = loader, module
         self._objective, self._targets, self._options = objective, targets, options
         self._wrapped: LookAheadLoader | None = None
         self._optimizer: Any = None
+        self._state: Any = None
 
     @property
     def reports(self) -> list[WindowReport]:
@@ -65,20 +64,48 @@ class LightningLookAhead:
         if self._wrapped is not None:
             self._wrapped.settle()
 
+    def state_dict(self) -> dict[str, Any]:
+        """See `LookAheadLoader.state_dict`; Lightning puts it in its checkpoints."""
+        return self._state or ({} if self._wrapped is None else self._wrapped.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Lightning hands over what was in the checkpoint, before it draws a batch."""
+        self._state = state
+
     def __len__(self) -> int:
-        return len(self.loader)  # type: ignore[arg-type]
+        if (length := _length(self.loader)) is None:
+            length = _limit(self._module.trainer)
+        if length is None:
+            raise TypeError(f"object of type {type(self.loader).__name__!r} has no len()")
+        return length
 
     def __iter__(self) -> Iterator[Any]:
         trainer: Any = self._module.trainer
+        if _length(self) is None:
+            raise OptionError(
+                "Lightning reads a loader of unknown length one batch ahead of training; give the "
+                "trainer limit_train_batches, the batches of an epoch, or max_steps."
+            )
         if self._wrapped is None or trainer.optimizers[:1] != [self._optimizer]:  # another fit
             self._wrapped = self._wrap(trainer)
             self._optimizer = trainer.optimizers[0]
-        return self._wrapped.stream(self._batches(trainer), lambda: _steps_left(trainer))
+            self._state = self._state or _left_over(trainer)
+        if self._state:
+            self._wrapped.load_state_dict(self._state)
+            self._state = None
+        return self._stream(self._wrapped, trainer)
 
-    def _batches(self, trainer: Any) -> Iterator[Any]:
-        """As many as an epoch has, which the trainer knows when it draws the first."""
+    def _stream(self, wrapped: LookAheadLoader, trainer: Any) -> Iterator[Any]:
+        """As many batches as an epoch has, which the trainer knows when it draws the first."""
         count = trainer.num_training_batches
-        yield from islice(self.loader, None if count == float("inf") else int(count))
+        most = None if count == float("inf") else int(count)
+        yield from wrapped.stream(self.loader, lambda: _steps_left(trainer), most)
+        had = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if most is not None and had < most:  # what Lightning leaves undone then is not simulated
+            raise OptionError(
+                f"the loader ended after {had} batches, and the trainer was told of {most}; give "
+                f"it limit_train_batches={had}."
+            )
 
     def _wrap(self, trainer: Any) -> LookAheadLoader:
         if not self._module.automatic_optimization:
@@ -102,6 +129,32 @@ class LightningLookAhead:
             scale=lambda count: count / trainer.accumulate_grad_batches,
             **self._options,
         )
+
+
+def _length(loader: Any) -> int | None:
+    """How many batches there are, where that is known."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _limit(trainer: Any) -> int | None:
+    """How many batches an epoch of a loader without a length has, by what the trainer was told."""
+    told = trainer.limit_train_batches
+    most = [] if isinstance(told, float) else [int(told)]
+    if trainer.max_steps > 0:
+        most.append(trainer.max_steps * trainer.accumulate_grad_batches)
+    return min(most, default=None)
+
+
+def _left_over(trainer: Any) -> Any:
+    """A state that Lightning read, but did not hand over: it does not at the end of an epoch."""
+    states = getattr(trainer.fit_loop, "_combined_loader_states_to_load", [])
+    ours = [state for state in states if "made" in state]
+    if ours:
+        trainer.fit_loop._combined_loader_states_to_load = []
+    return ours[0] if ours else None
 
 
 def _steps_left(trainer: Any) -> int | None:

@@ -10,9 +10,10 @@ from curate.datasets import BatchExamples
 from curate.errors import OptionError
 from curate.influence import Target
 from curate.integrations.drawing import Drawing
-from curate.integrations.loop import Decision, LiveLoop, WindowReport, one_mean
+from curate.integrations.loop import LiveLoop, one_mean
 from curate.integrations.options import LoopOptions, Options
 from curate.integrations.training import LiveTraining
+from curate.integrations.window import Decision, WindowReport
 from curate.models import Objective, as_objective
 from curate.models.hidden import Hidden
 from curate.models.randomness import undisturbed, usual_sources
@@ -106,8 +107,37 @@ class LookAheadLoader:
 
     @property
     def reports(self) -> list[WindowReport]:
-        """What every window so far came to."""
+        """What every window so far came to, or since a state was loaded, and the one before."""
         return self._chooser.reports
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the choosing still to come depends on, to go on as if it had not stopped.
+
+        Take it between steps, and save it beside those of model, optimizer and scheduler, and of
+        the generators that the loop itself draws from: plain values and tensors, for `torch.save`
+        and `torch.load`, `weights_only` too. A window that is left in the middle is not scored
+        again: the weights of its other batches are in the state, and a digest of these batches.
+        It takes a few kilobytes, and the time for that digest.
+        """
+        state: dict[str, Any] = self._chooser.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on, with the next pass over the loader, where `state` was taken.
+
+        That pass gives what was left of the epoch. A loader that has `state_dict` and
+        `load_state_dict` itself is put where it was. Any other is begun again, and what had been
+        handed out is drawn and skipped: it has to give the same batches in the same order. Global
+        generators, and those that the loader and its sampler hold, are meanwhile what they were,
+        so a shuffled DataLoader does; call `set_epoch` where the loop does. The log goes on as
+        the same run; what it has from after the state was taken is not read any more.
+
+        Raises:
+            OptionError: the state is of other options, targets or parameters, or of another
+                optimizer; nothing is loaded.
+            DataError: on the next pass: these are not the batches that were decided on.
+        """
+        self._chooser.load_state_dict(state)
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -121,10 +151,16 @@ class LookAheadLoader:
         return self.stream(self.loader)
 
     def stream(
-        self, batches: Iterable[Any], left: Callable[[], int | None] = lambda: None
+        self,
+        batches: Iterable[Any],
+        left: Callable[[], int | None] = lambda: None,
+        most: int | None = None,
     ) -> Iterator[Any]:
-        """Other batches in the same training, cut likewise; `left`: steps that it will take."""
-        return self._chooser.stream(batches, left)
+        """Other batches in the same training, cut likewise.
+
+        left: gives how many steps it will still take. most: batches of an epoch, None for all.
+        """
+        return self._chooser.stream(batches, left, most)
 
     def settle(self) -> None:
         """Measure what the last window did, now that it has been trained on.
@@ -132,7 +168,7 @@ class LookAheadLoader:
         This happens by itself when the loop asks for another batch; call it after a training that
         did not run to the end of the loader.
         """
-        self._chooser.settle()
+        self._chooser.finish()
 
     def choose(self, window: Sequence[Any]) -> list[Decision]:
         """Decide on a window of the caller's batches; adds a report."""

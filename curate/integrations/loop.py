@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from itertools import accumulate
 from typing import Any
 
@@ -11,17 +11,28 @@ import torch
 from torch import Tensor
 
 from curate.datasets import BatchExamples, batch_length, take
-from curate.errors import DataError, OptionError
+from curate.errors import OptionError
 from curate.influence import Differences, Scoring, Target, target_losses
-from curate.integrations.columns import read_column, read_columns
+from curate.integrations.columns import read_columns
 from curate.integrations.drawing import Drawing
+from curate.integrations.logged import Logged
 from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options
 from curate.integrations.paying import Paying, halved
+from curate.integrations.place import Place
 from curate.integrations.rehearsal import Rehearsal
+from curate.integrations.resuming import (
+    found_again,
+    made,
+    measurable,
+    require_made,
+    rest_of,
+    take_up,
+)
 from curate.integrations.training import LiveTraining
+from curate.integrations.window import Decision, Window, WindowReport, decisions_of, kept_whole
 from curate.integrations.witness import Witness
 from curate.models import FlatModel, Objective, require_trainable
-from curate.output.audit_log import AuditLog
+from curate.runtime.files import Tree
 from curate.runtime.trackers import careful
 from curate.runtime.trackers.base import log_metrics
 from curate.selection import Array
@@ -29,56 +40,8 @@ from curate.selection.budget import Budget
 from curate.selection.driver import Decided, Selector
 from curate.selection.effort import Pace
 from curate.selection.judge import Judge
-from curate.selection.ledger import Outcome
 from curate.selection.policies import LookAhead
 from curate.trajectory import Step, Task
-
-
-@dataclass
-class WindowReport(Outcome):
-    """What one window came to, see `Outcome`; fewer steps than `horizon` at the end of an epoch.
-
-    realized: measured when the loop has trained on the window and asks for the next; None until
-    then. horizon: K asked for. seconds: spent choosing.
-    gain: with `keep="auto"`, the loss on target rows that did not choose after training on
-    everything, less that after training on what was or would have been kept; None until measured.
-    """
-
-    horizon: int = 1
-    seconds: float = 0.0
-    gain: float | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        """Realized over predicted: near 1 where the linear picture holds."""
-        if self.realized is None or not self.predicted:
-            return None
-        return self.realized / self.predicted
-
-    def metrics(self) -> dict[str, float | None]:
-        """The numbers that trackers receive."""
-        more = {"gain": self.gain, "horizon": self.horizon, "seconds": self.seconds}
-        return super().metrics() | more
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What becomes of one batch.
-
-    influences: shape (Q, n), all weights 1. values: the policy's, shape (n,). Both are NaN for a
-    batch that was not scored.
-    weights: in the mean that the loop is to take, shape (n,); 0 is left out.
-    """
-
-    influences: Tensor
-    values: Array
-    weights: Array
-
-    @property
-    def kept(self) -> Array:
-        """Shape (n,), bool."""
-        kept: Array = self.weights > 0
-        return kept
 
 
 def one_mean(batches: int) -> float:
@@ -104,6 +67,7 @@ class LiveLoop:
         See `LookAheadLoader` for both.
         """
         self.training, self.options, self.accumulate = training, options, accumulate
+        self.dataset: Any = None  # that batches are of, where it is not that of their loader
         self._scale = scale
         self.reports: list[WindowReport] = []
         self._objective, self._targets = objective, targets
@@ -121,52 +85,93 @@ class LiveLoop:
         share = SHARE if self._paying else options.keep
         self._budget = None if isinstance(share, str) else Budget(float(share))
         self._seeds = torch.Generator().manual_seed(options.seed)
-        self._log: AuditLog | None = None
+        self._logged = Logged(options, [target.name for target in targets])
         self._trackers = careful([] if options.tracker is None else [options.tracker])
         self._unsettled: Decided | None = None
         self._drawing = Drawing()
         self._rehearsal = Rehearsal(training, objective)
         self._witness = Witness(training, objective)
         self._steps_decided = 0
+        self._before = 0  # windows that were scored before a state was loaded
+        self._window: Window | None = None
+        self._place = Place()
         model, _ = training.read()
         training.learning_rates(1)
         with training.simulated(self._objective):
             require_trainable(model, objective, targets[0].examples)
 
     def stream(
-        self, batches: Iterable[Any], left: Callable[[], int | None] = lambda: None
+        self,
+        batches: Iterable[Any],
+        left: Callable[[], int | None] = lambda: None,
+        most: int | None = None,
     ) -> Iterator[Any]:
         """The batches, cut to what is kept, or with `keep="weights"` as pairs (batch, weights).
 
         They are drawn a window ahead. With everything kept they go through as they are.
 
         left: gives how many steps the loop will still take, so that no window goes beyond; None
-        where that is not known.
+        where that is not known. most: batches of an epoch, None for all.
         """
-        if self.options.keep == 1:
-            yield from batches
-            return
-        source = iter(batches)
-        while True:
+        try:
+            yield from self._stream(batches, left, most)
+        finally:
+            self._logged.flush()
+
+    def _stream(
+        self, batches: Iterable[Any], left: Callable[[], int | None], most: int | None
+    ) -> Iterator[Any]:
+        window = self._window if self._window and self._window.restored else None
+        if window is None:
             self.settle()
-            steps = left()
-            horizon = self.options.horizon if steps is None else min(self.options.horizon, steps)
-            window = self._drawing.batches(source, max(horizon, 1) * self.accumulate)
-            if not window:
-                return
-            handed = 0
-            try:
-                for batch, decision in zip(window, self.choose(window), strict=True):
-                    if handed % self.accumulate == 0 and self._unsettled is not None:
-                        self._witness.go_on(self._unsettled, handed // self.accumulate)
-                    handed += 1
-                    self._witness.hand()
-                    yield self._part(batch, decision)
-            except GeneratorExit:
-                self._witness.stop()
-                if handed < len(window):  # the loop was left before the window's end
-                    self._record()
-                raise
+        own = getattr(batches, "dataset", None)
+        self._logged.dataset = own if self.dataset is None else self.dataset
+        rest = window.ahead if window else 0
+        source, first = self._place.begin(batches, most, rest, self._drawing.batches)
+        if window:
+            take_up(window, first, self.options.row)
+            yield from self._hand(window)
+        if self.options.keep == 1:
+            for batch in source:
+                self._place.hand()
+                yield batch
+        else:
+            while window := self._next(source, left):
+                yield from self._hand(window)
+        self._window = None
+        self._place.end()
+
+    def _next(self, source: Iterator[Any], left: Callable[[], int | None]) -> Window | None:
+        """Draw a window and decide on it; None where there are no more batches."""
+        self.settle()
+        steps = left()
+        horizon = self.options.horizon if steps is None else min(self.options.horizon, steps)
+        count = max(horizon, 1) * self.accumulate
+        self._place.mark(count)
+        batches = self._drawing.batches(source, count)
+        self._place.drawn(len(batches), count)
+        if not batches:
+            return None
+        weights = [decision.weights for decision in self.choose(batches)]
+        self._window = Window(batches, weights, self._unsettled)
+        return self._window
+
+    def _hand(self, window: Window) -> Iterator[Any]:
+        """A window's batches, as the loop is to train on them."""
+        try:
+            while window.ahead:
+                handed = window.handed
+                if window.watched and self._unsettled and handed % self.accumulate == 0:
+                    self._witness.go_on(self._unsettled, handed // self.accumulate)
+                window.handed += 1
+                self._place.hand()
+                self._witness.hand()
+                yield self._part(window.batches[handed], window.weights[handed])
+        except GeneratorExit:
+            self._witness.stop()
+            if window.ahead:  # the loop was left before the window's end
+                self._record()
+            raise
 
     def choose(self, batches: Sequence[Any]) -> list[Decision]:
         """Decide on a window, given as its batches in order.
@@ -180,7 +185,7 @@ class LiveLoop:
         moves = any(rate for step in rates for rate in step)
         if (self._paying and not self._paying.due()) or not moves:
             self._steps_decided += steps
-            return [_whole(size, len(self._targets)) for size in sizes]
+            return [kept_whole(size, len(self._targets)) for size in sizes]
         begin = time.monotonic()
         with self.training.simulated(self._objective):
             decided = self._decide(batches, sizes, rates)
@@ -189,20 +194,30 @@ class LiveLoop:
                 whole = [np.ones(len(weights)) for weights in decided.weights]
                 decided = replace(decided, weights=whole)
             outcome = vars(decided.outcome())
-        decisions = _decisions(decided, sizes)
+        decisions = decisions_of(decided, sizes)
         seconds = time.monotonic() - begin
         report = WindowReport(**outcome, horizon=self.options.horizon, seconds=seconds, gain=gain)
-        if self.options.log is not None:
-            self._enter(batches, decisions)
+        first, n = self._steps_decided, self.accumulate
+        places = [(self._windows, first + k // n, k % n) for k in range(len(batches))]
+        self._logged.enter(places, batches, decisions)
         self.reports.append(report)
         self._unsettled = decided
         self._steps_decided += len(decided.weights)
         return decisions
 
+    def finish(self) -> None:
+        """Measure what the last window did, and write what is to be logged."""
+        self.settle()
+        self._logged.flush()
+
     def settle(self) -> None:
         """Measure what the last window, now trained on, did."""
         self._witness.check()
-        if self._unsettled is None:
+        window = self._window
+        if self._unsettled is None or (window and window.restored):
+            return
+        if window and window.ahead and window.decided is self._unsettled:
+            self._record()  # the loop was left before the window's end
             return
         report = self.reports[-1]
         with self.training.simulated(self._objective):
@@ -213,6 +228,65 @@ class LiveLoop:
                 report.gain = self._everything - self._judged_loss(model, theta)
                 self._paying.enter(report.gain)
         self._record()
+
+    def state_dict(self) -> Tree:
+        """See `LookAheadLoader.state_dict`."""
+        window, autocast = self._window, self.training.autocast
+        ahead = window.ahead if window else 0
+        decided = self._unsettled or (window.decided if window and ahead else None)
+        there = decided.judged.scores if decided and decided.judged.final else None
+        return {
+            "made": self._made(),
+            "seeds": self._seeds.get_state(),
+            "steps": self._steps_decided,
+            "windows": self._windows,
+            "report": asdict(self.reports[-1]) if decided else None,
+            "losses": there.target_losses.cpu() if there else None,
+            "everything": self._everything,
+            "paying": self._paying and self._paying.saved(),
+            "pace": self._pace.saved(),
+            "differences": self._differences.saved(),
+            "rehearsal": self._rehearsal.saved(),
+            "autocast": autocast and str(autocast).removeprefix("torch."),
+            "rest": rest_of(window, self.options.row),
+            "place": self._place.saved(ahead=ahead > 0),
+            "log": self._logged.saved(self._windows, settled=self._windows - bool(decided)),
+        }
+
+    def load_state_dict(self, state: Tree) -> None:
+        """See `LookAheadLoader.load_state_dict`."""
+        require_made(state, self._made())
+        self._seeds.set_state(state["seeds"].cpu())
+        self._steps_decided, self._everything = state["steps"], state["everything"]
+        if self._paying:
+            self._paying.restore(state["paying"])
+        self._pace.restore(state["pace"], self.training.device)
+        self._differences.restore(state["differences"])
+        self._rehearsal.restore(state["rehearsal"])
+        if state["autocast"] is not None:
+            self.training.autocast = getattr(torch, state["autocast"])
+        self._place.restore(state["place"])
+        self._logged.restore(state["log"])
+        self.reports, self._unsettled = [], None
+        self._before, report = state["windows"], state["report"]
+        if report is not None:
+            self._before -= 1
+            choosing, self._judging = self._sides[self._before % len(self._sides)]
+            model, live = self.training.read()
+            task = Task(model, self._objective, choosing[0].examples)
+            judge = Judge(task, live.rule, self._policy, choosing)
+            losses, first = state["losses"], report["first_step"]
+            self._unsettled = measurable(judge, live.state(), losses, first)
+            self.reports.append(WindowReport(**report))
+        self._window = found_again(state["rest"], self._unsettled)
+
+    def _made(self) -> dict[str, Any]:
+        return made(self.training, self.options, self._targets, self.accumulate)
+
+    @property
+    def _windows(self) -> int:
+        """How many have been scored so far, in whatever process."""
+        return self._before + len(self.reports)
 
     def _require_cuts(self, sizes: Sequence[int]) -> None:
         """Refuse batches that are too small for any row to be dropped."""
@@ -243,7 +317,7 @@ class LiveLoop:
             replace(step, lrs=tuple(lrs[k] for k in live.groups))
             for step, lrs in zip(steps, rates, strict=True)
         ]
-        side = len(self.reports) % len(self._sides)
+        side = self._windows % len(self._sides)
         choosing, self._judging = self._sides[side]
         judge = Judge(
             Task(model, self._objective, examples),
@@ -271,7 +345,7 @@ class LiveLoop:
             self._steps_decided,
             parts,
             known=known,
-            exactly=self._paying is not None and self._paying.looks(len(self.reports)),
+            exactly=self._paying is not None and self._paying.looks(self._windows),
             side=side,
         )
         self._rehearsal.note_use(model)
@@ -314,45 +388,10 @@ class LiveLoop:
         """The mean loss, at theta, of the targets that judge the window."""
         return float(target_losses(model, self._objective, self._judging, theta).mean())
 
-    def _part(self, batch: Any, decision: Decision) -> Any:
+    def _part(self, batch: Any, weights: Array) -> Any:
         if self.options.keep == WEIGHTS:
-            return batch, torch.from_numpy(decision.weights).float()
-        return take(batch, torch.from_numpy(np.flatnonzero(decision.kept)))
-
-    def _enter(self, batches: Sequence[Any], decisions: Sequence[Decision]) -> None:
-        """Put a window's candidates in the log."""
-        assert self.options.log is not None
-        names = [target.name for target in self._targets]
-        self._log = self._log or AuditLog(self.options.log, names)
-        self._log.candidates(
-            {
-                "window": np.full(len(decision.weights), len(self.reports)),
-                "step": np.full(len(decision.weights), self._steps_decided + k // self.accumulate),
-                "batch": np.full(len(decision.weights), k % self.accumulate),
-                "position": np.arange(len(decision.weights)),
-                "row": self._rows(batch),
-                "influence": decision.influences.mean(dim=0).numpy(),
-                "value": decision.values,
-                "weight": decision.weights,
-                "kept": decision.kept,
-            }
-            | {
-                f"influence/{name}": part.numpy()
-                for name, part in zip(names, decision.influences, strict=True)
-            }
-            for k, (batch, decision) in enumerate(zip(batches, decisions, strict=True))
-        )
-
-    def _rows(self, batch: Any) -> Array | list[None]:
-        """The positions in the dataset that a batch says its examples have."""
-        if self.options.row is None:
-            return [None] * batch_length(batch)
-        rows = read_column(self.options.row, batch, "row")
-        if rows.dtype.kind not in "iu":
-            raise DataError(
-                f"row must give integers, positions in the dataset, but got {rows.dtype}."
-            )
-        return rows
+            return batch, torch.from_numpy(weights).float()
+        return take(batch, torch.from_numpy(np.flatnonzero(weights > 0)))
 
     def _record(self) -> None:
         """Put the last window itself in the log and send it to a tracker, once."""
@@ -360,21 +399,4 @@ class LiveLoop:
             return
         report, self._unsettled = self.reports[-1], None
         log_metrics(self._trackers, "window", report.metrics(), report.first_step)
-        if self._log is not None:
-            self._log.window(window=len(self.reports) - 1, **vars(report))
-
-
-def _decisions(decided: Decided, sizes: Sequence[int]) -> list[Decision]:
-    """What becomes of every batch of a window, the batches being of these sizes."""
-    assert decided.judged.scores is not None
-    ends = np.cumsum(sizes)[:-1]
-    influences = torch.cat(decided.judged.scores.influences, dim=1).split([*sizes], dim=1)
-    values = np.split(np.concatenate(decided.judged.values), ends)
-    weights = np.split(np.concatenate(decided.weights), ends)
-    return [Decision(*parts) for parts in zip(influences, values, weights, strict=True)]
-
-
-def _whole(size: int, targets: int) -> Decision:
-    """Nothing dropped from a batch that was not scored."""
-    influences = torch.full((targets, size), torch.nan, dtype=torch.float64)
-    return Decision(influences, np.full(size, np.nan), np.ones(size))
+        self._logged.record(self._windows - 1, report)

@@ -56,8 +56,9 @@ class Options:
     label: the class of every example; a key of the batch, or batch -> shape (n,). Values are put
         on one scale within each class, since influences of different classes seldom share one.
     group_by: the group of every example, read as `label` is; every group keeps the same share.
-    log: folder for the audit log, see `curate.read_log`. row: the position of every example in
-        the dataset, an integer, read as `label` is; the log knows examples by it.
+    log: folder for the audit log, see `curate.read_log`; it takes 1 % of the time, and a process
+        that is killed loses the entries of its last second at most. row: the position of every
+        example in the dataset, an integer, read as `label` is; the log knows examples by it.
     tracker: receives window/NAME, the numbers of `WindowReport`, when a window has been trained
         on, at its first step; see `open_tracker`.
     removal: see `curate.influence.influence`.

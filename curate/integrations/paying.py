@@ -67,6 +67,15 @@ class Paying:
         elif not self.pays and (middle <= 0 or count == RECENT):
             self._stop()
 
+    def saved(self) -> dict[str, Any]:
+        """All that the next answers depend on."""
+        return {"pays": self.pays, "gains": self._gains, "rest": self._rest, "left": self._left}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Resume from what was `saved`."""
+        self.pays, self._gains = saved["pays"], [*saved["gains"]]
+        self._rest, self._left = saved["rest"], saved["left"]
+
     def _stop(self) -> None:
         self.pays, self._gains = False, []
         self._left, self._rest = self._rest, min(2 * self._rest, LONGEST)

@@ -29,6 +29,21 @@ class Rehearsal:
         self._uses: dict[str, set[bool]] = {}
         self.done = False
 
+    def saved(self) -> dict[str, Any]:
+        """What was found out."""
+        idle = self._training.idle
+        return {
+            "done": self.done,
+            "uses": {name: sorted(uses) for name, uses in self._uses.items()},
+            "idle": None if idle is None else sorted(idle),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take what was `saved` as found out."""
+        self.done, idle = saved["done"], saved["idle"]
+        self._uses = {name: {*uses} for name, uses in saved["uses"].items()}
+        self._training.idle = None if idle is None else frozenset(idle)
+
     def take(self, examples: Examples, step: Step) -> Gradient:
         """Parameters that the loss of a step does not use are idle; the others are tried.
 

@@ -122,12 +122,13 @@ class Selector:
     online; there is no other difference.
 
     Cost per step, in gradients of one batch, with every state kept: R (1 + 1.3) to record and
-    score in R = `policy.rounds` rounds, R less at the first of a short window, see `Judge`; and 1 to
-    train on what was kept, unless that was everything or the run ends there. Per window, R passes
-    over the targets, and a forward one at the end of the windows that `measured` lists, to compare
-    with the prediction. A snapshot budget below K, in memory and on disk together, adds forward steps (see `Recording`).
-    Memory: `snapshots` + 2 states (2 more with a disk), their gradients, Q adjoints, one batch's
-    graph, and O(N Q) for the ledger; nothing grows with T but the step records.
+    score in R = `policy.rounds` rounds, R less at the first of a short window, see `Judge`; and 1
+    to train on what was kept, unless that was everything or the run ends there. Per window, R
+    passes over the targets, and a forward one at the end of the windows that `measured` lists, to
+    compare with the prediction. A snapshot budget below K, in memory and on disk together, adds
+    forward steps (see `Recording`). Memory: `snapshots` + 2 states (2 more with a disk), their
+    gradients, Q adjoints, one batch's graph, and O(N Q) for the ledger; nothing grows with T but
+    the step records.
 
     judge: values the candidates of a window.
     budget: how much is kept; None keeps all, with the values as weights of mean 1.

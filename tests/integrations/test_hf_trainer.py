@@ -451,3 +451,46 @@ def test_labels_that_are_numbers_are_regressed() -> None:
     assert objective.metrics(lambda x: Output(x), batch) == {}
     with pytest.raises(ModelError, match="reads a tensor `labels`"):
         objective.sizes({"x": torch.ones(3)})
+
+
+RESUMED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "half": ({"horizon": 3, "keep": 0.5}, {}),
+    "auto": ({"horizon": 3, "keep": "auto"}, {}),
+    "accumulated": ({"horizon": 2, "keep": 0.5}, {"gradient_accumulation_steps": 2}),
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_training_from_a_checkpoint_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path, case: str
+) -> None:
+    options, arguments = RESUMED[case]
+    options = options | {"rounds": 1, "row": "row", "log": tmp_path / "log"}
+    saving = {"save_strategy": "steps", "save_steps": 1} | arguments
+
+    def trained(start: Path | None = None) -> Tensor:
+        model = bert(0.1)
+        folder = tmp_path / ("whole" if start is None else "again")
+        made = trainer(folder, model, sentences(40), options, **saving)
+        made.train(resume_from_checkpoint=None if start is None else str(start))
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    expected = trained()
+    log = read_log(tmp_path / "log").drop("seconds")
+    checkpoints = sorted((tmp_path / "whole").glob("checkpoint-*"))
+    assert len(checkpoints) == (6 if "accumulated" in case else 10)
+    for checkpoint in checkpoints:
+        assert torch.equal(trained(checkpoint), expected), checkpoint
+        assert read_log(tmp_path / "log").drop("seconds").equals(log), checkpoint
+
+
+def test_where_the_trainer_skips_no_data_choosing_goes_on_with_other_batches(
+    tmp_path: Path,
+) -> None:
+    options = {"horizon": 3, "rounds": 1, "row": "row", "log": tmp_path / "log"}
+    saving = {"save_strategy": "steps", "save_steps": 1, "ignore_data_skip": True}
+    trainer(tmp_path, bert(), sentences(40), options, **saving).train()
+    again = trainer(tmp_path, bert(), sentences(40), options, **saving)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert all(report.realized is not None for report in again.look_ahead_reports)
+    assert again.look_ahead_reports[0].first_step == 3

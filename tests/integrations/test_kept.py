@@ -32,7 +32,7 @@ def logged(folder: Path, rows: list[list[int | None]] | None = None) -> Path:
             "weight": np.array(kept, dtype=float),
             "kept": kept,
         }
-        log.candidates([batch])
+        log.candidates(batch)
     return folder
 
 

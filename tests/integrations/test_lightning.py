@@ -8,9 +8,9 @@ import lightning
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from curate import LightningLookAhead
+from curate import LightningLookAhead, read_log
 from curate.errors import OptionError, SimulationError
 from tests.integrations.loop import data, loader, losses, net, target
 from tests.integrations.prophecy import foretell
@@ -48,19 +48,21 @@ class Module(lightning.LightningModule):  # type: ignore[misc]
         }
 
 
-def fit(folder: Path, module: Module, batches: Any, **options: Any) -> None:
+def fit(
+    folder: Path, module: Module, batches: Any, ckpt_path: Path | None = None, **options: Any
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(
             accelerator="cpu",
             default_root_dir=folder,
             logger=False,
-            enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            **{"max_epochs": 3} | options,
+            **{"max_epochs": 3, "enable_checkpointing": False} | options,
         )
-        trainer.fit(module, batches, val_dataloaders=DataLoader(data(16), batch_size=16))
+        held_out = DataLoader(data(16), batch_size=16)
+        trainer.fit(module, batches, val_dataloaders=held_out, ckpt_path=ckpt_path)
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -127,11 +129,8 @@ def test_what_cannot_be_followed_is_refused(
         fit(tmp_path, made, LightningLookAhead(loader(), made, losses, target()), **trainer)
 
 
-def test_loaders_and_options_are_checked_at_once() -> None:
+def test_options_are_checked_at_once() -> None:
     module: nn.Module = Module()
-    endless: Any = (batch for batch in loader())
-    with pytest.raises(OptionError, match="loader of unknown length"):
-        LightningLookAhead(endless, module, losses, target())
     with pytest.raises(OptionError, match="horizon must be a number of steps, at least 1"):
         LightningLookAhead(loader(), module, losses, target(), horizon=0)
 
@@ -225,3 +224,94 @@ def test_windows_end_where_training_does(
     chosen = LightningLookAhead(loader(), module, losses, target(), horizon=2, keep=0.5)
     fit(tmp_path, module, chosen, **{"max_epochs": 1} | options)
     assert [report.steps for report in chosen.reports] == steps
+
+
+class Numbered(Module):
+    """Leaves the rows' numbers, which are only for the log, out of the loss."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        return losses(self, batch[:2]).mean()
+
+
+def resumable(folder: Path, log: Path, start: Path | None = None, **options: Any) -> Any:
+    """A fit with a checkpoint after every step; the weights at its end."""
+    torch.manual_seed(7)
+    module = Numbered()
+    order = torch.Generator().manual_seed(3)
+    rows = TensorDataset(*data(96, 0.4).tensors[:2], torch.arange(96))
+    batches = DataLoader(rows, batch_size=16, shuffle=True, generator=order)
+    settings = {"horizon": 4, "rounds": 1, "keep": "auto", "log": log, "row": lambda b: b[2]}
+    chosen = LightningLookAhead(batches, module, losses, target(), **settings)
+    keep = lightning.pytorch.callbacks.ModelCheckpoint(
+        dirpath=folder, filename="{step}", every_n_train_steps=1, save_top_k=-1
+    )
+    epochs = lightning.pytorch.callbacks.ModelCheckpoint(
+        dirpath=folder, filename="end-{epoch}", save_on_train_epoch_end=True, save_top_k=-1
+    )
+    settings = {"callbacks": [keep, epochs], "enable_checkpointing": True, "max_epochs": 2}
+    fit(folder, module, chosen, ckpt_path=start, **settings | options)
+    chosen.settle()
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"accumulate_grad_batches": 2}, {"limit_train_batches": 5, "val_check_interval": 2}],
+)
+def test_a_fit_from_a_checkpoint_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    expected = resumable(tmp_path / "whole", tmp_path / "log", **options)
+    log = read_log(tmp_path / "log").drop("seconds")
+    paths = sorted((tmp_path / "whole").glob("*.ckpt"))
+    assert len(paths) >= 8
+    for path in paths:
+        end = resumable(tmp_path / path.stem, tmp_path / "log", path, **options)
+        assert torch.equal(end, expected), path
+        assert read_log(tmp_path / "log").drop("seconds").equals(log), path
+
+
+class Stream(IterableDataset[Any]):
+    """Rows without an end that is known."""
+
+    def __iter__(self) -> Any:
+        return iter(TensorDataset(*data(96, 0.4).tensors))
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps"),
+    [
+        ({"limit_train_batches": 6, "max_epochs": 2}, 12),
+        ({"limit_train_batches": 4, "max_epochs": 2, "val_check_interval": 2}, 8),
+        ({"max_steps": 5, "max_epochs": -1}, 5),
+        ({"max_steps": 2, "max_epochs": -1, "accumulate_grad_batches": 2}, 2),
+    ],
+)
+def test_a_loader_without_a_length_is_followed_where_the_trainer_has_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, Any], steps: int
+) -> None:
+    errors, ends = foretell(monkeypatch), []
+    for batches in (DataLoader(Stream(), batch_size=16), [*DataLoader(Stream(), batch_size=16)]):
+        torch.manual_seed(5)
+        module = Module()
+        chosen = LightningLookAhead(batches, module, losses, target(), horizon=4, rounds=1)
+        fit(tmp_path, module, chosen, **limits)
+        chosen.settle()
+        assert sum(report.steps for report in chosen.reports) == steps
+        ends.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+    assert torch.equal(*ends)
+    assert max(errors) < 1e-5
+
+
+def test_a_loader_without_a_length_is_refused_where_nothing_tells_it(tmp_path: Path) -> None:
+    def chosen(module: Module) -> LightningLookAhead:
+        batches = DataLoader(Stream(), batch_size=16)
+        return LightningLookAhead(batches, module, losses, target(), horizon=2, keep=0.5)
+
+    for limits in ({"max_epochs": 1}, {"max_epochs": 1, "limit_train_batches": 1.0}):
+        module = Module()
+        with pytest.raises(OptionError, match=r"limit_train_batches, .* or max_steps"):
+            fit(tmp_path, module, chosen(module), **limits)
+    module = Module()
+    with pytest.raises(OptionError, match=r"ended after 6 batches, .* told of 9; .*=6\."):
+        fit(tmp_path, module, chosen(module), max_epochs=1, limit_train_batches=9)

@@ -13,7 +13,6 @@ from curate import LookAheadLoader
 from curate.datasets import BatchExamples
 from curate.errors import DataError, OptionError
 from curate.influence import Target
-from curate.integrations.loop import WindowReport
 from curate.models import FlatModel, as_objective
 from curate.models.objectives.function import FunctionObjective
 from curate.rules import from_torch
@@ -105,17 +104,6 @@ def test_a_window_that_is_not_scored_goes_through_whole_without_a_report() -> No
     assert all(decision.kept.all() for decision in decisions)
     assert all(decision.influences.isnan().all() for decision in decisions)
     assert loop.reports == []
-
-
-def test_a_report_compares_what_came_with_what_was_predicted() -> None:
-    report = WindowReport(0, 2, 32, 16, 0.1, 1.0, predicted=-0.2, horizon=4)
-    assert report.ratio is None
-    report.realized = -0.1
-    assert report.ratio == 0.5
-    assert report.metrics()["kept"] == 0.5
-    assert report.metrics()["horizon"] == 4
-    report.predicted = None
-    assert report.ratio is None
 
 
 @pytest.mark.parametrize("name", ["label", "group_by"])

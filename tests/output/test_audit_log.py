@@ -1,6 +1,10 @@
 """The audit log: everything that happened, whole up to where a run died, and a dataset from it."""
 
 import resource
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +86,50 @@ def test_what_was_being_written_when_a_run_died_is_left_out(tmp_path: Path) -> N
         assert left.drop("realized").equals(whole.head(len(left)).drop("realized"))
 
 
-def test_a_window_is_on_disk_before_it_is_trained_on(tmp_path: Path) -> None:
+def test_where_windows_take_long_each_is_on_disk_before_it_is_trained_on(tmp_path: Path) -> None:
     model = net()
     loader, optimizer = DataLoader(numbered(), batch_size=16), torch.optim.AdamW(model.parameters())
     options: dict[str, Any] = {"horizon": 2, "rounds": 1, "log": tmp_path}
     wrapped = LookAheadLoader(loader, model, optimizer, losses, target(), **options)
     for number, _ in enumerate(wrapped):
         assert len(read_log(tmp_path)) == 32 * (number // 2 + 1)
+        time.sleep(0.5)
     assert read_log(tmp_path)["realized"].null_count() == 0
+
+
+KILLED = """
+import os, signal, sys, time
+import torch
+from pathlib import Path
+from tests.output.test_audit_log import logged
+from curate.integrations.loop import LiveLoop
+
+hand, times = LiveLoop._part, []
+
+def watched(self, batch, weights):
+    times.append(time.monotonic())
+    if len(times) == 90:
+        Path(sys.argv[2]).write_text(" ".join(str(times[-1] - t) for t in times))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return hand(self, batch, weights)
+
+LiveLoop._part = watched
+logged(Path(sys.argv[1]), epochs=99, horizon=1, rounds=1)
+"""
+
+
+def test_a_process_that_is_killed_loses_the_windows_of_its_last_moment_at_most(
+    tmp_path: Path,
+) -> None:
+    log, ages = tmp_path / "log", tmp_path / "ages"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(log), str(ages)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    left = read_log(log)
+    assert left["window"].unique().to_list() == list(range(len(left) // 16))
+    lost = 90 - len(left) // 16
+    assert left["realized"].null_count() <= 16
+    seconds = [float(age) for age in ages.read_text().split()]
+    assert all(age < 2 for age in seconds[90 - lost :])  # on a machine that others use
 
 
 def test_another_run_goes_on_in_the_same_log(tmp_path: Path) -> None:
