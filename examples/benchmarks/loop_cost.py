@@ -5,8 +5,11 @@ loop and through LookAheadLoader, which keeps half. Prints medians of seconds
 per step as multiples of the plain loop's, beside what the cost model of
 `LookAheadLoader` says, in gradients of one batch:
 
-    2.3 R to record and score, (R + 1/3) V / (B K) for V targets and
-    batches of B, and 1/2 to train on the half that is kept
+    2.3 R to record and score, R / K less in windows of up to four steps,
+    (R + 1/3) V / (B K) for V targets and batches of B, and 1/2 to train on
+    the half that is kept
+
+All influences are exact; `loop_effort.py` has what less effort costs.
 
     python examples/benchmarks/loop_cost.py [--steps 16] [--repeats 5] [--device cpu] [--log]
 
@@ -25,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from curate import LookAheadLoader
-from curate.influence.cost import BACK
+from curate.influence.cost import BACK, WATCHED
 from curate.integrations.logged import Logged
 
 BATCH, TARGETS = 100, 500
@@ -88,7 +91,7 @@ class LogTime:
 
 def expected(horizon: int, rounds: int) -> float:
     """The cost model, in gradients of one batch per step."""
-    scored = rounds * (1 + BACK)
+    scored = rounds * (1 + BACK - (1 / horizon if horizon <= WATCHED else 0))
     return scored + (rounds + 1 / 3) * TARGETS / BATCH / horizon + 0.5
 
 
@@ -121,6 +124,7 @@ def main() -> None:
                         target,
                         horizon=horizon,
                         rounds=rounds,
+                        effort="exact",
                         keep=0.5,
                         log=folder if arguments.log else None,
                         row=(lambda batch: torch.arange(len(batch[1]))) if arguments.log else None,
