@@ -135,6 +135,7 @@ def main() -> None:
         for name, way in ways.items():
             ratios[name].append(loop.train(way) / plain)
             shares[name].append(loop.share_of_target())
+        print(*(f"{name} {found[-1]:.2f}" for name, found in ratios.items()), file=sys.stderr)
     print(f"plain step: {plain:.3f} s, {arguments.targets} target rows, batches {arguments.batch}")
     print("| | x plain | least to most | decided alike | checks | target's language |")
     print("|---|---|---|---|---|---|")
