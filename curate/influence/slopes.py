@@ -61,7 +61,7 @@ class Slopes:
             self._check_rows(point, parts, local)
         if self._singly:
             local = local + _one_by_one(point, parts, sorted(self._singly))
-        slopes = task.ranks.join(local, len(step.rows))
+        slopes = task.join(local, step)
         off = _off(_room(task.model), step, grad, directions, slopes)
         if thorough and math.isfinite(off):  # by parameter all was right: that is rounding, here
             self._slack = max(self._slack, 2 * off)

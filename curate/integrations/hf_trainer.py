@@ -29,8 +29,8 @@ class LookAheadMixin:
 
     Batches are drawn a window ahead where the Trainer draws those of one optimizer step, gradient
     accumulation included, and are cut before it counts their items. Optimizer, schedule and
-    clipping are the Trainer's; it must run in one process, on one device. See `LookAheadLoader`
-    for cost.
+    clipping are the Trainer's; it runs in one process or in several (`torchrun`), on one device
+    each. See `LookAheadLoader` for cost.
 
     Args:
         targets: the dataset to be good at, or several by name; the eval_dataset if None, which
@@ -132,9 +132,8 @@ class LookAheadMixin:
         return [key for key in self._options.keys if key not in accepted]
 
     def _make_chooser(self) -> LiveLoop:
-        training = LiveTraining(
-            self.model, unwrap(self.optimizer), self.lr_scheduler, self.args.max_grad_norm or None
-        )
+        optimizer, clip_norm = unwrap(self.optimizer), self.args.max_grad_norm or None
+        training = LiveTraining(self.model, optimizer, self.lr_scheduler, clip_norm)
         targets = self._targets()
         batch = _labeled(targets[0], training.read()[0].device)
         with training.simulated(self._objective):
@@ -142,15 +141,19 @@ class LookAheadMixin:
             counted = self.model_accepts_loss_kwargs and self._divides_by_count(batch)
             objective = self._objective or self._default_objective(batch, counted)
         # if the Trainer believes that the model was given a count, it adds up the means of a
-        # step's batches undivided
+        # step's batches undivided, and those of all processes where the count is theirs
         added_up = self.model_accepts_loss_kwargs and not counted
+        everywhere = self.args.average_tokens_across_devices
+        if counted:
+            training.mean_over = "step" if everywhere else "process"
+        processes = training.ranks.size if everywhere else 1
         return LiveLoop(
             training,
             as_objective(objective, getattr(objective, "__name__", "objective")),
             targets,
             self._options,
             self.args.gradient_accumulation_steps,
-            float if added_up else one_mean,
+            (lambda count: float(count * processes)) if added_up else one_mean,
         )
 
     def _targets(self) -> list[Target]:

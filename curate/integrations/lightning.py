@@ -23,7 +23,8 @@ class LightningLookAhead:
         trainer.fit(module, LightningLookAhead(loader, module, losses, targets, horizon=4))
 
     The optimizer, its schedule (stepped by step, not by epoch), clipping by norm, gradient
-    accumulation and precision are read from the module's trainer at the first batch.
+    accumulation and precision are read from the module's trainer at the first batch. With several
+    devices (DDP) each process is given its part of a `DataLoader`, as Lightning does it.
 
     Args:
         loader, objective, targets: see `LookAheadLoader`; the objective is called with the module
@@ -54,6 +55,7 @@ class LightningLookAhead:
         self._objective, self._targets, self._options = objective, targets, options
         self._wrapped: LookAheadLoader | None = None
         self._optimizer: Any = None
+        self._parted, self._parted_for = loader, None
 
     @property
     def reports(self) -> list[WindowReport]:
@@ -66,7 +68,23 @@ class LightningLookAhead:
             self._wrapped.settle()
 
     def __len__(self) -> int:
-        return len(self.loader)  # type: ignore[arg-type]
+        return len(self._part())  # type: ignore[arg-type]
+
+    @property
+    def sampler(self) -> Any:
+        """Of this process's part, for Lightning to tell the epoch."""
+        return getattr(self._part(), "sampler", None)
+
+    def _part(self) -> Iterable[Any]:
+        """The loader; in several processes, of a `DataLoader` what is this one's."""
+        trainer: Any = getattr(self._module, "_trainer", None)
+        if trainer is None or trainer.world_size == 1:
+            return self.loader
+        if trainer is not self._parted_for:
+            prepare = trainer._data_connector._prepare_dataloader
+            self._parted = prepare(self.loader, shuffle=True, mode=trainer.state.stage)
+            self._parted_for = trainer
+        return self._parted
 
     def __iter__(self) -> Iterator[Any]:
         trainer: Any = self._module.trainer
@@ -78,7 +96,7 @@ class LightningLookAhead:
     def _batches(self, trainer: Any) -> Iterator[Any]:
         """As many as an epoch has, which the trainer knows when it draws the first."""
         count = trainer.num_training_batches
-        yield from islice(self.loader, None if count == float("inf") else int(count))
+        yield from islice(self._part(), None if count == float("inf") else int(count))
 
     def _wrap(self, trainer: Any) -> LookAheadLoader:
         if not self._module.automatic_optimization:

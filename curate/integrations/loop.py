@@ -3,21 +3,29 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from curate.datasets import BatchExamples, batch_length, take
-from curate.errors import DataError, OptionError
+from curate.datasets import batch_length, take
+from curate.errors import OptionError
 from curate.influence import Differences, Scoring, Target, target_losses
-from curate.integrations.columns import read_column, read_columns
 from curate.integrations.drawing import Drawing
+from curate.integrations.evening import Evening, factors, handed
 from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options
 from curate.integrations.paying import Paying, halved
 from curate.integrations.rehearsal import Rehearsal
+from curate.integrations.spread import (
+    Spread,
+    Window,
+    common,
+    offered,
+    require_same_state,
+    require_same_targets,
+)
 from curate.integrations.training import LiveTraining
 from curate.integrations.witness import Witness
 from curate.models import FlatModel, Objective, require_trainable
@@ -62,7 +70,7 @@ class WindowReport(Outcome):
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of one batch.
+    """What becomes of one batch, or of the part of it that one process has.
 
     influences: shape (Q, n), all weights 1. values: the policy's, shape (n,). Both are NaN for a
     batch that was not scored.
@@ -87,7 +95,13 @@ def one_mean(batches: int) -> float:
 
 
 class LiveLoop:
-    """Chooses for a loop that trains with `training`, windows of steps of batches at a time."""
+    """Chooses for a loop that trains with `training`, windows of steps of batches at a time.
+
+    Where several processes train together, each with batches of its own, the batches that they
+    draw at the same time are one: it is scored, and cut to its budget, as one process with all of
+    it would. Each scores its own rows, and each has all targets, of which it takes an even share.
+    All of them make the same calls.
+    """
 
     def __init__(
         self,
@@ -119,14 +133,18 @@ class LiveLoop:
         self._budget = None if isinstance(share, str) else Budget(float(share))
         self._seeds = torch.Generator().manual_seed(options.seed)
         self._log: AuditLog | None = None
-        self._trackers = careful([] if options.tracker is None else [options.tracker])
+        first = training.ranks.rank == 0  # who speaks for all
+        self._trackers = careful([options.tracker] if options.tracker and first else [])
         self._unsettled: Decided | None = None
+        self._factors: list[Array] = []
+        self._evening = Evening(training)
         self._drawing = Drawing()
         self._rehearsal = Rehearsal(training, objective)
         self._witness = Witness(training, objective)
         self._steps_decided = 0
         model, _ = training.read()
         training.learning_rates(1)
+        require_same_targets(targets, training.ranks)
         with training.simulated(self._objective):
             require_trainable(model, objective, targets[0].examples)
 
@@ -135,7 +153,8 @@ class LiveLoop:
     ) -> Iterator[Any]:
         """The batches, cut to what is kept, or with `keep="weights"` as pairs (batch, weights).
 
-        They are drawn a window ahead. With everything kept they go through as they are.
+        They are drawn a window ahead. With everything kept they go through as they are, as do
+        those that remain where another process has no more.
 
         left: gives how many steps the loop will still take, so that no window goes beyond; None
         where that is not known.
@@ -144,26 +163,31 @@ class LiveLoop:
             yield from batches
             return
         source = iter(batches)
+        beyond: Sequence[Any] | None = None
         while True:
             self.settle()
+            if beyond is not None:
+                break
             steps = left()
             horizon = self.options.horizon if steps is None else min(self.options.horizon, steps)
-            window = self._drawing.batches(source, max(horizon, 1) * self.accumulate)
-            if not window:
-                return
-            handed = 0
+            drawn = self._drawing.batches(source, max(horizon, 1) * self.accumulate)
+            window, beyond = common(drawn, self.accumulate, self.training.ranks)
+            given = 0
             try:
                 for batch, decision in zip(window, self.choose(window), strict=True):
-                    if handed % self.accumulate == 0 and self._unsettled is not None:
-                        self._witness.go_on(self._unsettled, handed // self.accumulate)
-                    handed += 1
+                    if given % self.accumulate == 0 and self._unsettled is not None:
+                        self._begin_step(self._unsettled, given // self.accumulate)
+                    given += 1
                     self._witness.hand()
                     yield self._part(batch, decision)
             except GeneratorExit:
                 self._witness.stop()
-                if handed < len(window):  # the loop was left before the window's end
+                self._evening.stop()
+                if given < len(window):  # the loop was left before the window's end
                     self._record()
                 raise
+        for batch in chain(beyond, source):
+            yield self._part(batch, _whole(batch_length(batch), len(self._targets)))
 
     def choose(self, batches: Sequence[Any]) -> list[Decision]:
         """Decide on a window, given as its batches in order.
@@ -173,32 +197,41 @@ class LiveLoop:
         """
         sizes = [batch_length(batch) for batch in batches]
         steps = -(-len(batches) // self.accumulate)
+        if not steps:
+            return []
         rates = self.training.learning_rates(steps)
         moves = any(rate for step in rates for rate in step)
         if (self._paying and not self._paying.due()) or not moves:
             self._steps_decided += steps
             return [_whole(size, len(self._targets)) for size in sizes]
         begin = time.monotonic()
+        window = offered(batches, self.options, self.accumulate, self.training.ranks)
+        spread = window.spread
         with self.training.simulated(self._objective):
-            decided = self._decide(batches, sizes, rates)
+            decided = self._decide(window, rates)
             gain = self._try(decided)
             if self._paying and not self._paying.pays:
                 whole = [np.ones(len(weights)) for weights in decided.weights]
                 decided = replace(decided, weights=whole)
             outcome = vars(decided.outcome())
-        decisions = _decisions(decided, sizes)
+        self._factors = factors(self.training, spread, decided, weighed=self._budget is None)
         seconds = time.monotonic() - begin
         report = WindowReport(**outcome, horizon=self.options.horizon, seconds=seconds, gain=gain)
-        if self.options.log is not None:
-            self._enter(batches, decisions)
+        if self.options.log is not None and self.training.ranks.rank == 0:
+            self._enter(window, decided)
         self.reports.append(report)
         self._unsettled = decided
         self._steps_decided += len(decided.weights)
-        return decisions
+        decisions = _decisions(decided, spread.own_positions())
+        if self._budget is not None:
+            return decisions
+        means = np.concatenate(self._factors)
+        return [replace(d, weights=d.weights * x) for d, x in zip(decisions, means, strict=True)]
 
     def settle(self) -> None:
         """Measure what the last window, now trained on, did."""
         self._witness.check()
+        self._evening.stop()
         if self._unsettled is None:
             return
         report = self.reports[-1]
@@ -221,19 +254,23 @@ class LiveLoop:
                 "packed into one, without padding, count as one."
             )
 
-    def _decide(
-        self, batches: Sequence[Any], sizes: Sequence[int], rates: Sequence[tuple[float, ...]]
-    ) -> Decided:
-        """A window of batches of these sizes, judged by the targets whose turn it is.
+    def _begin_step(self, decided: Decided, k: int) -> None:
+        """The loop is about to be given step k of a window."""
+        self._witness.go_on(decided, k)
+        if self._budget is not None:
+            self._evening.begin(self._factors[k].tolist())
+
+    def _decide(self, window: Window, rates: Sequence[tuple[float, ...]]) -> Decided:
+        """A window, judged by the targets whose turn it is.
 
         rates: of all param groups, for each step.
         """
-        options = self.options
-        examples = BatchExamples(batches)
-        parts = [sizes[k : k + self.accumulate] for k in range(0, len(sizes), self.accumulate)]
-        steps, known = self._steps(parts), None
+        options, spread = self.options, window.spread
+        examples = window.examples
+        parts = [spread.batches(k) for k in range(len(spread))]
+        steps, known = self._steps(spread), None
         if not self._rehearsal.done:
-            self._require_cuts(sizes)
+            self._require_cuts([len(batch) for batches in parts for batch in batches])
             known = self._rehearsal.take(examples, steps[0])
         model, live = self.training.read()
         steps = [
@@ -242,7 +279,7 @@ class LiveLoop:
         ]
         choosing, self._judging = self._sides[len(self.reports) % len(self._sides)]
         judge = Judge(
-            Task(model, self._objective, examples),
+            Task(model, self._objective, examples, self.training.ranks),
             live.rule,
             self._policy,
             choosing,
@@ -255,18 +292,20 @@ class LiveLoop:
             judge,
             self._budget,
             options.horizon,
-            strata=read_columns(options.label, batches, "label"),
-            groups=read_columns(options.group_by, batches, "group_by"),
+            strata=window.labels,
+            groups=window.groups,
         )
         state = live.state()
+        require_same_state(state, self.training.ranks)
         self._witness.open(state)
         judged = judge.judge(state, steps, first_step=self._steps_decided, known=known)
         self._rehearsal.note_use(model)
         return selector.decide(judged, self._steps_decided, parts)
 
-    def _steps(self, parts: Sequence[Sequence[int]]) -> list[Step]:
-        """The loop's next steps, made of batches of these sizes, still without learning rates."""
-        totals = [sum(sizes) for sizes in parts]
+    def _steps(self, spread: Spread) -> list[Step]:
+        """The loop's next steps, still without learning rates."""
+        held = [spread.held(k) for k in range(len(spread))]
+        totals = [sum(lengths) for lengths in held]
         return [
             Step(
                 rows=rows,
@@ -274,10 +313,11 @@ class LiveLoop:
                 lrs=(),
                 seed=int(torch.randint(2**62, (), generator=self._seeds)),
                 micro_batch=self.options.micro_batch or 0,
-                cuts=tuple(accumulate(sizes))[:-1],
-                scale=self._scale(len(sizes)),
+                cuts=tuple(piece.rows.start for piece in spread.pieces(k))[1:],
+                scale=self._scale(len(spread.own(k))),
+                held=held[k],
             )
-            for rows, sizes in zip(torch.arange(sum(totals)).split(totals), parts, strict=True)
+            for k, rows in enumerate(torch.arange(sum(totals)).split(totals))
         ]
 
     def _try(self, decided: Decided) -> float | None:
@@ -298,17 +338,20 @@ class LiveLoop:
 
     def _judged_loss(self, model: FlatModel, theta: Tensor) -> float:
         """The mean loss, at theta, of the targets that judge the window."""
-        return float(target_losses(model, self._objective, self._judging, theta).mean())
+        ranks = self.training.ranks
+        return float(target_losses(model, self._objective, self._judging, theta, ranks).mean())
 
     def _part(self, batch: Any, decision: Decision) -> Any:
         if self.options.keep == WEIGHTS:
             return batch, torch.from_numpy(decision.weights).float()
-        return take(batch, torch.from_numpy(np.flatnonzero(decision.kept)))
+        return take(batch, torch.from_numpy(handed(decision.kept)))
 
-    def _enter(self, batches: Sequence[Any], decisions: Sequence[Decision]) -> None:
+    def _enter(self, window: Window, decided: Decided) -> None:
         """Put a window's candidates in the log."""
         assert self.options.log is not None
+        spread, rows = window.spread, window.rows
         names = [target.name for target in self._targets]
+        batches = spread.all_positions()
         self._log = self._log or AuditLog(self.options.log, names)
         self._log.candidates(
             {
@@ -316,7 +359,7 @@ class LiveLoop:
                 "step": np.full(len(decision.weights), self._steps_decided + k // self.accumulate),
                 "batch": np.full(len(decision.weights), k % self.accumulate),
                 "position": np.arange(len(decision.weights)),
-                "row": self._rows(batch),
+                "row": [None] * len(decision.weights) if rows is None else rows[positions],
                 "influence": decision.influences.mean(dim=0).numpy(),
                 "value": decision.values,
                 "weight": decision.weights,
@@ -326,19 +369,10 @@ class LiveLoop:
                 f"influence/{name}": part.numpy()
                 for name, part in zip(names, decision.influences, strict=True)
             }
-            for k, (batch, decision) in enumerate(zip(batches, decisions, strict=True))
-        )
-
-    def _rows(self, batch: Any) -> Array | list[None]:
-        """The positions in the dataset that a batch says its examples have."""
-        if self.options.row is None:
-            return [None] * batch_length(batch)
-        rows = read_column(self.options.row, batch, "row")
-        if rows.dtype.kind not in "iu":
-            raise DataError(
-                f"row must give integers, positions in the dataset, but got {rows.dtype}."
+            for k, (positions, decision) in enumerate(
+                zip(batches, _decisions(decided, batches), strict=True)
             )
-        return rows
+        )
 
     def _record(self) -> None:
         """Put the last window itself in the log and send it to a tracker, once."""
@@ -350,14 +384,15 @@ class LiveLoop:
             self._log.window(window=len(self.reports) - 1, **vars(report))
 
 
-def _decisions(decided: Decided, sizes: Sequence[int]) -> list[Decision]:
-    """What becomes of every batch of a window, the batches being of these sizes."""
+def _decisions(decided: Decided, batches: Sequence[Array]) -> list[Decision]:
+    """What becomes of every batch of a window, the batches being at these positions in it."""
     assert decided.judged.scores is not None
-    ends = np.cumsum(sizes)[:-1]
-    influences = torch.cat(decided.judged.scores.influences, dim=1).split([*sizes], dim=1)
-    values = np.split(np.concatenate(decided.judged.values), ends)
-    weights = np.split(np.concatenate(decided.weights), ends)
-    return [Decision(*parts) for parts in zip(influences, values, weights, strict=True)]
+    influences = torch.cat(decided.judged.scores.influences, dim=1)
+    values, weights = np.concatenate(decided.judged.values), np.concatenate(decided.weights)
+    return [
+        Decision(influences[:, torch.from_numpy(rows)], values[rows], weights[rows])
+        for rows in batches
+    ]
 
 
 def _whole(size: int, targets: int) -> Decision:

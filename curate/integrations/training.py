@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from curate.errors import OptimizerError, UserError
 from curate.models import FlatModel
 from curate.models.hidden import Hidden
 from curate.models.randomness import undisturbed, usual_sources
 from curate.rules import LiveOptimizer, from_torch
+from curate.runtime.ranks import ALONE, Members, Ranks
 
 _modules = import_module("torch.nn.modules.module")
 _optimizers = import_module("torch.optim.optimizer")  # torch.optim hides it
@@ -31,10 +33,10 @@ OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 @dataclass
 class LiveTraining:
-    """A model and what trains it.
+    """A model and what trains it, in one process or in several that train together.
 
     model: its layers train in the mode that they are in when it is read. For a compiled model
-        (`torch.compile`), the one inside.
+        (`torch.compile`) and for `DistributedDataParallel`, the one inside.
     optimizer: of torch.optim. scheduler: stepped once per optimizer step, or None.
     clip_norm: the norm that gradients are clipped to, or None.
     autocast: what the loop's passes are autocast to. If None, it is what Accelerate was told, if
@@ -42,6 +44,11 @@ class LiveTraining:
         under bfloat16, too, but in float32 for float16, where gradients vanish without the loop's
         own scale. The way back is in float32.
     idle: parameters that the loss does not use; None before that is known.
+    mean_over: where several processes train, what each divides its losses by before gradients
+        are averaged: those of a "batch", those of all its batches of a step ("process"), or of
+        all processes' ("step").
+    ranks: the processes, all of torch's default group unless DistributedDataParallel was given
+        another. Without it the loop is taken to average gradients itself.
     called: the model as the loop calls it. simulating: whether its calls are not the loop's now.
     """
 
@@ -51,25 +58,22 @@ class LiveTraining:
     clip_norm: float | None = None
     autocast: torch.dtype | None = None
     idle: frozenset[str] | None = None
+    mean_over: str = "batch"
+    ranks: Ranks = field(default=ALONE, init=False)
     called: nn.Module = field(init=False)
     simulating: bool = field(default=False, init=False)
     _hook: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.called, self.model = self.model, getattr(self.model, "_orig_mod", self.model)
+        self.called, self.model = self.model, _inside(self.model)
+        _refuse_sharded(self.called)
         if isinstance(self.model, torch.jit.ScriptModule):
             raise UserError("a scripted model takes no hooks; give the module it was made from.")
         if _wrapped_by_accelerate(self.model):
             self.autocast = self.autocast or _accelerate_computes_in()
         elif self.autocast is None:
             self._hook = self.called.register_forward_pre_hook(self._note_autocast)
-        distributed = torch.distributed
-        together = distributed.is_available() and distributed.is_initialized()
-        if together and (size := distributed.get_world_size()) > 1:
-            raise UserError(
-                f"{size} processes train together: each would simulate its own part of the batch "
-                "as if it were all of it; look-ahead in a loop runs in one process only."
-            )
+        self.ranks = _trained_by(self.called)
 
     @property
     def device(self) -> torch.device:
@@ -90,8 +94,10 @@ class LiveTraining:
     @property
     def compiled(self) -> bool:
         """Whether the loop runs the model compiled, or a part of it."""
-        parts = (vars(module).get("_compiled_call_impl") for module in self.model.modules())
-        return self.called is not self.model or any(part is not None for part in parts)
+        return any(
+            hasattr(module, "_orig_mod") or vars(module).get("_compiled_call_impl") is not None
+            for module in self.called.modules()
+        )
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer may move, by name."""
@@ -159,6 +165,39 @@ class LiveTraining:
         if torch.is_autocast_enabled(device):
             self.autocast = torch.get_autocast_dtype(device)
         self._hook.remove()
+
+
+def _inside(model: nn.Module) -> nn.Module:
+    """The model that was compiled or is trained by several processes."""
+    if isinstance(model, DistributedDataParallel):
+        return _inside(model.module)
+    inside: nn.Module | None = getattr(model, "_orig_mod", None)
+    return model if inside is None else _inside(inside)
+
+
+def _trained_by(called: nn.Module) -> Ranks:
+    """The processes that train a model together. Waits for them."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return ALONE
+    wrapped = [m for m in called.modules() if isinstance(m, DistributedDataParallel)]
+    group = wrapped[0].process_group if wrapped else None
+    if distributed.get_world_size(group) == 1:
+        return ALONE
+    return Members(None if group is distributed.group.WORLD else group)
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise UserError(
+            "FullyShardedDataParallel keeps a part of the weights in each process, and look-ahead "
+            "reads them whole; use DistributedDataParallel."
+        )
+    if any(hasattr(p, "full_tensor") for p in model.parameters()):
+        raise UserError(
+            "the parameters are DTensors, of which each process has a part (fully_shard, tensor "
+            "parallel), and look-ahead reads them whole; use DistributedDataParallel."
+        )
 
 
 def _wrapped_by_accelerate(model: nn.Module) -> bool:

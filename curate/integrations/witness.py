@@ -4,7 +4,7 @@ Two at the start, then as many as fit into one hundredth of the time.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from curate.models import Batch, FlatModel, Objective
 from curate.models.hidden import Hidden
 from curate.models.randomness import Source, usual_sources
 from curate.rules import LiveOptimizer, State
+from curate.runtime.ranks import agreed, everywhere
 from curate.selection.driver import Decided
 from curate.trajectory import Task, gradient
 
@@ -55,7 +56,13 @@ class _Watched:
     @property
     def batches(self) -> int:
         """How many the loop is to add up for the step."""
-        return len(self.decided.judged.steps[self.k].cuts) + 1
+        step = replace(self.decided.judged.steps[self.k], micro_batch=0)
+        return len(self.decided.judge.task.chunks(step))
+
+    def all_take_part(self) -> bool:
+        """Whether something is kept of every batch, so that its pass is one of the step's."""
+        step = self.decided.judged.steps[self.k]
+        return len(self.decided.kept(self.k).cuts) == len(step.cuts)
 
 
 def require_start(
@@ -127,10 +134,11 @@ class Witness:
         self._begin = None
 
     def due(self) -> bool:
-        """Whether the next step is to be watched."""
+        """Whether the next step is to be watched, here and in all other processes."""
         if self._seen < AT_ONCE:
             return True
-        return self._spent + self._latest <= SHARE * (time.monotonic() - self._began)
+        due = self._spent + self._latest <= SHARE * (time.monotonic() - self._began)
+        return bool(agreed(self._training.ranks, due))
 
     def _require_outline(self, number: int) -> None:
         held = len(self._training.optimizer.state)
@@ -148,7 +156,10 @@ class Witness:
         self._latest, training = 0.0, self._training
         own = Hidden(training.model, self._objective).sources
         sources = [*usual_sources(training.device), *own]
-        self._watched = _Watched(decided, k, left, sources)
+        watched = _Watched(decided, k, left, sources)
+        if not watched.all_take_part():
+            return
+        self._watched = watched
         self._handles = [
             training.called.register_forward_pre_hook(self._note_pass),
             training.optimizer.register_step_pre_hook(self._note_start),
@@ -243,7 +254,7 @@ class Witness:
         """From the same weights, memory and random numbers."""
         training, decided = self._training, watched.decided
         first = zip(watched.sources, watched.passes[0] if watched.passes else (), strict=False)
-        drew = any(source.moved_from(before) for source, before in first)
+        drew = self._any(source.moved_from(before) for source, before in first)
         if training.compiled and drew:  # other numbers than what is not compiled draws
             return
         assert watched.real is not None
@@ -252,22 +263,27 @@ class Witness:
         step = replace(decided.kept(watched.k), micro_batch=0)
         for skip in range(len(watched.passes) + 1):  # the loop may have had other passes before
             replayed = _Replayed(self._objective, watched, skip)
-            task = Task(model, replayed, decided.judge.task.examples)
+            task = Task(model, replayed, decided.judge.task.examples, training.ranks)
             handle = training.model.register_forward_pre_hook(replayed.before_pass)
             try:
                 simulated = gradient(task, state.theta, step)
             finally:
                 handle.remove()
+            draws = self._any([replayed.draws])
+            more = drew and self._any([skip + 1 + replayed.taken <= len(watched.passes)])
             parts = model.unpack(live.clipped(simulated.mean))
             try:
                 require_gradient(watched.real, parts, training.lowest)
             except SimulationError:
-                more = drew and skip + 1 + replayed.taken <= len(watched.passes)
-                if not (replayed.draws or more):
+                if not (draws or more):
                     raise
                 if more:
                     continue
             return
+
+    def _any(self, holds: Iterable[bool]) -> bool:
+        """Whether one of these holds, in any process; waits for all of them."""
+        return not everywhere(self._training.ranks, not any(holds))
 
 
 class _Replayed(Objective):

@@ -42,7 +42,7 @@ def test_one_process_agrees_with_itself() -> None:
     assert everywhere(ALONE, True)
     assert not everywhere(ALONE, False)
     part = torch.arange(3)
-    assert torch.equal(ALONE.join(part, 3), part)
+    assert torch.equal(ALONE.join(part, [3]), part)
 
 
 def test_the_first_rank_decides_and_another_text_is_refused() -> None:
