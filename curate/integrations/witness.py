@@ -4,12 +4,13 @@ Two at the start, then as many as fit into one hundredth of the time.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curate.errors import SimulationError
 from curate.integrations.compared import UPDATE, Real, require_gradient, require_update
@@ -209,7 +210,8 @@ class Witness:
             return
         if torch.is_grad_enabled():
             if not watched.passes:
-                watched.memory = Hidden(self._training.model, self._objective).snapshot()
+                with _not_led_elsewhere(self._training.model):
+                    watched.memory = Hidden(self._training.model, self._objective).snapshot()
             watched.passes.append([source.state() for source in watched.sources])
 
     def _note_start(self, *_: Any) -> None:
@@ -258,7 +260,8 @@ class Witness:
         if training.compiled and drew:  # other numbers than what is not compiled draws
             return
         assert watched.real is not None
-        watched.memory()
+        with _not_led_elsewhere(training.model):
+            watched.memory()
         model.autocast = training.half
         step = replace(decided.kept(watched.k), micro_batch=0)
         for skip in range(len(watched.passes) + 1):  # the loop may have had other passes before
@@ -284,6 +287,18 @@ class Witness:
     def _any(self, holds: Iterable[bool]) -> bool:
         """Whether one of these holds, in any process; waits for all of them."""
         return not everywhere(self._training.ranks, not any(holds))
+
+
+@contextmanager
+def _not_led_elsewhere(module: nn.Module) -> Iterator[None]:
+    """A block without a `forward` that was put into the module, as Lightning's for its steps is."""
+    attributes = vars(module)
+    put = {key: attributes.pop(key) for key in ("forward",) if key in attributes}
+    try:
+        yield
+    finally:
+        attributes.pop("forward", None)
+        attributes |= put
 
 
 class _Replayed(Objective):
