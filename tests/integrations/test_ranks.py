@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,11 @@ import pytest
 
 from curate import read_log
 from curate.integrations import witness
-from tests.integrations import rank_cases
-from tests.integrations.rank_cases import ALIKE, CASES, LOOPS, go_through
+from tests.integrations import rank_cases, rank_frameworks
+from tests.integrations.rank_cases import LOOPS, go_through
 
 
-def run(folder: Path, size: int, names: list[str]) -> Path:
+def run(module: ModuleType, folder: Path, size: int, names: list[str]) -> Path:
     """Go through cases in so many processes, as torchrun starts them."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -31,7 +33,7 @@ def run(folder: Path, size: int, names: list[str]) -> Path:
         "TORCHELASTIC_RUN_ID": "test",
         "OMP_NUM_THREADS": "1",
     }
-    line = [sys.executable, "-m", rank_cases.__name__, str(folder), *names]
+    line = [sys.executable, "-m", module.__name__, str(folder), *names]
     processes = [
         subprocess.Popen(
             line,
@@ -46,11 +48,21 @@ def run(folder: Path, size: int, names: list[str]) -> Path:
     return folder
 
 
+MODULES: dict[str, Any] = {"loop": rank_cases, "framework": rank_frameworks}
+Found = dict[str, dict[int, Path]]
+
+
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def together(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    def folder() -> Path:
+        return tmp_path_factory.mktemp("ranks")
+
     return {
-        2: run(tmp_path_factory.mktemp("two"), 2, [*CASES]),
-        3: run(tmp_path_factory.mktemp("three"), 3, [*LOOPS]),
+        "loop": {
+            2: run(rank_cases, folder(), 2, [*rank_cases.CASES]),
+            3: run(rank_cases, folder(), 3, [*LOOPS]),
+        },
+        "framework": {2: run(rank_frameworks, folder(), 2, [*rank_frameworks.CASES])},
     }
 
 
@@ -63,35 +75,88 @@ def logged(folder: Path, name: str) -> pl.DataFrame:
     return read_log(folder / name.replace(" ", "_") / "log")
 
 
+OTHERWISE = {"lightning's own parts", "classifier, added up"}
+"""Lightning shuffles; the Trainer's gradient is larger by the number of processes."""
+FRAMEWORKS = [name for name in rank_frameworks.CASES if name not in OTHERWISE]
+ALIKE = [
+    *(("loop", size, name) for size in (2, 3) for name in LOOPS),
+    *(("framework", 2, name) for name in FRAMEWORKS),
+]
+
+
 @pytest.mark.usefixtures("fresh_accelerate")
-@pytest.mark.parametrize(
-    ("name", "size"), [*((name, 2) for name in ALIKE), *((name, 3) for name in LOOPS)]
-)
+@pytest.mark.parametrize(("kind", "size", "name"), ALIKE)
 def test_several_processes_decide_and_train_as_one(
-    tmp_path: Path, together: dict[int, Path], name: str, size: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    together: Found,
+    kind: str,
+    size: int,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(witness, "SHARE", 1e9)
-    for _ in go_through(tmp_path, [name]):
+    for _ in go_through(MODULES[kind].CASES, tmp_path, [name]):
         pass
-    (alone,), many = left(tmp_path, name), left(together[size], name)
+    (alone,), many = left(tmp_path, name), left(together[kind][size], name)
     assert "error" not in alone, alone
     assert len(many) == size
     for own in many:
         assert "error" not in own, own
         for one, other in zip(own["weights"], alone["weights"], strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
-    expected, found = logged(tmp_path, name), logged(together[size], name)
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
+    expected, found = logged(tmp_path, name), logged(together[kind][size], name)
     same = ["window", "step", "batch", "position", "row", "kept"]
     assert found.select(same).equals(expected.select(same))
-    assert not found["kept"].all()
     for column in ("influence", "value", "weight", "predicted", "realized"):
         np.testing.assert_allclose(found[column], expected[column], rtol=1e-5, atol=1e-12)
 
 
-def test_where_a_process_ends_early_the_rest_goes_through_whole(together: dict[int, Path]) -> None:
-    longer, shorter = left(together[2], "uneven")
-    assert longer["seen"] == [[4, 4, 4, 4, 8, 8, 8]] * 2
-    assert shorter["seen"] == [[4, 4, 4, 4, 8]] * 2
-    assert longer["steps"] == shorter["steps"] == [2, 2] * 2
+def test_where_a_process_ends_early_the_rest_goes_through_whole(together: Found) -> None:
+    longer, shorter = left(together["loop"][2], "uneven")
+    for found, whole in ((longer, [8, 8]), (shorter, [])):
+        for epoch in found["seen"]:
+            assert epoch[5:] == whole
+    for one, other in zip(longer["seen"], shorter["seen"], strict=True):
+        assert [a + b for a, b in zip(one[:5], other, strict=True)] == [8] * 5
+    assert longer["steps"] == shorter["steps"] == [2, 2, 1] * 2
     assert None not in longer["realized"]
     assert longer["realized"] == shorter["realized"]
+
+
+def test_dropout_of_each_process_is_followed(together: Found) -> None:
+    for own in left(together["loop"][2], "dropout"):
+        assert len(own["seen"]) == 12
+
+
+def test_gradients_may_be_averaged_by_hand(together: Found) -> None:
+    one, other = (own["weights"] for own in left(together["loop"][2], "by hand"))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no averaging", "SimulationError: step 0 of the loop: the gradient .* is not that of"),
+        ("weights apart", "UserError: the 2 processes do not have the same weights and optimizer"),
+        ("targets", "UserError: the 2 processes do not have the same targets .all of their rows"),
+    ],
+)
+def test_what_is_not_one_training_is_refused(together: Found, name: str, message: str) -> None:
+    for own in left(together["loop"][2], name):
+        assert re.match(message, own["error"])
+
+
+def test_lightning_gives_each_process_its_part(together: Found) -> None:
+    found = left(together["framework"][2], "lightning's own parts")
+    assert [own["length"] for own in found] == [4, 4]
+    epochs = [[own["seen"][k : k + 4] for own in found] for k in (0, 4)]
+    for epoch in epochs:
+        rows = [row for own in epoch for step in own for row in step]
+        assert len(rows) == len({*rows}) == 36
+    assert epochs[0] != epochs[1]
+    assert found[0]["weights"] == found[1]["weights"]
+
+
+def test_the_trainers_own_sum_is_followed(together: Found) -> None:
+    one, other = left(together["framework"][2], "classifier, added up")
+    assert one["weights"] == other["weights"]
