@@ -78,7 +78,7 @@ class Evening:
         self.stop()
         if all(factor == 1 for factor in factors):
             return
-        for p in self._training.parameters().values():
+        for p in self._training.leaves().values():
             if p.requires_grad:
                 self._handles.append(p.register_hook(_Scaling(self._training, factors)))
 

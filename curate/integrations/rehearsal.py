@@ -10,6 +10,7 @@ from torch import Tensor
 from curate.datasets import Examples
 from curate.errors import SimulationError
 from curate.integrations.compared import Real, require_update
+from curate.integrations.sharded import part_like
 from curate.integrations.training import LiveTraining
 from curate.models import FlatModel, Objective
 from curate.models.hidden import Hidden
@@ -86,11 +87,12 @@ def rehearse(training: LiveTraining, gradients: Mapping[str, Tensor | None]) -> 
                 group["lr"] = float(group.get("initial_lr", 0.0)) or 1e-3
         for k in range(STEPS):
             model, live = training.read()
-            members = model.members()
-            raw = {name: gradients.get(name) for name in members}
+            trained = training.parameters()
+            raw = {name: gradients.get(name) for name in model.names}
             whole = model.pack(raw)
             for name, part in model.unpack(live.clipped(whole)).items():
-                members[name].grad = None if raw[name] is None else part.clone()
+                p = trained[name]
+                p.grad = None if raw[name] is None else part_like(part.clone(), p)
             state, before = live.state(), training.copies()
             optimizer.step()
             when = f"a trial of the optimizer, step {k + 1}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from curate.errors import OptimizerError, UserError
+from curate.integrations.sharded import gathered, group_of, is_sharded, whole
 from curate.models import FlatModel
 from curate.models.hidden import Hidden
 from curate.models.randomness import undisturbed, usual_sources
@@ -36,7 +37,8 @@ class LiveTraining:
     """A model and what trains it, in one process or in several that train together.
 
     model: its layers train in the mode that they are in when it is read. For a compiled model
-        (`torch.compile`) and for `DistributedDataParallel`, the one inside.
+        (`torch.compile`) and for `DistributedDataParallel`, the one inside. One that `fully_shard`
+        has spread is read whole: weights and the optimizer's state, in every process.
     optimizer: of torch.optim. scheduler: stepped once per optimizer step, or None.
     clip_norm: the norm that gradients are clipped to, or None.
     autocast: what the loop's passes are autocast to. If None, it is what Accelerate was told, if
@@ -63,10 +65,13 @@ class LiveTraining:
     called: nn.Module = field(init=False)
     simulating: bool = field(default=False, init=False)
     _hook: Any = field(default=None, init=False)
+    _parts: dict[str, nn.Parameter] | None = field(default=None, init=False)
+    _gathered: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.called, self.model = self.model, _inside(self.model)
-        _refuse_sharded(self.called)
+        if is_sharded(self.model):
+            self._parts = dict(self.model.named_parameters())
         if isinstance(self.model, torch.jit.ScriptModule):
             raise UserError("a scripted model takes no hooks; give the module it was made from.")
         if _wrapped_by_accelerate(self.model):
@@ -102,12 +107,34 @@ class LiveTraining:
     def parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer may move, by name."""
         moved = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        return {name: p for name, p in self.model.named_parameters() if id(p) in moved}
+        return {name: p for name, p in self._named().items() if id(p) in moved}
+
+    def leaves(self) -> dict[str, nn.Parameter]:
+        """What a backward pass of the loop's leaves gradients in, by name."""
+        with self._whole():
+            return dict(self.model.named_parameters())
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        """All parameters, by name, as the optimizer has them."""
+        return dict(self.model.named_parameters()) if self._parts is None else self._parts
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """A block in which parameters of the model are whole."""
+        if self._parts is None or self._gathered:
+            yield
+            return
+        with gathered(self.model):
+            self._gathered = True
+            try:
+                yield
+            finally:
+                self._gathered = False
 
     def copies(self) -> dict[str, Tensor]:
         """Copies of the weights that train, by name, whichever optimizer has them."""
-        named = self.model.named_parameters()
-        return {name: p.detach().clone() for name, p in named if p.requires_grad}
+        trained = {name: p for name, p in self._named().items() if p.requires_grad}
+        return {name: whole(p.detach()).clone() for name, p in trained.items()}
 
     def outline(self) -> list[Any]:
         """What trains and how, but for learning rates: whatever must not change in a window."""
@@ -127,14 +154,15 @@ class LiveTraining:
 
     def read(self) -> tuple[FlatModel, LiveOptimizer]:
         """The model as a function of theta, and the optimizer as a rule and its state."""
-        named = dict(self.model.named_parameters())
+        named = self._named()
         names = {p: name for name, p in named.items()}
         idle = None if self.idle is None else [named[name] for name in self.idle]
         live = from_torch(self.optimizer, self.clip_norm, idle)
         if any(p not in names for group in live.parameters for p in group):
             raise UserError("the optimizer trains parameters that the model does not have.")
         groups = [[names[p] for p in group] for group in live.parameters]  # type: ignore[index]
-        return FlatModel(self.model, groups, autocast=self.half), live
+        with self._whole():
+            return FlatModel(self.model, groups, autocast=self.half), live
 
     def learning_rates(self, steps: int) -> list[tuple[float, ...]]:
         """The learning rate of every param group, for each of the next steps."""
@@ -154,7 +182,8 @@ class LiveTraining:
             with undisturbed(usual_sources(self.device)), hidden.put_back():
                 if _wrapped_by_accelerate(self.model):
                     attributes["forward"] = attributes["_original_forward"]
-                yield
+                with self._whole():
+                    yield
         finally:
             self.simulating = before
 
@@ -181,23 +210,10 @@ def _trained_by(called: nn.Module) -> Ranks:
     if not (distributed.is_available() and distributed.is_initialized()):
         return ALONE
     wrapped = [m for m in called.modules() if isinstance(m, DistributedDataParallel)]
-    group = wrapped[0].process_group if wrapped else None
+    group = wrapped[0].process_group if wrapped else group_of(called)
     if distributed.get_world_size(group) == 1:
         return ALONE
     return Members(None if group is distributed.group.WORLD else group)
-
-
-def _refuse_sharded(model: nn.Module) -> None:
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        raise UserError(
-            "FullyShardedDataParallel keeps a part of the weights in each process, and look-ahead "
-            "reads them whole; use DistributedDataParallel."
-        )
-    if any(hasattr(p, "full_tensor") for p in model.parameters()):
-        raise UserError(
-            "the parameters are DTensors, of which each process has a part (fully_shard, tensor "
-            "parallel), and look-ahead reads them whole; use DistributedDataParallel."
-        )
 
 
 def _wrapped_by_accelerate(model: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from curate.errors import SimulationError
 from curate.integrations.compared import UPDATE, Real, require_gradient, require_update
+from curate.integrations.sharded import HOOKS, whole
 from curate.integrations.training import LiveTraining
 from curate.models import Batch, FlatModel, Objective
 from curate.models.hidden import Hidden
@@ -210,7 +211,7 @@ class Witness:
             return
         if torch.is_grad_enabled():
             if not watched.passes:
-                with _not_led_elsewhere(self._training.model):
+                with _as_written(self._training.model):
                     watched.memory = Hidden(self._training.model, self._objective).snapshot()
             watched.passes.append([source.state() for source in watched.sources])
 
@@ -233,7 +234,7 @@ class Witness:
                 "batches that the loop adds up for a step."
             )
         gradients = {
-            name: None if p.grad is None else p.grad.detach().to_dense().clone()
+            name: None if p.grad is None else whole(p.grad.detach()).to_dense().clone()
             for name, p in self._training.parameters().items()
         }
         if all(grad is None for grad in gradients.values()):
@@ -246,8 +247,8 @@ class Witness:
         require_start(watched, watched.real, live, model.names, state)
         with self._training.simulated(self._objective):
             self._compare_gradient(watched, model, live, state)
-        whole = model.pack({name: gradients.get(name) for name in model.names})
-        watched.expected = live.unclipped.update(whole, state, live.lrs)
+        packed = model.pack({name: gradients.get(name) for name in model.names})
+        watched.expected = live.unclipped.update(packed, state, live.lrs)
         self._count(time.monotonic() - begin)
 
     def _compare_gradient(
@@ -260,7 +261,7 @@ class Witness:
         if training.compiled and drew:  # other numbers than what is not compiled draws
             return
         assert watched.real is not None
-        with _not_led_elsewhere(training.model):
+        with _as_written(training.model):
             watched.memory()
         model.autocast = training.half
         step = replace(decided.kept(watched.k), micro_batch=0)
@@ -290,15 +291,24 @@ class Witness:
 
 
 @contextmanager
-def _not_led_elsewhere(module: nn.Module) -> Iterator[None]:
-    """A block without a `forward` that was put into the module, as Lightning's for its steps is."""
-    attributes = vars(module)
-    put = {key: attributes.pop(key) for key in ("forward",) if key in attributes}
+def _as_written(model: nn.Module) -> Iterator[None]:
+    """A block in which no `forward` is put into the model, as Lightning does for its own steps.
+
+    After it parameters and hooks are those before it, which `fully_shard` changes for a pass.
+    """
+    layers = [
+        (layer, {name: vars(layer)[name] for name in HOOKS}, dict(layer._parameters))
+        for layer in model.modules()
+    ]
+    put = {key: vars(model).pop(key) for key in ("forward",) if key in vars(model)}
     try:
         yield
     finally:
-        attributes.pop("forward", None)
-        attributes |= put
+        vars(model).pop("forward", None)
+        vars(model).update(put)
+        for layer, hooks, parameters in layers:
+            vars(layer).update(hooks)
+            layer._parameters.update(parameters)
 
 
 class _Replayed(Objective):

@@ -15,12 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from curate import LookAheadLoader
 from curate.errors import CurateError
 from curate.integrations import witness
+from curate.integrations.sharded import whole
 
+SHARDED = ["plain", "accumulated", "weights", "few kept"]
 Cases = dict[str, Callable[[Path], dict[str, Any]]]
 """What leaves something in a folder, and gives what it found, by name."""
 ROWS = [18, 18, 18, 18, 18, 18, 18, 7]
@@ -75,7 +79,6 @@ class Setting:
     accumulate: int = 1
     epochs: int = 1
     dropout: float = 0.0
-    shuffled: bool = False
 
 
 def together(model: nn.Module) -> nn.Module:
@@ -112,6 +115,8 @@ def train(setting: Setting, folder: Path, wrap: Callable[[nn.Module], nn.Module]
             seen.append(batch["row"].tolist())
             steps = number % setting.accumulate == 0 or number == len(batches)
             waits = not steps and hasattr(model, "no_sync")
+            if hasattr(model, "set_requires_gradient_sync"):
+                model.set_requires_gradient_sync(steps)
             with model.no_sync() if waits else contextlib.nullcontext():
                 (weights * losses(model, batch)).mean().div(setting.accumulate).backward()
             if steps:
@@ -139,11 +144,24 @@ LOOPS = {
 }
 
 
-def loop(name: str) -> Callable[[Path], dict[str, Any]]:
+def shard(model: nn.Module) -> nn.Module:
+    """Spread by `fully_shard`, layer by layer."""
+    if not distributed.is_initialized():
+        return model
+    mesh = init_device_mesh("cpu", (rank_and_size()[1],))
+    for layer in (*model.children(), model):
+        if not isinstance(layer, nn.Dropout | nn.GELU):
+            fully_shard(layer, mesh=mesh)
+    return model
+
+
+def loop(
+    name: str, wrap: Callable[[nn.Module], nn.Module] = together
+) -> Callable[[Path], dict[str, Any]]:
     def go(folder: Path) -> dict[str, Any]:
-        model, seen, reports = train(LOOPS[name], folder, together)
+        model, seen, reports = train(LOOPS[name], folder, wrap)
         return {
-            "weights": [p.tolist() for p in model.parameters()],
+            "weights": [whole(p.detach()).tolist() for p in model.parameters()],
             "seen": seen,
             "reports": [report.metrics() | {"seconds": 0} for report in reports],
         }
@@ -236,6 +254,7 @@ def averaged_by_hand(folder: Path) -> dict[str, Any]:
 
 CASES: Cases = {
     **{name: loop(name) for name in LOOPS},
+    **{f"{name}, sharded": loop(name, shard) for name in SHARDED},
     "dropout": dropping,
     "uneven": uneven,
     "by hand": averaged_by_hand,
