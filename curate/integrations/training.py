@@ -72,6 +72,12 @@ class LiveTraining:
         self.called, self.model = self.model, _inside(self.model)
         if is_sharded(self.model):
             self._parts = dict(self.model.named_parameters())
+            if any(p.dtype != self._parts[name].dtype for name, p in self.leaves().items()):
+                raise UserError(
+                    "fully_shard computes in another precision than it keeps (MixedPrecisionPolicy "
+                    "with param_dtype), which is not simulated; leave that out and use "
+                    "torch.autocast."
+                )
         if isinstance(self.model, torch.jit.ScriptModule):
             raise UserError("a scripted model takes no hooks; give the module it was made from.")
         if _wrapped_by_accelerate(self.model):

@@ -17,7 +17,7 @@ import pytest
 from curate import read_log
 from curate.integrations import witness
 from tests.integrations import rank_cases, rank_frameworks
-from tests.integrations.rank_cases import LOOPS, go_through
+from tests.integrations.rank_cases import LOOPS, SHARDED, go_through
 
 
 def run(module: ModuleType, folder: Path, size: int, names: list[str]) -> Path:
@@ -80,6 +80,7 @@ OTHERWISE = {"lightning's own parts", "classifier, added up"}
 FRAMEWORKS = [name for name in rank_frameworks.CASES if name not in OTHERWISE]
 ALIKE = [
     *(("loop", size, name) for size in (2, 3) for name in LOOPS),
+    *(("loop", 2, f"{name}, sharded") for name in SHARDED),
     *(("framework", 2, name) for name in FRAMEWORKS),
 ]
 
