@@ -196,5 +196,5 @@ def _refuse_counted(loader: Any) -> None:
         raise OptionError(
             "a loader prepared by Accelerate tells its gradient accumulation when it is at its "
             "end, and here it is read ahead; wrap the loader you had before accelerator.prepare "
-            "and give accumulate."
+            "(in several processes, one that gives each its part) and give accumulate."
         )

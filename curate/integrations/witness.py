@@ -240,7 +240,9 @@ class Witness:
         if all(grad is None for grad in gradients.values()):
             self.stop()  # a step without gradients moves nothing
             return
+        size = self._training.ranks.size
         when = f"step {watched.number} of the loop"
+        when += f", averaged over {size} processes" if size > 1 else ""
         lrs = watched.decided.judged.steps[watched.k].lrs
         rates = lrs if len(lrs) == len(live.lrs) else live.lrs
         watched.real = Real(when, weights, gradients, live.lrs, rates)

@@ -138,6 +138,7 @@ LOOPS = {
     ),
     "auto": Setting(options={"keep": "auto", "horizon": 1}, epochs=4),
     "by label and group": Setting(options={"label": "y", "group_by": "y"}),
+    "few kept, accumulated": Setting(options={"keep": 0.1}, accumulate=2, sizes=[18] * 6),
     "few kept": Setting(options={"keep": 0.1, "horizon": 2}),
     "every row": Setting(sizes=[18, 4, 5, 18], options={"keep": 0.9}),
     "horizon 1": Setting(options={"horizon": 1, "removal": "fixed", "micro_batch": 4}),

@@ -20,8 +20,13 @@ from tests.integrations import rank_cases, rank_frameworks
 from tests.integrations.rank_cases import LOOPS, SHARDED, go_through
 
 
-def run(module: ModuleType, folder: Path, size: int, names: list[str]) -> Path:
-    """Go through cases in so many processes, as torchrun starts them."""
+Process = subprocess.Popen[str]
+MODULES: dict[str, Any] = {"loop": rank_cases, "framework": rank_frameworks}
+Found = dict[str, dict[int, Path]]
+
+
+def start(module: ModuleType, folder: Path, size: int, names: list[str]) -> list[Process]:
+    """So many processes that go through cases, as torchrun starts them."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -34,7 +39,7 @@ def run(module: ModuleType, folder: Path, size: int, names: list[str]) -> Path:
         "OMP_NUM_THREADS": "1",
     }
     line = [sys.executable, "-m", module.__name__, str(folder), *names]
-    processes = [
+    return [
         subprocess.Popen(
             line,
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -43,27 +48,26 @@ def run(module: ModuleType, folder: Path, size: int, names: list[str]) -> Path:
         )
         for rank in range(size)
     ]
-    told = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, "\n".join(told)[-6000:]
-    return folder
-
-
-MODULES: dict[str, Any] = {"loop": rank_cases, "framework": rank_frameworks}
-Found = dict[str, dict[int, Path]]
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    def folder() -> Path:
-        return tmp_path_factory.mktemp("ranks")
-
-    return {
-        "loop": {
-            2: run(rank_cases, folder(), 2, [*rank_cases.CASES]),
-            3: run(rank_cases, folder(), 3, [*LOOPS]),
-        },
-        "framework": {2: run(rank_frameworks, folder(), 2, [*rank_frameworks.CASES])},
-    }
+    found: Found = {"loop": {}, "framework": {}}
+    processes = []
+    for kind, size, names in (
+        ("loop", 2, [*rank_cases.CASES]),
+        ("loop", 3, [*LOOPS]),
+        ("framework", 2, [*rank_frameworks.CASES]),
+    ):
+        folder = found[kind][size] = tmp_path_factory.mktemp("ranks")
+        processes += start(MODULES[kind], folder, size, names)
+    try:
+        told = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert not any(process.returncode for process in processes), "\n".join(told)[-6000:]
+    return found
 
 
 def left(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -137,7 +141,10 @@ def test_gradients_may_be_averaged_by_hand(together: Found) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no averaging", "SimulationError: step 0 of the loop: the gradient .* is not that of"),
+        (
+            "no averaging",
+            "SimulationError: step 0 of the loop, averaged over 2 processes: the gradient .* is not",
+        ),
         ("weights apart", "UserError: the 2 processes do not have the same weights and optimizer"),
         ("targets", "UserError: the 2 processes do not have the same targets .all of their rows"),
     ],
