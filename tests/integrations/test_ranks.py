@@ -19,7 +19,6 @@ from curate.integrations import witness
 from tests.integrations import rank_cases, rank_frameworks
 from tests.integrations.rank_cases import LOOPS, SHARDED, go_through
 
-
 Process = subprocess.Popen[str]
 MODULES: dict[str, Any] = {"loop": rank_cases, "framework": rank_frameworks}
 Found = dict[str, dict[int, Path]]
@@ -143,7 +142,7 @@ def test_gradients_may_be_averaged_by_hand(together: Found) -> None:
     [
         (
             "no averaging",
-            "SimulationError: step 0 of the loop, averaged over 2 processes: the gradient .* is not",
+            "SimulationError: step 0 of the loop, averaged over 2 processes: the gradient .* is",
         ),
         ("weights apart", "UserError: the 2 processes do not have the same weights and optimizer"),
         ("targets", "UserError: the 2 processes do not have the same targets .all of their rows"),
