@@ -177,11 +177,11 @@ def dropping(folder: Path) -> dict[str, Any]:
     return {"seen": seen}
 
 
-def uneven(folder: Path) -> dict[str, Any]:
+def uneven(folder: Path, kind: Any = torch.optim.SGD) -> dict[str, Any]:
     """The first process has two batches more; DistributedDataParallel's `join` lets it go on."""
     rank, _ = rank_and_size()
     model = together(net())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = kind(model.parameters(), lr=0.1)
     batches = own_batches([16] * (7 if rank == 0 else 5))
     wrapped = LookAheadLoader(
         batches, model, optimizer, losses, target(), horizon=2, keep=0.5, rounds=1
@@ -258,6 +258,7 @@ CASES: Cases = {
     **{f"{name}, sharded": loop(name, shard) for name in SHARDED},
     "dropout": dropping,
     "uneven": uneven,
+    "uneven, with a state": lambda folder: uneven(folder, torch.optim.AdamW),
     "by hand": averaged_by_hand,
     **{change: refused(change) for change in ("no averaging", "weights apart", "targets")},
 }

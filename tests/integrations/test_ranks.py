@@ -144,6 +144,7 @@ def test_gradients_may_be_averaged_by_hand(together: Found) -> None:
             "no averaging",
             "SimulationError: step 0 of the loop, averaged over 2 processes: the gradient .* is",
         ),
+        ("uneven, with a state", "UserError: .* optimizer of a process that ends early behind"),
         ("weights apart", "UserError: the 2 processes do not have the same weights and optimizer"),
         ("targets", "UserError: the 2 processes do not have the same targets .all of their rows"),
     ],
