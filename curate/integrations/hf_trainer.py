@@ -143,7 +143,7 @@ class LookAheadMixin:
         # if the Trainer believes that the model was given a count, it adds up the means of a
         # step's batches undivided, and those of all processes where the count is theirs
         added_up = self.model_accepts_loss_kwargs and not counted
-        everywhere = self.args.average_tokens_across_devices
+        everywhere = getattr(self.args, "average_tokens_across_devices", False)
         if counted:
             training.mean_over = "step" if everywhere else "process"
         processes = training.ranks.size if everywhere else 1

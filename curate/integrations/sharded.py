@@ -53,7 +53,7 @@ def part_like(tensor: Tensor, p: Any) -> Tensor:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor, p.device_mesh, p.placements, src_data_rank=None)
+    return distribute_tensor(tensor, p.device_mesh, p.placements)
 
 
 def group_of(model: nn.Module) -> Any:
