@@ -66,14 +66,14 @@ def test_the_first_rank_decides_and_another_text_is_refused() -> None:
 
 def test_what_is_exchanged_comes_by_rank() -> None:
     class Both(Second):
-        """The first rank has said 1, and this one something of three letters."""
+        """The first rank has said 1, and this one something of eight letters."""
 
         def sum(self, part: Tensor) -> Tensor:
-            assert part.tolist() == [0, 7]
-            return torch.tensor([1, 7])
+            assert part.tolist() == [0, 8]
+            return torch.tensor([1, 8])
 
         def join(self, part: Tensor, lengths: Sequence[int]) -> Tensor:
-            assert [*lengths] == [1, 7]
+            assert [*lengths] == [1, 8]
             return torch.cat([torch.tensor([ord("1")], dtype=torch.uint8), part])
 
     assert exchanged(ALONE, "alone") == ["alone"]
