@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -225,11 +226,14 @@ def _refilled(batch: Any, parts: Sequence[Any]) -> Any:
 class BatchExamples:
     """Batches of any structure as examples: position = place in the batches, end to end.
 
+    starts: the position of each batch's first example, where they are not end to end.
+
     Examples are only ever taken together from one batch: what was collated
     apart (padded to different lengths) is not collated again.
     """
 
     batches: Sequence[Any]
+    starts: Sequence[int] | None = None
 
     @cached_property
     def _lengths(self) -> list[int]:
@@ -240,7 +244,9 @@ class BatchExamples:
 
     def positions(self) -> list[Tensor]:
         """The positions of each batch's examples."""
-        return list(torch.arange(len(self)).split(self._lengths))
+        lengths = self._lengths
+        starts = [0, *accumulate(lengths)][:-1] if self.starts is None else self.starts
+        return [torch.arange(i, i + n) for i, n in zip(starts, lengths, strict=True)]
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """All positions, at most `size` of one batch at a time."""

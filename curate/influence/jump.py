@@ -97,4 +97,4 @@ def exact_jump(task: Task, at: Linearization, removal: str, memory: int) -> Tens
                 alone = left <= 1e-12 * total
                 without = ((total * g - shares) / left.where(~alone, 1.0)).where(~alone, 0.0)
             changes.append(effect(vmap(outcome)(without), as_it_was, cotangents))
-    return task.ranks.join(torch.cat(changes).T, len(step.rows))
+    return task.join(torch.cat(changes).T, step)

@@ -153,4 +153,4 @@ def _losses(task: Task, theta: Tensor, step: Step) -> ChunkLosses:
     rows = [theta.new_zeros(2, 0, dtype=torch.float64)]
     for chunk in task.chunks(step):
         rows.append(torch.stack(chunk_losses(task, theta, step, chunk, exactly=True)).double())
-    return ChunkLosses(*task.ranks.join(torch.cat(rows, dim=1), len(step.rows)))
+    return ChunkLosses(*task.join(torch.cat(rows, dim=1), step))

@@ -110,7 +110,8 @@ class Slopes:
         Its memory stays taken until then. None where that is not to be had: of several chunks,
         with activations that are computed again, or with weights of 0.
         """
-        if len(point.step.chunks()) > 1 or not (point.step.weights > 0).all():
+        whole = len(point.task.chunks(point.step)) < 2
+        if not (everywhere(point.task.ranks, whole) and (point.step.weights > 0).all()):
             return None
         seen = self._pass(point, None, thorough=self._due())
         kept = all(watcher.kept_all for watcher in seen.watchers)
@@ -134,7 +135,7 @@ class Slopes:
             self._check_rows(point, parts, local)
         if self._singly:
             local = local + _one_by_one(point, parts, sorted(self._singly))
-        slopes = task.ranks.join(local, len(point.step.rows))
+        slopes = task.join(local, point.step)
         off = _off(_room(task.model), point.step, seen.grad, directions, slopes)
         if seen.parts is not None and math.isfinite(off):  # by parameter all was right: rounding
             self._slack = max(self._slack, 2 * off)

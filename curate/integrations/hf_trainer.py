@@ -20,8 +20,8 @@ from curate.models import LabelsObjective, Objective, as_objective, find_shift
 from curate.rules import unwrap
 from curate.runtime.files import write_whole
 
-STATE = "look_ahead.pt"
-"""The state of look-ahead in a checkpoint of the Trainer's."""
+STATE = "look_ahead_{}.pt"
+"""The state of look-ahead in a checkpoint of the Trainer's, of each process its own."""
 
 
 class LookAheadMixin:
@@ -36,8 +36,8 @@ class LookAheadMixin:
     Batches are drawn a window ahead where the Trainer draws those of one optimizer step, gradient
     accumulation included, and are cut before it counts their items. Optimizer, schedule and
     clipping are the Trainer's, and so is resuming (`resume_from_checkpoint`), which goes on as if
-    training had not stopped. It must run in one process, on one device. See `LookAheadLoader`
-    for cost.
+    training had not stopped. It runs in one process or in several (`torchrun`), on one device
+    each. See `LookAheadLoader` for cost.
 
     Args:
         targets: the dataset to be good at, or several by name; the eval_dataset if None, which
@@ -122,11 +122,17 @@ class LookAheadMixin:
         super()._save_rng_state(output_dir)  # type: ignore[misc]
         if self._chooser is not None:
             state = self._chooser.state_dict() | {"place": None}  # which the Trainer finds itself
-            write_whole(Path(output_dir) / STATE, lambda part: torch.save(state, part))
+            write_whole(
+                Path(output_dir) / STATE.format(self.args.process_index),
+                lambda part: torch.save(state, part),
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        if checkpoint is None or not (path := Path(checkpoint) / STATE).exists():
+        if (
+            checkpoint is None
+            or not (path := Path(checkpoint) / STATE.format(self.args.process_index)).exists()
+        ):
             return
         self._state = torch.load(path, map_location="cpu", weights_only=True)
         if self.args.ignore_data_skip:  # the batches to come are others
@@ -159,9 +165,8 @@ class LookAheadMixin:
         return [key for key in self._options.keys if key not in accepted]
 
     def _make_chooser(self) -> LiveLoop:
-        training = LiveTraining(
-            self.model, unwrap(self.optimizer), self.lr_scheduler, self.args.max_grad_norm or None
-        )
+        optimizer, clip_norm = unwrap(self.optimizer), self.args.max_grad_norm or None
+        training = LiveTraining(self.model, optimizer, self.lr_scheduler, clip_norm)
         targets = self._targets()
         batch = _labeled(targets[0], training.read()[0].device)
         with training.simulated(self._objective):
@@ -169,15 +174,19 @@ class LookAheadMixin:
             counted = self.model_accepts_loss_kwargs and self._divides_by_count(batch)
             objective = self._objective or self._default_objective(batch, counted)
         # if the Trainer believes that the model was given a count, it adds up the means of a
-        # step's batches undivided
+        # step's batches undivided, and those of all processes where the count is theirs
         added_up = self.model_accepts_loss_kwargs and not counted
+        everywhere = getattr(self.args, "average_tokens_across_devices", False)
+        if counted:
+            training.mean_over = "step" if everywhere else "process"
+        processes = training.ranks.size if everywhere else 1
         return LiveLoop(
             training,
             as_objective(objective, getattr(objective, "__name__", "objective")),
             targets,
             self._options,
             self.args.gradient_accumulation_steps,
-            float if added_up else one_mean,
+            (lambda count: float(count * processes)) if added_up else one_mean,
         )
 
     def _targets(self) -> list[Target]:

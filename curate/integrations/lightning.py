@@ -25,7 +25,8 @@ class LightningLookAhead:
     give the loader one of its own (`DataLoader(..., generator=...)`).
 
     The optimizer, its schedule (stepped by step, not by epoch), clipping by norm, gradient
-    accumulation and precision are read from the module's trainer at the first batch.
+    accumulation and precision are read from the module's trainer at the first batch. With several
+    devices (DDP) each process is given its part of a `DataLoader`, as Lightning does it.
 
     Args:
         loader, objective, targets: see `LookAheadLoader`; the objective is called with the module
@@ -53,6 +54,7 @@ class LightningLookAhead:
         self._wrapped: LookAheadLoader | None = None
         self._optimizer: Any = None
         self._state: Any = None
+        self._parted, self._parted_for = loader, None
 
     @property
     def reports(self) -> list[WindowReport]:
@@ -73,11 +75,27 @@ class LightningLookAhead:
         self._state = state
 
     def __len__(self) -> int:
-        if (length := _length(self.loader)) is None:
+        if (length := _length(self._part())) is None:
             length = _limit(self._module.trainer)
         if length is None:
             raise TypeError(f"object of type {type(self.loader).__name__!r} has no len()")
         return length
+
+    @property
+    def sampler(self) -> Any:
+        """Of this process's part, for Lightning to tell the epoch."""
+        return getattr(self._part(), "sampler", None)
+
+    def _part(self) -> Iterable[Any]:
+        """The loader; in several processes, of a `DataLoader` what is this one's."""
+        trainer: Any = getattr(self._module, "_trainer", None)
+        if trainer is None or trainer.world_size == 1:
+            return self.loader
+        if trainer is not self._parted_for:
+            prepare = trainer._data_connector._prepare_dataloader
+            self._parted = prepare(self.loader, shuffle=True, mode=trainer.state.stage)
+            self._parted_for = trainer
+        return self._parted
 
     def __iter__(self) -> Iterator[Any]:
         trainer: Any = self._module.trainer
@@ -99,7 +117,7 @@ class LightningLookAhead:
         """As many batches as an epoch has, which the trainer knows when it draws the first."""
         count = trainer.num_training_batches
         most = None if count == float("inf") else int(count)
-        yield from wrapped.stream(self.loader, lambda: _steps_left(trainer), most)
+        yield from wrapped.stream(self._part(), lambda: _steps_left(trainer), most)
         had = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if most is not None and had < most:  # what Lightning leaves undone then is not simulated
             raise OptionError(

@@ -5,6 +5,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from curate.datasets import BatchExamples
 from curate.errors import OptionError
@@ -37,6 +38,13 @@ class LookAheadLoader:
     hooks remember beside. With `keep=1.0` nothing is simulated or scored, and training is bit for
     bit what it was.
 
+    Where several processes train together (`DistributedDataParallel`, Accelerate, or a loop that
+    averages gradients itself), make it in all of them, each with its own part of the data: what
+    they draw at the same time is one batch, of which they keep what one process with all of it
+    would. Each multiplies its gradients by what makes their mean the mean over all rows kept
+    (`Evening`); so an accumulating loop goes back once per batch. A process that keeps nothing is
+    given one row, which does not count.
+
     Before the first window the optimizer is tried (`rehearse`), and steps of the loop are watched
     (`Witness`), two at once and later ones in 1 % of the time: gradient and update must be those
     that are simulated.
@@ -57,7 +65,7 @@ class LookAheadLoader:
         objective: (model, batch) -> one training loss per example, shape (n,), or an `Objective`;
             the loop is taken to train on their mean over the step.
         targets: what to be good at: a batch, a list or loader of batches, or several by name.
-            They are kept in memory.
+            They are kept in memory, all of them in every process.
         scheduler: stepped once per optimizer step by the loop; read, never stepped.
         clip_norm: the norm that the loop clips gradients to.
         autocast: what the loop's passes are autocast to, such as torch.bfloat16. If None, it is
@@ -190,7 +198,8 @@ def as_targets(targets: Any) -> list[Target]:
     with undisturbed([*usual, *Hidden(targets).sources]):
         parsed = [
             Target(
-                name, BatchExamples([part] if _is_batch(part) else Drawing().batches(iter(part)))
+                name,
+                BatchExamples([part] if _is_batch(part) else Drawing().batches(iter(_whole(part)))),
             )
             for name, part in parts
         ]
@@ -198,6 +207,16 @@ def as_targets(targets: Any) -> list[Target]:
     if empty or not parsed:
         raise OptionError(f"{empty[0] if empty else 'targets'}: holds no examples to be good at.")
     return parsed
+
+
+def _whole(loader: Any) -> Any:
+    """A loader, whole, of which Accelerate has given each process a part."""
+    sampler: Any = getattr(loader, "batch_sampler", None)
+    if type(sampler).__name__ != "BatchSamplerShard":
+        return loader
+    return DataLoader(
+        loader.dataset, batch_sampler=sampler.batch_sampler, collate_fn=loader.collate_fn
+    )
 
 
 def _is_batch(value: Any) -> bool:
@@ -215,5 +234,5 @@ def _refuse_counted(loader: Any) -> None:
         raise OptionError(
             "a loader prepared by Accelerate tells its gradient accumulation when it is at its "
             "end, and here it is read ahead; wrap the loader you had before accelerator.prepare "
-            "and give accumulate."
+            "(in several processes, one that gives each its part) and give accumulate."
         )

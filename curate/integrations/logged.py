@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from curate.errors import DataError
-from curate.integrations.columns import read_column
 from curate.integrations.fingerprint import sampled
 from curate.integrations.options import Options
 from curate.integrations.window import Decision, WindowReport
@@ -47,16 +45,16 @@ class Logged:
     def enter(
         self,
         places: Sequence[tuple[int, int, int]],
-        batches: Sequence[Any],
+        rows: Sequence[Array] | None,
         decisions: Sequence[Decision],
     ) -> None:
         """Put the candidates of batches in the log.
 
-        places: window, step and place in the step of every batch.
+        places: window, step and place in the step of every batch. rows: positions in the dataset
+        of each one's examples, where they are known.
         """
         if self._folder is None:
             return
-        rows = None if self._row is None else [self._rows(batch) for batch in batches]
         self._candidates += zip(places, rows or places, decisions, strict=True)
         since = time.monotonic() - self._written
         if since * SHARE >= self._took or since >= LATEST:
@@ -121,13 +119,3 @@ class Logged:
                 for name, part in zip(self._targets, influences, strict=True)
             },
         }
-
-    def _rows(self, batch: Any) -> Array:
-        """The positions in the dataset that a batch says its examples have."""
-        assert self._row is not None
-        rows = read_column(self._row, batch, "row")
-        if rows.dtype.kind not in "iu":
-            raise DataError(
-                f"row must give integers, positions in the dataset, but got {rows.dtype}."
-            )
-        return np.array(rows)  # a copy: the batch may be filled again before it is written

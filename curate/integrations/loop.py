@@ -3,18 +3,17 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from curate.datasets import BatchExamples, batch_length, take
+from curate.datasets import batch_length, take
 from curate.errors import OptionError
 from curate.influence import Differences, Scoring, Target, target_losses
-from curate.integrations.columns import read_columns
 from curate.integrations.drawing import Drawing
+from curate.integrations.evening import Evening, factors, handed
 from curate.integrations.logged import Logged
 from curate.integrations.options import AUTO, SHARE, WEIGHTS, Options
 from curate.integrations.paying import Paying, halved
@@ -28,8 +27,22 @@ from curate.integrations.resuming import (
     rest_of,
     take_up,
 )
+from curate.integrations.spread import (
+    Offered,
+    common,
+    offered,
+    require_same_state,
+    require_same_targets,
+)
 from curate.integrations.training import LiveTraining
-from curate.integrations.window import Decision, Window, WindowReport, decisions_of, kept_whole
+from curate.integrations.window import (
+    Decision,
+    Window,
+    WindowReport,
+    decisions_of,
+    kept_whole,
+    whole_window,
+)
 from curate.integrations.witness import Witness
 from curate.models import FlatModel, Objective, require_trainable
 from curate.runtime.files import Tree
@@ -41,7 +54,7 @@ from curate.selection.driver import Decided, Selector
 from curate.selection.effort import Pace
 from curate.selection.judge import Judge
 from curate.selection.policies import LookAhead
-from curate.trajectory import Step, Task
+from curate.trajectory import Task
 
 
 def one_mean(batches: int) -> float:
@@ -51,7 +64,13 @@ def one_mean(batches: int) -> float:
 
 
 class LiveLoop:
-    """Chooses for a loop that trains with `training`, windows of steps of batches at a time."""
+    """Chooses for a loop that trains with `training`, windows of steps of batches at a time.
+
+    Where several processes train together, each with batches of its own, the batches that they
+    draw at the same time are one: it is scored, and cut to its budget, as one process with all of
+    it would. Each scores its own rows, and each has all targets, of which it takes an even share.
+    All of them make the same calls.
+    """
 
     def __init__(
         self,
@@ -85,9 +104,13 @@ class LiveLoop:
         share = SHARE if self._paying else options.keep
         self._budget = None if isinstance(share, str) else Budget(float(share))
         self._seeds = torch.Generator().manual_seed(options.seed)
-        self._logged = Logged(options, [target.name for target in targets])
-        self._trackers = careful([] if options.tracker is None else [options.tracker])
+        first = training.ranks.rank == 0  # who speaks for all
+        own = options if first else replace(options, log=None, tracker=None)
+        self._logged = Logged(own, [target.name for target in targets])
+        self._trackers = careful([] if own.tracker is None else [own.tracker])
         self._unsettled: Decided | None = None
+        self._factors: list[Array] = []
+        self._evening = Evening(training)
         self._drawing = Drawing()
         self._rehearsal = Rehearsal(training, objective)
         self._witness = Witness(training, objective)
@@ -97,6 +120,7 @@ class LiveLoop:
         self._place = Place()
         model, _ = training.read()
         training.learning_rates(1)
+        require_same_targets(targets, training.ranks)
         with training.simulated(self._objective):
             require_trainable(model, objective, targets[0].examples)
 
@@ -108,7 +132,8 @@ class LiveLoop:
     ) -> Iterator[Any]:
         """The batches, cut to what is kept, or with `keep="weights"` as pairs (batch, weights).
 
-        They are drawn a window ahead. With everything kept they go through as they are.
+        They are drawn a window ahead. With everything kept they go through as they are, as do
+        those that remain where another process has no more.
 
         left: gives how many steps the loop will still take, so that no window goes beyond; None
         where that is not known. most: batches of an epoch, None for all.
@@ -131,44 +156,62 @@ class LiveLoop:
         if window:
             take_up(window, first, self.options.row)
             yield from self._hand(window)
-        if self.options.keep == 1:
-            for batch in source:
-                self._place.hand()
-                yield batch
-        else:
-            while window := self._next(source, left):
-                yield from self._hand(window)
+        beyond: Sequence[Any] | None = () if self.options.keep == 1 else None
+        while beyond is None:
+            window, beyond = self._next(source, left)
+            yield from self._hand(window)
+        self.settle()
+        yield from self._hand(whole_window(beyond))
+        for batch in source:
+            self._place.hand()
+            yield (
+                batch if self.options.keep == 1 else self._part(batch, np.ones(batch_length(batch)))
+            )
         self._window = None
         self._place.end()
 
-    def _next(self, source: Iterator[Any], left: Callable[[], int | None]) -> Window | None:
-        """Draw a window and decide on it; None where there are no more batches."""
+    def _next(
+        self, source: Iterator[Any], left: Callable[[], int | None]
+    ) -> tuple[Window, Sequence[Any] | None]:
+        """Draw a window and decide on it.
+
+        Returns:
+            It, and what was drawn beyond once no other follows: where some process has no more.
+        """
         self.settle()
         steps = left()
         horizon = self.options.horizon if steps is None else min(self.options.horizon, steps)
         count = max(horizon, 1) * self.accumulate
         self._place.mark(count)
-        batches = self._drawing.batches(source, count)
-        self._place.drawn(len(batches), count)
+        drawn = self._drawing.batches(source, count)
+        self._place.drawn(len(drawn), count)
+        batches, beyond = common(drawn, self.accumulate, self.training.ranks)
         if not batches:
-            return None
+            return whole_window(batches), beyond
+        self._factors = []
         weights = [decision.weights for decision in self.choose(batches)]
-        self._window = Window(batches, weights, self._unsettled)
-        return self._window
+        factors = [1.0] * len(batches)
+        if self._factors and self._budget is not None:
+            factors = np.concatenate(self._factors).tolist()
+        self._window = Window(batches, weights, factors, self._unsettled)
+        return self._window, beyond
 
     def _hand(self, window: Window) -> Iterator[Any]:
         """A window's batches, as the loop is to train on them."""
         try:
             while window.ahead:
                 handed = window.handed
-                if window.watched and self._unsettled and handed % self.accumulate == 0:
-                    self._witness.go_on(self._unsettled, handed // self.accumulate)
+                if handed % self.accumulate == 0:
+                    if window.watched and self._unsettled:
+                        self._witness.go_on(self._unsettled, handed // self.accumulate)
+                    self._evening.begin(window.factors[handed : handed + self.accumulate])
                 window.handed += 1
                 self._place.hand()
                 self._witness.hand()
                 yield self._part(window.batches[handed], window.weights[handed])
         except GeneratorExit:
             self._witness.stop()
+            self._evening.stop()
             if window.ahead:  # the loop was left before the window's end
                 self._record()
             raise
@@ -187,23 +230,27 @@ class LiveLoop:
             self._steps_decided += steps
             return [kept_whole(size, len(self._targets)) for size in sizes]
         begin = time.monotonic()
+        window = offered(batches, self.options, self.accumulate, self.training.ranks)
+        spread = window.spread
         with self.training.simulated(self._objective):
-            decided = self._decide(batches, sizes, rates)
+            decided = self._decide(window, rates)
             gain = self._try(decided)
             if self._paying and not self._paying.pays:
                 whole = [np.ones(len(weights)) for weights in decided.weights]
                 decided = replace(decided, weights=whole)
             outcome = vars(decided.outcome())
-        decisions = decisions_of(decided, sizes)
+        self._factors = factors(self.training, spread, decided, weighed=self._budget is None)
         seconds = time.monotonic() - begin
         report = WindowReport(**outcome, horizon=self.options.horizon, seconds=seconds, gain=gain)
-        first, n = self._steps_decided, self.accumulate
-        places = [(self._windows, first + k // n, k % n) for k in range(len(batches))]
-        self._logged.enter(places, batches, decisions)
+        self._enter(window, decided)
         self.reports.append(report)
         self._unsettled = decided
         self._steps_decided += len(decided.weights)
-        return decisions
+        decisions = decisions_of(decided, spread.own_positions())
+        if self._budget is not None:
+            return decisions
+        means = np.concatenate(self._factors)
+        return [replace(d, weights=d.weights * x) for d, x in zip(decisions, means, strict=True)]
 
     def finish(self) -> None:
         """Measure what the last window did, and write what is to be logged."""
@@ -213,6 +260,7 @@ class LiveLoop:
     def settle(self) -> None:
         """Measure what the last window, now trained on, did."""
         self._witness.check()
+        self._evening.stop()
         window = self._window
         if self._unsettled is None or (window and window.restored):
             return
@@ -273,7 +321,7 @@ class LiveLoop:
             self._before -= 1
             choosing, self._judging = self._sides[self._before % len(self._sides)]
             model, live = self.training.read()
-            task = Task(model, self._objective, choosing[0].examples)
+            task = Task(model, self._objective, choosing[0].examples, self.training.ranks)
             judge = Judge(task, live.rule, self._policy, choosing)
             losses, first = state["losses"], report["first_step"]
             self._unsettled = measurable(judge, live.state(), losses, first)
@@ -298,19 +346,17 @@ class LiveLoop:
                 "packed into one, without padding, count as one."
             )
 
-    def _decide(
-        self, batches: Sequence[Any], sizes: Sequence[int], rates: Sequence[tuple[float, ...]]
-    ) -> Decided:
-        """A window of batches of these sizes, judged by the targets whose turn it is.
+    def _decide(self, window: Offered, rates: Sequence[tuple[float, ...]]) -> Decided:
+        """A window, judged by the targets whose turn it is.
 
         rates: of all param groups, for each step.
         """
-        options = self.options
-        examples = BatchExamples(batches)
-        parts = [sizes[k : k + self.accumulate] for k in range(0, len(sizes), self.accumulate)]
-        steps, known = self._steps(parts), None
+        options, spread = self.options, window.spread
+        examples = window.examples
+        parts = [spread.batches(k) for k in range(len(spread))]
+        steps, known = spread.steps(self._seeds, options.micro_batch, self._scale), None
         if not self._rehearsal.done:
-            self._require_cuts(sizes)
+            self._require_cuts([len(batch) for batches in parts for batch in batches])
             known = self._rehearsal.take(examples, steps[0])
         model, live = self.training.read()
         steps = [
@@ -320,7 +366,7 @@ class LiveLoop:
         side = self._windows % len(self._sides)
         choosing, self._judging = self._sides[side]
         judge = Judge(
-            Task(model, self._objective, examples),
+            Task(model, self._objective, examples, self.training.ranks),
             live.rule,
             self._policy,
             choosing,
@@ -333,11 +379,12 @@ class LiveLoop:
             judge,
             self._budget,
             options.horizon,
-            strata=read_columns(options.label, batches, "label"),
-            groups=read_columns(options.group_by, batches, "group_by"),
+            strata=window.labels,
+            groups=window.groups,
             pace=self._pace,
         )
         state = live.state()
+        require_same_state(state, self.training.ranks)
         self._witness.open(state)
         decided = selector.look(
             state,
@@ -350,22 +397,6 @@ class LiveLoop:
         )
         self._rehearsal.note_use(model)
         return decided
-
-    def _steps(self, parts: Sequence[Sequence[int]]) -> list[Step]:
-        """The loop's next steps, made of batches of these sizes, still without learning rates."""
-        totals = [sum(sizes) for sizes in parts]
-        return [
-            Step(
-                rows=rows,
-                weights=torch.ones(len(rows)),
-                lrs=(),
-                seed=int(torch.randint(2**62, (), generator=self._seeds)),
-                micro_batch=self.options.micro_batch or 0,
-                cuts=tuple(accumulate(sizes))[:-1],
-                scale=self._scale(len(sizes)),
-            )
-            for rows, sizes in zip(torch.arange(sum(totals)).split(totals), parts, strict=True)
-        ]
 
     def _try(self, decided: Decided) -> float | None:
         """What training on what is kept would gain on the judging half, unless it is done anyway.
@@ -386,12 +417,21 @@ class LiveLoop:
 
     def _judged_loss(self, model: FlatModel, theta: Tensor) -> float:
         """The mean loss, at theta, of the targets that judge the window."""
-        return float(target_losses(model, self._objective, self._judging, theta).mean())
+        ranks = self.training.ranks
+        return float(target_losses(model, self._objective, self._judging, theta, ranks).mean())
 
     def _part(self, batch: Any, weights: Array) -> Any:
         if self.options.keep == WEIGHTS:
             return batch, torch.from_numpy(weights).float()
-        return take(batch, torch.from_numpy(np.flatnonzero(weights > 0)))
+        return take(batch, torch.from_numpy(handed(weights > 0)))
+
+    def _enter(self, window: Offered, decided: Decided) -> None:
+        """Put the candidates of all processes in the log."""
+        first, n = self._steps_decided, self.accumulate
+        batches = window.spread.all_positions()
+        places = [(self._windows, first + k // n, k % n) for k in range(len(batches))]
+        rows = None if window.rows is None else [window.rows[at] for at in batches]
+        self._logged.enter(places, rows, decisions_of(decided, batches))
 
     def _record(self) -> None:
         """Put the last window itself in the log and send it to a tracker, once."""

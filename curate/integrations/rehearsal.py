@@ -10,6 +10,7 @@ from torch import Tensor
 from curate.datasets import Examples
 from curate.errors import SimulationError
 from curate.integrations.compared import Real, require_update
+from curate.integrations.sharded import part_like
 from curate.integrations.training import LiveTraining
 from curate.models import FlatModel, Objective
 from curate.models.hidden import Hidden
@@ -53,25 +54,30 @@ class Rehearsal:
         training = self._training
         names = [name for name, p in training.parameters().items() if p.requires_grad]
         model = FlatModel(training.model, [names], autocast=training.half)
-        found = gradient(Task(model, self._objective, examples), model.read(), step)
+        found = gradient(Task(model, self._objective, examples, training.ranks), model.read(), step)
         # a gradient of 0 that was left there has its decay, where none has none
         without = {name for name, p in training.parameters().items() if p.grad is None}
-        training.idle = frozenset(n for n in names if True not in model.uses[n] and n in without)
         self.note_use(model)
+        unused = {name for name in names if True not in self._uses[name]}
+        training.idle = frozenset(unused & without)
         parts = model.unpack(found.mean)
         rehearse(training, {k: None if k in training.idle else x for k, x in parts.items()})
         self.done = True
         return found._replace(mean=training.read()[0].pack(parts))
 
     def note_use(self, model: FlatModel) -> None:
-        """Add what the steps of a window used.
+        """Add what the steps of a window used, in any process.
 
         Raises:
             SimulationError: some steps use a parameter and some do not: torch skips what has no
                 gradient, decay and momentum included, while here all take every step.
         """
-        for name, used in model.uses.items():
-            self._uses.setdefault(name, set()).update(used)
+        ranks = self._training.ranks
+        seen = [[kind in used for used in model.uses.values()] for kind in (True, False)]
+        some, never = ranks.sum(torch.tensor(seen, dtype=torch.int64)).tolist()
+        for name, used, unused in zip(model.uses, some, never, strict=True):
+            kinds = {True: used > 0, False: unused == ranks.size}
+            self._uses.setdefault(name, set()).update(k for k in kinds if kinds[k])
             if len(self._uses[name]) > 1:
                 raise SimulationError(
                     f"the loss of some batches uses {name} and that of others does not: its "
@@ -97,12 +103,13 @@ def rehearse(training: LiveTraining, gradients: Mapping[str, Tensor | None]) -> 
         before = training.copies()
         for k in range(STEPS):
             model, live = training.read()
-            members = model.members()
-            raw = {name: gradients.get(name) for name in members}
+            trained = training.parameters()
+            raw = {name: gradients.get(name) for name in model.names}
             whole = model.pack(raw)
             clipped = live.clipped(whole)
             for name, part in model.unpack(clipped.clone()).items():
-                members[name].grad = None if raw[name] is None else part
+                p = trained[name]
+                p.grad = None if raw[name] is None else part_like(part, p)
             expected = live.rule.update(whole, live.state(), live.lrs)
             optimizer.step()
             after = training.copies()

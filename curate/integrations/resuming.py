@@ -38,6 +38,7 @@ def made(
         "group_by": _called(options.group_by),
         "seed": options.seed,
         "accumulate": accumulate,
+        "process": f"{training.ranks.rank} of {training.ranks.size}",
         "targets": {target.name: len(target.examples) for target in targets},
         "optimizer": type(training.optimizer).__name__,
         "parameters": f"{len(parameters)} ({digest_of(parameters)})",
@@ -77,7 +78,11 @@ def rest_of(window: Window | None, row: Read | None) -> Tree:
     if not window.restored:
         content = _content(window.batches[window.handed :], row)
     weights = [torch.from_numpy(part.copy()) for part in window.weights[window.handed :]]
-    return {"weights": weights, "content": content}
+    return {
+        "weights": weights,
+        "factors": window.factors[window.handed :],
+        "content": content,
+    }
 
 
 def found_again(rest: Tree, decided: Decided | None) -> Window | None:
@@ -85,7 +90,7 @@ def found_again(rest: Tree, decided: Decided | None) -> Window | None:
     if rest is None:
         return None
     weights = [part.cpu().numpy() for part in rest["weights"]]
-    return Window((), weights, decided, restored=True, content=rest["content"])
+    return Window((), weights, rest["factors"], decided, restored=True, content=rest["content"])
 
 
 def take_up(window: Window, batches: Sequence[Any], row: Read | None) -> None:

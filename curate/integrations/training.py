@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from curate.errors import OptimizerError, UserError
+from curate.integrations.sharded import gathered, group_of, is_sharded, whole
 from curate.models import FlatModel
 from curate.models.hidden import Hidden
 from curate.models.randomness import undisturbed, usual_sources
 from curate.rules import LiveOptimizer, from_torch
+from curate.runtime.ranks import ALONE, Members, Ranks
 
 _modules = import_module("torch.nn.modules.module")
 _optimizers = import_module("torch.optim.optimizer")  # torch.optim hides it
@@ -31,10 +34,11 @@ OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 @dataclass
 class LiveTraining:
-    """A model and what trains it.
+    """A model and what trains it, in one process or in several that train together.
 
     model: its layers train in the mode that they are in when it is read. For a compiled model
-        (`torch.compile`), the one inside.
+        (`torch.compile`) and for `DistributedDataParallel`, the one inside. One that `fully_shard`
+        has spread is read whole: weights and the optimizer's state, in every process.
     optimizer: of torch.optim. scheduler: stepped once per optimizer step, or None.
     clip_norm: the norm that gradients are clipped to, or None.
     autocast: what the loop's passes are autocast to. If None, it is what Accelerate was told, if
@@ -42,6 +46,11 @@ class LiveTraining:
         under bfloat16, too, but in float32 for float16, where gradients vanish without the loop's
         own scale. The way back is in float32.
     idle: parameters that the loss does not use; None before that is known.
+    mean_over: where several processes train, what each divides its losses by before gradients
+        are averaged: those of a "batch", those of all its batches of a step ("process"), or of
+        all processes' ("step").
+    ranks: the processes, all of torch's default group unless DistributedDataParallel was given
+        another. Without it the loop is taken to average gradients itself.
     called: the model as the loop calls it. simulating: whether its calls are not the loop's now.
     """
 
@@ -51,25 +60,31 @@ class LiveTraining:
     clip_norm: float | None = None
     autocast: torch.dtype | None = None
     idle: frozenset[str] | None = None
+    mean_over: str = "batch"
+    ranks: Ranks = field(default=ALONE, init=False)
     called: nn.Module = field(init=False)
     simulating: bool = field(default=False, init=False)
     _hook: Any = field(default=None, init=False)
+    _parts: dict[str, nn.Parameter] | None = field(default=None, init=False)
+    _gathered: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.called, self.model = self.model, getattr(self.model, "_orig_mod", self.model)
+        self.called, self.model = self.model, _inside(self.model)
+        if is_sharded(self.model):
+            self._parts = dict(self.model.named_parameters())
+            if any(p.dtype != self._parts[name].dtype for name, p in self.leaves().items()):
+                raise UserError(
+                    "fully_shard computes in another precision than it keeps (MixedPrecisionPolicy "
+                    "with param_dtype), which is not simulated; leave that out and use "
+                    "torch.autocast."
+                )
         if isinstance(self.model, torch.jit.ScriptModule):
             raise UserError("a scripted model takes no hooks; give the module it was made from.")
         if _wrapped_by_accelerate(self.model):
             self.autocast = self.autocast or _accelerate_computes_in()
         elif self.autocast is None:
             self._hook = self.called.register_forward_pre_hook(self._note_autocast)
-        distributed = torch.distributed
-        together = distributed.is_available() and distributed.is_initialized()
-        if together and (size := distributed.get_world_size()) > 1:
-            raise UserError(
-                f"{size} processes train together: each would simulate its own part of the batch "
-                "as if it were all of it; look-ahead in a loop runs in one process only."
-            )
+        self.ranks = _trained_by(self.called)
 
     @property
     def device(self) -> torch.device:
@@ -90,18 +105,42 @@ class LiveTraining:
     @property
     def compiled(self) -> bool:
         """Whether the loop runs the model compiled, or a part of it."""
-        parts = (vars(module).get("_compiled_call_impl") for module in self.model.modules())
-        return self.called is not self.model or any(part is not None for part in parts)
+        return any(
+            hasattr(module, "_orig_mod") or vars(module).get("_compiled_call_impl") is not None
+            for module in self.called.modules()
+        )
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer may move, by name."""
         moved = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        return {name: p for name, p in self.model.named_parameters() if id(p) in moved}
+        return {name: p for name, p in self._named().items() if id(p) in moved}
+
+    def leaves(self) -> dict[str, nn.Parameter]:
+        """What a backward pass of the loop's leaves gradients in, by name."""
+        with self._whole():
+            return dict(self.model.named_parameters())
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        """All parameters, by name, as the optimizer has them."""
+        return dict(self.model.named_parameters()) if self._parts is None else self._parts
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """A block in which parameters of the model are whole."""
+        if self._parts is None or self._gathered:
+            yield
+            return
+        with gathered(self.model):
+            self._gathered = True
+            try:
+                yield
+            finally:
+                self._gathered = False
 
     def copies(self) -> dict[str, Tensor]:
         """Copies of the weights that train, by name, whichever optimizer has them."""
-        named = self.model.named_parameters()
-        return {name: p.detach().clone() for name, p in named if p.requires_grad}
+        trained = {name: p for name, p in self._named().items() if p.requires_grad}
+        return {name: whole(p.detach()).clone() for name, p in trained.items()}
 
     def outline(self) -> list[Any]:
         """What trains and how, but for learning rates: whatever must not change in a window."""
@@ -121,14 +160,15 @@ class LiveTraining:
 
     def read(self) -> tuple[FlatModel, LiveOptimizer]:
         """The model as a function of theta, and the optimizer as a rule and its state."""
-        named = dict(self.model.named_parameters())
+        named = self._named()
         names = {p: name for name, p in named.items()}
         idle = None if self.idle is None else [named[name] for name in self.idle]
         live = from_torch(self.optimizer, self.clip_norm, idle)
         if any(p not in names for group in live.parameters for p in group):
             raise UserError("the optimizer trains parameters that the model does not have.")
         groups = [[names[p] for p in group] for group in live.parameters]  # type: ignore[index]
-        return FlatModel(self.model, groups, autocast=self.half), live
+        with self._whole():
+            return FlatModel(self.model, groups, autocast=self.half), live
 
     def learning_rates(self, steps: int) -> list[tuple[float, ...]]:
         """The learning rate of every param group, for each of the next steps."""
@@ -148,7 +188,8 @@ class LiveTraining:
             with undisturbed(usual_sources(self.device)), hidden.put_back():
                 if _wrapped_by_accelerate(self.model):
                     attributes["forward"] = attributes["_original_forward"]
-                yield
+                with self._whole():
+                    yield
         finally:
             self.simulating = before
 
@@ -159,6 +200,26 @@ class LiveTraining:
         if torch.is_autocast_enabled(device):
             self.autocast = torch.get_autocast_dtype(device)
         self._hook.remove()
+
+
+def _inside(model: nn.Module) -> nn.Module:
+    """The model that was compiled or is trained by several processes."""
+    if isinstance(model, DistributedDataParallel):
+        return _inside(model.module)
+    inside: nn.Module | None = getattr(model, "_orig_mod", None)
+    return model if inside is None else _inside(inside)
+
+
+def _trained_by(called: nn.Module) -> Ranks:
+    """The processes that train a model together. Waits for them."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return ALONE
+    wrapped = [m for m in called.modules() if isinstance(m, DistributedDataParallel)]
+    group = wrapped[0].process_group if wrapped else group_of(called)
+    if distributed.get_world_size(group) == 1:
+        return ALONE
+    return Members(None if group is distributed.group.WORLD else group)
 
 
 def _wrapped_by_accelerate(model: nn.Module) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curate.datasets import batch_length
 from curate.selection import Array
 from curate.selection.driver import Decided
 from curate.selection.ledger import Outcome
@@ -42,7 +43,7 @@ class WindowReport(Outcome):
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of one batch.
+    """What becomes of one batch, or of the part of it that one process has.
 
     influences: shape (Q, n), all weights 1. values: the policy's, shape (n,). Both are NaN for a
     batch that was not scored.
@@ -64,6 +65,7 @@ class Decision:
 class Window:
     """Batches that were drawn together, and their weights, each of shape (n,).
 
+    factors: what the gradient of each batch is multiplied by, see `Evening`.
     decided: None where nothing was scored. handed: how many batches the loop was given.
     restored: another process decided on them, and here they are still to be drawn; content: a
     digest of what they then have to be.
@@ -71,7 +73,8 @@ class Window:
 
     batches: Sequence[Any]
     weights: list[Array]
-    decided: Decided | None
+    factors: list[float]
+    decided: Decided | None = None
     handed: int = 0
     restored: bool = False
     content: str = ""
@@ -87,17 +90,24 @@ class Window:
         return len(self.weights) - self.handed
 
 
-def decisions_of(decided: Decided, sizes: Sequence[int]) -> list[Decision]:
-    """What becomes of every batch of a window, the batches being of these sizes."""
+def decisions_of(decided: Decided, batches: Sequence[Array]) -> list[Decision]:
+    """What becomes of every batch of a window, the batches being at these positions in it."""
     assert decided.judged.scores is not None
-    ends = np.cumsum(sizes)[:-1]
-    influences = torch.cat(decided.judged.scores.influences, dim=1).split([*sizes], dim=1)
-    values = np.split(np.concatenate(decided.judged.values), ends)
-    weights = np.split(np.concatenate(decided.weights), ends)
-    return [Decision(*parts) for parts in zip(influences, values, weights, strict=True)]
+    influences = torch.cat(decided.judged.scores.influences, dim=1)
+    values, weights = np.concatenate(decided.judged.values), np.concatenate(decided.weights)
+    return [
+        Decision(influences[:, torch.from_numpy(rows)], values[rows], weights[rows])
+        for rows in batches
+    ]
 
 
 def kept_whole(size: int, targets: int) -> Decision:
     """Nothing dropped from a batch that was not scored."""
     influences = torch.full((targets, size), torch.nan, dtype=torch.float64)
     return Decision(influences, np.full(size, np.nan), np.ones(size))
+
+
+def whole_window(batches: Sequence[Any]) -> Window:
+    """Batches that nobody decides on."""
+    weights = [np.ones(batch_length(batch)) for batch in batches]
+    return Window(batches, weights, [1.0] * len(batches))

@@ -4,12 +4,13 @@ Two at the start, then as many as fit into one hundredth of the time.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curate.errors import SimulationError
 from curate.integrations.compared import (
@@ -19,11 +20,13 @@ from curate.integrations.compared import (
     require_update,
     surely_within,
 )
+from curate.integrations.sharded import HOOKS, whole
 from curate.integrations.training import LiveTraining
 from curate.models import Batch, FlatModel, Objective
 from curate.models.hidden import Hidden
 from curate.models.randomness import Source, usual_sources
 from curate.rules import LiveOptimizer, State
+from curate.runtime.ranks import agreed, everywhere
 from curate.selection.driver import Decided
 from curate.trajectory import Task, gradient
 
@@ -61,7 +64,13 @@ class _Watched:
     @property
     def batches(self) -> int:
         """How many the loop is to add up for the step."""
-        return len(self.decided.judged.steps[self.k].cuts) + 1
+        step = replace(self.decided.judged.steps[self.k], micro_batch=0)
+        return len(self.decided.judge.task.chunks(step))
+
+    def all_take_part(self) -> bool:
+        """Whether something is kept of every batch, so that its pass is one of the step's."""
+        step = self.decided.judged.steps[self.k]
+        return len(self.decided.kept(self.k).cuts) == len(step.cuts)
 
 
 def require_start(
@@ -135,10 +144,11 @@ class Witness:
         self._begin = None
 
     def due(self) -> bool:
-        """Whether the next step is to be watched."""
+        """Whether the next step is to be watched, here and in all other processes."""
         if self._seen < AT_ONCE:
             return True
-        return self._spent + self._latest <= SHARE * (time.monotonic() - self._began)
+        due = self._spent + self._latest <= SHARE * (time.monotonic() - self._began)
+        return bool(agreed(self._training.ranks, due))
 
     def _require_outline(self, number: int) -> None:
         held = len(self._training.optimizer.state)
@@ -156,7 +166,10 @@ class Witness:
         self._latest, training = 0.0, self._training
         own = Hidden(training.model, self._objective).sources
         sources = [*usual_sources(training.device), *own]
-        self._watched = _Watched(decided, k, left, sources)
+        watched = _Watched(decided, k, left, sources)
+        if not watched.all_take_part():
+            return
+        self._watched = watched
         self._handles = [
             training.called.register_forward_pre_hook(self._note_pass),
             training.optimizer.register_step_pre_hook(self._note_start),
@@ -206,7 +219,8 @@ class Witness:
             return
         if torch.is_grad_enabled():
             if not watched.passes:
-                watched.memory = Hidden(self._training.model, self._objective).snapshot()
+                with _as_written(self._training.model):
+                    watched.memory = Hidden(self._training.model, self._objective).snapshot()
             watched.passes.append([source.state() for source in watched.sources])
 
     def _note_start(self, *_: Any) -> None:
@@ -228,21 +242,23 @@ class Witness:
                 "batches that the loop adds up for a step."
             )
         gradients = {
-            name: None if p.grad is None else p.grad.detach().to_dense()
+            name: None if p.grad is None else whole(p.grad.detach()).to_dense()
             for name, p in self._training.parameters().items()
         }
         if all(grad is None for grad in gradients.values()):
             self.stop()  # a step without gradients moves nothing
             return
+        size = self._training.ranks.size
         when = f"step {watched.number} of the loop"
+        when += f", averaged over {size} processes" if size > 1 else ""
         lrs = watched.decided.judged.steps[watched.k].lrs
         rates = lrs if len(lrs) == len(live.lrs) else live.lrs
         watched.real = Real(when, weights, gradients, live.lrs, rates)
         require_start(watched, watched.real, live, model.names, state)
         with self._training.simulated(self._objective):
             self._compare_gradient(watched, model, live, state)
-        whole = model.pack({name: gradients.get(name) for name in model.names})
-        watched.expected = live.unclipped.update(whole, state, live.lrs)
+        packed = model.pack({name: gradients.get(name) for name in model.names})
+        watched.expected = live.unclipped.update(packed, state, live.lrs)
         self._count(time.monotonic() - begin)
 
     def _compare_gradient(
@@ -251,31 +267,58 @@ class Witness:
         """From the same weights, memory and random numbers."""
         training, decided = self._training, watched.decided
         first = zip(watched.sources, watched.passes[0] if watched.passes else (), strict=False)
-        drew = any(source.moved_from(before) for source, before in first)
+        drew = self._any(source.moved_from(before) for source, before in first)
         if training.compiled and drew:  # other numbers than what is not compiled draws
             return
         assert watched.real is not None
-        watched.memory()
+        with _as_written(training.model):
+            watched.memory()
         model.autocast = training.half
         step = replace(decided.kept(watched.k), micro_batch=0)
         for skip in range(len(watched.passes) + 1):  # the loop may have had other passes before
             replayed = _Replayed(self._objective, watched, skip)
-            task = Task(model, replayed, decided.judge.task.examples)
+            task = Task(model, replayed, decided.judge.task.examples, training.ranks)
             handle = training.model.register_forward_pre_hook(replayed.before_pass)
             try:
                 simulated = gradient(task, state.theta, step)
             finally:
                 handle.remove()
+            draws = self._any([replayed.draws])
+            more = drew and self._any([skip + 1 + replayed.taken <= len(watched.passes)])
             parts = model.unpack(live.clipped(simulated.mean))
             try:
                 require_gradient(watched.real, parts, training.lowest)
             except SimulationError:
-                more = drew and skip + 1 + replayed.taken <= len(watched.passes)
-                if not (replayed.draws or more):
+                if not (draws or more):
                     raise
                 if more:
                     continue
             return
+
+    def _any(self, holds: Iterable[bool]) -> bool:
+        """Whether one of these holds, in any process; waits for all of them."""
+        return not everywhere(self._training.ranks, not any(holds))
+
+
+@contextmanager
+def _as_written(model: nn.Module) -> Iterator[None]:
+    """A block in which no `forward` is put into the model, as Lightning does for its own steps.
+
+    After it parameters and hooks are those before it, which `fully_shard` changes for a pass.
+    """
+    layers = [
+        (layer, {name: vars(layer)[name] for name in HOOKS}, dict(layer._parameters))
+        for layer in model.modules()
+    ]
+    put = {key: vars(model).pop(key) for key in ("forward",) if key in vars(model)}
+    try:
+        yield
+    finally:
+        vars(model).pop("forward", None)
+        vars(model).update(put)
+        for layer, hooks, parameters in layers:
+            vars(layer).update(hooks)
+            layer._parameters.update(parameters)
 
 
 class _Replayed(Objective):

@@ -48,8 +48,8 @@ class FlatModel:
         tf32: bool | None = None,
     ) -> None:
         refuse_coupled_examples(module)
-        unmoved = device is None and dtype is None
-        self.module = module if unmoved else module.to(device=device, dtype=dtype)
+        moved = device is not None or dtype is not None
+        self.module = module.to(device=device, dtype=dtype) if moved else module
         self.autocast = autocast
         self._tf32 = tf32
         self._modes = {layer: layer.training for layer in module.modules()}

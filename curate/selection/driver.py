@@ -94,7 +94,8 @@ class Decided:
         if self.judged.final is None:
             return None
         assert scores is not None
-        after = target_losses(judge.task.model, judge.task.objective, judge.targets, theta)
+        task = judge.task
+        after = target_losses(task.model, task.objective, judge.targets, theta, task.ranks)
         return float(over_targets(judge.targets, after)) - scores.overall_loss
 
     def outcome(self) -> Outcome:
@@ -159,7 +160,7 @@ class Selector:
         state: State,
         steps: Sequence[Step],
         first_step: int,
-        parts: Sequence[Sequence[int]] | None = None,
+        parts: Sequence[Sequence[Array]] | None = None,
         *,
         known: Gradient | None = None,
         exactly: bool = False,
@@ -185,14 +186,14 @@ class Selector:
         return replace(decided, alike=alike)
 
     def decide(
-        self, judged: Judged, first_step: int = 0, parts: Sequence[Sequence[int]] | None = None
+        self, judged: Judged, first_step: int = 0, parts: Sequence[Sequence[Array]] | None = None
     ) -> Decided:
         """Choose what to keep of a judged window.
 
         Args:
             first_step: of the window, in the run.
-            parts: sizes of the parts of every step, such as the batches of a loop that adds up
-                gradients; the budget keeps its share of each. None for whole steps.
+            parts: positions in every step of its parts, such as the batches of a loop that adds
+                up gradients; the budget keeps its share of each. None for whole steps.
         """
         budget = self.step_budget
         scores, weights = [], []
@@ -202,14 +203,10 @@ class Selector:
             if budget is None:
                 weights.append(values / values.mean())
                 continue
-            ends = np.cumsum([len(rows)] if parts is None else parts[k])
-            kept = [
-                budget.choose(
-                    scores[k][part], _at(self.groups, rows[part]), _at(self.tokens, rows[part])
-                ).kept
-                for part in np.split(np.arange(len(rows)), ends[:-1])
-            ]
-            weights.append(np.concatenate(kept).astype(float))
+            weights.append(np.zeros(len(rows)))
+            for part in [np.arange(len(rows))] if parts is None else parts[k]:
+                groups, tokens = (_at(column, rows[part]) for column in (self.groups, self.tokens))
+                weights[k][part] = budget.choose(scores[k][part], groups, tokens).kept
         return Decided(self.judge, judged, first_step, scores, weights)
 
     def run(
@@ -283,7 +280,7 @@ class Selector:
             central=model.dtype == torch.float64 or model.autocast is not None,
             exact_jump=judge.scoring.jump_bytes is not None,
             probing=self.probing if judge.goes_back else 0.0,
-            watched=judge.watches(steps),
+            watched=judge.watches and len(steps[0].chunks()) == 1,
         )
 
     @property

@@ -207,7 +207,7 @@ class Judge:
         known: Gradient | None = None,
     ) -> Judged:
         seen = None
-        if known is None and len(steps) <= WATCHED and self.watches(steps):
+        if known is None and len(steps) <= WATCHED and self.watches:
             seen = self.differences.slopes.see(Point(self.task, state.theta, steps[0]))
             known = None if seen is None else seen.grad
         recording = record(
@@ -245,12 +245,13 @@ class Judge:
         ]
         return Judged(steps, recording.final, recording.losses, scores, values)
 
-    def watches(self, steps: Sequence[Step]) -> bool:
-        """Whether the pass that records a window's first step serves to score it, too.
+    @property
+    def watches(self) -> bool:
+        """Whether the pass that records a window's first step may serve to score it, too.
 
-        Not where training computes in another precision than scores, or in parts.
+        Not where training computes in another precision than scores.
         """
-        return self.goes_back and self.task.model.autocast is None and len(steps[0].chunks()) == 1
+        return self.goes_back and self.task.model.autocast is None
 
     def _offer(self, step: Step, losses: Tensor, influences: Tensor | None) -> Offer:
         """The candidates of a step as the policy sees them."""

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from curate.errors import RunError
 from curate.rules import State
 from curate.runtime.files import checksum
-from curate.runtime.ranks import ALONE, Ranks, everywhere, own_share
+from curate.runtime.ranks import ALONE, Ranks, everywhere, own_share, shares
 
 HEADER = 4096
 """Bytes that a file takes beyond its state, about: names, and rounding up to disk blocks."""
@@ -149,7 +149,9 @@ class Snapshots:
         if not self.sharded:
             return kept
         parts = zip(kept.tensors(), self._numels, strict=True)
-        return kept.with_tensors(tuple(self.ranks.join(part, count) for part, count in parts))
+        return kept.with_tensors(
+            tuple(self.ranks.join(part, shares(self.ranks, count)) for part, count in parts)
+        )
 
     def _write(self, k: int, state: State) -> _File:
         named = {"theta": state.theta} | {f"/{name}": slot for name, slot in state.slots.items()}

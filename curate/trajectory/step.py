@@ -6,10 +6,10 @@ weights, learning rates, RNG) or in the rule.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from curate.models import FlatModel, Objective
 from curate.models.hidden import Hidden
 from curate.models.randomness import NUMPY, PYTHON, Source, seeded, torch_sources
 from curate.rules import Rule, State
-from curate.runtime.ranks import ALONE, Ranks, own_share
+from curate.runtime.ranks import ALONE, Ranks, shares
 
 Watch = Callable[[slice], AbstractContextManager[Callable[[Tensor], None]]]
 
@@ -38,6 +38,8 @@ class Step:
         before and after were collated apart; ascending, within 1..n-1.
     scale: what the mean gradient is multiplied by before clipping, for a caller's
         loop whose loss is not quite the mean.
+    held: how many of the rows each rank has, where ranks have rows of their own: the first
+        so many are rank 0's, and so on. None where all have all and compute even shares.
     """
 
     rows: Tensor
@@ -47,6 +49,7 @@ class Step:
     micro_batch: int = 0
     cuts: tuple[int, ...] = ()
     scale: float = 1.0
+    held: tuple[int, ...] | None = None
 
     def chunks(self) -> list[slice]:
         """The slices of `rows` that go through the model together."""
@@ -62,11 +65,16 @@ class Step:
         """This step on some of its candidates, by ascending position, shape (k,)."""
         within = positions.tolist()
         cuts = {bisect_left(within, cut) for cut in self.cuts} - {0, len(within)}
+        held = None
+        if self.held is not None:
+            ends = [bisect_left(within, end) for end in accumulate(self.held)]
+            held = tuple(end - start for start, end in pairwise([0, *ends]))
         return replace(
             self,
             rows=self.rows[positions],
             weights=self.weights[positions],
             cuts=tuple(sorted(cuts)),
+            held=held,
         )
 
     def reweight(self, weights: Tensor) -> "Step":
@@ -112,9 +120,17 @@ class Task:
         Those of `Step.chunks`, cut where the share of this rank begins and ends. The RNG is
         seeded by chunk: dropout falls as in one process where no chunk is cut.
         """
-        share = own_share(self.ranks, len(step.rows))
-        cut = (slice(max(c.start, share.start), min(c.stop, share.stop)) for c in step.chunks())
+        lengths, rank = self._lengths(step), self.ranks.rank
+        start, stop = sum(lengths[:rank]), sum(lengths[: rank + 1])
+        cut = (slice(max(c.start, start), min(c.stop, stop)) for c in step.chunks())
         return [chunk for chunk in cut if chunk.start < chunk.stop]
+
+    def join(self, part: Tensor, step: Step) -> Tensor:
+        """Values of the rows of this rank's chunks, (..., k), and of all others', (..., n)."""
+        return self.ranks.join(part, self._lengths(step))
+
+    def _lengths(self, step: Step) -> Sequence[int]:
+        return shares(self.ranks, len(step.rows)) if step.held is None else step.held
 
 
 class ChunkLosses(NamedTuple):
@@ -172,7 +188,7 @@ def gradient(
         mean = task.ranks.sum(task.model.gradient())
     if step.scale != 1:
         mean *= step.scale
-    losses, sizes = task.ranks.join(torch.cat(rows, dim=1), len(step.rows))
+    losses, sizes = task.join(torch.cat(rows, dim=1), step)
     return Gradient(mean.div_(nonzero(terms(step, sizes))), losses, sizes)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from curate import LookAheadLoader
-from curate.errors import ModelError, OptimizerError, OptionError, UserError
+from curate.errors import ModelError, OptimizerError, OptionError
 from tests.integrations.loop import cosine, data, loader, losses, net, target, train
 from tests.integrations.prophecy import foretell
 
@@ -404,11 +404,3 @@ def test_a_loader_can_be_pickled_and_copied() -> None:
     )
     for twin in (pickle.loads(pickle.dumps(wrapped)), copy.deepcopy(wrapped)):
         assert len(list(twin)) == 6
-
-
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 8)
-    model = net()
-    with pytest.raises(UserError, match="8 processes train together"):
-        LookAheadLoader(loader(), model, OPTIMIZERS["sgd"](model.parameters()), losses, target())

@@ -17,7 +17,7 @@ def test_a_report_compares_what_came_with_what_was_predicted() -> None:
 
 
 def test_a_window_knows_what_the_loop_was_not_given_yet() -> None:
-    window = Window([1, 2, 3], [np.ones(4)] * 3, decided=None)
+    window = Window([1, 2, 3], [np.ones(4)] * 3, [1.0] * 3)
     assert window.ahead == 3
     window.handed = 2
     assert window.ahead == 1

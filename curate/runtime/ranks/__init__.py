@@ -6,21 +6,26 @@ from curate.runtime.ranks.base import (
     Ranks,
     agreed,
     everywhere,
+    exchanged,
     own_share,
     require_same,
     share,
+    shares,
 )
-from curate.runtime.ranks.group import Group, join_group
+from curate.runtime.ranks.group import Group, Members, join_group
 
 __all__ = [
     "ALONE",
     "Alone",
     "Group",
+    "Members",
     "Ranks",
     "agreed",
     "everywhere",
+    "exchanged",
     "join_group",
     "own_share",
     "require_same",
     "share",
+    "shares",
 ]

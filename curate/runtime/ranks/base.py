@@ -6,8 +6,10 @@ are kept. What one rank alone would find in a sum of gradients, they find togeth
 """
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,10 +37,10 @@ class Ranks(Protocol):
         """The sum over ranks, the same bits on all of them; `part` may be overwritten with it."""
         ...
 
-    def join(self, part: Tensor, count: int) -> Tensor:
-        """Every rank's share put together along the last dimension, bit for bit.
+    def join(self, part: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Every rank's part put together along the last dimension, bit for bit.
 
-        part: shape (..., k), k being the length of `own_share` of `count`; gives (..., count).
+        part: shape (..., k), k being this rank's own of `lengths`; gives (..., their sum).
         """
         ...
 
@@ -58,8 +60,8 @@ class Alone:
     def sum(self, part: Tensor) -> Tensor:
         return part
 
-    def join(self, part: Tensor, count: int) -> Tensor:
-        assert part.shape[-1] == count
+    def join(self, part: Tensor, lengths: Sequence[int]) -> Tensor:
+        assert [part.shape[-1]] == [*lengths]
         return part
 
     def same(self, tensor: Tensor) -> Tensor:
@@ -81,6 +83,12 @@ def own_share(ranks: Ranks, count: int) -> slice:
     return share(count, ranks.rank, ranks.size)
 
 
+def shares(ranks: Ranks, count: int) -> list[int]:
+    """How many of `count` things every rank has as its `own_share`."""
+    parts = (share(count, rank, ranks.size) for rank in range(ranks.size))
+    return [part.stop - part.start for part in parts]
+
+
 def everywhere(ranks: Ranks, holds: bool) -> bool:
     """Whether something holds on every rank. Waits for all of them."""
     return int(ranks.sum(torch.tensor(int(not holds)))) == 0
@@ -89,6 +97,18 @@ def everywhere(ranks: Ranks, holds: bool) -> bool:
 def agreed(ranks: Ranks, value: float) -> float:
     """Rank 0's number, for decisions by what is measured."""
     return float(ranks.same(torch.tensor(value, dtype=torch.float64)))
+
+
+def exchanged(ranks: Ranks, value: Any) -> list[Any]:
+    """Every rank's value, by rank; arrays come as lists, and the rest is what JSON holds."""
+    if ranks.size == 1:
+        return [value]
+    written = json.dumps(value, default=lambda array: array.tolist()).encode()
+    counts = torch.zeros(ranks.size, dtype=torch.int64)
+    counts[ranks.rank] = len(written)
+    lengths = ranks.sum(counts).tolist()
+    parts = ranks.join(torch.frombuffer(bytearray(written), dtype=torch.uint8), lengths)
+    return [json.loads(part.numpy().tobytes()) for part in parts.split(lengths)]
 
 
 def require_same(ranks: Ranks, what: str, text: str) -> None:
