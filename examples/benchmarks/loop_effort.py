@@ -16,7 +16,8 @@ About five minutes on two cores, one on a GPU.
 import argparse
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,7 +53,7 @@ class Loop:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         setting = Setting(length=arguments.length)
-        self.device = torch.device(arguments.device)
+        self.device, self.steps = torch.device(arguments.device), arguments.steps
         torch.manual_seed(0)
         self.model: Any = GPT2LMHeadModel(
             GPT2Config(
@@ -72,12 +73,17 @@ class Loop:
         ).to(self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         generator = torch.Generator().manual_seed(0)
-        count = arguments.batch * arguments.steps
+        turns = arguments.repeats * (1 + len(WAYS)) + len(WAYS)
+        count = arguments.batch * (arguments.warm_up + turns * arguments.steps)
         rows = torch.cat([sequences(k, count // 2, setting, generator) for k in range(2)])
         order = torch.randperm(len(rows), generator=generator)
-        self.batches = [part.to(self.device) for part in rows[order].split(arguments.batch)]
+        self.pool = iter(rows[order].to(self.device).split(arguments.batch))
         self.of_target = {tuple(row) for row in rows[: count // 2].tolist()}
         self.targets = sequences(0, arguments.targets, setting, generator).to(self.device)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The next batches, as many as a turn has, which nobody has seen."""
+        return islice(self.pool, self.steps)
 
     def train(self, batches: Iterable[Tensor]) -> float:
         """Seconds per step of one pass over the batches."""
@@ -116,13 +122,12 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     loop = Loop(arguments)
-    for _ in range(-(-arguments.warm_up // arguments.steps)):
-        loop.train(loop.batches)
+    loop.train(islice(loop.pool, arguments.warm_up))
     loop.optimizer.param_groups[0]["lr"] = arguments.lr
     effort.ALIKE = 0.0
     ways = {
         name: LookAheadLoader(
-            loop.batches, loop.model, loop.optimizer, losses, loop.targets, keep=0.5, **options
+            loop, loop.model, loop.optimizer, losses, loop.targets, keep=0.5, **options
         )
         for name, options in WAYS.items()
     }
@@ -131,7 +136,7 @@ def main() -> None:
     ratios: dict[str, list[float]] = {name: [] for name in ways}
     shares: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(arguments.repeats):
-        plain = loop.train(loop.batches)
+        plain = loop.train(loop)
         for name, way in ways.items():
             ratios[name].append(loop.train(way) / plain)
             shares[name].append(loop.share_of_target())
