@@ -170,19 +170,20 @@ class Selector:
 
         known: the gradient of the first step, if somebody has it. side: see `Pace`.
         """
-        shortcut = None if self.pace is None else self.pace.shortcut(state, side)
-        quick = None
-        if self.pace is not None and shortcut is not None:
-            judged = self.judge.glance(state, steps[0], shortcut)
-            quick = replace(self.decide(judged, first_step, parts), effort=self.pace.effort)
-            if not (self.pace.due() or exactly):
+        pace, quick = self.pace, None
+        if pace is not None and (shortcut := pace.shortcut(state, side)) is not None:
+            check = pace.due()
+            if check or not exactly:
+                judged = self.judge.glance(state, steps[0], shortcut)
+                quick = replace(self.decide(judged, first_step, parts), effort=pace.effort)
+            if quick is not None and not check:
                 return quick
         judged = self.judge.judge(state, steps, first_step=first_step, known=known)
         decided = self.decide(judged, first_step, parts)
-        if quick is None or self.pace is None:
+        if quick is None or pace is None:
             return decided
         alike = float(np.mean((quick.weights[0] > 0) == (decided.weights[0] > 0)))
-        self.pace.enter(alike)
+        pace.enter(alike)
         return replace(decided, alike=alike)
 
     def decide(

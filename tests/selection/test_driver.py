@@ -11,6 +11,7 @@ from curate.influence import Scoring, score_window, target_losses
 from curate.rules import SGD, State
 from curate.selection.budget import Budget
 from curate.selection.driver import Decided, Selector
+from curate.selection.effort import FIRST_STEPS, Pace
 from curate.selection.judge import Judge
 from curate.selection.policies import LookAhead, Policy, Random, SmallLoss
 from curate.trajectory import Step, record, replay
@@ -234,3 +235,51 @@ def test_losses_have_no_error_to_expect() -> None:
     scores = chosen.run(start(chosen), tiny.steps(4, size=6))
     assert scores.errors is None
     assert not scores.windows
+
+
+LATER = State(torch.zeros(1), {}, FIRST_STEPS)
+
+
+def looked(chosen: Selector, *, exactly: bool = False) -> Decided:
+    return chosen.look(
+        start(chosen)._replace(step=FIRST_STEPS), one_epoch(6)[:1], 0, exactly=exactly
+    )
+
+
+def test_less_effort_is_taken_beside_the_exact_choice_when_that_is_due() -> None:
+    chosen = selector(1, 0.5, pace=Pace("fast"))
+    first = looked(chosen)
+    assert first.effort == "exact"
+    assert first.judged.final is not None
+    assert first.alike is not None
+    shortcut = Pace("fast").shortcut(LATER)
+    assert shortcut is not None
+    quick = chosen.judge.glance(start(chosen)._replace(step=FIRST_STEPS), one_epoch(6)[0], shortcut)
+    (kept,) = chosen.decide(quick).weights
+    assert first.alike == np.mean((kept > 0) == (first.weights[0] > 0))
+
+
+def test_less_effort_alone_says_what_it_does_not_know() -> None:
+    chosen = selector(1, 0.5, pace=(pace := Pace("fast")))
+    pace._wait = 5
+    quick = looked(chosen)
+    assert quick.effort == "fast"
+    assert quick.alike is None
+    assert quick.judged.final is None
+    assert quick.realized(start(chosen).theta) is None
+    outcome = quick.outcome()
+    assert outcome.target_loss is None
+    assert outcome.predicted is not None
+    assert outcome.kept == 3
+    theta = quick.trained(start(chosen)).theta
+    (step,) = (quick.kept(0),)
+    assert torch.equal(
+        theta, replay(chosen.judge.task, chosen.judge.rule, start(chosen), [step]).theta
+    )
+
+
+def test_a_choice_that_has_to_be_exact_takes_no_shortcut(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = selector(1, 0.5, pace=(pace := Pace("fast")))
+    pace._wait = 5
+    monkeypatch.setattr(Judge, "glance", None)
+    assert looked(chosen, exactly=True).effort == "exact"
