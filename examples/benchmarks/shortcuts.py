@@ -59,7 +59,7 @@ def digits() -> Problem:
     target, x, y = [x[:450], y[:450]], x[450:], y[450:].clone()
     wrong = torch.rand(len(y), generator=generator) < 0.4
     y[wrong] = torch.randint(10, (int(wrong.sum()),), generator=generator)
-    batches = []
+    batches: list[Any] = []
     while len(batches) < 200:
         rows = torch.randperm(len(x), generator=generator).split(BATCH)
         batches += [[x[part], y[part]] for part in rows if len(part) == BATCH]
@@ -193,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--threads", type=int, default=1)
     torch.set_num_threads(parser.parse_args().threads)
-    problems = {
+    problems: dict[str, Callable[[], Problem]] = {
         "digits, MLP, 450 target rows": digits,
         "GPT, 16 target rows": lambda: gpt(16),
         "GPT, 128 target rows": lambda: gpt(128),
