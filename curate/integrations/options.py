@@ -52,7 +52,8 @@ class Options:
         "fast", see `Shortcut`: by the optimizer's state instead of the candidates' gradient, and
         with target rows drawn anew. The exact choice is made beside it now and then; where fewer
         than 90 % of rows are decided alike, a warning says so and more effort is taken from
-        there on. If None, "balanced" where that goes.
+        there on, unless the target has more than four times as many rows as the batch. If None,
+        "balanced" where that goes.
     label: the class of every example; a key of the batch, or batch -> shape (n,). Values are put
         on one scale within each class, since influences of different classes seldom share one.
     group_by: the group of every example, read as `label` is; every group keeps the same share.

@@ -183,7 +183,7 @@ class Selector:
         if quick is None or pace is None:
             return decided
         alike = float(np.mean((quick.weights[0] > 0) == (decided.weights[0] > 0)))
-        pace.enter(alike)
+        pace.enter(alike, self.judge.target_rows / len(steps[0].rows))
         return replace(decided, alike=alike)
 
     def decide(

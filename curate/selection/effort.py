@@ -2,7 +2,8 @@
 
 Exact influences take the candidates' gradient and that of all target rows. `balanced` and `fast`
 take shortcuts (`influence.shortcut`), and the exact choice is made beside theirs now and then:
-where fewer than `ALIKE` of the rows are decided alike, more effort is taken from there on.
+where fewer than `ALIKE` of the rows are decided alike, more effort is taken from there on, unless
+exact influences would take `DEAREST` times what the step itself does, for many target rows.
 """
 
 import warnings
@@ -24,6 +25,8 @@ MORE: MappingProxyType[Effort, Effort] = MappingProxyType({"fast": "balanced", "
 FIRST_STEPS = 10
 """Updates of an optimizer before its state says enough to do without the step's gradient."""
 ALIKE = 0.9
+DEAREST = 4.0
+"""Gradients of a batch that a pass over all target rows may cost, for effort to be raised to it."""
 FEWEST, RECENT = 3, 8
 """Checks in a row that are averaged before effort is raised: at least where the mean is below
 `ALIKE` by more than its standard error, and at most."""
@@ -45,6 +48,7 @@ class Pace:
     _checks: list[float] = field(default_factory=list, init=False)
     _wait: int = field(default=0, init=False)
     _gap: int = field(default=OFTEN, init=False)
+    _stays: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._set_out()
@@ -64,22 +68,35 @@ class Pace:
             return False
         return True
 
-    def enter(self, alike: float) -> None:
-        """Add the share of a step's rows that were decided as they are exactly."""
+    def enter(self, alike: float, price: float) -> None:
+        """Add the share of a step's rows that were decided as they are exactly.
+
+        price: a pass over all target rows, in gradients of the step.
+        """
         self._checks = [*self._checks, alike][-RECENT:]
         count = len(self._checks)
         if count < FEWEST:
             return
         self._wait, self._gap = self._gap, min(2 * self._gap, SELDOM)
         room = stdev(self._checks) / sqrt(count) if count < RECENT else 0.0
-        if mean(self._checks) + room < ALIKE:
-            less, self.effort = self.effort, MORE[self.effort]
-            warnings.warn(
-                f"effort={less} decided {mean(self._checks):.0%} of rows as exact influences do, "
-                f"in {count} batches that were checked; effort is {self.effort} from here on.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if self._stays or mean(self._checks) + room >= ALIKE:
+            return
+        less, more = self.effort, MORE[self.effort]
+        self._stays = more == "exact" and price > DEAREST
+        then = (
+            f"exact ones would take {price:.0f} gradients of a batch at every step for all target "
+            "rows, so it stays; give fewer rows, larger batches, a longer horizon or effort=exact"
+            if self._stays
+            else f"effort is {more} from here on"
+        )
+        warnings.warn(
+            f"effort={less} decided {mean(self._checks):.0%} of rows as exact influences do, in "
+            f"{count} batches that were checked; {then}.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        if not self._stays:
+            self.effort = more
             self._set_out()
 
     def _set_out(self) -> None:
@@ -94,6 +111,7 @@ class Pace:
             "checks": list(self._checks),
             "wait": self._wait,
             "gap": self._gap,
+            "stays": self._stays,
             "shortcuts": [shortcut.saved() for shortcut in self._shortcuts],
         }
 
@@ -101,6 +119,7 @@ class Pace:
         """Resume from what was `saved`."""
         self.effort = saved["effort"]
         self._set_out()
-        self._checks, self._wait, self._gap = saved["checks"], saved["wait"], saved["gap"]
+        self._checks, self._stays = saved["checks"], saved["stays"]
+        self._wait, self._gap = saved["wait"], saved["gap"]
         for shortcut, state in zip(self._shortcuts, saved["shortcuts"], strict=True):
             shortcut.restore(state, device)

@@ -8,6 +8,7 @@ import torch
 from curate.rules import State
 from curate.selection.effort import FIRST_STEPS, Pace
 
+CHEAP = 0.5
 LATER = State(torch.zeros(3), {}, FIRST_STEPS)
 
 
@@ -36,7 +37,7 @@ def checks(pace: Pace, alike: float, steps: int) -> list[int]:
     for k in range(steps):
         if pace.due():
             found.append(k)
-            pace.enter(alike)
+            pace.enter(alike, CHEAP)
     return found
 
 
@@ -61,11 +62,29 @@ def test_a_few_poor_checks_do_not_decide_where_the_mean_is_uncertain() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for alike in (0.8, 1.0, 0.85, 0.89, 0.89, 0.89, 0.89):  # the mean is below, just
-            pace.enter(alike)
+            pace.enter(alike, CHEAP)
     assert pace.effort == "balanced"
     with pytest.warns(RuntimeWarning, match="in 8 batches"):
-        pace.enter(0.89)
+        pace.enter(0.89, CHEAP)
     assert pace.effort == "exact"
+
+
+def poor(pace: Pace) -> None:
+    """Three checks of a target whose rows take nine times the step."""
+    for _ in range(3):
+        pace.enter(0.6, 9.0)
+
+
+def test_effort_is_not_raised_to_what_takes_many_times_the_step() -> None:
+    fast, balanced = Pace("fast"), Pace("balanced")
+    with pytest.warns(RuntimeWarning, match="effort is balanced from here on"):
+        poor(fast)
+    with pytest.warns(RuntimeWarning, match="exact ones would take 9 gradients .* so it stays"):
+        poor(balanced)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        poor(balanced)  # which has been said
+    assert balanced.effort == "balanced"
 
 
 def test_what_is_saved_goes_on_alike() -> None:
