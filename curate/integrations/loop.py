@@ -220,13 +220,14 @@ class LiveLoop:
         """Decide on a window, given as its batches in order.
 
         With `keep="auto"` a window may go through whole and unscored, and one in which all
-        learning rates are 0, as a warm-up begins, does: it has no report then.
+        learning rates are 0, as a warm-up begins, does, and the first ten steps of an optimizer
+        where exact influences cost too much (`Pace`): it has no report then.
         """
         sizes = [batch_length(batch) for batch in batches]
         steps = -(-len(batches) // self.accumulate)
         rates = self.training.learning_rates(steps)
         moves = any(rate for step in rates for rate in step)
-        if (self._paying and not self._paying.due()) or not moves:
+        if self._abstains(sizes) or (self._paying and not self._paying.due()) or not moves:
             self._steps_decided += steps
             return [kept_whole(size, len(self._targets)) for size in sizes]
         begin = time.monotonic()
@@ -251,6 +252,12 @@ class LiveLoop:
             return decisions
         means = np.concatenate(self._factors)
         return [replace(d, weights=d.weights * x) for d, x in zip(decisions, means, strict=True)]
+
+    def _abstains(self, sizes: Sequence[int]) -> bool:
+        """See `Pace`; several processes, whose batches may be of other sizes, do not."""
+        price = sum(len(target.examples) for target in self._sides[0][0]) / sum(sizes)
+        alone = self.training.ranks.size == 1
+        return alone and self._pace.abstains(price, lambda: self.training.read()[1].state().step)
 
     def finish(self) -> None:
         """Measure what the last window did, and write what is to be logged."""

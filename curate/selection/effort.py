@@ -7,6 +7,7 @@ exact influences would take `DEAREST` times what the step itself does, for many 
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import sqrt
 from statistics import mean, stdev
@@ -23,10 +24,13 @@ SHORTCUTS = MappingProxyType({"balanced": (0.5, 16), "fast": (0.1, 16)})
 """Target rows per step, as a share of the candidates; how many steps their gradient may serve."""
 MORE: MappingProxyType[Effort, Effort] = MappingProxyType({"fast": "balanced", "balanced": "exact"})
 FIRST_STEPS = 10
-"""Updates of an optimizer before its state says enough to do without the step's gradient."""
+"""Updates of an optimizer before its state says enough to do without the step's gradient. Till then
+influences are exact, or nothing is chosen where those cost too much."""
 ALIKE = 0.9
 DEAREST = 4.0
 """Gradients of a batch that a pass over all target rows may cost, for effort to be raised to it."""
+SPACED = 16.0
+"""Steps from one check to the next at least, where it costs more: for each such gradient."""
 FEWEST, RECENT = 3, 8
 """Checks in a row that are averaged before effort is raised: at least where the mean is below
 `ALIKE` by more than its standard error, and at most."""
@@ -49,6 +53,7 @@ class Pace:
     _wait: int = field(default=0, init=False)
     _gap: int = field(default=OFTEN, init=False)
     _stays: bool = field(default=False, init=False)
+    _early: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         self._set_out()
@@ -60,6 +65,16 @@ class Pace:
         """
         few = state.step < FIRST_STEPS or state.theta.dtype in (torch.float16, torch.bfloat16)
         return None if self.effort == "exact" or few else self._shortcuts[side]
+
+    def abstains(self, price: float, updates: Callable[[], int]) -> bool:
+        """Whether nothing is chosen yet, where exact influences cost much and others know little.
+
+        price: see `enter`. updates: gives how many the optimizer has made.
+        """
+        if self.effort == "exact" or price <= DEAREST or not self._early:
+            return False
+        self._early = updates() < FIRST_STEPS
+        return self._early
 
     def due(self) -> bool:
         """Whether the step for which a shortcut is taken is to be decided exactly, too."""
@@ -75,9 +90,10 @@ class Pace:
         """
         self._checks = [*self._checks, alike][-RECENT:]
         count = len(self._checks)
+        self._wait = int(SPACED * price) if price > DEAREST else 0
         if count < FEWEST:
             return
-        self._wait, self._gap = self._gap, min(2 * self._gap, SELDOM)
+        self._wait, self._gap = max(self._wait, self._gap), min(2 * self._gap, SELDOM)
         room = stdev(self._checks) / sqrt(count) if count < RECENT else 0.0
         if self._stays or mean(self._checks) + room >= ALIKE:
             return

@@ -198,6 +198,26 @@ def test_effort_is_checked_after_the_first_steps_and_seldom_then(effort: str) ->
     assert tracked["alike"] == reports[10].alike
 
 
+@pytest.mark.parametrize(("effort", "first"), [("balanced", 10), ("exact", 0)])
+def test_with_many_target_rows_the_first_steps_go_through_whole(effort: str, first: int) -> None:
+    """Of 8 candidates: exact influences of 64 target rows would take eight times the step."""
+    model = net(dropout=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.002)
+    small = list(DataLoader(data(COUNT, 0.4), batch_size=8))
+    loop = LookAheadLoader(
+        small, model, optimizer, losses, target(), keep=0.5, effort=effort, rounds=1
+    )
+    sizes = []
+    for batch in loop:
+        sizes.append(len(batch[0]))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+        optimizer.step()
+    assert sizes == [8] * first + [4] * (12 - first)
+    assert len(loop.reports) == 12 - first
+    assert [report.first_step for report in loop.reports] == [*range(first, 12)]
+
+
 @pytest.mark.filterwarnings("ignore:effort=")
 def test_what_efforts_cost_in_passes(
     passes: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch

@@ -114,7 +114,7 @@ def watched(self, batch, weights):
     return hand(self, batch, weights)
 
 LiveLoop._part = watched
-logged(Path(sys.argv[1]), epochs=99, horizon=1, rounds=1)
+logged(Path(sys.argv[1]), epochs=99, horizon=1, rounds=1, effort="exact")
 """
 
 

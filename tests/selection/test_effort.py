@@ -87,6 +87,20 @@ def test_effort_is_not_raised_to_what_takes_many_times_the_step() -> None:
     assert balanced.effort == "balanced"
 
 
+def test_where_target_rows_cost_much_checks_are_far_apart_and_the_first_steps_abstain() -> None:
+    pace = Pace("balanced")
+    assert pace.abstains(9.0, lambda: FIRST_STEPS - 1)
+    assert not pace.abstains(CHEAP, lambda: 0)
+    assert not Pace("exact").abstains(9.0, lambda: 0)
+    assert not pace.abstains(9.0, lambda: FIRST_STEPS)
+    found = []
+    for k in range(600):
+        if pace.due():
+            found.append(k)
+            pace.enter(1.0, 9.0)
+    assert found == [0, 145, 290, 435, 580]
+
+
 def test_what_is_saved_goes_on_alike() -> None:
     pace, other = Pace("balanced", sides=2), Pace("fast", sides=2)
     checks(pace, 0.95, 20)
