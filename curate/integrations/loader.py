@@ -51,7 +51,7 @@ class LookAheadLoader:
 
     Cost of choosing, in gradients of one step's batch, beside training itself on what is kept. At
     a horizon of 1: 1.3 for the candidates and one of all target rows, with effort "exact"; 2/3 and
-    a half with "balanced", 2/3 and a tenth with "fast", a few checks aside (`Pace`). At a longer
+    a quarter with "balanced", 2/3 and a tenth with "fast", a few checks aside (`Pace`). At a longer
     one, per step, R (1 + 1.3) for R rounds, R less at the first of a window of up to four, and
     one more where a step's gradient was not kept; per window, R gradients of the targets and one
     forward pass over them. Memory beside the loop's: K states of the optimizer (at most

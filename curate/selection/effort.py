@@ -20,7 +20,7 @@ from curate.influence import Shortcut
 from curate.rules import State
 
 Effort = Literal["exact", "balanced", "fast"]
-SHORTCUTS = MappingProxyType({"balanced": (0.5, 16), "fast": (0.1, 16)})
+SHORTCUTS = MappingProxyType({"balanced": (0.25, 16), "fast": (0.1, 16)})
 """Target rows per step, as a share of the candidates; how many steps their gradient may serve."""
 MORE: MappingProxyType[Effort, Effort] = MappingProxyType({"fast": "balanced", "balanced": "exact"})
 FIRST_STEPS = 10
