@@ -3,7 +3,7 @@
 Every method gets the same processor time, choosing included, from the same start and over batches
 in the same order; whoever is slower sees fewer of them. Half of a batch is kept, except by `as it
 comes`, which keeps four fifths while that pays. `gradient dot` ranks rows by the product of
-their gradient with the target's, without the optimizer, at the cost of `balanced` or more. Ten times on
+their gradient with the target's, without the optimizer, at no less cost. Ten times on
 the way, off the clock, validation and test rows are measured: the test loss where the validation
 loss was lowest, and at the end. The validation rows are the target, so nobody has others.
 
