@@ -59,6 +59,7 @@ class Shortcut:
         self._left = 0
         self._gradients: Tensor | None = None
         self._losses = torch.zeros(0)
+        self._names: tuple[str, ...] = ()  # of the parameters that the gradients are by
 
     def saved(self) -> dict[str, Any]:
         """All that the next influences depend on."""
@@ -67,13 +68,14 @@ class Shortcut:
             "left": self._left,
             "gradients": self._gradients,
             "losses": self._losses,
+            "names": [*self._names],
         }
 
     def restore(self, saved: dict[str, Any], device: torch.device) -> None:
         """Resume from what was `saved`."""
         self._generator.set_state(saved["generator"])
         self._left, self._losses = saved["left"], saved["losses"]
-        gradients = saved["gradients"]
+        self._names, gradients = tuple(saved["names"]), saved["gradients"]
         self._gradients = None if gradients is None else gradients.to(device)
 
     def scores(
@@ -87,6 +89,8 @@ class Shortcut:
             NonFiniteError: a loss is NaN or infinite.
         """
         none = torch.zeros_like(state.theta)
+        if self._names != task.model.names:  # others train since
+            self._names, self._gradients, self._left = task.model.names, None, 0
         if not self._left:
             self._look(task, rule.update(none, state, step.lrs), targets, len(step.rows))
         self._left -= 1

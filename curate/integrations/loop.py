@@ -256,8 +256,9 @@ class LiveLoop:
     def _abstains(self, sizes: Sequence[int]) -> bool:
         """See `Pace`; several processes, whose batches may be of other sizes, do not."""
         price = sum(len(target.examples) for target in self._sides[0][0]) / sum(sizes)
-        alone = self.training.ranks.size == 1
-        return alone and self._pace.abstains(price, lambda: self.training.read()[1].state().step)
+        alone, read = self.training.ranks.size == 1, self.training.read
+        step, pace = self._steps_decided, self._pace
+        return alone and pace.abstains(step, price, lambda: read()[1].state().step)
 
     def finish(self) -> None:
         """Measure what the last window did, and write what is to be logged."""

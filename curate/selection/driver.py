@@ -171,7 +171,7 @@ class Selector:
         known: the gradient of the first step, if somebody has it. side: see `Pace`.
         """
         pace, quick = self.pace, None
-        if pace is not None and (shortcut := pace.shortcut(state, side)) is not None:
+        if pace is not None and (shortcut := pace.shortcut(state, first_step, side)) is not None:
             check = pace.due()
             if check or not exactly:
                 judged = self.judge.glance(state, steps[0], shortcut)

@@ -58,20 +58,22 @@ class Pace:
     def __post_init__(self) -> None:
         self._set_out()
 
-    def shortcut(self, state: State, side: int = 0) -> Shortcut | None:
-        """What to take for the step after this state; None: the exact way.
+    def shortcut(self, state: State, step: int, side: int = 0) -> Shortcut | None:
+        """What to take for a step of the run, from this state; None: the exact way.
 
-        Weights of sixteen bits cannot be moved by so little.
+        Not all optimizers count their updates, and weights of sixteen bits cannot be moved by so
+        little.
         """
-        few = state.step < FIRST_STEPS or state.theta.dtype in (torch.float16, torch.bfloat16)
-        return None if self.effort == "exact" or few else self._shortcuts[side]
+        few = max(state.step, step) < FIRST_STEPS
+        exact = few or state.theta.dtype in (torch.float16, torch.bfloat16)
+        return None if self.effort == "exact" or exact else self._shortcuts[side]
 
-    def abstains(self, price: float, updates: Callable[[], int]) -> bool:
+    def abstains(self, step: int, price: float, updates: Callable[[], int]) -> bool:
         """Whether nothing is chosen yet, where exact influences cost much and others know little.
 
         price: see `enter`. updates: gives how many the optimizer has made.
         """
-        if self.effort == "exact" or price <= DEAREST or not self._early:
+        if self.effort == "exact" or price <= DEAREST or step >= FIRST_STEPS or not self._early:
             return False
         self._early = updates() < FIRST_STEPS
         return self._early

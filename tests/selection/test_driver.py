@@ -252,7 +252,7 @@ def test_less_effort_is_taken_beside_the_exact_choice_when_that_is_due() -> None
     assert first.effort == "exact"
     assert first.judged.final is not None
     assert first.alike is not None
-    shortcut = Pace("fast").shortcut(LATER)
+    shortcut = Pace("fast").shortcut(LATER, 0)
     assert shortcut is not None
     quick = chosen.judge.glance(start(chosen)._replace(step=FIRST_STEPS), one_epoch(6)[0], shortcut)
     (kept,) = chosen.decide(quick).weights

@@ -14,21 +14,23 @@ LATER = State(torch.zeros(3), {}, FIRST_STEPS)
 
 def test_the_first_steps_of_an_optimizer_are_exact() -> None:
     pace = Pace("fast")
-    assert pace.shortcut(LATER._replace(step=FIRST_STEPS - 1)) is None
-    assert pace.shortcut(LATER) is not None
+    early = LATER._replace(step=FIRST_STEPS - 1)
+    assert pace.shortcut(early, FIRST_STEPS - 1) is None
+    assert pace.shortcut(LATER, 0) is not None
+    assert pace.shortcut(early._replace(step=0), FIRST_STEPS) is not None  # SGD counts none
 
 
 def test_weights_of_sixteen_bits_are_exact() -> None:
-    assert Pace("fast").shortcut(LATER._replace(theta=torch.zeros(3).bfloat16())) is None
+    assert Pace("fast").shortcut(LATER._replace(theta=torch.zeros(3).bfloat16()), 0) is None
 
 
 def test_exact_is_never_short() -> None:
-    assert Pace("exact").shortcut(LATER) is None
+    assert Pace("exact").shortcut(LATER, 0) is None
 
 
 def test_every_side_has_a_shortcut_of_its_own() -> None:
     pace = Pace("balanced", sides=2)
-    assert pace.shortcut(LATER, 0) is not pace.shortcut(LATER, 1)
+    assert pace.shortcut(LATER, 0, 0) is not pace.shortcut(LATER, 0, 1)
 
 
 def checks(pace: Pace, alike: float, steps: int) -> list[int]:
@@ -52,7 +54,7 @@ def test_where_too_few_rows_are_decided_alike_more_effort_is_taken(effort, more)
         assert checks(pace, 0.8, 3) == [0, 1, 2]
     assert pace.effort == more
     if more == "exact":
-        assert pace.shortcut(LATER) is None
+        assert pace.shortcut(LATER, 0) is None
     else:
         assert pace.due()  # which is checked in its turn
 
@@ -89,10 +91,11 @@ def test_effort_is_not_raised_to_what_takes_many_times_the_step() -> None:
 
 def test_where_target_rows_cost_much_checks_are_far_apart_and_the_first_steps_abstain() -> None:
     pace = Pace("balanced")
-    assert pace.abstains(9.0, lambda: FIRST_STEPS - 1)
-    assert not pace.abstains(CHEAP, lambda: 0)
-    assert not Pace("exact").abstains(9.0, lambda: 0)
-    assert not pace.abstains(9.0, lambda: FIRST_STEPS)
+    assert pace.abstains(0, 9.0, lambda: FIRST_STEPS - 1)
+    assert not pace.abstains(0, CHEAP, lambda: 0)
+    assert not Pace("exact").abstains(0, 9.0, lambda: 0)
+    assert not pace.abstains(FIRST_STEPS, 9.0, lambda: 0)  # SGD counts none
+    assert not pace.abstains(0, 9.0, lambda: FIRST_STEPS)
     found = []
     for k in range(600):
         if pace.due():
