@@ -68,8 +68,7 @@ class LiveLoop:
 
     Where several processes train together, each with batches of its own, the batches that they
     draw at the same time are one: it is scored, and cut to its budget, as one process with all of
-    it would. Each scores its own rows, and each has all targets, of which it takes an even share.
-    All of them make the same calls.
+    it would. Each scores its own rows and an even share of all targets. All make the same calls.
     """
 
     def __init__(
@@ -254,11 +253,12 @@ class LiveLoop:
         return [replace(d, weights=d.weights * x) for d, x in zip(decisions, means, strict=True)]
 
     def _abstains(self, sizes: Sequence[int]) -> bool:
-        """See `Pace`; several processes, whose batches may be of other sizes, do not."""
-        price = sum(len(target.examples) for target in self._sides[0][0]) / sum(sizes)
-        alone, read = self.training.ranks.size == 1, self.training.read
-        step, pace = self._steps_decided, self._pace
-        return alone and pace.abstains(step, price, lambda: read()[1].state().step)
+        """See `Pace`."""
+        if not self._pace.early(self._steps_decided):
+            return False
+        count = self.training.ranks.sum(torch.tensor(float(sum(sizes))))
+        price = sum(len(target.examples) for target in self._sides[0][0]) / float(count)
+        return self._pace.abstains(price, self.training.read()[1].state().step)
 
     def finish(self) -> None:
         """Measure what the last window did, and write what is to be logged."""

@@ -7,7 +7,6 @@ exact influences would take `DEAREST` times what the step itself does, for many 
 """
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import sqrt
 from statistics import mean, stdev
@@ -53,7 +52,7 @@ class Pace:
     _wait: int = field(default=0, init=False)
     _gap: int = field(default=OFTEN, init=False)
     _stays: bool = field(default=False, init=False)
-    _early: bool = field(default=True, init=False)
+    _dear: bool | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._set_out()
@@ -68,15 +67,19 @@ class Pace:
         exact = few or state.theta.dtype in (torch.float16, torch.bfloat16)
         return None if self.effort == "exact" or exact else self._shortcuts[side]
 
-    def abstains(self, step: int, price: float, updates: Callable[[], int]) -> bool:
+    def early(self, step: int) -> bool:
+        """Whether a step of the run may be one in which nothing is chosen yet, see `abstains`."""
+        return self.effort != "exact" and step < FIRST_STEPS and self._dear is not False
+
+    def abstains(self, price: float, updates: int) -> bool:
         """Whether nothing is chosen yet, where exact influences cost much and others know little.
 
-        price: see `enter`. updates: gives how many the optimizer has made.
+        price: see `enter`; that of the first batch goes for all. updates: how many the optimizer
+        has made.
         """
-        if self.effort == "exact" or price <= DEAREST or step >= FIRST_STEPS or not self._early:
-            return False
-        self._early = updates() < FIRST_STEPS
-        return self._early
+        dear = price > DEAREST if self._dear is None else self._dear
+        self._dear = dear and updates < FIRST_STEPS
+        return self._dear
 
     def due(self) -> bool:
         """Whether the step for which a shortcut is taken is to be decided exactly, too."""

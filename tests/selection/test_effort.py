@@ -91,11 +91,14 @@ def test_effort_is_not_raised_to_what_takes_many_times_the_step() -> None:
 
 def test_where_target_rows_cost_much_checks_are_far_apart_and_the_first_steps_abstain() -> None:
     pace = Pace("balanced")
-    assert pace.abstains(0, 9.0, lambda: FIRST_STEPS - 1)
-    assert not pace.abstains(0, CHEAP, lambda: 0)
-    assert not Pace("exact").abstains(0, 9.0, lambda: 0)
-    assert not pace.abstains(FIRST_STEPS, 9.0, lambda: 0)  # SGD counts none
-    assert not pace.abstains(0, 9.0, lambda: FIRST_STEPS)
+    assert pace.early(FIRST_STEPS - 1)
+    assert pace.abstains(9.0, FIRST_STEPS - 1)
+    assert pace.abstains(CHEAP, 0)  # another batch of the same loop
+    assert not pace.early(FIRST_STEPS)  # SGD counts none
+    assert not pace.abstains(9.0, FIRST_STEPS)
+    assert not pace.early(0)  # in a loop that is wrapped when its optimizer has gone some way
+    assert not Pace("exact").early(0)
+    assert not Pace("fast").abstains(CHEAP, 0)
     found = []
     for k in range(600):
         if pace.due():
