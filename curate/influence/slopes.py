@@ -107,18 +107,22 @@ class Slopes:
     def see(self, point: Point) -> Seen | None:
         """A pass from which slopes can be taken once it is known along what (`along`).
 
-        Its memory stays taken until then. None where that is not to be had: of several chunks,
-        with activations that are computed again, or with weights of 0.
+        Its memory stays taken until then. None where that is not to be had: of several chunks, or
+        with weights of 0.
         """
         whole = len(point.task.chunks(point.step)) < 2
         if not (everywhere(point.task.ranks, whole) and (point.step.weights > 0).all()):
             return None
-        seen = self._pass(point, None, thorough=self._due())
-        kept = all(watcher.kept_all for watcher in seen.watchers)
-        return seen if everywhere(point.task.ranks, kept) else None
+        return self._pass(point, None, thorough=self._due())
 
     def along(self, seen: Seen, directions: Sequence[Tensor]) -> Tensor:
-        """Slopes along Q directions at a point that was seen, once, as `take` gives them."""
+        """Slopes along Q directions at a point that was seen, once, as `take` gives them.
+
+        Where activations are computed again, which keeps nothing, that takes another pass.
+        """
+        kept = all(watcher.kept_all for watcher in seen.watchers)
+        if not everywhere(seen.point.task.ranks, kept):
+            return self.take(seen.point, directions)[1]
         parts = [seen.point.task.model.unpack(a) for a in directions]
         for watcher in seen.watchers:
             watcher.take(parts)

@@ -104,7 +104,7 @@ class Watcher(TorchFunctionMode):
         use = _Use(func, call, self._along(call), names)
         fixed = not any(x.requires_grad for x in rest)
         if fixed and not (rest and all(self._by_rows(y, rest) for y in trained)):
-            moved = _Carried(use.holding(call.tensors()))
+            moved = _Carried(use.holding([x.detach() for x in call.tensors()]))
             for k, y in enumerate(outputs):
                 if y.requires_grad:
                     self._tracked[id(y)] = (y, names, partial(moved.output, k))
@@ -154,21 +154,19 @@ class Watcher(TorchFunctionMode):
 
         def take(gradient: Tensor, held: Sequence[Tensor]) -> None:
             seen = replace(use.holding(held), gradient=gradient)
-            if self._directions is None:
-                self._kept.append(seen)
-            else:
+            if self._directions is not None:
                 self._share(seen, self._directions)
+            elif self.kept_all:  # else it would be kept for nothing
+                self._kept.append(seen)
 
-        tensors = use.call.tensors()
+        held = [x.detach() for x in use.call.tensors()]
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
-            held = [x.detach() for x in tensors]
             output.register_hook(lambda gradient: take(gradient.detach(), held))
             return output
         if self._directions is None:
             self.kept_all = False
             return output
         # where activations are computed again instead of kept, what is needed here is, too
-        held = [x.detach() for x in tensors]
         shared: Tensor = _Share.apply(output, take, *held)  # type: ignore[no-untyped-call]
         return shared
 
@@ -320,8 +318,8 @@ class _Use:
     gradient: Tensor | None = None
 
     def holding(self, tensors: Sequence[Tensor]) -> "_Use":
-        """With other tensors in the call, which is detached."""
-        return replace(self, call=self.call.holding([x.detach() for x in tensors]))
+        """With other tensors in the call."""
+        return replace(self, call=self.call.holding(tensors))
 
     def moved(self, parts: Parts) -> dict[int, Tensor]:
         """Tangents of the arguments along a direction."""

@@ -129,10 +129,10 @@ class LookAheadMixin:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        if (
-            checkpoint is None
-            or not (path := Path(checkpoint) / STATE.format(self.args.process_index)).exists()
-        ):
+        if checkpoint is None:
+            return
+        path = Path(checkpoint) / STATE.format(self.args.process_index)
+        if not path.exists():
             return
         self._state = torch.load(path, map_location="cpu", weights_only=True)
         if self.args.ignore_data_skip:  # the batches to come are others

@@ -42,6 +42,11 @@ class Logged:
         self._windows: list[dict[str, Any]] = []
         self._written, self._took = time.monotonic(), 0.0
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a log to be kept."""
+        return self._folder is not None
+
     def enter(
         self,
         places: Sequence[tuple[int, int, int]],
@@ -53,7 +58,7 @@ class Logged:
         places: window, step and place in the step of every batch. rows: positions in the dataset
         of each one's examples, where they are known.
         """
-        if self._folder is None:
+        if not self.wanted:
             return
         self._candidates += zip(places, rows or places, decisions, strict=True)
         since = time.monotonic() - self._written
@@ -62,7 +67,7 @@ class Logged:
 
     def record(self, window: int, report: WindowReport) -> None:
         """Put a window itself in the log."""
-        if self._folder is not None:
+        if self.wanted:
             self._windows.append({"window": window} | vars(report))
 
     def flush(self) -> None:

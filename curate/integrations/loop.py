@@ -108,7 +108,6 @@ class LiveLoop:
         self._logged = Logged(own, [target.name for target in targets])
         self._trackers = careful([] if own.tracker is None else [own.tracker])
         self._unsettled: Decided | None = None
-        self._factors: list[Array] = []
         self._evening = Evening(training)
         self._drawing = Drawing()
         self._rehearsal = Rehearsal(training, objective)
@@ -187,11 +186,8 @@ class LiveLoop:
         batches, beyond = common(drawn, self.accumulate, self.training.ranks)
         if not batches:
             return whole_window(batches), beyond
-        self._factors = []
-        weights = [decision.weights for decision in self.choose(batches)]
-        factors = [1.0] * len(batches)
-        if self._factors and self._budget is not None:
-            factors = np.concatenate(self._factors).tolist()
+        decisions = self.choose(batches)
+        weights, factors = [d.weights for d in decisions], [d.factor for d in decisions]
         self._window = Window(batches, weights, factors, self._unsettled)
         return self._window, beyond
 
@@ -239,18 +235,18 @@ class LiveLoop:
                 whole = [np.ones(len(weights)) for weights in decided.weights]
                 decided = replace(decided, weights=whole)
             outcome = vars(decided.outcome())
-        self._factors = factors(self.training, spread, decided, weighed=self._budget is None)
+        weighed = self._budget is None
+        even = np.concatenate(factors(self.training, spread, decided, weighed=weighed))
         seconds = time.monotonic() - begin
         report = WindowReport(**outcome, horizon=self.options.horizon, seconds=seconds, gain=gain)
         self._enter(window, decided)
         self.reports.append(report)
         self._unsettled = decided
         self._steps_decided += len(decided.weights)
-        decisions = decisions_of(decided, spread.own_positions())
-        if self._budget is not None:
-            return decisions
-        means = np.concatenate(self._factors)
-        return [replace(d, weights=d.weights * x) for d, x in zip(decisions, means, strict=True)]
+        decisions = zip(decisions_of(decided, spread.own_positions()), even, strict=True)
+        if weighed:
+            return [replace(d, weights=d.weights * factor) for d, factor in decisions]
+        return [replace(d, factor=float(factor)) for d, factor in decisions]
 
     def _abstains(self, sizes: Sequence[int]) -> bool:
         """See `Pace`."""
@@ -258,7 +254,7 @@ class LiveLoop:
             return False
         count = self.training.ranks.sum(torch.tensor(float(sum(sizes))))
         price = sum(len(target.examples) for target in self._sides[0][0]) / float(count)
-        return self._pace.abstains(price, self.training.read()[1].state().step)
+        return self._pace.abstains(price, self.training.read()[1].step)
 
     def finish(self) -> None:
         """Measure what the last window did, and write what is to be logged."""
@@ -435,6 +431,8 @@ class LiveLoop:
 
     def _enter(self, window: Offered, decided: Decided) -> None:
         """Put the candidates of all processes in the log."""
+        if not self._logged.wanted:
+            return
         first, n = self._steps_decided, self.accumulate
         batches = window.spread.all_positions()
         places = [(self._windows, first + k // n, k % n) for k in range(len(batches))]

@@ -40,13 +40,6 @@ def is_sharded(model: nn.Module) -> bool:
     return True
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, of which this process may have a part. Waits for the others then."""
-    gather = getattr(tensor, "full_tensor", None)
-    made: Tensor = tensor if gather is None else gather()
-    return made
-
-
 def part_like(tensor: Tensor, p: Any) -> Tensor:
     """This process's part of a whole tensor, if it has only a part of the parameter p."""
     if not hasattr(p, "full_tensor"):

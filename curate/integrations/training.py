@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from curate.errors import OptimizerError, UserError
-from curate.integrations.sharded import gathered, group_of, is_sharded, whole
+from curate.integrations.sharded import gathered, group_of, is_sharded
 from curate.models import FlatModel
 from curate.models.hidden import Hidden
 from curate.models.randomness import undisturbed, usual_sources
-from curate.rules import LiveOptimizer, from_torch
+from curate.rules import LiveOptimizer, from_torch, whole
 from curate.runtime.ranks import ALONE, Members, Ranks
 
 _modules = import_module("torch.nn.modules.module")

@@ -48,11 +48,13 @@ class Decision:
     influences: shape (Q, n), all weights 1. values: the policy's, shape (n,). Both are NaN for a
     batch that was not scored.
     weights: in the mean that the loop is to take, shape (n,); 0 is left out.
+    factor: what the batch's gradient is multiplied by, see `Evening`.
     """
 
     influences: Tensor
     values: Array
     weights: Array
+    factor: float = 1.0
 
     @property
     def kept(self) -> Array:

@@ -20,12 +20,12 @@ from curate.integrations.compared import (
     require_update,
     surely_within,
 )
-from curate.integrations.sharded import HOOKS, whole
+from curate.integrations.sharded import HOOKS
 from curate.integrations.training import LiveTraining
 from curate.models import Batch, FlatModel, Objective
 from curate.models.hidden import Hidden
 from curate.models.randomness import Source, usual_sources
-from curate.rules import LiveOptimizer, State
+from curate.rules import LiveOptimizer, State, whole
 from curate.runtime.ranks import agreed, everywhere
 from curate.selection.driver import Decided
 from curate.trajectory import Task, gradient

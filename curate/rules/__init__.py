@@ -4,7 +4,7 @@ from curate.rules.adafactor import Adafactor
 from curate.rules.adagrad import Adagrad
 from curate.rules.adam import Adam, AdamW
 from curate.rules.base import Adjoint, HasVjp, Rule, Shapes, State, initial_state
-from curate.rules.from_torch import LiveOptimizer, from_torch, unwrap
+from curate.rules.from_torch import LiveOptimizer, from_torch, unwrap, whole
 from curate.rules.muon import Muon
 from curate.rules.registry import RULES, make_rule
 from curate.rules.rmsprop import RMSprop
@@ -35,4 +35,5 @@ __all__ = [
     "initial_state",
     "make_rule",
     "unwrap",
+    "whole",
 ]

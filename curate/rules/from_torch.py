@@ -108,13 +108,16 @@ def unwrap(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([_whole(t.detach()).to_dense().reshape(-1) for t in tensors])
+    return torch.cat([whole(t.detach()).to_dense().reshape(-1) for t in tensors])
 
 
-def _whole(tensor: Any) -> Tensor:
-    """All of a tensor, of which this process may have a part (a DTensor)."""
-    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return whole
+def whole(tensor: Any) -> Tensor:
+    """All of a tensor, of which this process may have a part (a DTensor).
+
+    Waits for the other processes then.
+    """
+    made: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return made
 
 
 def _refuse_unmodeled(optimizer: torch.optim.Optimizer) -> None:

@@ -65,7 +65,7 @@ class Pace:
         """
         few = max(state.step, step) < FIRST_STEPS
         exact = few or state.theta.dtype in (torch.float16, torch.bfloat16)
-        return None if self.effort == "exact" or exact else self._shortcuts[side]
+        return self._shortcuts[side] if self._shortcuts and not exact else None
 
     def early(self, step: int) -> bool:
         """Whether a step of the run may be one in which nothing is chosen yet, see `abstains`."""
@@ -122,8 +122,8 @@ class Pace:
 
     def _set_out(self) -> None:
         self._checks, self._wait, self._gap = [], 0, OFTEN
-        share, longest = SHORTCUTS.get(self.effort, (1.0, 1))
-        self._shortcuts = [Shortcut(share, longest, self.seed + k) for k in range(self.sides)]
+        sides = range(self.sides if self.effort in SHORTCUTS else 0)
+        self._shortcuts = [Shortcut(*SHORTCUTS[self.effort], self.seed + k) for k in sides]
 
     def saved(self) -> dict[str, Any]:
         """All that later steps depend on."""

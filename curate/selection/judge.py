@@ -58,10 +58,11 @@ class Rounds:
 
     def saved(self) -> Tree:
         """All but the steps, as a tree."""
-        scores = self.first.scores
+        scores, final = self.first.scores, self.first.final
+        assert final is not None
         return {
             "done": self.done,
-            "final": self.first.final and self.first.final.saved(),
+            "final": final.saved(),
             "losses": torch.cat(self.first.losses),
             "probing": None if self.probing is None else asdict(self.probing),
             "values": np.concatenate(self.values),

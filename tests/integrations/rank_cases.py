@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from curate import LookAheadLoader
 from curate.errors import CurateError
 from curate.integrations import witness
-from curate.integrations.sharded import whole
+from curate.rules import whole
 
 SHARDED = ["plain", "accumulated", "weights", "few kept"]
 Cases = dict[str, Callable[[Path], dict[str, Any]]]

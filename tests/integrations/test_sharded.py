@@ -11,8 +11,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import distribute_tensor
 
 from curate.errors import UserError
-from curate.integrations.sharded import gathered, group_of, is_sharded, part_like, whole
+from curate.integrations.sharded import gathered, group_of, is_sharded, part_like
 from curate.integrations.training import LiveTraining
+from curate.rules import whole
 from tests.integrations.loop import net
 
 
