@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
+from small_gpt import small_gpt
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -80,22 +81,8 @@ def texts(module: nn.Module, vocabulary: int, batch: int, steps: int, lr: float)
 
 
 def gpt() -> Made:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        n_layer=4,
-        n_embd=256,
-        n_head=4,
-        vocab_size=512,
-        n_positions=64,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        use_cache=False,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    return texts(GPT2LMHeadModel(config), 512, 16, 10, 5e-4)
+    module = small_gpt(layers=4, width=256, heads=4, vocabulary=512, length=64)
+    return texts(module, 512, 16, 10, 5e-4)
 
 
 def llama(*, lora: bool) -> Made:

@@ -23,9 +23,8 @@ from statistics import median
 from typing import Any
 
 import torch
+from small_gpt import losses, small_gpt
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from curate import LookAheadLoader
 from curate.selection import effort
@@ -41,13 +40,6 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def losses(model: Any, tokens: Tensor) -> Tensor:
-    """One mean loss per sequence."""
-    logits = model(input_ids=tokens).logits[:, :-1]
-    each = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-    return each.view(len(tokens), -1).mean(dim=1)
-
-
 class Loop:
     """A model, its optimizer and its batches, and where in them it is."""
 
@@ -55,21 +47,12 @@ class Loop:
         setting = Setting(length=arguments.length)
         self.device, self.steps = torch.device(arguments.device), arguments.steps
         torch.manual_seed(0)
-        self.model: Any = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=setting.vocabulary,
-                n_positions=setting.length,
-                n_embd=arguments.width,
-                n_layer=arguments.layers,
-                n_head=arguments.width // 64,
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                attn_implementation="sdpa",
-                use_cache=False,
-                bos_token_id=0,
-                eos_token_id=0,
-            )
+        self.model = small_gpt(
+            layers=arguments.layers,
+            width=arguments.width,
+            heads=arguments.width // 64,
+            vocabulary=setting.vocabulary,
+            length=setting.length,
         ).to(self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         generator = torch.Generator().manual_seed(0)

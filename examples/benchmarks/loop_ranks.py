@@ -27,9 +27,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, distributed, nn
+from small_gpt import losses, small_gpt
+from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from curate import LookAheadLoader
 from curate.influence import adjoint
@@ -37,12 +37,6 @@ from curate.influence.through_rule import through_rule
 from curate.trajectory import forward_step, recording
 
 BATCH, LENGTH, VOCABULARY, K = 16, 128, 2048, 4
-
-
-def losses(model: Any, batch: Tensor) -> Tensor:
-    logits = model(input_ids=batch).logits[:, :-1]
-    each = nn.functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none")
-    return each.mean(dim=1)
 
 
 def timed(spent: list[float], function: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,18 +57,7 @@ def child(way: str, steps: int, out: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     size = int(os.environ["WORLD_SIZE"])
-    model: Any = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCABULARY,
-            n_positions=LENGTH,
-            n_embd=256,
-            n_layer=4,
-            n_head=4,
-            bos_token_id=0,
-            eos_token_id=0,
-            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
-        )
-    )
+    model = small_gpt(layers=4, width=256, heads=4, vocabulary=VOCABULARY, length=LENGTH)
     if size > 1:
         distributed.init_process_group("gloo")
         model = DistributedDataParallel(model)

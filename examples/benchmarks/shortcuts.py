@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
+from small_gpt import losses, small_gpt
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from curate.datasets import BatchExamples, take
 from curate.influence import Target, final_adjoint, target_gradients
@@ -80,27 +80,8 @@ def gpt(targets: int, steps: int = 50, before: int = 350) -> Problem:
     batches = list(rows[torch.randperm(count, generator=generator)].split(BATCH))
     target = sequences(0, targets, setting, generator)
 
-    def losses(model: Any, tokens: Tensor) -> Tensor:
-        logits = model(input_ids=tokens).logits[:, :-1]
-        each = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-        return each.view(len(tokens), -1).mean(1)
-
     torch.manual_seed(0)
-    module: Any = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=512,
-            n_positions=48,
-            n_embd=64,
-            n_layer=2,
-            n_head=2,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            use_cache=False,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
+    module = small_gpt(layers=2, width=64, heads=2, vocabulary=512, length=48)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     for batch in batches[:before]:
         optimizer.zero_grad()

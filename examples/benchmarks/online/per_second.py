@@ -17,15 +17,16 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
-from problems import Data, corrupt, mnist, text
-from run import best_half, losses
+from problems import Data, corrupt, mnist, model, text
+from run import Value, baseline, best_half, losses
+from scipy.stats import t
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -48,8 +49,6 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "K = 4": {"horizon": 4, "keep": 0.5},
     "as it comes": {},
 }
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Student's t for the interval of a mean over so many seeds."""
 
 
 class Transformer(nn.Module):
@@ -71,58 +70,31 @@ class Transformer(nn.Module):
         return out
 
 
-def cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.GELU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1),
-        nn.GELU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32 * 49, 10),
-    )
-
-
-def by_gradient_dot(batches: Any, module: nn.Module, target: list[Tensor]) -> Iterator[Any]:
-    """Each batch cut to the half whose gradients point most where the target's does."""
+def by_gradient_dot(target: list[Tensor]) -> Value:
+    """Rows are worth how far their gradients point where the target's does."""
     objective, targets = as_objective(losses, "losses"), [Target("t", BatchExamples([target]))]
     shortcut = Shortcut(0.5, 16)
 
     def value(module: nn.Module, batch: list[Tensor]) -> Tensor:
-        model, rows = FlatModel(module), torch.arange(len(batch[0]))
+        flat, rows = FlatModel(module), torch.arange(len(batch[0]))
         step = Step(rows, torch.ones(len(rows)), (1.0,), seed=0)
-        task = Task(model, objective, BatchExamples([batch]))
-        state = initial_state(SGD(), model.read())
+        task = Task(flat, objective, BatchExamples([batch]))
+        state = initial_state(SGD(), flat.read())
         scores, _ = shortcut.scores(task, SGD(), state, step, targets, "fixed")
         return scores.influences[0][0]
 
-    return best_half(batches, module, value)
+    return value
 
 
-def offered(method: str, batches: Any, module: nn.Module, optimizer: Any, data: Data) -> Any:
-    """What a method's loop iterates over, epoch after epoch."""
-    options, target = METHODS[method], list(data.validation)
-    if options is not None:
-        return LookAheadLoader(batches, module, optimizer, losses, target, **options)
+def forever(method: str, batches: Any, module: nn.Module, data: Data) -> Iterator[Any]:
+    """What a loop iterates over, epoch after epoch: `batches`, or half of each."""
+    value: Value | None = None
     if method == "gradient dot":
-        return _Again(lambda: by_gradient_dot(batches, module, target))
-    if method == "random half":
-        generator = torch.Generator().manual_seed(1)
-        at_random = lambda _, batch: torch.rand(len(batch[0]), generator=generator)  # noqa: E731
-        return _Again(lambda: best_half(batches, module, at_random))
-    return batches
-
-
-class _Again:
-    """What makes an iterator anew for every epoch."""
-
-    def __init__(self, make: Any) -> None:
-        self._make = make
-
-    def __iter__(self) -> Iterator[Any]:
-        found: Iterator[Any] = self._make()
-        return found
+        value = by_gradient_dot(list(data.validation))
+    elif method == "random half":
+        value = baseline("random", data, data.train[1], 1)
+    while True:
+        yield from batches if value is None else best_half(batches, module, value)
 
 
 def measured(module: nn.Module, rows: tuple[Tensor, Tensor]) -> float:
@@ -137,7 +109,9 @@ def run(problem: str, data: Data, seed: int, method: str, seconds: float) -> dic
     """Train for so long; how it went."""
     noisy = corrupt(data.train[1], NOISE, data.classes, seed)
     torch.manual_seed(seed)
-    module = cnn() if problem == "mnist" else Transformer(data.vocabulary, data.classes)
+    module = (
+        model("cnn", data) if problem == "mnist" else Transformer(data.vocabulary, data.classes)
+    )
     optimizer = torch.optim.AdamW(module.parameters(), lr=LR)
     batches = DataLoader(
         TensorDataset(data.train[0], noisy),
@@ -147,8 +121,11 @@ def run(problem: str, data: Data, seed: int, method: str, seconds: float) -> dic
     )
     test = data.test[0][:TESTED], data.test[1][:TESTED]
     begin, off, steps, looks = time.process_time(), 0.0, 0, list[tuple[float, float]]()
-    chosen = offered(method, batches, module, optimizer, data)
-    for batch in forever(chosen):
+    options, chosen = METHODS[method], None
+    if options is not None:
+        target = list(data.validation)
+        chosen = LookAheadLoader(batches, module, optimizer, losses, target, **options)
+    for batch in forever(method, chosen or batches, module, data):
         optimizer.zero_grad()
         losses(module, batch).mean().backward()
         optimizer.step()
@@ -161,20 +138,13 @@ def run(problem: str, data: Data, seed: int, method: str, seconds: float) -> dic
         if len(looks) == LOOKS:
             break
     found = {"problem": problem, "seed": seed, "method": method, "steps": steps}
-    reports = getattr(chosen, "reports", [])
+    reports = [] if chosen is None else chosen.reports
     checks = [report.alike for report in reports if report.alike is not None]
-    ended = reports[-1].effort if reports else None
     return found | {
         "stopped": min(looks)[1],
         "end": looks[-1][1],
         "alike": mean(checks) if checks else None,
-        "effort": ended,
     }
-
-
-def forever(batches: Iterable[Any]) -> Iterator[Any]:
-    while True:
-        yield from batches
 
 
 def table(records: list[dict[str, Any]]) -> None:
@@ -190,17 +160,13 @@ def table(records: list[dict[str, Any]]) -> None:
             pairs = [plain[r["seed"]]["stopped"] - r["stopped"] for r in own if r["seed"] in plain]
             if len(pairs) < 2:
                 continue
-            room = T_95.get(len(pairs), 2.0) * stdev(pairs) / len(pairs) ** 0.5
+            reach = t.ppf(0.975, len(pairs) - 1) * stdev(pairs) / len(pairs) ** 0.5
             checks = [r["alike"] for r in own if r["alike"] is not None]
-            efforts = [r["effort"] for r in own]
-            more = f"{mean(checks):.0%}" if checks else ""
-            if checks:
-                raised = sum(effort == "exact" for effort in efforts)
-                more += f", {raised} of {len(own)} end exact"
+            alike = f"{mean(checks):.0%}" if checks else ""
             print(
                 f"| {problem}, {method} | {mean(r['steps'] for r in own):.0f} | "
-                f"{mean(r['stopped'] for r in own):.3f} | {mean(pairs):+.3f} ± {room:.3f} | "
-                f"{mean(r['end'] for r in own):.3f} | {more} |"
+                f"{mean(r['stopped'] for r in own):.3f} | {mean(pairs):+.3f} ± {reach:.3f} | "
+                f"{mean(r['end'] for r in own):.3f} | {alike} |"
             )
 
 
