@@ -1,0 +1,81 @@
+"""Arrays as long as the data: in memory while they are small, in a file without a name where not.
+
+What lies in a file is the kernel's to keep in memory or not; it counts as ours while its pages are
+mapped, so they are let go of now and then.
+"""
+
+import mmap
+import os
+import tempfile
+import weakref
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+SMALL = 2**24
+"""Bytes of an array that is held in memory, whatever the number of rows."""
+MAPPED = 2**25
+"""Bytes of files that may be mapped at once."""
+_maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
+_touched = 0
+
+
+def large(shape: int | tuple[int, ...], dtype: Any, folder: Path | str | None = None) -> Array:
+    """An array of zeros; in a file that vanishes with it where it has more than `SMALL` bytes.
+
+    Whoever reads or writes it row by row says so to `touched`, whoever goes through it, `released`.
+
+    Args:
+        folder: where the file is to be; the system's place for temporary files if None.
+
+    Raises:
+        OSError: there is no room for it, before anything is written.
+    """
+    dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else shape
+    size = prod(shape) * dtype.itemsize
+    if size <= SMALL:
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            _make_room(file.fileno(), size)
+        except OSError as error:
+            raise OSError(
+                error.errno, error.strerror, str(folder or tempfile.gettempdir())
+            ) from error
+        held = mmap.mmap(file.fileno(), size)
+    return np.frombuffer(let_go_of(held), dtype).reshape(shape)
+
+
+def let_go_of(held: mmap.mmap) -> mmap.mmap:
+    """Have the pages of a file that is mapped, and shared with it, let go of with all others."""
+    _maps.add(held)
+    if hasattr(mmap, "MADV_RANDOM"):
+        held.madvise(mmap.MADV_RANDOM)  # a row brings its own page, not those around it
+    return held
+
+
+def touched(rows: int) -> None:
+    """Say that so many rows were read or written, each somewhere in an array of this kind."""
+    global _touched
+    _touched += rows * mmap.PAGESIZE
+    if _touched > MAPPED:
+        released()
+
+
+def released() -> None:
+    """Let go of all pages; nothing is lost, what is wanted again comes back from its file."""
+    global _touched
+    _touched = 0
+    if hasattr(mmap, "MADV_DONTNEED"):
+        for held in list(_maps):
+            held.madvise(mmap.MADV_DONTNEED)
+
+
+def _make_room(file: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)  # a map of a file with holes dies where a disk is full
+    else:
+        os.ftruncate(file, size)

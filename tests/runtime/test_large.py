@@ -1,0 +1,58 @@
+"""Arrays as long as the data."""
+
+import errno
+import gc
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curate.runtime import large as room
+from curate.runtime.large import large, released, touched
+
+
+def mapped() -> int:
+    """Bytes of files that this process has mapped and in memory, in all."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssFile", "RssShmem")))
+
+
+def test_small_ones_are_in_memory_and_large_ones_in_a_file_without_a_name(tmp_path: Path) -> None:
+    small, big = large(10, np.int32, tmp_path), large((room.SMALL, 2), np.uint8, tmp_path)
+    assert small.base is None
+    assert big.base is not None
+    assert (small.shape, big.shape) == ((10,), (room.SMALL, 2))
+    assert not small.any()
+    assert not big.any()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
+def test_what_is_let_go_of_is_there_again(tmp_path: Path) -> None:
+    before = mapped()
+    numbers = large(2**23, np.int64, tmp_path)
+    numbers[:] = np.arange(len(numbers))
+    assert mapped() - before > 60_000
+    released()
+    assert mapped() - before < 10_000
+    assert np.array_equal(numbers[:: 2**20], np.arange(0, 2**23, 2**20))
+    released()
+    for row in range(0, 2**23, 2**9):
+        assert numbers[row] == row
+        touched(1)
+    assert mapped() - before < 2 * room.MAPPED // 1024
+    del numbers
+    gc.collect()
+    assert not room._maps
+
+
+def test_no_room_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=str(tmp_path)):
+        large(room.SMALL + 1, np.uint8, tmp_path)
