@@ -59,6 +59,17 @@ class Candidates:
     sources: dict[str, Any]
     left_out: dict[str, int]
 
+    def only(self, positions: Array) -> "Candidates":
+        """Some of the candidates, by position, shape (n,), ascending; all else as it is."""
+        some = torch.from_numpy(positions)
+        return replace(
+            self,
+            table=self.table.select(positions),
+            examples=self.examples.take(some),
+            noisy=None if self.noisy is None else self.noisy[some],
+            classes=None if self.classes is None else self.classes[positions],
+        )
+
     @property
     def targets(self) -> tuple[Target, ...]:
         """The validation sets as targets."""

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,16 +24,20 @@ from curate.runtime.files import digest_of
 from curate.runtime.ranks import ALONE, Ranks, require_same
 from curate.runtime.resume import LOSSES
 from curate.runtime.units import memory_bytes
+from curate.selection import Array
 from curate.trajectory import HEADER, Disk, Step, Task, chunk_losses, shard_bytes
 from curate.trajectory.measure import step_flops
 
 MOST_STEPS = 10_000_000
+SAMPLING = 5
 
 
 @dataclass(frozen=True)
 class Job:
     """A recipe made concrete on one device. Runs of it differ only by seed and rows.
 
+    whole: all candidates, where only a sample of them is scored, which is then `data`; and sample:
+    the positions of those, ascending, shape (n,). Both None where all are scored.
     scratch: where temporary files may go; None is the system's place for them.
     ranks: the processes that share it.
     """
@@ -43,9 +48,15 @@ class Job:
     objective: Objective
     scratch: Path | None = None
     ranks: Ranks = ALONE
+    whole: Candidates | None = None
+    sample: Array | None = None
     _built: dict[int, tuple[FlatModel, Rule]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def on_whole(self) -> "Job":
+        """The job of all candidates."""
+        return self if self.whole is None else replace(self, data=self.whole, whole=None)
 
     def start(self, seed: int) -> tuple[Task, Rule, State]:
         """A freshly initialized model on all candidates, its rule, and its first state.
@@ -168,7 +179,7 @@ def prepare(
     data = read_candidates(recipe)
     require_same(ranks, "recipe and data", f"{fingerprint(recipe)} {json.dumps(data.sources)}")
     objective = models.load_objective(find_objective(recipe.objective).path)
-    job = Job(recipe, device, data, objective, scratch, ranks)
+    job = _sampled(Job(recipe, device, data, objective, scratch, ranks))
     if job.total_steps() > MOST_STEPS:
         raise RecipeError(
             f"training.epochs: {recipe.training.epochs} epochs are {job.total_steps()} steps, "
@@ -179,6 +190,16 @@ def prepare(
     models.require_trainable(task.model, objective, data.examples, classes)
     room_for_states(job, state, job.total_steps())
     return job
+
+
+def _sampled(job: Job) -> Job:
+    """The job of the sample that is to be scored, where the recipe asks for one."""
+    section, count = job.recipe.score, len(job.data.examples)
+    if section is None or section.sample >= count:
+        return job
+    random = np.random.default_rng([job.recipe.data.seed, SAMPLING])
+    sample = np.sort(random.choice(count, section.sample, replace=False))
+    return replace(job, data=job.data.only(sample), whole=job.data, sample=sample)
 
 
 class Room(NamedTuple):

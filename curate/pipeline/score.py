@@ -34,6 +34,9 @@ from curate.selection.policies import (
 from curate.selection.policies.base import Setting
 from curate.trajectory import Step
 
+MOST_TOKENS = 0.999999
+"""The largest share of tokens that is a share."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -54,7 +57,7 @@ class Chosen:
 
 
 def budget_of(job: Job) -> Budget:
-    """The recipe's budget; everything, where it is still to be found.
+    """The recipe's budget; everything, where it is still to be found; for a sample, its share.
 
     Raises:
         UserError: it asks for more than there is.
@@ -62,8 +65,12 @@ def budget_of(job: Job) -> Budget:
     keep = job.recipe.selection.keep
     if keep.auto:
         return Budget(fraction=1.0)
-    budget = Budget(**keep.model_dump(exclude={"auto"}))
-    budget.refuse_excess(len(job.data.examples), job.data.tokens)
+    budget, whole = Budget(**keep.model_dump(exclude={"auto"})), job.whole or job.data
+    budget.refuse_excess(len(whole.examples), whole.tokens)
+    if job.whole is not None and keep.count is not None:
+        return Budget(fraction=keep.count / len(whole.examples))
+    if job.whole is not None and isinstance(keep.tokens, int) and whole.tokens is not None:
+        return Budget(tokens=min(keep.tokens / int(whole.tokens.sum()), MOST_TOKENS))
     return budget
 
 
@@ -94,15 +101,25 @@ def _groups(job: Job) -> Array | None:
     return None if group_by is None else job.data.groups(group_by)
 
 
-def chosen_table(job: Job, chosen: Chosen) -> pl.DataFrame:
-    """`scores.parquet` of a choice, see `score_table`; reasons name rows that no step judged."""
+def chosen_table(job: Job, chosen: Chosen, width: float | None = None) -> pl.DataFrame:
+    """`scores.parquet` of a choice, see `score_table`; reasons name rows that no step judged.
+
+    width: half of the interval of a score that is predicted; influences are of the sample then.
+    """
     data, choice, scores = job.data, chosen.choice, chosen.scores
-    if scores.influence is not None:
+    if scores.influence is not None and width is None:
         pairs = zip(choice.reasons, scores.seen, strict=True)
         reasons = [why if seen else f"{why}, but not judged by any step" for why, seen in pairs]
         choice = replace(choice, reasons=reasons)
     rows, targets = data.examples.rows.numpy(), [*data.validation]
-    return score_table(scores, choice, rows, targets, data.tokens)
+    table = score_table(scores, choice, rows, targets, data.tokens)
+    if width is None:
+        return table
+    return table.with_columns(
+        pl.col("^influence.*$").fill_nan(None),
+        low=pl.col("score") - width,
+        high=pl.col("score") + width,
+    )
 
 
 def choose(

@@ -15,6 +15,7 @@ from curate.influence import expected_error
 from curate.output.composition import composition
 from curate.output.directory import Selection, provenance, refuse_other_data, write_selection
 from curate.output.page import REPORTED, leave_report
+from curate.pipeline.amortize import Amortized, extended
 from curate.pipeline.build import choose_device
 from curate.pipeline.evaluate import evaluate
 from curate.pipeline.forecast import announce
@@ -133,6 +134,7 @@ class Result:
     origin: dict[str, Any]
     parts: Parts
     written: dict[str, Any] = field(default_factory=dict)
+    amortized: Amortized | None = None
 
     def make(self, trackers: Sequence[Tracker]) -> dict[str, Any]:
         """Make it, or what it lacks; returns the summary.
@@ -146,10 +148,11 @@ class Result:
         self.parts.failed |= self.written.get(FAILED, {})
         if written is None or any(part in lacks for part in TRAINED):
             chosen, worth = self._choose(trackers)
+            kept = self._extended(chosen, worth)
             if written is None:
-                self._write(chosen)
+                self._write(kept)
             with _interrupted(f"{out} has what was kept and every score"):
-                self._train(chosen, worth)
+                self._train(chosen, kept, worth)
         with _interrupted(f"{out} lacks its report, and has all else"):
             self._report()
         self.unfinished.lacks = any(part in self.parts.missing for part in (*TRAINED, MARK))
@@ -172,17 +175,28 @@ class Result:
                 chosen = replace(chosen, choice=choice)
         return chosen, worth
 
+    def _extended(self, chosen: Chosen, worth: Worth | None) -> Chosen:
+        """What is kept of all candidates, where only a sample was scored."""
+        if self.job.recipe.score is None:
+            return chosen
+        share = None if worth is None else worth.share
+        if share is None and self.job.recipe.selection.keep.auto:
+            share = 1.0
+        kept, self.amortized = extended(self.job, chosen, self.phases, share)
+        return kept
+
     def _judges(self, chosen: Chosen) -> bool:
         return self.job.recipe.selection.judge and chosen.by_half is not None
 
     def _write(self, chosen: Chosen) -> None:
         """Write what is kept and every score, before anything else is tried."""
-        job, recipe = self.job, self.job.recipe
+        job, recipe = self.job.on_whole(), self.job.recipe
         kept = chosen.choice.kept
         self.written = (
             provenance(recipe, job.data.sources)
             | self.origin
             | _summary(job, chosen)
+            | ({} if self.amortized is None else {"prediction": self.amortized.quality.row()})
             | {"composition": composition(job.data.table, kept, recipe)}
         )
         nothing: NothingKeptError | None = None
@@ -196,7 +210,7 @@ class Result:
         to_come = [WORTH, EVALUATION, *REPORTED] if nothing is None else []
         selection = Selection(
             job.data.table,
-            chosen_table(job, chosen),
+            chosen_table(job, chosen, self._width()),
             self._noted(to_come),
             recipe,
             chosen.scores.window_rows(),
@@ -209,17 +223,24 @@ class Result:
         if nothing is not None:
             raise NothingKeptError(f"{self.parts.failed[EVERY_ROW]}.") from nothing
 
-    def _train(self, chosen: Chosen, worth: Worth | None) -> None:
-        """Retrain: what choosing is worth, and the models that the recipe compares."""
+    def _width(self) -> float | None:
+        """Half of the interval of a predicted score, if scores are predicted."""
+        return self.amortized.quality.width if self.amortized and self.job.whole else None
+
+    def _train(self, chosen: Chosen, kept: Chosen, worth: Worth | None) -> None:
+        """Retrain: what choosing is worth, and the models that the recipe compares.
+
+        chosen: of what was scored, which is what judges; kept: of all candidates.
+        """
         job, parts, phases, unfinished = self.job, self.parts, self.phases, self.unfinished
         if worth is None and WORTH not in parts.failed and self._judges(chosen):
             worth = parts.attempt(WORTH, lambda: _weigh(job, chosen, phases, unfinished))
         if worth is not None:
-            cost = (chosen.passes + worth.steps) / job.total_steps()
+            cost = (kept.passes + worth.steps) / job.on_whole().total_steps()
             self.written |= {"worth": worth.row(), "cost": cost}
         if job.recipe.evaluation is not None:
             rows = parts.attempt(
-                EVALUATION, lambda: evaluate(job, chosen, phases, unfinished, parts)
+                EVALUATION, lambda: evaluate(job.on_whole(), kept, phases, unfinished, parts)
             )
             self.written |= {} if rows is None else {"evaluation": [row.summary() for row in rows]}
         self._note([*REPORTED])
@@ -230,7 +251,7 @@ class Result:
         with self.phases.phase("report"):
             if job.ranks.rank == 0:
                 scores = pl.read_parquet(out / "scores.parquet")
-                leave_report(out, job.data.table, scores, self.parts)
+                leave_report(out, job.on_whole().data.table, scores, self.parts)
             everywhere(job.ranks, True)  # nobody is done before that is
         self._note([])
 

@@ -78,6 +78,14 @@ class Evaluation(Section):
     """Other ways to choose as many rows, to compare with."""
 
 
+class Score(Section):
+    """Score a sample of the candidates, and predict the scores of the others."""
+
+    sample: Annotated[int, Field(ge=100)]
+    """The number of candidates, drawn at random, that are scored by training on them; a small model
+    learns their scores, and predicts those of all candidates with an interval."""
+
+
 class Recipe(Section):
     """From data to a selection."""
 
@@ -94,6 +102,8 @@ class Recipe(Section):
     """What is kept of the run to go back through it."""
     selection: Selection = Selection()
     """How candidates are valued and how many are kept."""
+    score: Score | None = None
+    """Which candidates are scored; all if not given."""
     evaluation: Evaluation | None = None
     """Retraining on what was kept beside other choices, on the test rows; none if not given."""
     tune: Tune | None = None
@@ -117,6 +127,7 @@ class Recipe(Section):
             self._token_problems(),
             self._weight_problems(),
             self._text_problems(),
+            self._score_problems(),
         ):
             raise ValueError(problem)
         return self
@@ -217,6 +228,15 @@ class Recipe(Section):
             yield (
                 f"selection.weights: are for influences; {self.selection.policy} pools the rows "
                 "of all targets, so leave them out"
+            )
+
+    def _score_problems(self) -> Iterator[str]:
+        """Only influences are worth predicting."""
+        policy = self.selection.policy
+        if self.score is not None and not POLICIES[policy].goes_back:
+            yield (
+                f"score.sample: is for influences; {policy} values all rows at little cost, so "
+                "leave score out"
             )
 
     def _text_problems(self) -> Iterator[str]:

@@ -1,8 +1,13 @@
 """Ranks of values, and how well two orders agree; equal values share a rank."""
 
+import math
+
 import numpy as np
 
 from curate.selection import Array
+
+SURE = 1.96
+"""Standard errors on either side of a 95 % interval."""
 
 
 def average_ranks(values: Array) -> Array:
@@ -22,6 +27,15 @@ def correlation(one: Array, other: Array) -> float:
 def rank_correlation(one: Array, other: Array) -> float:
     """Spearman's: Pearson's of the ranks."""
     return correlation(average_ranks(one), average_ranks(other))
+
+
+def fisher_interval(correlation: float, count: int) -> tuple[float, float]:
+    """95 % of a correlation over so many rows, by Fisher's transform; -1 to 1 for fewer than 4."""
+    if count < 4:
+        return -1.0, 1.0
+    center = math.atanh(min(max(correlation, -1 + 1e-12), 1 - 1e-12))
+    reach = SURE / math.sqrt(count - 3)
+    return math.tanh(center - reach), math.tanh(center + reach)
 
 
 def auroc(scores: Array, positive: Array) -> float:

@@ -25,12 +25,10 @@ from typing import Any
 import numpy as np
 
 from curate.selection import Array
-from curate.selection.ranking import average_ranks
+from curate.selection.ranking import average_ranks, fisher_interval
 
 ENOUGH = 0.8
 """Reliability of scores that `rows_needed` is about."""
-SURE = 1.96
-"""Standard errors on either side of a correlation's interval, by Fisher's transform."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def shrink(halves: Array, evidence: Array, target_rows: int) -> Shrunk:
         by_half[k] = normal_scores(fitted if fitted.any() else half)
         by_half[k] += max(0.0, _correlation(alone, normal_scores(half))) * alone
     correlation = _correlation(centered[0], centered[1])
-    low, high = _interval(correlation, halves.shape[1])
+    low, high = fisher_interval(correlation, halves.shape[1])
     repeats = Repeatability(
         correlation=correlation,
         low=low,
@@ -129,12 +127,3 @@ def _correlation(one: Array, other: Array) -> float:
     """Pearson's for centered values, 0 where one of them never varies."""
     size = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other) / size if size > 0 else 0.0
-
-
-def _interval(correlation: float, count: int) -> tuple[float, float]:
-    """The 95 % interval by Fisher's transform; -1 to 1 for fewer than four rows."""
-    if count < 4:
-        return -1.0, 1.0
-    center = math.atanh(min(max(correlation, -1 + 1e-12), 1 - 1e-12))
-    reach = SURE / math.sqrt(count - 3)
-    return math.tanh(center - reach), math.tanh(center + reach)

@@ -1,0 +1,209 @@
+"""Amortized scores: look-ahead scores a sample, and a small model predicts those of other rows.
+
+The features of a row are what a model says of it that trained on rows not of the sample, for as
+many steps as the run that scores the sample: so the sample's rows are to it what all other rows
+are. One of its states is early, the other its last.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curate.datasets import SourceExamples
+from curate.models.features import LastFeatures, last_features, last_layer
+from curate.pipeline.job import Job
+from curate.pipeline.score import Chosen, cut
+from curate.runtime.large import large
+from curate.runtime.progress import Phases
+from curate.selection import Array
+from curate.selection.budget import Budget
+from curate.selection.prediction import Predictor, Quality, learn
+from curate.trajectory import Task, forward_step
+
+EARLY = 3
+"""The first of the two states is after one step in so many."""
+AT_ONCE = 1024
+"""Rows that go through the model together; fewer if they are long texts."""
+FEW_CLASSES = 64
+"""Most classes that are features each."""
+SEED = 7
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a model says of rows at two states of its parameters, of shape (P,).
+
+    layer: see `last_layer`. directions: the mean gradient of the target's rows by that layer, at
+    each state, shape (F,); None without a layer. classes: how many labels there are, 0 where they
+    are not classes or are many.
+    """
+
+    states: Sequence[Tensor]
+    layer: str | None
+    directions: Sequence[Tensor | None]
+    classes: int
+
+    def blocks(self, task: Task, examples: SourceExamples, rows: Tensor) -> list[Array]:
+        """Features of some rows in blocks, from few to many numbers, each of shape (n, F).
+
+        Losses, slopes and gradients along the target's; the gradient by the last layer; what goes
+        in and out of that layer, and the label. Cost: two forward passes.
+        """
+        batch = examples.batch(rows, task.model.device)
+        seen = [
+            last_features(task.model, task.objective, batch, theta, self.layer)
+            for theta in self.states
+        ]
+        first = [x for pair in zip(seen, self.directions, strict=True) for x in _numbers(*pair)]
+        last, labels = seen[-1], examples.labels
+        third = [x for x in (last.inner, last.outer) if x is not None]
+        if self.classes and labels is not None:
+            third.append(torch.eye(self.classes)[labels[rows]])
+        blocks = [torch.stack([*first, last.sizes.log1p()], dim=1)]
+        blocks += [] if last.gradient is None else [last.gradient]
+        blocks += [torch.cat(third, dim=1)] if third else []
+        return [block.numpy() for block in blocks]
+
+
+@dataclass(frozen=True)
+class Amortized:
+    """What was learned from a sample: enough to score any row, and how well that goes."""
+
+    views: Views
+    predictor: Predictor
+    quality: Quality
+
+    def scores(self, task: Task, examples: SourceExamples) -> Iterator[Array]:
+        """Predicted scores of examples, some at a time, in their order, each of shape (n,)."""
+        for rows in examples.chunks(AT_ONCE):
+            yield self.predictor(self.views.blocks(task, examples, rows))
+
+
+def _numbers(seen: LastFeatures, direction: Tensor | None) -> list[Tensor]:
+    """A few numbers of every row at one state, each of shape (n,)."""
+    numbers = [seen.losses, seen.losses.clamp_min(0).sqrt()]
+    if seen.slope is not None and seen.gradient is not None and direction is not None:
+        numbers += [seen.slope, seen.gradient @ direction]
+    return numbers
+
+
+def amortize(job: Job, scores: Array, share: float, tick: Callable[[], None]) -> Amortized:
+    """Learn what a sample scored, to predict it for others.
+
+    Costs as much as training on the sample, and two forward passes of its rows and the target's.
+
+    Args:
+        job: of the sample. scores: of all its rows, shape (n,). share: of them that is kept.
+        tick: called `job.total_steps()` times.
+    """
+    taught, others = _apart(job)
+    seed, total = job.recipe.training.seed, job.total_steps()
+    task, rule, state = job.start(seed)
+    training, states = replace(task, examples=others), list[Tensor]()
+    steps = job.steps(seed, torch.arange(len(others)), total)
+    for t, step in enumerate(steps, start=1):
+        state, _ = forward_step(training, rule, state, step)
+        if t in (-(-total // EARLY), total):
+            states.append(state.theta)
+        tick()
+    views = _views(job, task, [states[0], states[-1]])
+    examples = job.data.examples
+    parts = [views.blocks(task, examples, rows) for rows in examples.chunks(AT_ONCE)]
+    features = [np.concatenate(own)[taught] for own in zip(*parts, strict=True)]
+    return Amortized(views, *learn(features, scores[taught], share))
+
+
+def extended(
+    job: Job, chosen: Chosen, phases: Phases, share: float | None
+) -> tuple[Chosen, Amortized]:
+    """What was chosen of a sample, extended to all candidates by predicting their scores.
+
+    Rows of the sample are ranked by their predictions, too, so that like is compared with like.
+
+    Args:
+        job: of the sample. share: of the candidates to keep; that of the recipe's budget if None.
+    """
+    kept = float(chosen.choice.kept.mean()) if share is None else share
+    with phases.phase("learn", job.total_steps()) as tick:
+        amortized = amortize(job, chosen.scores.score, kept, tick)
+    if job.whole is None:
+        return chosen, amortized
+    everything, count, place = job.on_whole(), len(job.whole.examples), 0
+    task, _, _ = job.start(job.recipe.training.seed)
+    score = large(count, np.float64, job.scratch)
+    with phases.phase("predict", count) as tick:
+        for part in amortized.scores(task, everything.data.examples):
+            score[place : place + len(part)] = part
+            place += len(part)
+            tick(len(part))
+    scores = replace(
+        chosen.scores,
+        score=score,
+        seen=_spread(job, chosen.scores.seen, 0),
+        influence=_spread(job, chosen.scores.influence, np.nan),
+        influences=_spread(job, chosen.scores.influences, np.nan),
+        halves=None,
+        errors=_spread(job, chosen.scores.errors, np.nan),
+    )
+    choice = cut(everything, score, None if share is None else Budget(fraction=share))
+    passes = job.total_steps() + 2 / 3 * count / job.recipe.training.batch_size
+    return replace(chosen, scores=scores, choice=choice, passes=chosen.passes + passes), amortized
+
+
+def _spread(job: Job, values: Any, fill: float) -> Any:
+    """Values of the sample, shape (..., n), as those of all candidates, (..., N)."""
+    if values is None:
+        return None
+    assert job.whole is not None
+    spread = np.full((*values.shape[:-1], len(job.whole.examples)), fill, dtype=values.dtype)
+    spread[..., job.sample] = values
+    return spread
+
+
+def _apart(job: Job) -> tuple[Array, SourceExamples]:
+    """Positions in the sample that are learned from, and examples that are not of them.
+
+    The others of the whole, as many as training goes through; half of the sample if it is all.
+    """
+    recipe, count = job.recipe, len(job.data.examples)
+    random = np.random.default_rng([recipe.data.seed, SEED])
+    if job.whole is None:
+        order = random.permutation(count)
+        taught, others, whole = order[: count // 2], order[count // 2 :], job.data.examples
+        return np.sort(taught), whole.take(torch.from_numpy(np.sort(others)))
+    assert job.sample is not None
+    rest = np.delete(np.arange(len(job.whole.examples)), job.sample)
+    most = min(len(rest), job.total_steps() * recipe.training.batch_size)
+    drawn = np.sort(random.choice(rest, most, replace=False))
+    return np.arange(count), job.whole.examples.take(torch.from_numpy(drawn))
+
+
+def _views(job: Job, task: Task, states: Sequence[Tensor]) -> Views:
+    examples, counted = job.data.examples, job.data.classes is not None
+    classes = job.data.outputs if counted and job.data.outputs <= FEW_CLASSES else 0
+    batch = examples.batch(torch.arange(min(2, len(examples))), task.model.device)
+    layer = last_layer(task.model, task.objective, batch)
+    directions = [_direction(job, task, theta, layer) for theta in states]
+    return Views(states, layer, directions, classes)
+
+
+def _direction(job: Job, task: Task, theta: Tensor, layer: str | None) -> Tensor | None:
+    """The mean over the targets of their gradient by the last layer, shape (F,)."""
+    means, weights = list[Tensor](), list[float]()
+    for target in job.data.targets:
+        total, terms = None, 0.0
+        for rows in target.examples.chunks(AT_ONCE):
+            batch = target.examples.batch(rows, task.model.device)
+            seen = last_features(task.model, task.objective, batch, theta, layer)
+            if seen.gradient is None:
+                return None
+            total = seen.gradient.sum(dim=0) + (0 if total is None else total)
+            terms += float(seen.sizes.sum())
+        assert total is not None
+        means.append(total / terms)
+        weights.append(target.weight)
+    return torch.stack(means).T @ torch.tensor(weights) / sum(weights)
