@@ -12,7 +12,7 @@ import polars as pl
 
 from curate.errors import NonFiniteError, NothingKeptError
 from curate.influence import expected_error
-from curate.output.composition import composition
+from curate.output.composition import Judged, composition
 from curate.output.directory import Selection, provenance, refuse_other_data, write_selection
 from curate.output.page import REPORTED, leave_report
 from curate.pipeline.build import choose_device
@@ -178,12 +178,12 @@ class Result:
     def _write(self, chosen: Chosen) -> None:
         """Write what is kept and every score, before anything else is tried."""
         job, recipe = self.job, self.job.recipe
-        kept = chosen.choice.kept
+        judged = Judged(chosen.choice.kept, chosen.scores.judged, job.data.tokens)
         self.written = (
             provenance(recipe, job.data.sources)
             | self.origin
             | _summary(job, chosen)
-            | {"composition": composition(job.data.table, kept, recipe)}
+            | {"composition": composition(job.data.table, judged, recipe)}
         )
         nothing: NothingKeptError | None = None
         try:
