@@ -2,6 +2,7 @@
 
 import datasets
 import numpy as np
+import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from curate.output.composition import Judged, composition
@@ -69,3 +70,39 @@ def test_parts_of_a_turn_and_turns_in_json_are_counted_too() -> None:
     parts = composition(table, judged([True, False]), recipe({"messages": "messages"}))
     lengths = [tuple(part.values()) for part in parts["characters"]]
     assert lengths == [("1 to 1", 1, 0), ("2 to 3", 0, 0), ("4 to 7", 1, 1)]
+
+
+def test_influences_and_tokens_are_added_up_by_value() -> None:
+    random = np.random.default_rng(0)
+    source = random.integers(0, 3, 60)
+    influence, tokens = random.normal(1e-3, 1e-4, 60), random.integers(1, 9, 60)
+    influence[source == 2] = np.nan  # rows that no step judged
+    influence[source.tolist().index(2)] = 0.5
+    kept = random.random(60) < 0.4
+    table = Dataset.from_dict({"x": [[0.0]] * 60, "source": source.tolist()})
+    parts = composition(table, Judged(kept, influence, tokens), ON_LISTS)["source"]
+    for value, part in enumerate(parts):
+        rows = source == value
+        known = influence[rows][~np.isnan(influence[rows])]
+        assert part["value"] == str(value)
+        assert part["influence"] == pytest.approx(known.mean(), rel=1e-12)
+        assert part["tokens"] == tokens[rows].sum()
+        assert part["tokens_kept"] == tokens[rows & kept].sum()
+        assert part["tokens_squared"] == (tokens[rows] ** 2).sum()
+        if value < 2:
+            error = known.std(ddof=1) / len(known) ** 0.5
+            assert part["influence_error"] == pytest.approx(error, rel=1e-9)
+    assert parts[2]["influence_error"] is None
+
+
+def test_columns_of_many_values_need_rows_of_each() -> None:
+    rows = {"x": [[0.0]] * 400, "cluster": [i % 40 for i in range(400)]}
+    rows |= {"id": [f"{i % 41}" for i in range(400)], "size": [i % 13 + 0.5 for i in range(400)]}
+    parts = composition(Dataset.from_dict(rows), judged([True] * 400), ON_LISTS)
+    assert {name: len(lines) for name, lines in parts.items()} == {"cluster": 40}
+
+
+def test_without_a_recipe_columns_of_words_are_counted() -> None:
+    rows = {"x": [0.0] * 4, "source": ["a", "b"] * 2, "label": [0, 0, 1, 1]}
+    parts = composition(Dataset.from_dict(rows), judged([True] * 4), None)
+    assert [*parts] == ["label", "source", "characters"]
