@@ -125,7 +125,7 @@ def _summary(run: SavedRun, width: int) -> list[str]:
             if part["candidates"]
         ]
         if len(body) > MANY:
-            lines += [f"{visible(name)}: {len(body)} values, see --by or report.html", ""]
+            lines += [f"{visible(name)}: {len(body)} values, see --by", ""]
         elif body:
             lines += [*_indented([[name, "rows", "kept", "share"], *body]), ""]
     if run.kept < len(run.scores):
