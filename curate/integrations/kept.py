@@ -73,7 +73,7 @@ def write_kept(
         "keep": keep,
         "sources": {name: fingerprint_of(table)},
         "dataset_check": f"same in {', '.join(compared)}" if compared else "row ids only",
-        "composition": composition(table, Judged(choice.kept, scores.judged), None),
+        "composition": composition(table, Judged(choice.kept, scores.influence, scores.seen), None),
     }
     with staged(out, overwrite=overwrite) as stage:
         write_selection(stage, Selection(table, rows, provenance=provenance))

@@ -26,12 +26,13 @@ Parts = list[dict[str, Any]]
 class Judged:
     """What became of every candidate, shapes (N,).
 
-    kept: bool. influence: NaN where no step judged one; None without influences. tokens: None
-    where they are not counted.
+    kept: bool. influence: None without influences. seen: the steps that judged each, none of
+    which makes an influence that does not count. tokens: None where they are not counted.
     """
 
     kept: NDArray[Any]
-    influence: NDArray[Any] | None = None
+    influence: NDArray[Any] | None
+    seen: NDArray[Any]
     tokens: NDArray[Any] | None = None
 
     def parts(self, names: Sequence[str], places: NDArray[Any]) -> Parts:
@@ -48,7 +49,8 @@ class Judged:
             sums["tokens_squared"] = np.bincount(places, np.square(1.0 * self.tokens), count)
         columns = {name: numbers.tolist() for name, numbers in sums.items()}
         if self.influence is not None:
-            columns |= _means(places, self.influence, count)
+            judged = self.seen > 0
+            columns |= _means(places[judged], self.influence[judged], count)
         lines = zip(names, *columns.values(), strict=True)
         return [dict(zip(("value", *columns), line, strict=True)) for line in lines]
 
@@ -156,9 +158,7 @@ def _by_doubling(lengths: NDArray[Any], judged: Judged) -> Parts:
 
 
 def _means(places: NDArray[Any], values: NDArray[Any], count: int) -> dict[str, list[float | None]]:
-    """The mean of the values at each place, and its standard error; NaN does not count."""
-    known = ~np.isnan(values)
-    places, values = places[known], values[known]
+    """The mean of the values at each place, and its standard error."""
     rows = np.bincount(places, minlength=count)
     mean = np.bincount(places, values, count) / np.maximum(rows, 1)
     squares = np.bincount(places, np.square(values - mean[places]), count)

@@ -178,7 +178,8 @@ class Result:
     def _write(self, chosen: Chosen) -> None:
         """Write what is kept and every score, before anything else is tried."""
         job, recipe = self.job, self.job.recipe
-        judged = Judged(chosen.choice.kept, chosen.scores.judged, job.data.tokens)
+        scores, tokens = chosen.scores, job.data.tokens
+        judged = Judged(chosen.choice.kept, scores.influence, scores.seen, tokens)
         self.written = (
             provenance(recipe, job.data.sources)
             | self.origin

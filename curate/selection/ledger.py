@@ -73,11 +73,6 @@ class Scores:
     windows: Sequence[WindowError] = ()
     outcomes: Sequence[Outcome] = ()
 
-    @property
-    def judged(self) -> Array | None:
-        """`influence`, NaN for candidates never offered."""
-        return None if self.influence is None else np.where(self.seen, self.influence, np.nan)
-
     def window_rows(self) -> list[dict[str, Any]]:
         """Plain values of every window: what became of it, and its errors if estimated."""
         errors = {window.first_step: window.row() for window in self.windows}

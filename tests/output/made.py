@@ -80,7 +80,8 @@ def made(
         }
     )
     facts = {"policy": "look_ahead", "steps": 10, "device": "cpu"}
-    facts |= {"composition": composition(table, Judged(kept, scores["influence"].to_numpy()), by)}
+    judged = Judged(kept, scores["influence"].to_numpy(), scores["seen"].to_numpy())
+    facts |= {"composition": composition(table, judged, by)}
     with staged(folder, overwrite=True) as stage:
         write_selection(stage, Selection(table, scores, facts | provenance, by, WINDOWS))
         parts = Parts()

@@ -10,7 +10,7 @@ from tests.output.made import ON_LISTS, recipe
 
 
 def judged(kept: list[bool]) -> Judged:
-    return Judged(np.array(kept))
+    return Judged(np.array(kept), None, np.ones(len(kept)))
 
 
 def test_what_was_kept_adds_up() -> None:
@@ -76,14 +76,14 @@ def test_influences_and_tokens_are_added_up_by_value() -> None:
     random = np.random.default_rng(0)
     source = random.integers(0, 3, 60)
     influence, tokens = random.normal(1e-3, 1e-4, 60), random.integers(1, 9, 60)
-    influence[source == 2] = np.nan  # rows that no step judged
-    influence[source.tolist().index(2)] = 0.5
+    seen = np.where(source == 2, 0, 2)  # rows that no step judged, but one
+    seen[source.tolist().index(2)] = 1
     kept = random.random(60) < 0.4
     table = Dataset.from_dict({"x": [[0.0]] * 60, "source": source.tolist()})
-    parts = composition(table, Judged(kept, influence, tokens), ON_LISTS)["source"]
+    parts = composition(table, Judged(kept, influence, seen, tokens), ON_LISTS)["source"]
     for value, part in enumerate(parts):
         rows = source == value
-        known = influence[rows][~np.isnan(influence[rows])]
+        known = influence[rows & (seen > 0)]
         assert part["value"] == str(value)
         assert part["influence"] == pytest.approx(known.mean(), rel=1e-12)
         assert part["tokens"] == tokens[rows].sum()

@@ -161,7 +161,8 @@ def test_the_table_says_what_each_does(folder: Path, capsys: pytest.CaptureFixtu
 
 def test_tokens_have_weights_of_their_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     by = {"source": ["a", "a", "b", "b"], "x": [[0.0]] * 4}
-    judged = Judged(np.array([True, False, True, False]), tokens=np.array([30, 5, 10, 15]))
+    kept, tokens = np.array([True, False, True, False]), np.array([30, 5, 10, 15])
+    judged = Judged(kept, None, np.ones(4), tokens)
     parts = composition(Dataset.from_dict(by), judged, ON_LISTS)
     file = folder / "provenance.json"
     before = file.read_text()
