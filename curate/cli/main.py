@@ -299,12 +299,31 @@ def report(directory: Path) -> None:
 @click.option("--dropped", type=click.IntRange(1), metavar="N", help="The N worst dropped rows.")
 @click.option("--kept", type=click.IntRange(1), metavar="N", help="The N best kept rows.")
 @click.option("--label", metavar="L", help="Only rows of this label.")
-def inspect(directory: Path, **chosen: Any) -> None:
-    """Look at what curate select wrote to DIR: a summary, one row, or a list of rows."""
-    silence_libraries()
-    from curate.output.inspect import inspect_run
+@click.option("--by", metavar="COLUMN", help="Mean influences and mixture weights by its values.")
+@click.option("--weights", type=PATH, metavar="FILE", help="Write those as JSON; with --by.")
+@click.option("--json", "as_json", is_flag=True, help="Print those as JSON; with --by.")
+def inspect(
+    directory: Path, by: str | None, weights: Path | None, as_json: bool, **chosen: Any
+) -> None:
+    """Look at what curate select wrote to DIR: a summary, one row, or a list of rows.
 
-    click.echo("\n".join(inspect_run(directory, **chosen)))
+    With --by, rows are added up by the values of a column, such as where they are from: what
+    they do to the target on average, how many are kept, and by which weights to mix them.
+    """
+    silence_libraries()
+    from curate.output.inspect import inspect_mixture, inspect_run
+
+    if by is None:
+        if weights is not None or as_json:
+            raise UserError("--weights and --json need --by COLUMN.")
+        lines = inspect_run(directory, **chosen)
+    else:
+        if any(value is not None for value in chosen.values()):
+            raise UserError(
+                "--by adds up all rows; leave out --row, --dropped, --kept and --label."
+            )
+        lines = inspect_mixture(directory, by, weights=weights, as_json=as_json)
+    click.echo("\n".join(lines))
 
 
 def _nothing(_: str) -> None:

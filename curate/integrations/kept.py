@@ -12,7 +12,7 @@ from curate.datasets import fingerprint_of, read
 from curate.errors import DataError, OptionError
 from curate.integrations.fingerprint import require_same
 from curate.output.audit_log import about, read_log
-from curate.output.composition import composition
+from curate.output.composition import Judged, composition
 from curate.output.directory import Selection, made_with, write_selection
 from curate.output.page import leave_report
 from curate.runtime.parts import Parts, error_of
@@ -73,7 +73,7 @@ def write_kept(
         "keep": keep,
         "sources": {name: fingerprint_of(table)},
         "dataset_check": f"same in {', '.join(compared)}" if compared else "row ids only",
-        "composition": composition(table, choice.kept, None),
+        "composition": composition(table, Judged(choice.kept, scores.influence, scores.seen), None),
     }
     with staged(out, overwrite=overwrite) as stage:
         write_selection(stage, Selection(table, rows, provenance=provenance))

@@ -1,5 +1,6 @@
 """`curate inspect`: a finished run in the terminal. Loads no torch."""
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from curate.errors import OptionError
+from curate.errors import OptionError, OutputError
 from curate.output.facts import every_fact
+from curate.output.mixture import mixture
 from curate.output.rows import Shown, in_python
 from curate.output.saved_run import SavedRun, read_run
 from curate.output.words import (
@@ -31,6 +33,11 @@ FEW = 5
 """Worst rows in the summary."""
 SHADES = " ░▒▓█"
 MOST_WIDE = 100
+WEIGHTS = (
+    "A weight is a share of what is kept: draw rows of each value by it, all of its rows. "
+    "Intervals are about rows, what others of the same values would come to under the same cut; "
+    "not about another training, target or budget."
+)
 
 
 def inspect_run(
@@ -56,7 +63,7 @@ def inspect_run(
     if row is not None and lists:
         raise OptionError("--row shows one row; leave out --dropped, --kept and --label.")
     run = read_run(folder)
-    width = min(MOST_WIDE, shutil.get_terminal_size((MOST_WIDE, 0)).columns)
+    width = _width()
     if row is not None:
         return _row(run, row, width)
     if not lists:
@@ -64,6 +71,37 @@ def inspect_run(
     if dropped is kept is None:
         dropped = kept = MANY
     return _lists(run, {"best kept": kept, "worst dropped": dropped}, label, width)
+
+
+def inspect_mixture(
+    folder: Path, by: str, *, weights: Path | None = None, as_json: bool = False
+) -> list[str]:
+    """Lines about the values of a column, and the weights to mix them by; see `mixture`.
+
+    Args:
+        weights: a file to write that to as JSON. as_json: whether to return that instead.
+
+    Raises:
+        UserError: as `inspect_run`, or the directory does not know the column, or nothing is kept.
+    """
+    mixed = mixture(read_run(folder), by)
+    text = json.dumps(mixed.export(), indent=2)
+    if weights is not None:
+        from curate.runtime.files import write_whole_text  # loads torch
+
+        try:
+            write_whole_text(weights, f"{text}\n")
+        except OSError as error:
+            raise OutputError(f"{weights}: cannot be written: {error.strerror}.") from error
+    if as_json:
+        return [text]
+    lines = [line for table in mixed.tables() for line in (*_indented(table), "")]
+    words = [line for note in (mixed.note, WEIGHTS) if note for line in wrap(note, _width())]
+    return [*lines, *words, *([] if weights is None else [f"wrote {weights}"])]
+
+
+def _width() -> int:
+    return min(MOST_WIDE, shutil.get_terminal_size((MOST_WIDE, 0)).columns)
 
 
 def _summary(run: SavedRun, width: int) -> list[str]:
@@ -87,12 +125,12 @@ def _summary(run: SavedRun, width: int) -> list[str]:
             if part["candidates"]
         ]
         if len(body) > MANY:
-            lines += [f"{visible(name)}: {len(body)} values, in report.html", ""]
+            lines += [f"{visible(name)}: {len(body)} values, see --by", ""]
         elif body:
             lines += [*_indented([[name, "rows", "kept", "share"], *body]), ""]
     if run.kept < len(run.scores):
         lines += [f"the {FEW} worst", *_list(run, _rows(run, kept=False)[:FEW], width), ""]
-    return [*lines, "more: --row N, --dropped N, --kept N, --label L; report.html"]
+    return [*lines, "more: --row N, --dropped N, --kept N, --label L, --by COLUMN; report.html"]
 
 
 def _row(run: SavedRun, row: int, width: int) -> list[str]:

@@ -39,7 +39,7 @@ CARD_COLUMNS, LISTED_COLUMNS = 40, 16
 CARD_PIXELS, LISTED_PIXELS = 192, 48
 """The longest side of a picture there."""
 MOST_LABELS = 200
-"""Labels that can be chosen from a list."""
+"""Labels that can be chosen from a list, and values of a column that have a line each."""
 
 
 def leave_report(folder: Path, table: Dataset, scores: pl.DataFrame, parts: Parts) -> None:
@@ -92,7 +92,11 @@ def render(run: SavedRun) -> str:
         ways=worth_cells(made["worth"]) if "worth" in made else [],
         figures=figures(run),
         evaluation=evaluation_cells(made["evaluation"]) if made.get("evaluation") else [],
-        composition=made.get("composition", {}),
+        composition={
+            name: parts
+            for name, parts in made.get("composition", {}).items()
+            if len(parts) <= MOST_LABELS
+        },
         scale=scale,
         groups=_groups(run),
         entries=entries,

@@ -61,7 +61,7 @@ Way = Annotated[
     Record,
     _having("name", "rows", "share", "loss", "last", "metrics", "gain", "low", "high"),
 ]
-Part = Annotated[dict[str, str | int], _having("value", "candidates", "kept")]
+Part = Annotated[dict[str, str | int | float | None], _having("value", "candidates", "kept")]
 Verification = Annotated[Record, _having("examples", "verdict")]
 
 

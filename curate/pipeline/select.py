@@ -12,7 +12,7 @@ import polars as pl
 
 from curate.errors import NonFiniteError, NothingKeptError
 from curate.influence import expected_error
-from curate.output.composition import composition
+from curate.output.composition import Judged, composition
 from curate.output.directory import Selection, provenance, refuse_other_data, write_selection
 from curate.output.page import REPORTED, leave_report
 from curate.pipeline.amortize import Amortized, extended
@@ -191,13 +191,18 @@ class Result:
     def _write(self, chosen: Chosen) -> None:
         """Write what is kept and every score, before anything else is tried."""
         job, recipe = self.job.on_whole(), self.job.recipe
-        kept = chosen.choice.kept
+        scores, tokens = chosen.scores, job.data.tokens
+        judged = Judged(chosen.choice.kept, scores.influence, scores.seen, tokens)
         self.written = (
             provenance(recipe, job.data.sources)
             | self.origin
             | _summary(job, chosen)
+<<<<<<< HEAD
             | ({} if self.amortized is None else {"prediction": self.amortized.quality.row()})
             | {"composition": composition(job.data.table, kept, recipe)}
+=======
+            | {"composition": composition(job.data.table, judged, recipe)}
+>>>>>>> 0e600bc0c78eb75e9758e54dd59a0a9e9b3ef20d
         )
         nothing: NothingKeptError | None = None
         try:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from datasets import Dataset
 
-from curate.output.composition import composition
+from curate.output.composition import Judged, composition
 from curate.output.directory import Selection, write_selection
 from curate.output.page import leave_report
 from curate.output.saved_run import store_dropped
@@ -80,7 +80,8 @@ def made(
         }
     )
     facts = {"policy": "look_ahead", "steps": 10, "device": "cpu"}
-    facts |= {"composition": composition(table, kept, by)}
+    judged = Judged(kept, scores["influence"].to_numpy(), scores["seen"].to_numpy())
+    facts |= {"composition": composition(table, judged, by)}
     with staged(folder, overwrite=True) as stage:
         write_selection(stage, Selection(table, scores, facts | provenance, by, WINDOWS))
         parts = Parts()

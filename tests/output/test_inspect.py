@@ -91,7 +91,8 @@ def test_no_escape_sequence_reaches_the_terminal(
     by = recipe(columns, objective="sequence_classification", data=data)
     folder = made(tmp_path / "run", Dataset.from_dict(names), by, report=False)
     label = visible(f"l{bad}")
-    for arguments in ([], ["--row", "12"], ["--kept", "9", "--dropped", "9"], ["--label", label]):
+    lists = (["--kept", "9", "--dropped", "9"], ["--label", label], ["--by", "label"])
+    for arguments in ([], ["--row", "12"], *lists):
         for wide in ("40", "100"):
             monkeypatch.setenv("COLUMNS", wide)
             out = inspect(capsys, folder, *arguments)
@@ -142,7 +143,7 @@ def test_inspecting_loads_no_torch_and_needs_no_unicode(on_text: Path) -> None:
     code = (
         "import contextlib, io, sys; from curate.cli.main import cli, main, run\n"
         "with contextlib.redirect_stdout(io.StringIO()):\n"
-        "    for more in ['--row', '10'], ['--kept', '3']:\n"
+        "    for more in ['--row', '10'], ['--kept', '3'], ['--by', 'where', '--json']:\n"
         f"        assert run(cli, ['inspect', {str(on_text)!r}, *more]) == 0\n"
         "assert 'torch' not in sys.modules\n"
         f"sys.argv[1:] = ['inspect', {str(on_text)!r}]\n"
