@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from curate.output.saved_run import SavedRun
 from curate.output.verdict import (
     error_line,
+    prediction_line,
     protocol_line,
     ratio_line,
     repeats_line,
@@ -108,6 +109,8 @@ def came_out(made: Mapping[str, Any], kept: int, candidates: int) -> Facts:
         facts["run"] = (
             f"{made['policy']} ({count(made['steps'], 'step')}, {made['device']}{shared})"
         )
+    if prediction := made.get("prediction"):
+        facts["scores"] = prediction_line(prediction)
     if seconds := made.get("seconds"):
         facts["time"] = ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items())
     if failed := made.get("failed"):

@@ -105,6 +105,7 @@ class Provenance(TypedDict, total=False):
     repeats: Annotated[
         Numbers, _having("correlation", "low", "high", "reliability", "foretold", "target_rows")
     ]
+    prediction: Annotated[Numbers, _having("sample", "spearman", "low", "high", "alike", "width")]
     worth: Worth
     cost: float
     evaluation: list[Retrained]

@@ -109,6 +109,24 @@ def repeats_line(repeats: dict[str, Any]) -> str:
     return text
 
 
+def prediction_line(prediction: dict[str, Any]) -> str:
+    """How well scores of rows outside of a sample are predicted, from `Quality.row`."""
+    sample = prediction["sample"]
+    text = (
+        f"learned from {sample:,} rows; those kept back in turn are ranked as exact scores rank "
+        f"them with {prediction['spearman']:.2f} ({prediction['low']:.2f} to "
+        f"{prediction['high']:.2f}), and {prediction['alike']:.0%} of them chosen alike, "
+        f"{prediction['by_chance']:.0%} by chance; nine in ten lie within "
+        f"{prediction['width']:.2g} of what is predicted"
+    )
+    if prediction["weak"]:
+        return (
+            f"{text}. Predictions are weak: score more rows (score.sample: {2 * sample}), or all "
+            "of them, without score"
+        )
+    return text
+
+
 def trust_ratio(windows: pl.DataFrame) -> float | None:
     """Median over the windows of realized over predicted change; None if none was measured."""
     if not {"realized", "predicted"} <= set(windows.columns):

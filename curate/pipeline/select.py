@@ -197,12 +197,9 @@ class Result:
             provenance(recipe, job.data.sources)
             | self.origin
             | _summary(job, chosen)
-<<<<<<< HEAD
+            | {"steps": self.job.total_steps()}
             | ({} if self.amortized is None else {"prediction": self.amortized.quality.row()})
-            | {"composition": composition(job.data.table, kept, recipe)}
-=======
             | {"composition": composition(job.data.table, judged, recipe)}
->>>>>>> 0e600bc0c78eb75e9758e54dd59a0a9e9b3ef20d
         )
         nothing: NothingKeptError | None = None
         try:
