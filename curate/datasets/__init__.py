@@ -11,6 +11,7 @@ from curate.datasets.batches import (
 from curate.datasets.columns import match_features, read_features, require_columns
 from curate.datasets.csv_files import Use
 from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples, drawn
+from curate.datasets.files import plain_table
 from curate.datasets.labels import (
     Classes,
     find_classes,
@@ -19,6 +20,7 @@ from curate.datasets.labels import (
     read_classes,
     read_numbers,
 )
+from curate.datasets.references import refuse_outside
 from curate.datasets.sources import HUB_NAME, fingerprint_of, read
 from curate.datasets.text import (
     encode_completions,
@@ -54,11 +56,13 @@ __all__ = [
     "map_leaves",
     "mapped_tensors",
     "match_features",
+    "plain_table",
     "plant_label_noise",
     "read",
     "read_classes",
     "read_features",
     "read_numbers",
+    "refuse_outside",
     "require_columns",
     "take",
     "truncate",

@@ -180,7 +180,7 @@ def _gathered(parts: Iterable[Part]) -> list[Part]:
 
 def _joined(parts: list[Part]) -> tuple[pa.Table, Features]:
     """One table of all parts, and what `datasets` calls its columns."""
-    parts = _with_same_classes([(path, _plain(table)) for path, table in parts])
+    parts = _with_same_classes([(path, plain_table(table)) for path, table in parts])
     declared: dict[str, Any] = {}
     schema, tables = pa.schema([]), []
     for path, table in parts:
@@ -221,7 +221,7 @@ def _naming(path: str, what: str = "its columns") -> Iterator[None]:
         ) from error
 
 
-def _plain(table: pa.Table) -> pa.Table:
+def plain_table(table: pa.Table) -> pa.Table:
     """A table whose columns have the types that `datasets` knows: no views, no dictionaries."""
     for change in (_without_views, _values_alone):  # Arrow looks up no views in dictionaries
         fields = [with_leaves(field, change) for field in table.schema]

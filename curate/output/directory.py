@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -26,7 +26,8 @@ class Selection:
     """What is written: every candidate, which of them are kept, and how that came about.
 
     table: the candidates, in the order of `scores` by row. recipe: what would repeat the run, if
-    a recipe made it. windows: what their scores are worth.
+    a recipe made it. windows: what their scores are worth. also: writes what else
+    belongs there.
     """
 
     table: Dataset
@@ -34,6 +35,7 @@ class Selection:
     provenance: dict[str, Any]
     recipe: Recipe | None = None
     windows: Sequence[dict[str, Any]] = ()
+    also: Callable[[Path], None] | None = None
 
 
 def write_selection(stage: Path, selection: Selection) -> None:
@@ -47,6 +49,8 @@ def write_selection(stage: Path, selection: Selection) -> None:
         windows.write_parquet(stage / "windows.parquet")
     if selection.recipe is not None:
         (stage / "recipe.yaml").write_text(write_recipe(selection.recipe), encoding="utf-8")
+    if selection.also is not None:
+        selection.also(stage)
     (stage / MARK).write_text(json.dumps(selection.provenance, indent=2) + "\n", encoding="utf-8")
 
 

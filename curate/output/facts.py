@@ -110,7 +110,7 @@ def came_out(made: Mapping[str, Any], kept: int, candidates: int) -> Facts:
             f"{made['policy']} ({count(made['steps'], 'step')}, {made['device']}{shared})"
         )
     if prediction := made.get("prediction"):
-        facts["scores"] = prediction_line(prediction)
+        facts["prediction"] = prediction_line(prediction)
     if seconds := made.get("seconds"):
         facts["time"] = ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items())
     if failed := made.get("failed"):

@@ -15,6 +15,8 @@ FIRM, LOOSE = 0.3, 0.6
 """Expected error over the size of an influence, up to which size and order, and order, hold."""
 FEW = 5
 """Removals followed below which their error says little."""
+WEAK = 0.3
+"""Rank correlation of predicted and exact scores below which predictions are weak."""
 RELIABLE = 0.5
 """Reliability of scores on the whole target below which they are mostly chance."""
 FEWEST = 10
@@ -119,7 +121,7 @@ def prediction_line(prediction: dict[str, Any]) -> str:
         f"{prediction['by_chance']:.0%} by chance; nine in ten lie within "
         f"{prediction['width']:.2g} of what is predicted"
     )
-    if prediction["weak"]:
+    if not prediction["low"] >= WEAK:
         return (
             f"{text}. Predictions are weak: score more rows (score.sample: {2 * sample}), or all "
             "of them, without score"

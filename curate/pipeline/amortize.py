@@ -5,8 +5,8 @@ many steps as the run that scores the sample: so the sample's rows are to it wha
 are. One of its states is early, the other its last.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,11 +71,15 @@ class Views:
 
 @dataclass(frozen=True)
 class Amortized:
-    """What was learned from a sample: enough to score any row, and how well that goes."""
+    """What was learned from a sample: enough to score any row, and how well that goes.
+
+    cuts: the lowest predicted score that is kept, by group; under "" where there are no groups.
+    """
 
     views: Views
     predictor: Predictor
     quality: Quality
+    cuts: Mapping[str, float] = field(default_factory=dict)
 
     def scores(self, task: Task, examples: SourceExamples) -> Iterator[Array]:
         """Predicted scores of examples, some at a time, in their order, each of shape (n,)."""
@@ -123,6 +127,7 @@ def extended(
     """What was chosen of a sample, extended to all candidates by predicting their scores.
 
     Rows of the sample are ranked by their predictions, too, so that like is compared with like.
+    Where all rows are of the sample, what was chosen stays.
 
     Args:
         job: of the sample. share: of the candidates to keep; that of the recipe's budget if None.
@@ -130,9 +135,8 @@ def extended(
     kept = float(chosen.choice.kept.mean()) if share is None else share
     with phases.phase("learn", job.total_steps()) as tick:
         amortized = amortize(job, chosen.scores.score, kept, tick)
-    if job.whole is None:
-        return chosen, amortized
-    everything, count, place = job.on_whole(), len(job.whole.examples), 0
+    everything, place = job.on_whole(), 0
+    count = len(everything.data.examples)
     task, _, _ = job.start(job.recipe.training.seed)
     score = large(count, np.float64, job.scratch)
     with phases.phase("predict", count) as tick:
@@ -140,6 +144,10 @@ def extended(
             score[place : place + len(part)] = part
             place += len(part)
             tick(len(part))
+    choice = cut(everything, score, None if share is None else Budget(fraction=share))
+    amortized = replace(amortized, cuts=_cuts(everything, score, choice.kept))
+    if job.whole is None:
+        return chosen, amortized
     scores = replace(
         chosen.scores,
         score=score,
@@ -149,9 +157,16 @@ def extended(
         halves=None,
         errors=_spread(job, chosen.scores.errors, np.nan),
     )
-    choice = cut(everything, score, None if share is None else Budget(fraction=share))
     passes = job.total_steps() + 2 / 3 * count / job.recipe.training.batch_size
     return replace(chosen, scores=scores, choice=choice, passes=chosen.passes + passes), amortized
+
+
+def _cuts(job: Job, score: Array, kept: Array) -> dict[str, float]:
+    """The lowest score that is kept, by group; groups of which none is have no entry."""
+    if job.recipe.selection.group_by is None:
+        return {"": float(score[kept].min())} if kept.any() else {}
+    groups = job.data.groups(job.recipe.selection.group_by)[kept]
+    return {str(name): float(score[kept][groups == name].min()) for name in np.unique(groups)}
 
 
 def _spread(job: Job, values: Any, fill: float) -> Any:

@@ -25,7 +25,7 @@ from curate.datasets import (
 from curate.errors import DataError
 from curate.influence import Target
 from curate.models import describe_files
-from curate.pipeline.reading import column_uses, find_reader
+from curate.pipeline.reading import Known, column_uses, find_reader
 from curate.recipe import Pretrained, Recipe, Source, Split
 from curate.selection import Array
 
@@ -46,6 +46,7 @@ class Candidates:
     target_weights: of the validation sets in the mean over them, the largest 1.
     sources: source -> what identifies the data, and the files of a model, for provenance.
     left_out: source -> how many of its texts are shorter than `data.min_length`, if that is given.
+    known: what they were read by.
     """
 
     table: Dataset
@@ -58,6 +59,24 @@ class Candidates:
     target_weights: dict[str, float]
     sources: dict[str, Any]
     left_out: dict[str, int]
+    known: Known
+
+    @classmethod
+    def unlabeled(cls, examples: SourceExamples, outputs: int, known: Known) -> "Candidates":
+        """Rows to be looked at by a model of so many outputs, and nothing else."""
+        return cls(
+            table=Dataset.from_dict({}),
+            examples=examples,
+            validation={},
+            test=None,
+            noisy=None,
+            classes=None,
+            outputs=outputs,
+            target_weights={},
+            sources={},
+            left_out={},
+            known=known,
+        )
 
     def only(self, positions: Array) -> "Candidates":
         """Some of the candidates, by position, shape (n,), ascending; all else as it is."""
@@ -143,14 +162,19 @@ class Candidates:
 
     def groups(self, column: str) -> Array:
         """The values of a column, for quotas, shape (N,)."""
-        require_columns(self.table, [column], "selection.group_by")
-        values = self.table.select_columns([column]).with_format("numpy")[:][column]
-        if values.ndim != 1 or values.dtype.kind not in "biuUOS":
-            raise DataError(
-                f"selection.group_by: column {column} holds {self.table.features[column]}; "
-                "groups must be ints or strings."
-            )
-        return np.asarray(values.astype(str) if values.dtype.kind == "O" else values)
+        return group_values(self.table, column, "selection.group_by")
+
+
+def group_values(table: Dataset, column: str, source: str) -> Array:
+    """The values of a column of ints or strings, shape (N,); source: for messages."""
+    require_columns(table, [column], source)
+    values = table.select_columns([column]).with_format("numpy")[:][column]
+    if values.ndim != 1 or values.dtype.kind not in "biuUOS":
+        raise DataError(
+            f"{source}: column {column} holds {table.features[column]}; groups must be ints or "
+            "strings."
+        )
+    return np.asarray(values.astype(str) if values.dtype.kind == "O" else values)
 
 
 def read_candidates(recipe: Recipe) -> Candidates:
@@ -210,8 +234,9 @@ def read_candidates(recipe: Recipe) -> Candidates:
         classes=labels.numpy() if labels is not None and reader.classes else None,
         outputs=reader.classes.count if reader.classes else _width(labels),
         target_weights=_target_weights(recipe, validation),
-        sources=sources | _model_files(recipe),
+        sources=sources | model_files(recipe),
         left_out={} if section.min_length is None else left_out,
+        known=reader.known,
     )
 
 
@@ -252,7 +277,7 @@ def _target_weights(recipe: Recipe, names: Iterable[str]) -> dict[str, float]:
     return {name: weights[name] / max(weights.values()) for name in names}
 
 
-def _model_files(recipe: Recipe) -> dict[str, Any]:
+def model_files(recipe: Recipe) -> dict[str, Any]:
     """What identifies the files of a pretrained model."""
     section = recipe.model
     if not isinstance(section, Pretrained):

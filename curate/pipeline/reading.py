@@ -1,7 +1,7 @@
 """From rows to examples, by the columns that a recipe names: features with labels, or texts."""
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from datasets import Dataset
@@ -33,14 +33,28 @@ from curate.recipe import Pretrained, Recipe
 from curate.recipe.names import find_objective
 
 
+class Known(NamedTuple):
+    """What a reader found in the training source.
+
+    features: the names of the columns of features, none for texts. classes: the values of the
+    label, if they are classes.
+    """
+
+    features: list[str]
+    classes: Classes | None
+
+
 class Reader(Protocol):
     """Turns datasets into examples, each in the same way.
 
-    label: the column of labels, if one is read. classes: its values, if they are classes.
+    label: the column of labels, if one is read. known: what it goes by.
     """
 
     @property
     def label(self) -> str | None: ...
+
+    @property
+    def known(self) -> Known: ...
 
     @property
     def classes(self) -> Classes | None: ...
@@ -61,22 +75,25 @@ def column_uses(recipe: Recipe) -> dict[str, Use]:
     return uses | {p: "number" for p in columns.features or [] if p not in uses}
 
 
-def find_reader(recipe: Recipe, train: Dataset) -> Reader:
-    """The reader for a recipe, its classes those of the training source."""
+def find_reader(recipe: Recipe, train: Dataset, known: Known | None = None) -> Reader:
+    """The reader for a recipe: as the training source is, or as one was that is `known`."""
     if isinstance(recipe.model, Pretrained):
-        return TextReader(recipe, train, recipe.model)
-    return FeatureReader(recipe, train)
+        return TextReader(recipe, train, recipe.model, known)
+    return FeatureReader(recipe, train, known)
 
 
 class FeatureReader:
     """Columns of numbers or images, and labels of any kind."""
 
-    def __init__(self, recipe: Recipe, train: Dataset) -> None:
+    def __init__(self, recipe: Recipe, train: Dataset, known: Known | None = None) -> None:
         self.recipe = recipe
         self.dtype = getattr(torch, recipe.training.dtype)
         columns, source = recipe.data.columns, str(recipe.data.train)
         self.label, self.holds = columns.label, find_objective(recipe.objective).label
         self.classes: Classes | None = None
+        if known is not None:
+            self.features, self.classes = known
+            return
         if self.label is not None:
             require_columns(train, [self.label], source)
         exclude = [self.label] if self.label else []
@@ -85,6 +102,11 @@ class FeatureReader:
             self.holds == "classes" or (self.holds == "any" and holds_names(train, self.label))
         ):
             self.classes = _classes_of(recipe, train, self.label)
+
+    @property
+    def known(self) -> Known:
+        """What it goes by."""
+        return Known(self.features, self.classes)
 
     def examples(self, data: Dataset, source: str) -> TensorExamples:
         """Read all rows of `data`, with their labels if there are any."""
@@ -108,12 +130,18 @@ class FeatureReader:
 class TextReader:
     """Columns of text through the model's tokenizer, and classes for a classifier."""
 
-    def __init__(self, recipe: Recipe, train: Dataset, model: Pretrained) -> None:
+    def __init__(
+        self, recipe: Recipe, train: Dataset, model: Pretrained, known: Known | None = None
+    ) -> None:
         self.columns = recipe.data.columns
         self.label = self.columns.label if find_objective(recipe.objective).label else None
         config = models.load_config(model.pretrained, trust=model.trust_remote_code)
         ids_of = {} if model.from_scratch else config.label2id or {}
-        self.classes = _classes_of(recipe, train, self.label, ids_of) if self.label else None
+        self._further = known is not None
+        known = known or Known(
+            [], _classes_of(recipe, train, self.label, ids_of) if self.label else None
+        )
+        self.known, self.classes = known, known.classes
         self.tokenizer = models.load_tokenizer(
             model.tokenizer or model.pretrained, trust=model.trust_remote_code
         )
@@ -166,7 +194,7 @@ class TextReader:
             self._refuse_empty(texts, terms, source)
             return texts
         enough = (terms >= self.min_length).nonzero().flatten()
-        if len(enough) == 0:
+        if len(enough) == 0 and not self._further:
             raise DataError(
                 f"{source}: none of {len(texts)} rows has the {self.min_length} tokens of "
                 f"data.min_length, the longest has {int(terms.max())}; lower it."

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from curate.pipeline.forecast import announce
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.score import Chosen, choose, chosen_table, cut, require_kept
+from curate.pipeline.scorer import FOLDER, write_predictor
 from curate.pipeline.worth import Appraiser, Worth, trainings
 from curate.recipe import Recipe, fingerprint
 from curate.runtime.files import write_whole_text
@@ -216,6 +218,7 @@ class Result:
             self._noted(to_come),
             recipe,
             chosen.scores.window_rows(),
+            None if self.amortized is None else partial(self._write_predictor, self.amortized),
         )
         with self.phases.phase("write"):
             if job.ranks.rank == 0:
@@ -224,6 +227,9 @@ class Result:
             everywhere(job.ranks, True)  # nobody goes on before it is written
         if nothing is not None:
             raise NothingKeptError(f"{self.parts.failed[EVERY_ROW]}.") from nothing
+
+    def _write_predictor(self, amortized: Amortized, stage: Path) -> None:
+        write_predictor(stage / FOLDER, self.job.on_whole(), amortized)
 
     def _width(self) -> float | None:
         """Half of the interval of a predicted score, if scores are predicted."""

@@ -14,8 +14,6 @@ FOLDS, COVERED = 5, 0.9
 """Parts of the sample, each kept back once; the share of rows whose score is in its interval."""
 PENALTIES = np.logspace(-4, 5, 28)
 """Ridge penalties that are tried, per row and for features of variance 1."""
-WEAK = 0.3
-"""The rank correlation of predicted and exact scores below which predictions are weak."""
 FREE = 0.1
 """The least share of a sample's degrees of freedom that a regression leaves."""
 SEED, AT_A_TIME = 4, 4096
@@ -57,14 +55,9 @@ class Quality:
         """The share of rows that a choice at random makes alike."""
         return self.share**2 + (1 - self.share) ** 2
 
-    @property
-    def weak(self) -> bool:
-        """Whether it is not sure that predictions are more than weak."""
-        return not self.low >= WEAK
-
     def row(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"by_chance": self.by_chance, "weak": self.weak}
+        return asdict(self) | {"by_chance": self.by_chance}
 
 
 @dataclass(frozen=True)

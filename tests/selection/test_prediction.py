@@ -24,12 +24,12 @@ def test_what_is_linear_is_found_and_what_is_not_there_is_not() -> None:
     assert (predictor(fresh) - truth).std() < 0.05 * truth.std()
     assert quality.spearman > 0.999
     assert quality.alike > 0.98
-    assert not quality.weak
+    assert quality.low > 0.99
     noise = np.random.default_rng(2).normal(size=2000)
     predictor, quality = learn(blocks, noise, 0.5)
     assert predictor(fresh).std() < 0.15
     assert abs(quality.spearman) < 0.1
-    assert quality.weak
+    assert quality.low < 0.1
     assert abs(quality.alike - quality.by_chance) < 0.05
 
 
@@ -62,8 +62,7 @@ def test_more_features_than_rows_and_features_that_never_vary() -> None:
     constant = np.ones((100, 2), dtype=np.float32)
     predictor, quality = learn([constant, many], random.normal(size=100), 0.5)
     assert np.isfinite(predictor([constant, many])).all()
-    assert quality.spearman < 0.3
-    assert quality.weak
+    assert quality.low < 0.2
 
 
 def test_restored_is_what_was_saved() -> None:
