@@ -19,7 +19,9 @@ from curate.datasets.labels import (
     read_classes,
     read_numbers,
 )
+from curate.datasets.rows import pick_rows
 from curate.datasets.sources import HUB_NAME, fingerprint_of, read
+from curate.datasets.tensors import counted
 from curate.datasets.text import (
     encode_completions,
     encode_messages,
@@ -42,6 +44,7 @@ __all__ = [
     "TokenExamples",
     "Use",
     "batch_length",
+    "counted",
     "drawn",
     "encode_completions",
     "encode_messages",
@@ -54,6 +57,7 @@ __all__ = [
     "map_leaves",
     "mapped_tensors",
     "match_features",
+    "pick_rows",
     "plant_label_noise",
     "read",
     "read_classes",
