@@ -17,9 +17,9 @@ PROJECT = ROOT.parent
 ARROWS = {
     "errors": "",
     "recipe": "errors",
-    "datasets": "errors",
-    "rules": "errors",
     "runtime": "errors",
+    "datasets": "errors runtime",
+    "rules": "errors",
     "models": "errors datasets",
     "output": "errors recipe runtime",
     "trajectory": "errors datasets rules runtime models",

@@ -21,7 +21,9 @@ from curate.datasets.labels import (
     read_numbers,
 )
 from curate.datasets.references import refuse_outside
+from curate.datasets.rows import pick_rows
 from curate.datasets.sources import HUB_NAME, fingerprint_of, read
+from curate.datasets.tensors import counted
 from curate.datasets.text import (
     encode_completions,
     encode_messages,
@@ -44,6 +46,7 @@ __all__ = [
     "TokenExamples",
     "Use",
     "batch_length",
+    "counted",
     "drawn",
     "encode_completions",
     "encode_messages",
@@ -56,6 +59,7 @@ __all__ = [
     "map_leaves",
     "mapped_tensors",
     "match_features",
+    "pick_rows",
     "plain_table",
     "plant_label_noise",
     "read",

@@ -15,6 +15,8 @@ from datasets import Dataset, Value
 from torch import Tensor
 
 from curate.datasets.images import decode_images, is_image_column
+from curate.datasets.rows import batches
+from curate.datasets.tensors import large_tensor
 from curate.errors import DataError
 
 SHOWN = 40
@@ -76,6 +78,10 @@ def read_features(
     """
     require_columns(data, names, source)
     parts, features = [], data.features  # made anew each time it is asked for
+    if not any(is_image_column(features[name]) for name in names):
+        numbers = _by_batches(data.select_columns([*names]), names, dtype)
+        if numbers is not None:
+            return numbers
     table: pa.Table = data.select_columns([*names]).with_format("arrow")[:]
     for name in names:
         column = _without_nulls(table.column(name), name, source)
@@ -91,6 +97,26 @@ def read_features(
             f"data.columns.features chose {', '.join(names)}."
         )
     return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def _by_batches(data: Dataset, names: Sequence[str], dtype: torch.dtype) -> Tensor | None:
+    """Columns of numbers, read batch by batch; None if one has to be seen whole, or refused."""
+    found: Tensor | None = None
+    for rows, table in batches(data):
+        if any(_is_json(field.type) for field in table.schema):
+            return None
+        try:
+            columns = [_without_nulls(table.column(name), name, "") for name in names]
+            parts = [_numeric(column, "", dtype) for column in columns]
+        except DataError:
+            return None
+        part = parts[0] if len(parts) == 1 else torch.cat([p.flatten(1) for p in parts], dim=1)
+        if found is None:
+            found = large_tensor((len(data), *part.shape[1:]), dtype)
+        if part.shape[1:] != found.shape[1:]:
+            return None
+        found[rows] = part
+    return found
 
 
 def holds_strings(feature: Any) -> bool:
@@ -120,7 +146,7 @@ def _numeric(column: pa.ChunkedArray, where: str, dtype: torch.dtype) -> Tensor:
     """Numbers of shape (N, 1), or lists of numbers of shape (N, ...)."""
     values = column.combine_chunks()
     if isinstance(values, pa.ExtensionArray):
-        json_text = values.type.extension_name == "arrow.json"
+        json_text = _is_json(values.type)
         values = _from_json(values.storage) if json_text else values.storage
     kind, widths = values.type, list[int]()
     while isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
@@ -135,13 +161,17 @@ def _numeric(column: pa.ChunkedArray, where: str, dtype: torch.dtype) -> Tensor:
             f"{where} holds {kind}; features must be numbers, lists of numbers or images"
             f"{_first_other(column)}."
         )
-    array = values.to_numpy(zero_copy_only=False).astype(np.float64)
+    array = values.to_numpy(zero_copy_only=False)
+    array = array.astype(array.dtype if array.dtype.kind == "f" else np.float64)
     tensor = torch.from_numpy(array).to(dtype).reshape(len(column), *(widths or [1]))
-    finite = tensor.flatten(1).isfinite().all(dim=1)
-    if not finite.all():
-        row = int(finite.int().argmin())
+    if not np.isfinite(tensor.numpy()).all():
+        row = int(tensor.flatten(1).isfinite().all(dim=1).int().argmin())
         raise DataError(f"{where} is NaN or infinite at row {row}; fill it or drop the row.")
     return tensor
+
+
+def _is_json(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.json"
 
 
 def _from_json(texts: pa.Array) -> pa.Array:

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from mmap import PAGESIZE
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
+
+from curate.datasets.tensors import joined, parts, picked
+from curate.runtime.large import touched
 
 
 class Examples(Protocol):
@@ -97,7 +101,7 @@ def joined_labels(one: SourceExamples, other: SourceExamples) -> Tensor | None:
     """The labels of some examples and then of others; None where there are none."""
     if one.labels is None or other.labels is None:
         return None
-    return torch.cat([one.labels, other.labels])
+    return joined(one.labels, other.labels)
 
 
 @dataclass(frozen=True)
@@ -111,18 +115,29 @@ class Scaling:
     def standardizing(cls, features: Tensor, dtype: torch.dtype) -> "Scaling":
         """To mean 0 and variance 1: per feature for (N, F), one pair for images and others.
 
-        A feature that never varies becomes 0.
+        Bytes are numbers in 0..1. A feature that never varies becomes 0.
         """
-        dims = 0 if features.ndim == 2 else tuple(range(features.ndim))
-        values = features.double()
-        spread = values.std(dim=dims, correction=0)
-        factor = torch.where(spread > 0, 1 / spread.where(spread > 0, 1.0), 0.0)
-        return cls(values.mean(dim=dims).to(dtype), factor.to(dtype))
+        dims = (0,) if features.ndim == 2 else tuple(range(features.ndim))
+        first = features[(0,) * len(dims)]
+        count, mean, spread = 0, torch.zeros((), dtype=torch.float64), torch.tensor(0.0)
+        varies = torch.tensor(False)
+        for part in parts(features):  # joined as Chan, Golub and LeVeque (1983) do
+            values = features[part]
+            varies = varies | (values[(0,) * len(dims)] != first)
+            values = (values / 255 if values.dtype == torch.uint8 else values).double()
+            share = len(values) / (count + len(values))
+            own, apart = values.std(dim=dims, correction=0), values.mean(dim=dims) - mean
+            varies = varies | (own > 0)
+            if count:
+                own = (own**2 * share + (spread**2 + apart**2 * share) * (1 - share)).sqrt()
+            count, mean, spread = count + len(values), mean + apart * share, own
+        factor = torch.where(varies, 1 / spread.where(varies, 1.0), 0.0)
+        return cls(mean.to(dtype), factor.to(dtype))
 
 
 @dataclass(frozen=True)
 class TensorExamples(SourceExamples):
-    """Examples held in memory, with features and labels as tensors.
+    """Examples with features and labels as tensors, which may lie in files, see `large`.
 
     features: shape (N, ...); uint8 images stay bytes and become floats in 0..1 batch by batch.
     labels: shape (N,) int64 for classes, (N,) or (N, k) floats for numbers, None without labels.
@@ -140,6 +155,7 @@ class TensorExamples(SourceExamples):
         return len(self.features)
 
     def batch(self, rows: Tensor, device: torch.device) -> Mapping[str, Tensor]:
+        touched(2 * len(rows) * (1 + self.features[:1].nbytes // PAGESIZE))
         features = self.features[rows].to(device)
         if features.dtype == torch.uint8:
             features = features.to(self.dtype) / 255
@@ -152,24 +168,24 @@ class TensorExamples(SourceExamples):
         return batch
 
     def chunks(self, size: int) -> Iterable[Tensor]:
-        pieces: tuple[Tensor, ...] = torch.arange(len(self)).split(size)
-        return pieces
+        ends = range(size, len(self) + size, size)
+        return (torch.arange(end - size, min(end, len(self))) for end in ends)
 
     def all_features(self) -> Tensor:
         """The features of all examples as a batch would have them, shape (N, ...)."""
         return self.batch(torch.arange(len(self)), self.features.device)["features"]
 
     def contents(self) -> Iterator[bytes]:
-        return (row.tobytes() for row in self.features.numpy())
+        for part in parts(self.features):
+            yield from (row.tobytes() for row in self.features[part].numpy())
 
     def take(self, positions: Tensor) -> "TensorExamples":
-        labels = None if self.labels is None else self.labels[positions]
-        features, rows = self.features[positions], self.rows[positions]
+        labels = None if self.labels is None else picked(self.labels, positions)
+        features, rows = picked(self.features, positions), picked(self.rows, positions)
         return replace(self, features=features, labels=labels, rows=rows)
 
     def joined(self, other: Self) -> "TensorExamples":
-        features = torch.cat([self.features, other.features])
-        rows = torch.cat([self.rows, other.rows])
+        features, rows = joined(self.features, other.features), joined(self.rows, other.rows)
         return replace(self, features=features, labels=joined_labels(self, other), rows=rows)
 
     def with_labels(self, labels: Tensor) -> "TensorExamples":

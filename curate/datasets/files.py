@@ -22,8 +22,11 @@ from datasets.table import table_cast
 from curate.datasets.csv_files import Use, csv_tables, typed
 from curate.datasets.exact_json import exact_tables
 from curate.datasets.json_files import InexactError, json_tables, with_leaves
+from curate.datasets.rows import MOST
 from curate.datasets.streams import ENDINGS, MIB, open_bytes
+from curate.datasets.tensors import PIECE
 from curate.errors import DataError
+from curate.runtime.large import let_go_of, released
 
 UNREADABLE = (OSError, ValueError, LookupError, pa.ArrowException, DatasetsError)
 Part = tuple[str, pa.Table]
@@ -60,14 +63,14 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
     if not filled:
         raise DataError(f"{path}: {'is empty' if len(files) == 1 else 'has no rows'}.")
     try:
-        table, features = _joined(_gathered(_parts(filled)))
+        table, features = _joined(gathered(_parts(filled)))
         if any(_holds_nothing(field.type) for field in table.schema) or (
             kind in (".json", ".jsonl") and any(_may_vary(field.type) for field in table.schema)
         ):
             raise InexactError
     except InexactError:
         features, parts = exact_tables(filled)
-        table, _ = _joined(_gathered(parts))
+        table, _ = _joined(gathered(parts))
     if len(table) == 0:
         raise DataError(f"{path}: has no rows.")
     if kind == ".csv":
@@ -75,7 +78,7 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
         features = Features.from_arrow_schema(table.schema)
     info = datasets.DatasetInfo(features=features)
     table = table_cast(table, features.arrow_schema)
-    return Dataset(table, info=info, fingerprint=_digest(table))
+    return Dataset(table, info=info, fingerprint=digest(table))
 
 
 def root_of(error: BaseException) -> BaseException:
@@ -126,8 +129,11 @@ def _has_content(path: str) -> bool:
 
 
 def _parquet_tables(path: str) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches():
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=MIB // 16) as file:
+        metadata = file.metadata
+        bytes_of = [metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups)]
+        size = PIECE * metadata.num_rows // max(1, sum(bytes_of))
+        for batch in file.iter_batches(min(max(size, 1), MOST)):
             yield pa.Table.from_batches([batch])
 
 
@@ -154,7 +160,7 @@ FORMATS = MappingProxyType(
 """Ending -> what gives the rows of such a file, in tables that may differ in their types."""
 
 
-def _gathered(parts: Iterable[Part]) -> list[Part]:
+def gathered(parts: Iterable[Part]) -> list[Part]:
     """The parts with rows, those of one schema together; on disk, in a file without a name."""
     found: list[tuple[str, int]] = []
     schema, writer = pa.schema([]), None
@@ -174,8 +180,10 @@ def _gathered(parts: Iterable[Part]) -> list[Part]:
             return []
         writer.close()
         file.flush()
-        held = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    return [(path, pa.ipc.open_stream(held.slice(start)).read_all()) for path, start in found]
+        held = let_go_of(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    pa.default_memory_pool().release_unused()
+    content = pa.py_buffer(held)
+    return [(path, pa.ipc.open_stream(content.slice(start)).read_all()) for path, start in found]
 
 
 def _joined(parts: list[Part]) -> tuple[pa.Table, Features]:
@@ -304,10 +312,11 @@ def _inner_classes(feature: Any, place: str) -> Iterator[tuple[str, list[str]]]:
         yield from _inner_classes(feature.feature, f"{place}[]")
 
 
-def _digest(table: pa.Table) -> str:
+def digest(table: pa.Table) -> str:
     """What identifies the content to `datasets`, which would pickle it to find out."""
-    digest = hashlib.blake2b(str(table.schema).encode(), digest_size=8)
+    found = hashlib.blake2b(str(table.schema).encode(), digest_size=8)
     for batch in table.to_batches():
         for buffer in (b for column in batch.columns for b in column.buffers() if b is not None):
-            digest.update(buffer)
-    return digest.hexdigest()
+            found.update(buffer)
+        released()
+    return found.hexdigest()

@@ -6,6 +6,7 @@ import struct
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from mmap import PAGESIZE
 from typing import Any
 
 import datasets
@@ -16,7 +17,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from curate.datasets.tensors import large_tensor
 from curate.errors import DataError
+from curate.runtime.large import touched
 
 Pixels = np.ndarray[Any, Any]
 """Shape (height, width, channels), uint8."""
@@ -61,17 +64,21 @@ def decode_images(
     """
     if isinstance(data.features[name], datasets.Image):
         data = data.cast_column(name, datasets.Image(decode=False))
-    images: list[Pixels] = []
+    images, first = torch.empty(0), (0, 0, 0)
     for row, cell in enumerate(data.with_format(None)[name]):
         where = f"{source}: column {name}, row {row}"
         pixels = _decoded(cell, where) if shape is None else _raw(cell, shape, where)
-        if images and pixels.shape != images[0].shape:
+        if row == 0:
+            height, width, channels = first = pixels.shape
+            images = large_tensor((len(data), channels, height, width), torch.uint8)
+        if pixels.shape != first:
             raise DataError(
-                f"{where}: the image is {_size(pixels)} but the first one is {_size(images[0])}; "
-                "bring them to one size first."
+                f"{where}: the image is {_size(pixels.shape)} but the first one is "
+                f"{_size(first)}; bring them to one size first."
             )
-        images.append(pixels)
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        images[row] = torch.tensor(pixels).permute(2, 0, 1)
+        touched(1 + pixels.nbytes // PAGESIZE)
+    return images
 
 
 def _raw(cell: Any, shape: Sequence[int], where: str) -> Pixels:
@@ -150,5 +157,5 @@ def _bytes(shades: Pixels) -> Pixels:
     return np.asarray(np.rint(shades * 255), dtype=np.uint8)
 
 
-def _size(pixels: Pixels) -> str:
-    return "x".join(str(n) for n in pixels.shape)
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

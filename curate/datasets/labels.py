@@ -1,6 +1,7 @@
 """Label columns: classes as 0..C-1, numbers as floats, and planted noise."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,10 +13,16 @@ from datasets import Dataset
 from torch import Tensor
 
 from curate.datasets.columns import holds_strings, read_features, refuse_nulls, require_columns
+from curate.datasets.files import digest, gathered
+from curate.datasets.rows import batches
+from curate.datasets.tensors import counted, large_tensor, parts
 from curate.errors import DataError
 
+Array = np.ndarray[Any, Any]
 EXACT = 2**53
 """From here on a float may stand for another whole number."""
+PLAIN = re.compile(r"bool|u?int\d+|float\d+")
+"""Types that NumPy has, of `datasets.Value`."""
 
 
 @dataclass(frozen=True)
@@ -48,33 +55,52 @@ def find_classes(
     Args:
         ids_of: the numbers that the model has for its names of classes.
     """
-    values = _whole(_values(data, name, source))
+    require_columns(data, [name], source)
     feature = data.features[name]
     if isinstance(feature, datasets.ClassLabel):
+        refuse_nulls(data, name, source)
         names = _names_of(feature)
         if names is None:
             return Classes(int(feature.num_classes))
         ordered = _numbered(names, ids_of or {})
         return Classes(len(ordered), ordered, numbers=names)
-    single = values.ndim == 1 and isinstance(feature, datasets.Value)  # no lists, no mappings
-    if not single or not (values.dtype.kind in "biu" or holds_strings(feature)):
+    present = _present(data, name, source)
+    if present is None:
         raise DataError(
             f"{source}: column {name} holds {feature}; class labels must be ints, strings or "
-            f"ClassLabel (objective regression takes numbers){_of_two_kinds(values)}."
+            f"ClassLabel (objective regression takes numbers)"
+            f"{_of_two_kinds(_values(data, name, source))}."
         )
     if holds_strings(feature):
-        names = _numbered(tuple(sorted(set(values.tolist()))), ids_of or {})
+        names = _numbered(tuple(present), ids_of or {})
         return Classes(len(names), names)
     if count is None:
-        present = np.unique(values)
         if present[0] >= 0 and present[-1] >= len(present):
+            row = next(
+                part.start + int(np.argmax(values == present[-1]))
+                for part, values in _parts(data, name, source)
+                if (values == present[-1]).any()
+            )
             raise DataError(
                 f"{source}: column {name} has {len(present)} different labels but the largest is "
-                f"{present[-1]} (row {int(np.argmax(values == present[-1]))}); labels must be "
+                f"{present[-1]} (row {row}); labels must be "
                 "0..C-1: give data.columns.classes if some are missing on purpose, or strings."
             )
         count = int(present[-1]) + 1
     return Classes(max(1, count))
+
+
+def _present(data: Dataset, name: str, source: str) -> list[Any] | None:
+    """The values of a label column in order; None if they are neither whole numbers nor strings."""
+    found: set[Any] = set()
+    for _, values in _parts(data, name, source):
+        if holds_strings(data.features[name]):
+            found.update(values.tolist())
+        elif isinstance(data.features[name], datasets.Value) and values.dtype.kind in "biu":
+            found.update(np.unique(values).tolist())
+        else:
+            return None
+    return sorted(found)
 
 
 def read_classes(data: Dataset, name: str, source: str, classes: Classes) -> Tensor:
@@ -83,28 +109,38 @@ def read_classes(data: Dataset, name: str, source: str, classes: Classes) -> Ten
     Raises:
         DataError: a null, or a label outside the classes, with its row.
     """
-    values, feature = _whole(_values(data, name, source)), data.features[name]
+    require_columns(data, [name], source)
+    feature = data.features[name]
+    found = large_tensor((len(data),), torch.int64)
+    for part, values in _parts(data, name, source):
+        ids = _ids(values, feature, classes)
+        if ids is None:
+            raise DataError(f"{source}: column {name} must hold ints but holds {feature}.")
+        outside = (ids < 0) | (ids >= classes.count)
+        if outside.any():
+            row = int(np.argmax(outside))
+            value = values.tolist()[row]
+            if isinstance(feature, datasets.ClassLabel) and 0 <= value < feature.num_classes:
+                value = feature.int2str(value)
+            reason = f"but labels must be 0..{classes.count - 1}"
+            if classes.names is not None:
+                reason = "a label that the training data does not have"
+            row += part.start
+            raise DataError(f"{source}: column {name} is {value!r} at row {row}, {reason}.")
+        found[part] = torch.from_numpy(ids)
+    return found
+
+
+def _ids(values: Array, feature: Any, classes: Classes) -> Array | None:
+    """The class ids of a label column's values, -1 for none; None if they cannot be classes."""
     whole = values.dtype.kind in "biu"
-    reason = f"but labels must be 0..{classes.count - 1}"
-    if classes.names is not None:
-        ids_of = {word: index for index, word in enumerate(classes.names)}
-        words = _names_of(feature) or classes.numbers
-        if whole and words is not None:  # of a ClassLabel here, or in the training data
-            ids_of = {str(number): ids_of.get(word, -1) for number, word in enumerate(words)}
-        ids = np.array([ids_of.get(str(value), -1) for value in values.tolist()])
-        reason = "a label that the training data does not have"
-    elif whole:
-        ids = values.astype(np.int64)
-    else:
-        raise DataError(f"{source}: column {name} must hold ints but holds {feature}.")
-    outside = (ids < 0) | (ids >= classes.count)
-    if outside.any():
-        row = int(np.argmax(outside))
-        value = values.tolist()[row]
-        if isinstance(feature, datasets.ClassLabel) and 0 <= value < feature.num_classes:
-            value = feature.int2str(value)
-        raise DataError(f"{source}: column {name} is {value!r} at row {row}, {reason}.")
-    return torch.from_numpy(ids)
+    if classes.names is None:
+        return values.astype(np.int64) if whole else None
+    ids_of = {word: index for index, word in enumerate(classes.names)}
+    words = _names_of(feature) or classes.numbers
+    if whole and words is not None:  # of a ClassLabel here, or in the training data
+        ids_of = {str(number): ids_of.get(word, -1) for number, word in enumerate(words)}
+    return np.array([ids_of.get(str(value), -1) for value in values.tolist()])
 
 
 def _names_of(feature: Any) -> tuple[str, ...] | None:
@@ -141,27 +177,51 @@ def _as_called(names: Sequence[str], ids_of: Mapping[str, int]) -> dict[str, int
     return {written.get(word.casefold(), word): number for word, number in ids_of.items()}
 
 
-def _of_two_kinds(values: np.ndarray[Any, Any]) -> str:
+def _of_two_kinds(values: Array) -> str:
     """Where the second kind of value is, if a column has several."""
     kinds = [type(value) for value in values.tolist()]
     row = next((row for row, kind in enumerate(kinds) if kind is not kinds[0]), None)
     return "" if row is None else f", but rows 0 and {row} are of two kinds"
 
 
-def _values(data: Dataset, name: str, source: str) -> np.ndarray[Any, Any]:
+def _values(data: Dataset, name: str, source: str) -> Array:
     """A column without nulls as `datasets` makes it NumPy; floats too large for float32 are inf."""
     refuse_nulls(data, name, source)
     with np.errstate(over="ignore"):
-        values: np.ndarray[Any, Any] = data.select_columns(name).with_format("numpy")[:][name]
+        values: Array = data.select_columns(name).with_format("numpy")[:][name]
     return values
 
 
-def _whole(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _whole(values: Array) -> Array:
     """Floats as ints if all of them are whole numbers, as classes are beside what was missing."""
     if values.dtype.kind != "f" or not (np.abs(values) < EXACT).all():
         return values
     whole = values.astype(np.int64)
     return whole if (whole == values).all() else values
+
+
+def _parts(data: Dataset, name: str, source: str) -> Iterator[tuple[slice, Array]]:
+    """Values of a label column and which rows they are, batch by batch; whole ones as ints."""
+    feature = data.features[name]
+    known = isinstance(feature, datasets.Value | datasets.ClassLabel)
+    if not known or not (PLAIN.fullmatch(feature.dtype) or holds_strings(feature)):
+        yield slice(0, len(data)), _whole(_values(data, name, source))
+        return
+    refuse_nulls(data, name, source)
+    column = data.select_columns([name])
+
+    def read() -> Iterator[tuple[slice, Array]]:
+        for part, table in batches(column):
+            values = table.column(0).to_numpy()
+            kinds = {"i": np.int64, "u": np.int64, "f": np.float32}  # as `datasets` has them
+            with np.errstate(over="ignore"):
+                yield part, values.astype(kinds.get(values.dtype.kind, values.dtype), copy=False)
+
+    whole = feature.dtype.startswith("float") and all(
+        _whole(values).dtype.kind == "i" for _, values in read()
+    )
+    for part, values in read():
+        yield part, values.astype(np.int64) if whole else values
 
 
 def read_numbers(
@@ -184,10 +244,14 @@ def holds_names(data: Dataset, name: str) -> bool:
 
 
 class PlantedNoise(NamedTuple):
-    """Data with wrong labels on purpose; `noisy` says where, shape (N,), bool."""
+    """Data with wrong labels on purpose.
+
+    noisy: where, shape (N,), bool. ids: of the classes that the labels now say, shape (N,).
+    """
 
     data: Dataset
     noisy: Tensor
+    ids: Tensor
 
 
 def plant_label_noise(
@@ -210,24 +274,29 @@ def plant_label_noise(
     for column in added:
         if column in data.column_names:
             raise DataError(f"{source}: label noise adds column {column}, which is there already.")
-    clean = read_classes(data, name, source, classes).numpy()
+    ids, noisy = read_classes(data, name, source, classes), large_tensor((len(data),), torch.bool)
     rng = np.random.default_rng(seed)
-    noisy = np.zeros(len(data), dtype=bool)
-    noisy[rng.permutation(len(data))[: round(fraction * len(data))]] = True
-    shifted = (clean + rng.integers(1, classes.count, size=len(data))) % classes.count
-    ids = np.where(noisy, shifted, clean)
+    places = counted(len(data))
+    rng.shuffle(places.numpy())
+    noisy[places[: round(fraction * len(data))]] = True
+    for part in parts(ids):
+        shift = torch.from_numpy(rng.integers(1, classes.count, size=len(ids[part])))
+        ids[part] = torch.where(noisy[part], (ids[part] + shift) % classes.count, ids[part])
 
-    values = _cells(data.features[name], classes, ids)
-    table: pa.Table = data.with_format("arrow")[:]
-    position, before = table.column_names.index(name), table.column(name)
-    table = table.set_column(position, name, pa.array(values, type=before.type))
-    table = table.append_column(f"{name}_clean", before)
-    table = table.append_column(f"{name}_noisy", pa.array(noisy))
+    def planted() -> Iterator[tuple[str, pa.Table]]:
+        for part, table in batches(data):
+            position, before = table.column_names.index(name), table.column(name)
+            values = pa.array(_cells(data.features[name], classes, ids[part].numpy()), before.type)
+            table = table.set_column(position, name, values)
+            table = table.append_column(f"{name}_clean", before)
+            yield source, table.append_column(f"{name}_noisy", pa.array(noisy[part].numpy()))
+
+    ((_, table),) = gathered(planted())
     info = datasets.DatasetInfo(features=datasets.Features({**data.features, **added}))
-    return PlantedNoise(Dataset(table, info=info), torch.from_numpy(noisy))
+    return PlantedNoise(Dataset(table, info=info, fingerprint=digest(table)), noisy, ids)
 
 
-def _cells(feature: Any, classes: Classes, ids: np.ndarray[Any, Any]) -> Any:
+def _cells(feature: Any, classes: Classes, ids: Array) -> Any:
     """What the training column holds for class ids; the inverse of `read_classes`."""
     if classes.names is None:
         return ids

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, packaged_modules
 
 from curate.datasets.csv_files import Use
@@ -22,6 +23,7 @@ from curate.datasets.files import (
 )
 from curate.datasets.references import refuse_outside
 from curate.errors import DataError, MissingExtraError, RunError
+from curate.runtime.large import released
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -67,7 +69,8 @@ def read(
             _refuse_option(path, option, value)
     try:
         data = _of_known_types(_pick_split(source.read(path, name, uses), path, split))
-        data.data.validate(full=True)  # bytes that are no UTF-8, offsets beyond the end
+        _validate(data.data.table)
+        data = data if data._indices is None else data.flatten_indices()
     except UNREADABLE as error:
         _refuse_full_cache(path, error)
         raise DataError(f"{path}: cannot be read: {reason_of(error)}") from error
@@ -76,6 +79,17 @@ def read(
     if not outside_files:
         refuse_outside(data, path)
     return data
+
+
+def _validate(table: pa.Table) -> None:
+    """Raise ArrowInvalid at bytes that are no UTF-8, or offsets beyond the end."""
+    try:
+        for batch in table.to_batches():
+            batch.validate(full=True)
+            released()
+    except pa.ArrowInvalid:
+        table.validate(full=True)  # says in which column
+        raise
 
 
 def _of_known_types(data: Dataset) -> Dataset:
@@ -105,6 +119,7 @@ def fingerprint_of(data: Dataset) -> dict[str, Any]:
     for part in data.with_format("arrow").iter(FINGERPRINT_ROWS):
         for batch in part.combine_chunks().to_batches():
             digest.update(batch.serialize())
+        released()
     return {"rows": len(data), "columns": data.column_names, "fingerprint": digest.hexdigest()}
 
 

@@ -17,9 +17,9 @@ from curate.datasets import (
     TokenExamples,
     Use,
     fingerprint_of,
+    pick_rows,
     plant_label_noise,
     read,
-    read_classes,
     require_columns,
 )
 from curate.errors import DataError
@@ -27,6 +27,7 @@ from curate.influence import Target
 from curate.models import describe_files
 from curate.pipeline.reading import Known, column_uses, find_reader
 from curate.recipe import Pretrained, Recipe, Source, Split
+from curate.runtime.large import large, released
 from curate.selection import Array
 
 HALVING = 2
@@ -193,16 +194,16 @@ def read_candidates(recipe: Recipe) -> Candidates:
     name = str(section.train)
     everything = reader.examples(source, name)
     parts = _split(recipe, len(everything))
-    examples = everything.take(parts["train"])
-    table, noisy = source.select(examples.rows.tolist()), None
+    everywhere = len(parts["train"]) == len(everything)
+    examples = everything if everywhere else everything.take(parts["train"])
+    table, noisy = pick_rows(source, examples.rows), None
     if section.label_noise is not None:
         assert reader.label is not None
         assert reader.classes is not None
         noise = section.label_noise.model_dump()
         planted = plant_label_noise(table, reader.label, name, reader.classes, **noise)
         table, noisy = planted.data, planted.noisy
-        noisy_labels = read_classes(table, reader.label, name, reader.classes)
-        examples = examples.with_labels(noisy_labels)
+        examples = examples.with_labels(planted.ids)
     scale = _scaling(examples) if section.standardize else lambda part: part
 
     sources, used = {name: fingerprint_of(source)}, {name: len(everything)}
@@ -297,9 +298,7 @@ def model_files(recipe: Recipe) -> dict[str, Any]:
 def _scaling(candidates: SourceExamples) -> Callable[[SourceExamples], SourceExamples]:
     """The scaling that standardizes the candidates' features, for any examples."""
     assert isinstance(candidates, TensorExamples)
-    features = candidates.features
-    values = features / 255 if features.dtype == torch.uint8 else features
-    scaling = Scaling.standardizing(values, candidates.dtype)
+    scaling = Scaling.standardizing(candidates.features, candidates.dtype)
 
     def scale(part: SourceExamples) -> SourceExamples:
         assert isinstance(part, TensorExamples)
@@ -335,7 +334,9 @@ def _width(labels: Tensor | None) -> int:
 
 def _split(recipe: Recipe, count: int) -> dict[str, Tensor]:
     """Positions of train, validation and test in the source; train stays in source order."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(recipe.data.seed))
+    generator = torch.Generator().manual_seed(recipe.data.seed)
+    left = torch.from_numpy(large(count, np.int32))
+    torch.randperm(count, generator=generator, out=left, dtype=torch.int32)
     parts = {}
     for part in ("test", "validation"):
         held = getattr(recipe.data, part)
@@ -345,10 +346,13 @@ def _split(recipe: Recipe, count: int) -> dict[str, Tensor]:
                 raise DataError(
                     f"data.{part}.fraction: {held.fraction} of {count} rows is none; raise it."
                 )
-            parts[part], order = order[:size].sort().values, order[size:]
-    if len(order) == 0:
+            parts[part], left = left[:size], left[size:]
+    if len(left) == 0:
         raise DataError(
             f"{recipe.data.train}: validation and test take all {count} rows; "
             "nothing is left to choose from."
         )
-    return parts | {"train": order.sort().values}
+    for rows in (*parts.values(), left):
+        rows.numpy().sort()
+    released()
+    return parts | {"train": left}

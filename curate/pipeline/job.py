@@ -1,7 +1,6 @@
 """From a recipe to the objects that it describes: data, model, rule, steps."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from curate.models.randomness import seeded, usual_sources
 from curate.output.directory import made_with
 from curate.pipeline.build import assign_groups, build_module, build_rule, param_groups
 from curate.pipeline.candidates import Candidates, read_candidates
+from curate.pipeline.steps import Planned, planned
 from curate.recipe import Recipe, fingerprint, resolved
 from curate.recipe.names import find_objective
 from curate.rules import Rule, State, initial_state
@@ -25,7 +25,7 @@ from curate.runtime.ranks import ALONE, Ranks, require_same
 from curate.runtime.resume import LOSSES
 from curate.runtime.units import memory_bytes
 from curate.selection import Array
-from curate.trajectory import HEADER, Disk, Step, Task, chunk_losses, shard_bytes
+from curate.trajectory import HEADER, Disk, Task, chunk_losses, shard_bytes
 from curate.trajectory.measure import step_flops
 
 MOST_STEPS = 10_000_000
@@ -92,13 +92,13 @@ class Job:
     def step_flops(self) -> int:
         """About how many arithmetic operations one training step takes."""
         task, _, _ = self.start(self.recipe.training.seed)
-        return step_flops(task, next(self._plan(self.recipe.training.seed)))
+        return step_flops(task, self.steps(self.recipe.training.seed)[0])
 
     def first_losses(self) -> Tensor:
         """Losses of the first step's candidates before any training, shape (n,), on the CPU."""
         seed = self.recipe.training.seed
         task, _, state = self.start(seed)
-        first = next(self._plan(seed))
+        first = self.steps(seed)[0]
         with torch.no_grad():
             parts = [chunk_losses(task, state.theta, first, chunk) for chunk in first.chunks()]
         return torch.cat([part.losses for part in parts]).cpu()
@@ -134,38 +134,23 @@ class Job:
             return self.total_steps()
         return self.total_steps() * min(selection.epochs, training.epochs) // training.epochs
 
-    def steps(self, seed: int, rows: Tensor | None = None, total: int | None = None) -> list[Step]:
+    def steps(self, seed: int, rows: Tensor | None = None, total: int | None = None) -> Planned:
         """The T steps of a run over `rows` (all candidates if None), shuffled every epoch.
 
         A smaller set of rows is gone through more often: T, and with it the
         compute and the schedule, stays the same. `total`: another T, with the schedule to it.
         """
-        return list(self._plan(seed, rows, total))
-
-    def _plan(
-        self, seed: int, rows: Tensor | None = None, total: int | None = None
-    ) -> Iterator[Step]:
-        training, total = self.recipe.training, total or self.total_steps()
+        training, count = self.recipe.training, total or self.total_steps()
         schedule = rules.Schedule(**training.schedule.model_dump())
         base = [section.lr for section in param_groups(self.recipe)]
-        generator = torch.Generator().manual_seed(seed)
-        pool = torch.arange(len(self.data.examples)) if rows is None else rows
-        batches = _shuffled_batches(pool, training.batch_size, generator)
-        for t, batch in zip(range(total), batches, strict=False):
-            multiplier = schedule.multiplier(t, total)
-            yield Step(
-                rows=batch,
-                weights=torch.ones(len(batch)),
-                lrs=tuple(lr * multiplier for lr in base),
-                seed=int(torch.randint(2**62, (), generator=generator)),
-                micro_batch=training.micro_batch or 0,
-            )
-
-
-def _shuffled_batches(pool: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of rows, epoch after epoch without end; the last of an epoch may be shorter."""
-    while True:
-        yield from pool[torch.randperm(len(pool), generator=generator)].split(size)
+        return planned(
+            len(self.data.examples) if rows is None else rows,
+            training.batch_size,
+            count,
+            seed,
+            lambda t: tuple(lr * schedule.multiplier(t, count) for lr in base),
+            training.micro_batch or 0,
+        )
 
 
 def prepare(

@@ -15,6 +15,7 @@ from curate.datasets import (
     TensorExamples,
     TokenExamples,
     Use,
+    counted,
     encode_completions,
     encode_messages,
     encode_texts,
@@ -124,7 +125,7 @@ class FeatureReader:
             labels = read_numbers(
                 data, self.label, source, self.dtype, keep_ints=self.holds != "numbers"
             )
-        return TensorExamples(features, labels, torch.arange(len(data)), dtype=self.dtype)
+        return TensorExamples(features, labels, counted(len(data)), dtype=self.dtype)
 
 
 class TextReader:

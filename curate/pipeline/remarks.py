@@ -2,7 +2,7 @@
 
 import torch
 
-from curate.datasets import TensorExamples
+from curate.datasets import Scaling, TensorExamples
 from curate.pipeline.candidates import Candidates
 from curate.recipe import Recipe
 from curate.recipe.data import Split
@@ -35,8 +35,8 @@ def _scales(recipe: Recipe, data: Candidates) -> list[str]:
     features = examples.features
     if features.ndim != 2 or features.dtype == torch.uint8:
         return []
-    spread = features.double().std(dim=0, correction=0)
-    spread = spread[spread > 0]
+    factor = Scaling.standardizing(features, torch.float64).factor
+    spread = 1 / factor[factor > 0]
     if not len(spread) or spread.max() <= WILD * spread.min():
         return []
     return [
@@ -62,12 +62,14 @@ def _overlaps(recipe: Recipe, data: Candidates) -> list[str]:
     """
     if isinstance(recipe.data.validation, Split):
         return []
-    candidates, lines = {hash(row) for row in data.examples.contents()}, []
-    for name, examples in data.validation.items():
-        both = sum(hash(row) in candidates for row in examples.contents())
+    targets = {name: [*map(hash, part.contents())] for name, part in data.validation.items()}
+    wanted, lines = set[int]().union(*targets.values()), []
+    candidates = {row for row in map(hash, data.examples.contents()) if row in wanted}
+    for name, rows in targets.items():
+        both = sum(row in candidates for row in rows)
         if both:
             lines.append(
-                f"{both} of {len(examples)} rows of {name} are candidates as well (labels aside), "
+                f"{both} of {len(rows)} rows of {name} are candidates as well (labels aside), "
                 "and a row that is its own target speaks for itself; take them out of one of them."
             )
     return lines

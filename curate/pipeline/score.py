@@ -1,6 +1,6 @@
 """Score and choose: a job and a policy's name in, a kept set with reasons out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -166,7 +166,7 @@ def choose(
 
 def selector_for(
     job: Job, policy: str, *, halved: bool = False
-) -> tuple[Selector, State, list[Step]]:
+) -> tuple[Selector, State, Sequence[Step]]:
     """The selector that goes through the recipe's run by the named policy, its start and steps.
 
     `halved`: whether influences are taken on the two halves of every target separately.

@@ -8,6 +8,7 @@ import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,21 @@ def large(shape: int | tuple[int, ...], dtype: Any, folder: Path | str | None = 
                 error.errno, error.strerror, str(folder or tempfile.gettempdir())
             ) from error
         held = mmap.mmap(file.fileno(), size)
+    if hasattr(mmap, "MADV_RANDOM"):
+        held.madvise(mmap.MADV_RANDOM)  # a row brings its own page, not those around it
     return np.frombuffer(let_go_of(held), dtype).reshape(shape)
+
+
+def pieces(count: int, size: int = 2**16) -> Iterator[slice]:
+    """Go through so many rows, in order and in pieces; their pages are let go of on the way."""
+    for first in range(0, count, size):
+        yield slice(first, min(count, first + size))
+        released()
 
 
 def let_go_of(held: mmap.mmap) -> mmap.mmap:
     """Have the pages of a file that is mapped, and shared with it, let go of with all others."""
     _maps.add(held)
-    if hasattr(mmap, "MADV_RANDOM"):
-        held.madvise(mmap.MADV_RANDOM)  # a row brings its own page, not those around it
     return held
 
 

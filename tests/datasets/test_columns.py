@@ -8,9 +8,10 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 
-from curate.datasets import match_features, read_features, require_columns
+from curate.datasets import match_features, read_features, require_columns, rows, tensors
 from curate.datasets.columns import holds_strings, refuse_nulls
 from curate.errors import DataError
+from curate.runtime import large
 
 F64 = torch.float64
 
@@ -53,25 +54,25 @@ def test_rows_picked_and_shuffled_stay_in_step() -> None:
     assert read_features(data, ["a"], "src", dtype=F64).flatten().tolist() == [3, 1]
 
 
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"a": [1.0, None, 2.0]}, "column a is null at row 1"),
-        ({"a": [1.0, 2.0, float("nan")]}, "column a is NaN or infinite at row 2"),
-        ({"a": [[1.0, 2.0], [1.0, float("inf")]]}, "column a is NaN or infinite at row 1"),
-        (
-            {"a": [[1.0, 2.0], [3.0]]},
-            r"lists of different lengths, first at row 1 \(1 instead of 2\)",
-        ),
-        ({"a": [[[1.0], [2.0]], [[1.0], [2.0, 3.0]]]}, "different lengths, first at row 1"),
-        ({"a": [[1.0, 2.0], [3.0, None]]}, "null inside the list at row 1"),
-        ({"a": [[], []]}, r"holds empty lists \(2 rows\)"),
-        ({"a": [[[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [None, 4.0]]]}, "inside the list at row 1"),
-        ({"a": [[["x"]]]}, r"column a holds list<.*string.*>; features must be numbers"),
-        ({"a": ["x", "y"]}, "column a holds string; features must be numbers"),
-        ({"b": [1.0]}, "there is no column a; it has b"),
-    ],
-)
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"a": [1.0, None, 2.0]}, "column a is null at row 1"),
+    ({"a": [1.0, 2.0, float("nan")]}, "column a is NaN or infinite at row 2"),
+    ({"a": [[1.0, 2.0], [1.0, float("inf")]]}, "column a is NaN or infinite at row 1"),
+    (
+        {"a": [[1.0, 2.0], [3.0]]},
+        r"lists of different lengths, first at row 1 \(1 instead of 2\)",
+    ),
+    ({"a": [[[1.0], [2.0]], [[1.0], [2.0, 3.0]]]}, "different lengths, first at row 1"),
+    ({"a": [[1.0, 2.0], [3.0, None]]}, "null inside the list at row 1"),
+    ({"a": [[], []]}, r"holds empty lists \(2 rows\)"),
+    ({"a": [[[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [None, 4.0]]]}, "inside the list at row 1"),
+    ({"a": [[["x"]]]}, r"column a holds list<.*string.*>; features must be numbers"),
+    ({"a": ["x", "y"]}, "column a holds string; features must be numbers"),
+    ({"b": [1.0]}, "there is no column a; it has b"),
+]
+
+
+@pytest.mark.parametrize(("columns", "message"), WRONG)
 def test_what_is_wrong_is_named_with_its_row(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         features(columns, ["a"])
@@ -150,3 +151,43 @@ def test_columns_that_are_required() -> None:
 )
 def test_which_features_hold_strings(feature: Any, strings: bool) -> None:
     assert holds_strings(feature) is strings
+
+
+@pytest.fixture
+def in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few rows at a time, in files."""
+    monkeypatch.setattr(rows, "PIECE", 1)
+    monkeypatch.setattr(rows, "MOST", 1)
+    monkeypatch.setattr(tensors, "PIECE", 1)
+    monkeypatch.setattr(large, "SMALL", 0)
+
+
+@pytest.mark.usefixtures("in_batches")
+def test_by_batches_the_numbers_are_the_same() -> None:
+    test_numbers_and_lists_side_by_side()
+    test_nested_lists_and_array_features_keep_their_shape()
+    test_rows_picked_and_shuffled_stay_in_step()
+    test_numbers_in_a_column_of_json_are_numbers()
+    test_integers_that_float64_holds_survive_and_bool_is_a_number()
+    test_a_number_too_large_for_the_dtype_is_refused()
+    test_images_stay_bytes_and_do_not_mix_with_numbers()
+    test_the_row_that_is_no_number_is_named()
+
+
+@pytest.mark.usefixtures("in_batches")
+@pytest.mark.parametrize(("columns", "message"), WRONG)
+def test_by_batches_what_is_wrong_is_named_alike(columns: dict[str, Any], message: str) -> None:
+    test_what_is_wrong_is_named_with_its_row(columns, message)
+
+
+def test_the_fault_that_is_named_does_not_depend_on_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lengths come first, then nulls within, then what is no number, wherever they are."""
+    columns = {"a": [[1.0, 2.0], [float("nan"), 1.0], [1.0, None], [3.0]]}
+    for most in (100, 1):
+        monkeypatch.setattr(rows, "MOST", most)
+        with pytest.raises(DataError, match="lists of different lengths, first at row 3"):
+            features(columns, ["a"])
+        with pytest.raises(DataError, match="null inside the list at row 2"):
+            features({"a": columns["a"][:3]}, ["a"])

@@ -1,8 +1,10 @@
 """Tensors as examples: batches, parts and scaling."""
 
+import numpy as np
+import pytest
 import torch
 
-from curate.datasets import Scaling, TensorExamples
+from curate.datasets import Scaling, TensorExamples, tensors
 
 CPU, F64 = torch.device("cpu"), torch.float64
 
@@ -65,3 +67,23 @@ def test_images_are_scaled_by_one_pair_and_after_they_became_floats() -> None:
     scaling = Scaling.standardizing(pixels / 255, F64)
     assert scaling.shift.shape == ()
     assert images.standardized_by(scaling).all_features().flatten().tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("piece", [2**20, 100, 1])
+def test_the_scale_is_the_same_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "PIECE", piece)
+    tables = [
+        torch.randn(40, 3, dtype=F64) * torch.tensor([1e-3, 1, 1e3]) + 1e4,
+        torch.full((40, 2), 0.1, dtype=F64),
+        torch.randint(255, (40, 3, 2, 2), dtype=torch.uint8),
+        torch.cat([torch.zeros(20, 1), torch.ones(20, 1)]),
+    ]
+    for features in tables:
+        values = (features / 255 if features.dtype == torch.uint8 else features).numpy()
+        axes = 0 if features.ndim == 2 else None
+        scaling = Scaling.standardizing(features, F64)
+        spread = np.ptp(values, axis=axes) > 0
+        np.testing.assert_allclose(scaling.shift, values.mean(axis=axes, dtype=float), rtol=1e-9)
+        factor = np.where(spread, 1 / np.where(spread, values.std(axis=axes, dtype=float), 1), 0)
+        np.testing.assert_allclose(scaling.factor, factor, rtol=1e-6)
+        assert ((scaling.factor == 0).numpy() == ~spread).all()
