@@ -111,10 +111,10 @@ def _choice(entries: pl.DataFrame, scores: Scores, keep: float | None) -> Choice
     if keep is not None:
         choice = Budget(fraction=keep).choose(scores.score[offered])
         kept[offered], reasons[offered] = choice.kept, choice.reasons
-        return Choice(kept, reasons.tolist())
+        return Choice.of(kept, reasons.tolist())
     times = np.zeros(len(kept), dtype=np.int64)
     np.add.at(times, entries["row"].to_numpy(), entries["kept"].to_numpy())
     kept[offered] = (2 * times >= scores.seen)[offered]
     pairs = zip(times[offered], scores.seen[offered], strict=True)
     reasons[offered] = [f"kept {n} of {seen} times" for n, seen in pairs]
-    return Choice(kept, reasons.tolist())
+    return Choice.of(kept, reasons.tolist())

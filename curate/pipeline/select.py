@@ -199,7 +199,7 @@ class Result:
             chosen_table(job, chosen),
             self._noted(to_come),
             recipe,
-            chosen.scores.window_rows(),
+            chosen.scores.window_table(),
         )
         with self.phases.phase("write"):
             if job.ranks.rank == 0:

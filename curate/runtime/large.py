@@ -8,6 +8,7 @@ import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-SMALL = 2**24
+SMALL = 2**21
 """Bytes of an array that is held in memory, whatever the number of rows."""
-MAPPED = 2**25
+MAPPED = 2**24
 """Bytes of files that may be mapped at once."""
 _maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
 _touched = 0
@@ -47,6 +48,21 @@ def large(shape: int | tuple[int, ...], dtype: Any, folder: Path | str | None = 
             ) from error
         held = mmap.mmap(file.fileno(), size)
     return np.frombuffer(let_go_of(held), dtype).reshape(shape)
+
+
+def filled(values: Array, folder: Path | str | None = None) -> Array:
+    """A copy of an array of this kind."""
+    copy = large(values.shape, values.dtype, folder)
+    for part in pieces(values.shape[-1]):
+        copy[..., part] = values[..., part]
+    return copy
+
+
+def pieces(count: int, size: int = 2**16) -> Iterator[slice]:
+    """Go through so many rows, in order and in pieces; their pages are let go of on the way."""
+    for first in range(0, count, size):
+        yield slice(first, min(count, first + size))
+        released()
 
 
 def let_go_of(held: mmap.mmap) -> mmap.mmap:

@@ -1,10 +1,10 @@
 """Do memory and time per row stay flat when a source gets longer, and does `--plan` foretell both?
 
-Parquet files of 16 float32 features and a label are generated, and each is selected from in a fresh
-process: a step ahead, one round, one epoch in batches of 256, half of the rows kept, nothing judged.
-Prints seconds by phase, microseconds a row, the peak memory of the process, how much of that is above
-a process that has only imported what it needs, and what `curate select --plan` said of both. Then the
-peaks against that of the smallest.
+Parquet files of 16 float32 features and a label are generated, and each is selected from in a
+fresh process: a step ahead, one round, one epoch in batches of 256, half of the rows kept, nothing
+judged. Prints seconds by phase, microseconds a row, the peak memory of the process, how much of it
+is above a process that has only imported what it needs and over that of the smallest, and what
+`curate select --plan` said of both.
 
     python examples/benchmarks/scale.py [--rows 20000 200000 1000000 5000000] [--folder DIR]
 
@@ -35,6 +35,7 @@ data:
 training: {{epochs: 1, batch_size: 256}}
 selection: {{horizon: 1, epochs: 1, keep: {{fraction: 0.5}}, judge: false}}
 """
+ROWS = [20_000, 200_000, 1_000_000, 5_000_000]
 TARGET = 500
 """Rows that are held out to choose by, whatever the number of rows."""
 IMPORTS = "import datasets, polars, torch, curate.pipeline.select, curate.output.figures"
@@ -87,7 +88,7 @@ def select(folder: Path, rows: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time and peak memory against rows.")
-    parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 200_000, 1_000_000, 5_000_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--folder", type=Path, help="where files are made and kept")
     arguments = parser.parse_args()
     _, imported = measured(["-c", IMPORTS])

@@ -25,6 +25,7 @@ WINDOWS = [
 ]
 for _window, _signal, _error in zip(WINDOWS, (2e-3, 1e-3, 1e-3), (1e-4, 1e-4, 2e-4), strict=True):
     _window |= {"candidates": 9, "kept": 5, "signal": _signal, "error": _error}
+TABLE = pl.DataFrame(WINDOWS)
 HOSTILE = [
     "<script>document.title = 'owned'</script>",
     "</script><script>document.title = 'owned'</script>",
@@ -82,7 +83,7 @@ def made(
     facts = {"policy": "look_ahead", "steps": 10, "device": "cpu"}
     facts |= {"composition": composition(table, kept, by)}
     with staged(folder, overwrite=True) as stage:
-        write_selection(stage, Selection(table, scores, facts | provenance, by, WINDOWS))
+        write_selection(stage, Selection(table, scores, facts | provenance, by, TABLE))
         parts = Parts()
         if report:
             leave_report(stage, table, scores, parts)
