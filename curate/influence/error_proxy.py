@@ -151,8 +151,8 @@ class ErrorProxy:
         for window in self._windows:
             plain: dict[str, Any] = {name: getattr(window, name) for name in _SHARED}
             ratios = {kind: window.ratio(getattr(window, kind), overall[kind]) for kind in kinds}
-            errors = {kind: ratio * window.signal for kind, ratio in ratios.items()}
-            windows.append(WindowError(**plain, **errors))
+            plain |= {kind: ratio * window.signal for kind, ratio in ratios.items()}
+            windows.append(WindowError(**plain))
         return windows
 
     def rows(self, count: int) -> NDArray[Any]:
