@@ -78,7 +78,7 @@ def write_kept(
     with staged(out, overwrite=overwrite) as stage:
         write_selection(stage, Selection(table, rows, provenance=provenance))
     parts = Parts()
-    leave_report(out, table, rows, parts)
+    leave_report(out, table, parts)
     if (error := error_of(parts.outcome(), out)) is not None:
         raise error from parts.cause
     return rows

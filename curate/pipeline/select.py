@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from curate.errors import NonFiniteError, NothingKeptError
 from curate.influence import expected_error
 from curate.output.composition import composition
@@ -229,8 +227,7 @@ class Result:
         out, job = self.unfinished.out, self.job
         with self.phases.phase("report"):
             if job.ranks.rank == 0:
-                scores = pl.read_parquet(out / "scores.parquet")
-                leave_report(out, job.data.table, scores, self.parts)
+                leave_report(out, job.data.table, self.parts)
             everywhere(job.ranks, True)  # nobody is done before that is
         self._note([])
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from curate.output.composition import composition
 from curate.output.directory import Selection, write_selection
 from curate.output.page import leave_report
 from curate.output.saved_run import store_dropped
+from curate.output.scores import SavedScores
 from curate.recipe import Recipe, check_recipe
 from curate.runtime.parts import Parts
 from curate.runtime.resume import staged
@@ -53,6 +55,16 @@ def texts(count: int = 12) -> Dataset:
     return Dataset.from_dict({"text": hostile, "where": [HOSTILE[i % 2] for i in range(count)]})
 
 
+def lines(score: NDArray[Any], kept: NDArray[Any]) -> pl.DataFrame:
+    """Scores of rows 0, 1, 2 and so on, of no influence."""
+    count = len(score)
+    rank = np.empty(count, dtype=np.int64)
+    rank[np.argsort(-score, kind="stable")] = np.arange(1, count + 1)
+    columns = {"row": np.arange(count), "score": score, "rank": rank, "kept": kept}
+    others = {"influence": pl.lit(None, pl.Float64), "reason": pl.lit("by hand"), "seen": 1}
+    return pl.DataFrame(columns).with_columns(**others)
+
+
 def made(
     folder: Path,
     table: Dataset,
@@ -86,9 +98,9 @@ def made(
         write_selection(stage, Selection(table, scores, facts | provenance, by, TABLE))
         parts = Parts()
         if report:
-            leave_report(stage, table, scores, parts)
+            leave_report(stage, table, parts)
         else:
-            store_dropped(stage, table, scores)
+            store_dropped(stage, table, SavedScores(stage / "scores.parquet"))
         assert parts.cause is None, parts.outcome()
     return folder
 
