@@ -1,7 +1,7 @@
 """The error proxy: what every score of a run may be off by, from a few probes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from curate.influence.cost import LEAST, RunShape, removal_passes, scoring_passes
-from curate.influence.probes import Probe, Probing, as_probes, size_of
+from curate.influence.probes import Probe, Probing, size_of
 from curate.influence.window import WindowScores
+from curate.runtime.large import filled, large, pieces, touched
+from curate.runtime.records import Records
 from curate.trajectory import Step
 
 Error = Callable[[Probe], float]
@@ -44,10 +46,6 @@ class WindowError:
     derivative: float
     target_loss: float
 
-    def row(self) -> dict[str, Any]:
-        """Plain values, a row of a table."""
-        return asdict(self)
-
 
 class ErrorProxy:
     """Expected absolute error of every influence of a run, window by window.
@@ -73,8 +71,9 @@ class ErrorProxy:
     error that rows of such an influence have, not its own. An influence averaged
     over occurrences gets the average of their errors, too much where they cancel.
 
-    Cost: about `share` of what scoring the window costs. Memory: O(T B), and a
-    state and an adjoint per probe of a window.
+    Cost: about `share` of what scoring the window costs. Memory: 88 bytes a window, 24 bytes a row
+    that was offered (in a file where they are many), and a state and an adjoint per probe of a
+    window.
     """
 
     def __init__(
@@ -86,8 +85,8 @@ class ErrorProxy:
         """
         self._share, self._exact, self._rounds, self._targets = share, exact, rounds, targets
         self._random = np.random.default_rng(seed)
-        self._left = 0.0
-        self._windows: list[_Window] = []
+        self._left, self._probes = 0.0, 0
+        self._windows, self._sums = Records(_Window), _Sums()
         self._summed, self._weight, self._total = 0, 0.0, 0.0  # see `latest`
 
     def plan(self, steps: Sequence[Step], target_rows: int) -> Probing:
@@ -100,7 +99,7 @@ class ErrorProxy:
         shape, length = self._shape(steps, target_rows), len(steps)
         self._left += self._share * self._rounds * scoring_passes(shape, length)
         number = int(self._left / removal_passes(shape, length - (length - 1) / 3))
-        if self._share > 0 and sum(len(window.probes) for window in self._windows) < LEAST:
+        if self._share > 0 and self._probes < LEAST:
             number = max(number, 1)  # a short run, too, has to know something
         return Probing(max(number, 0), int(self._random.integers(2**62)))
 
@@ -108,88 +107,81 @@ class ErrorProxy:
         self, first_step: int, steps: Sequence[Step], scores: WindowScores, target_rows: int
     ) -> None:
         """Take in a window that was scored with the probing planned for it."""
-        shape = self._shape(steps, target_rows)
-        self._left -= sum(removal_passes(shape, len(steps) - p.step) for p in scores.probes)
-        influences = scores.overall
-        self._windows.append(
-            _Window(
-                first_step=first_step,
-                rows=np.concatenate([step.rows.numpy() for step in steps]),
-                sizes=np.concatenate([size_of(values).numpy() for values in influences]),
-                steps=len(steps),
-                signal=float(torch.cat(influences).abs().mean()),
-                derivative=scores.drift,
-                target_loss=scores.overall_loss,
-                probes=scores.probes,
-            )
+        shape, influences, probes = self._shape(steps, target_rows), scores.overall, scores.probes
+        self._left -= sum(removal_passes(shape, len(steps) - p.step) for p in probes)
+        self._probes += len(probes)
+        rows = np.concatenate([step.rows.numpy() for step in steps])
+        sizes = np.concatenate([size_of(values).numpy() for values in influences])
+        window = _Window(
+            first_step=first_step,
+            steps=len(steps),
+            candidates=len(rows),
+            probes=len(probes),
+            size=float(sizes.sum()),
+            signal=float(torch.cat(influences).abs().mean()),
+            derivative=scores.drift,
+            target_loss=scores.overall_loss,
+            error=_in_sizes(probes, self._error),
+            jump=_in_sizes(probes, attrgetter("jump")),
+            propagation=_in_sizes(probes, attrgetter("propagation")),
         )
+        self._windows.append(window)
+        own = window.ratio(window.error, 0.0)
+        self._sums.add(rows, [own * sizes, (window.ratio(window.error, 1.0) - own) * sizes, 1])
 
     def latest(self) -> float:
         """Expected absolute error of an influence of the window entered last, as known so far.
 
         After the last window, what `windows` says of it. Cost: constant over a run, on average.
         """
-        for window in self._windows[self._summed :]:
+        for k in range(self._summed, len(self._windows)):
+            window = self._windows[k]
             if window.probes:
-                size = window.sizes.sum()
-                self._weight += size
-                self._total += size * window.errors(self._error) / len(window.probes)
+                self._weight += window.size
+                self._total += window.size * window.error / window.probes
         self._summed = len(self._windows)
         overall = self._total / self._weight if self._weight > 0 else 0.0
         last = self._windows[-1]
-        return last.ratio(self._error, overall) * last.signal
+        return last.ratio(last.error, overall) * last.signal
 
-    def windows(self) -> list[WindowError]:
+    def windows(self) -> Sequence[WindowError]:
         """The windows entered, in order."""
-        kinds: list[Error] = [self._error, attrgetter("jump"), attrgetter("propagation")]
-        ratios = [self._ratios(error) for error in kinds]
-        return [
-            WindowError(
-                first_step=window.first_step,
-                steps=window.steps,
-                candidates=len(window.rows),
-                probes=len(window.probes),
-                signal=window.signal,
-                error=error * window.signal,
-                jump=jump * window.signal,
-                propagation=propagation * window.signal,
-                derivative=window.derivative,
-                target_loss=window.target_loss,
-            )
-            for window, error, jump, propagation in zip(self._windows, *ratios, strict=True)
-        ]
+        kinds = ("error", "jump", "propagation")
+        overall, windows = {kind: self._overall(kind) for kind in kinds}, Records(WindowError)
+        for window in self._windows:
+            plain: dict[str, Any] = {name: getattr(window, name) for name in _SHARED}
+            ratios = {kind: window.ratio(getattr(window, kind), overall[kind]) for kind in kinds}
+            plain |= {kind: ratio * window.signal for kind, ratio in ratios.items()}
+            windows.append(WindowError(**plain))
+        return windows
 
     def rows(self, count: int) -> NDArray[Any]:
         """Expected absolute error of every candidate's mean influence, shape (count,).
 
         NaN for one that was never offered.
         """
-        total, seen = np.zeros(count), np.zeros(count)
-        for window, ratio in zip(self._windows, self._ratios(self._error), strict=True):
-            np.add.at(total, window.rows, ratio * window.sizes)
-            np.add.at(seen, window.rows, 1)
-        return np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
+        overall, errors = self._overall("error"), large(count, np.float64)
+        for part in pieces(count):
+            own, borrowed, seen = self._sums.of(part)
+            total = own + overall * borrowed
+            errors[part] = np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
+        return errors
 
     def saved(self) -> dict[str, Any]:
         """All that was entered and planned so far, in plain values and arrays."""
-        windows = [asdict(w) | {"count": len(w.rows)} for w in self._windows]
         return {
             "left": self._left,
             "random": self._random.bit_generator.state,
-            "rows": np.concatenate([np.zeros(0, int), *(w.pop("rows") for w in windows)]),
-            "sizes": np.concatenate([np.zeros(0), *(w.pop("sizes") for w in windows)]),
-            "windows": windows,
+            "rows": self._sums.sums,
+            "windows": self._windows.saved(),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Resume from what was `saved`."""
         self._left, self._random.bit_generator.state = saved["left"], saved["random"]
-        ends = np.cumsum([w.pop("count") for w in saved["windows"]], dtype=np.int64)[:-1]
-        parts = np.split(saved["rows"], ends), np.split(saved["sizes"], ends)
-        self._windows = [
-            _Window(**w | {"rows": rows, "sizes": sizes, "probes": as_probes(w["probes"])})
-            for w, rows, sizes in zip(saved["windows"], *parts, strict=False)
-        ]
+        self._windows.restore(saved["windows"])
+        self._probes = int(self._windows.column("probes").sum())
+        self._sums.restore(saved["rows"])
 
     def _shape(self, steps: Sequence[Step], target_rows: int) -> RunShape:
         """What decides the price of a window of `steps`."""
@@ -205,16 +197,13 @@ class ErrorProxy:
     def _error(self, probe: Probe) -> float:
         return probe.propagation if self._exact else abs(probe.actual - probe.linear)
 
-    def _ratios(self, error: Error) -> list[float]:
-        """c of every window for one kind of error."""
-        probed = [
-            (window.sizes.sum(), window.errors(error) / len(window.probes))
-            for window in self._windows
-            if window.probes
-        ]
-        weight = sum(size for size, _ in probed)
-        overall = sum(size * mean for size, mean in probed) / weight if weight > 0 else 0.0
-        return [window.ratio(error, overall) for window in self._windows]
+    def _overall(self, kind: str) -> float:
+        """C, of one kind of error."""
+        probes, size = self._windows.column("probes"), self._windows.column("size")
+        probed, errors = probes > 0, self._windows.column(kind)
+        weight = float(size[probed].sum())
+        total = float((size[probed] * errors[probed] / probes[probed]).sum())
+        return total / weight if weight > 0 else 0.0
 
 
 def expected_error(windows: Sequence[WindowError]) -> dict[str, float]:
@@ -228,19 +217,63 @@ def expected_error(windows: Sequence[WindowError]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Window:
+    """A window as it was entered, see `WindowError`.
+
+    size: the sum of its candidates' sizes. error, jump, propagation: of its probes together, in
+    units of their sizes.
+    """
+
     first_step: int
-    rows: NDArray[Any]
-    sizes: NDArray[Any]
     steps: int
+    candidates: int
+    probes: int
+    size: float
     signal: float
     derivative: float
     target_loss: float
-    probes: list[Probe]
+    error: float
+    jump: float
+    propagation: float
 
-    def errors(self, error: Error) -> float:
-        """The errors of the window's probes together, in units of their sizes."""
-        return sum(error(probe) / probe.size for probe in self.probes if probe.size > 0)
-
-    def ratio(self, error: Error, overall: float) -> float:
+    def ratio(self, error: float, overall: float) -> float:
         """c of the window: its probes, averaged with what is known of the whole run."""
-        return (self.errors(error) + BORROWED * overall) / (len(self.probes) + BORROWED)
+        return (error + BORROWED * overall) / (self.probes + BORROWED)
+
+
+_SHARED = ("first_step", "steps", "candidates", "probes", "signal", "derivative", "target_loss")
+"""What `_Window` and `WindowError` both have."""
+
+
+def _in_sizes(probes: Sequence[Probe], error: Error) -> float:
+    return sum((error(probe) / probe.size for probe in probes if probe.size > 0), 0.0)
+
+
+class _Sums:
+    """Sums over the windows of every row that was offered, shape (3, rows); they grow.
+
+    Errors by its windows' own probes; what goes with the run's overall ratio; how often.
+    """
+
+    def __init__(self) -> None:
+        self.sums = large((3, 0), np.float64)
+
+    def add(self, rows: NDArray[Any], values: Sequence[Any]) -> None:
+        """Add to some rows, shape (n,), each value a number or of shape (n,)."""
+        if (most := int(rows.max()) + 1) > (held := self.sums.shape[1]):
+            before, self.sums = self.sums, large((3, max(most, held + held // 4)), np.float64)
+            for part in pieces(held):
+                self.sums[:, part] = before[:, part]
+        for total, value in zip(self.sums, values, strict=True):
+            np.add.at(total, rows, value)
+        touched(len(self.sums) * len(rows))
+
+    def of(self, part: slice) -> NDArray[Any]:
+        """Those of some rows, 0 for what was never offered."""
+        found = np.zeros((3, part.stop - part.start))
+        there = self.sums[:, part]
+        found[:, : there.shape[1]] = there
+        return found
+
+    def restore(self, sums: NDArray[Any]) -> None:
+        """Go on from `sums`."""
+        self.sums = filled(sums)

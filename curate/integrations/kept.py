@@ -78,7 +78,7 @@ def write_kept(
     with staged(out, overwrite=overwrite) as stage:
         write_selection(stage, Selection(table, rows, provenance=provenance))
     parts = Parts()
-    leave_report(out, table, rows, parts)
+    leave_report(out, table, parts)
     if (error := error_of(parts.outcome(), out)) is not None:
         raise error from parts.cause
     return rows
@@ -111,10 +111,10 @@ def _choice(entries: pl.DataFrame, scores: Scores, keep: float | None) -> Choice
     if keep is not None:
         choice = Budget(fraction=keep).choose(scores.score[offered])
         kept[offered], reasons[offered] = choice.kept, choice.reasons
-        return Choice(kept, reasons.tolist())
+        return Choice.of(kept, reasons.tolist())
     times = np.zeros(len(kept), dtype=np.int64)
     np.add.at(times, entries["row"].to_numpy(), entries["kept"].to_numpy())
     kept[offered] = (2 * times >= scores.seen)[offered]
     pairs = zip(times[offered], scores.seen[offered], strict=True)
     reasons[offered] = [f"kept {n} of {seen} times" for n, seen in pairs]
-    return Choice(kept, reasons.tolist())
+    return Choice.of(kept, reasons.tolist())

@@ -3,8 +3,8 @@
 import json
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +12,18 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from datasets import Dataset, DatasetDict
+import polars.selectors
+import pyarrow.parquet as pq
+from datasets import Dataset
 
 from curate.errors import UserError
+from curate.output.shards import write_shards
 from curate.recipe import Recipe, fingerprint, write_recipe
+from curate.runtime.large import released
 from curate.runtime.resume import MARK
 
+ROW_GROUP = 2**16
+"""Rows of a table that are written, and read again, at a time."""
 PACKAGES = ("curate", "torch", "datasets", "polars", "numpy", "transformers", "peft")
 
 
@@ -34,24 +40,36 @@ class Selection:
     scores: pl.DataFrame
     provenance: dict[str, Any]
     recipe: Recipe | None = None
-    windows: Sequence[dict[str, Any]] = ()
+    windows: pl.DataFrame = field(default_factory=pl.DataFrame)
     also: Callable[[Path], None] | None = None
 
 
 def write_selection(stage: Path, selection: Selection) -> None:
     """Fill a staged directory (DESIGN 6) with all but the report and the card."""
-    kept = np.flatnonzero(selection.scores.sort("row")["kept"].to_numpy())
-    if len(kept):  # `datasets` cannot read a dataset without rows again
-        DatasetDict({"train": selection.table.select(kept.tolist())}).save_to_disk(str(stage))
-    selection.scores.write_parquet(stage / "scores.parquet")
-    if selection.windows:
-        windows = pl.DataFrame(selection.windows, infer_schema_length=None)
-        windows.write_parquet(stage / "windows.parquet")
+    kept = selection.scores.select("row", "kept")
+    if not kept["row"].is_sorted():
+        kept = kept.sort("row")
+    places = np.flatnonzero(kept["kept"].to_numpy())
+    if len(places):  # `datasets` cannot read a dataset without rows again
+        write_shards(stage, selection.table, places)
+    write_table(stage / "scores.parquet", selection.scores)
+    if len(selection.windows):
+        write_table(stage / "windows.parquet", selection.windows)
     if selection.recipe is not None:
         (stage / "recipe.yaml").write_text(write_recipe(selection.recipe), encoding="utf-8")
     if selection.also is not None:
         selection.also(stage)
     (stage / MARK).write_text(json.dumps(selection.provenance, indent=2) + "\n", encoding="utf-8")
+
+
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Write a table by row groups; columns of few words, held as such, become text."""
+    words = polars.selectors.by_dtype(pl.Categorical, pl.Enum)
+    schema = table.head(0).with_columns(words.cast(pl.String)).to_arrow().schema
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        for rows in table.iter_slices(ROW_GROUP):
+            file.write_table(rows.with_columns(words.cast(pl.String)).to_arrow().cast(schema))
+            released()
 
 
 def made_with() -> dict[str, Any]:

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.output.saved_run import SavedRun
+from curate.output.scores import SavedScores
 from curate.output.verdict import ratio_line, share_in_words, trust_ratio
 from curate.output.words import count, fit, horizon_name, plain, visible
 
@@ -71,18 +72,24 @@ def figures(run: SavedRun) -> list[Figure]:
     return [figure for figure in drawn if figure is not None]
 
 
-def scores(table: pl.DataFrame) -> Figure | None:
+def scores(of: SavedScores) -> Figure | None:
     """Histogram of the scores, kept upon dropped."""
-    kept, dropped = (table.filter(side)["score"].to_numpy() for side in ("kept", ~pl.col("kept")))
-    values = table["score"]
-    if not values.is_finite().all() or values.n_unique() == 1:
+    if not of.finite or of.lowest == of.highest:
         return None
-    lowest, one_cut = float(kept.min()), not len(dropped) or kept.min() >= dropped.max()
+    lowest, dropped = of.lowest_kept, of.count - of.kept
+    one_cut = not dropped or lowest >= of.highest_dropped
+    edges = np.linspace(of.lowest, of.highest, BINS + 1)
+    counts = np.zeros((2, BINS))
+    for part in of.parts("score", "kept"):
+        for k in (False, True):
+            counts[int(k)] += np.histogram(part.filter(pl.col("kept") == k)["score"], edges)[0]
 
     def draw(axes: "Axes") -> None:
         style: dict[str, Any] = {"color": [DROPPED, KEPT], "label": ["dropped", "kept"]}
-        axes.hist([dropped, kept], BINS, stacked=True, rwidth=0.9, **style)
-        if one_cut and len(dropped):
+        middles = (edges[1:] + edges[:-1]) / 2
+        style |= {"stacked": True, "rwidth": 0.9}
+        axes.hist([middles] * 2, edges.tolist(), weights=[*counts], **style)
+        if one_cut and dropped:
             axes.axvline(lowest, color="black", linestyle="--")
         axes.set(xlabel="score", ylabel="rows")
 
@@ -92,8 +99,8 @@ def scores(table: pl.DataFrame) -> Figure | None:
     return Figure(
         name="scores",
         title="Scores, and where the cut is",
-        alt=f"Histogram of scores {_span(values)}: {count(len(kept), 'row')} kept, "
-        f"{count(len(dropped), 'row')} dropped. {cut}",
+        alt=f"Histogram of scores from {plain(of.lowest)} to {plain(of.highest)}: "
+        f"{count(of.kept, 'row')} kept, {count(dropped, 'row')} dropped. {cut}",
         caption=f"A score is in standard deviations of a step; the budget ranks it. {cut}",
         draw=draw,
     )

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curate.errors import OptionError, OutputError
 from curate.output.facts import every_fact
 from curate.output.mixture import mixture
 from curate.output.rows import Shown, in_python
 from curate.output.saved_run import SavedRun, read_run
+from curate.output.shards import batches
 from curate.output.words import (
     Scale,
     cells,
@@ -129,16 +131,16 @@ def _summary(run: SavedRun, width: int) -> list[str]:
         elif body:
             lines += [*_indented([[name, "rows", "kept", "share"], *body]), ""]
     if run.kept < len(run.scores):
-        lines += [f"the {FEW} worst", *_list(run, _rows(run, kept=False)[:FEW], width), ""]
+        lines += [f"the {FEW} worst", *_list(run, run.scores.best(FEW, kept=False), width), ""]
     return [*lines, "more: --row N, --dropped N, --kept N, --label L, --by COLUMN; report.html"]
 
 
 def _row(run: SavedRun, row: int, width: int) -> list[str]:
-    rows: Any = run.scores["row"]
-    if row not in rows:
+    scores = run.scores
+    if not scores.lines([row]):
         raise OptionError(
-            f"--row {row}: is none of the {len(rows):,} candidates, which are among rows "
-            f"{rows.min()} to {rows.max()} of {run.source}."
+            f"--row {row}: is none of the {len(scores):,} candidates, which are among rows "
+            f"{scores.first} to {scores.last} of {run.source}."
         )
     (view,) = run.views([row])
     lines = wrap(f"row {row} of {run.source}: {view.why}", width)
@@ -166,8 +168,7 @@ def _marks(run: SavedRun, line: dict[str, Any]) -> dict[str, str]:
             text += f", expected to be off by {size}"
         sense = "it helps" if value > 0 else "it harms" if value < 0 else "it does nothing"
         facts[visible(name)] = f"{text}: {sense}"
-    lowest: Any = run.scores.filter("kept")["score"].min()
-    lowest = "–" if lowest is None else signed(lowest)
+    lowest = signed(run.scores.lowest_kept) if run.kept else "–"
     facts["score"] = f"{signed(line['score'])}; the lowest kept is {lowest}"
     facts["seen"] = f"in {count(line['seen'], 'step')}"
     return facts | ({"tokens": f"{line['tokens']:,}"} if "tokens" in line else {})
@@ -201,49 +202,58 @@ def _lists(
     run: SavedRun, most: Mapping[str, int | None], label: str | None, width: int
 ) -> list[str]:
     """Lists of rows by what they are, at most so many each; None for a list that is left out."""
-    rows = {"best kept": _rows(run, kept=True), "worst dropped": _rows(run, kept=False)}
-    lines = []
+    lines, counts = [], {"best kept": run.kept, "worst dropped": len(run.scores) - run.kept}
+    labeled = None
     if label is not None:
-        labels = _labels(run)
-        if label not in labels.values():
-            names = sorted(set(labels.values()))
-            some = ", ".join(names[:MANY]) + (", …" if len(names) > MANY else "")
-            raise OptionError(
-                f"--label {visible(label)}: no such label; there are {some or 'none'}."
-            )
-        rows = {what: [r for r in part if labels.get(r) == label] for what, part in rows.items()}
-        kept, dropped = map(len, rows.values())
+        labeled = _labeled(run, label)
+        of_kept = int((labeled < run.kept).sum())
+        counts = dict(zip(counts, (of_kept, len(labeled) - of_kept), strict=True))
+        kept, dropped = counts.values()
         head = f"label {visible(label)}: {kept:,} kept, {dropped:,} dropped"
         if run.unstored:
             head += f", and maybe among the {run.unstored:,} dropped rows not stored here"
         lines.append(head)
-    for what, part in rows.items():
+    for what, total in counts.items():
         if (number := most[what]) is None:
             continue
-        listed = part[:number]
-        title = f"the {len(listed):,} {what} of {len(part):,}"
-        if not part:
+        listed = _rows(run, number, labeled, kept=what == "best kept")
+        title = f"the {len(listed):,} {what} of {total:,}"
+        if not total:
             title = f"none {what.split()[-1]}"
         lines += [*([""] if lines else []), title, *_list(run, listed, width)]
     return lines
 
 
-def _rows(run: SavedRun, *, kept: bool) -> list[int]:
-    """Rows kept, best first, or dropped, worst first."""
-    rows: list[int] = run.scores.filter(run.scores["kept"] == kept)["row"].to_list()
-    return rows if kept else rows[::-1]
+def _rows(run: SavedRun, most: int, labeled: NDArray[np.int64] | None, *, kept: bool) -> list[int]:
+    """Rows kept, best first, or dropped, worst first; of those labeled, see `_labeled`."""
+    if labeled is None:
+        return run.scores.best(most, kept=kept)
+    if kept:
+        return run.scores.best(most, kept=True, among=labeled[labeled < run.kept])
+    rows = [run.dropped[place] for place in labeled[labeled >= run.kept] - run.kept]
+    lines = run.scores.lines(rows)
+    return sorted(rows, key=lambda row: -lines[row]["rank"])[:most]
 
 
-def _labels(run: SavedRun) -> dict[int, str]:
-    """The label of every row that is stored."""
+def _labeled(run: SavedRun, label: str) -> NDArray[np.int64]:
+    """Where the rows of a label are stored, shape (n,), ascending.
+
+    Raises:
+        OptionError: there are none.
+    """
     name = run.viewer.label
     if name is None:
         raise OptionError("--label: these rows have no label.")
-    values = in_python(run.content.select_columns([name])[:][name])
-    return {
-        row: str(run.viewer.label_of({name: value}))
-        for row, value in zip(run.stored, values, strict=True)
-    }
+    places, names, first = [np.zeros(0, np.int64)], set[str](), 0
+    for part in batches(run.content.select_columns([name])):
+        values = in_python(part.column(name))
+        own = [str(run.viewer.label_of({name: value})) for value in values]
+        places.append(first + np.flatnonzero([text == label for text in own]))
+        names, first = names | {*own}, first + len(own)
+    if label not in names:
+        some = ", ".join(sorted(names)[:MANY]) + (", …" if len(names) > MANY else "")
+        raise OptionError(f"--label {visible(label)}: no such label; there are {some or 'none'}.")
+    return np.concatenate(places)
 
 
 def _list(run: SavedRun, rows: Sequence[int], width: int) -> list[str]:

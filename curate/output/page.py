@@ -9,14 +9,21 @@ from typing import Any
 
 import jinja2
 import PIL.Image
-import polars as pl
 from datasets import Dataset
 
 from curate.errors import OutputError
 from curate.output.card import CARD, write_card
 from curate.output.facts import every_fact
 from curate.output.figures import figures
-from curate.output.saved_run import DROPPED, RowView, SavedRun, listed, read_run, store_dropped
+from curate.output.saved_run import (
+    DROPPED,
+    RowView,
+    SavedRun,
+    listed,
+    read_run,
+    read_scores,
+    store_dropped,
+)
 from curate.output.words import (
     Scale,
     evaluation_cells,
@@ -42,13 +49,14 @@ MOST_LABELS = 200
 """Labels that can be chosen from a list, and values of a column that have a line each."""
 
 
-def leave_report(folder: Path, table: Dataset, scores: pl.DataFrame, parts: Parts) -> None:
+def leave_report(folder: Path, table: Dataset, parts: Parts) -> None:
     """Store the dropped rows worth a look in a directory, and write its report and card.
 
     Args:
-        table: all candidates. scores: a line each, in their order. parts: notes what fails.
+        table: all candidates. parts: notes what fails.
     """
-    parts.attempt(DROPPED, lambda: store_dropped(folder, table, scores))
+    scores = folder / "scores.parquet"
+    parts.attempt(DROPPED, lambda: store_dropped(folder, table, read_scores(scores)))
     parts.attempt(REPORT, lambda: write_report(folder))
     parts.attempt(CARD, lambda: write_card(read_run(folder)))
 
@@ -82,8 +90,9 @@ def render(run: SavedRun) -> str:
         "digest": _digest,
     }
     made = run.provenance
-    scale = Scale(run.scores["influence"].drop_nulls().to_list())
-    entries = [_entry(view, scale) for view in run.views(listed(run.scores))]
+    scale = Scale(run.scores.influences)
+    rows = run.scores.ranked(listed(len(run.scores), run.kept))
+    entries = [_entry(view, scale) for view in run.views(rows)]
     return environment.get_template("report.html.j2").render(
         run=run,
         style=_template("style.css"),
@@ -125,16 +134,21 @@ def picture_uri(picture: PIL.Image.Image, most: int = CARD_PIXELS) -> str:
 
 def _groups(run: SavedRun) -> list[tuple[str, str, list[RowView]]]:
     """The rows that are shown at once: a title, a sentence, and the rows."""
-    rows, cut = run.scores["row"].to_list(), run.kept
+    count, cut = len(run.scores), run.kept
     best, worst = ("Most helpful", "Most harmful") if run.has_influences else ("Best", "Worst")
-    lowest = rows[max(CARDS, len(rows) - CARDS) :][::-1]
-    borderline = rows[max(0, cut - CARDS // 2) : cut + CARDS // 2] if cut < len(rows) else []
+    lowest = range(max(CARDS, count - CARDS), count)[::-1]
+    borderline = range(max(0, cut - CARDS // 2), min(count, cut + CARDS // 2) if cut < count else 0)
     groups = [
-        (best, "The highest scores.", rows[:CARDS]),
+        (best, "The highest scores.", range(min(CARDS, count))),
         (worst, "The lowest scores, the lowest first.", lowest),
         ("Borderline", "Around the last row that the budget had room for.", borderline),
     ]
-    return [(title, words, [*run.views(chosen)]) for title, words, chosen in groups if chosen]
+    by_rank = {line["rank"] - 1: row for row, line in run.scores.known().items()}
+    return [
+        (title, words, [*run.views([by_rank[k] for k in places])])
+        for title, words, places in groups
+        if places
+    ]
 
 
 def _entry(view: RowView, scale: Scale) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
 from curate.errors import OutputError
 from curate.output.audit_log import FORMERLY
 from curate.output.rows import RowViewer, Shown, in_python
+from curate.output.scores import SavedScores
+from curate.output.shards import LOCAL
+from curate.output.shards import take as rows_at
 from curate.output.words import visible
 from curate.recipe import Recipe, load_recipe
 
@@ -31,15 +34,6 @@ LISTED = 1500
 """Rows in the report's table, and dropped rows that are stored."""
 STORED_BYTES = 2**25
 AT_A_TIME = 256
-SCORES = {
-    "row": pl.Int64,
-    "influence": pl.Float64,
-    "score": pl.Float64,
-    "rank": pl.Int64,
-    "kept": pl.Boolean,
-    "reason": pl.String,
-    "seen": pl.Int64,
-}
 WINDOWS = {"first_step": pl.Int64, "steps": pl.Int64, "target_loss": pl.Float64}
 
 
@@ -138,35 +132,36 @@ class RowView:
 class SavedRun:
     """A directory that `curate select` wrote.
 
-    scores: a line per candidate, best first. windows: a line per window; empty if there are
-    none. provenance, verification: the content of provenance.json and verify.json. content: the
-    rows that are stored, as Arrow: those kept, then the dropped ones that `store_dropped` wrote.
-    stored: their positions in the source.
+    scores: a line per candidate. windows: a line per window; empty if there are none. provenance,
+    verification: the content of provenance.json and verify.json. content: the rows that are
+    stored, as Arrow: those kept, in the order of the source, then the dropped ones that
+    `store_dropped` wrote. dropped: the positions of these in the source.
     """
 
     folder: Path
-    scores: pl.DataFrame
+    scores: SavedScores
     windows: pl.DataFrame
     provenance: dict[str, Any]
     verification: dict[str, Any] | None
     recipe: Recipe | None
     content: Dataset
-    stored: list[int]
+    dropped: list[int]
 
-    @cached_property
-    def places(self) -> dict[int, int]:
-        """Where in `content` a row is, for those that are stored."""
-        return {row: place for place, row in enumerate(self.stored)}
+    def places(self, rows: Sequence[int]) -> dict[int, int]:
+        """Where in `content` some rows are, those of them that are stored."""
+        wanted = {*rows}
+        stored = {row: self.kept + k for k, row in enumerate(self.dropped) if row in wanted}
+        return self.scores.places(rows) | stored
 
     @cached_property
     def viewer(self) -> RowViewer:
         """How its rows are shown."""
         return RowViewer(self.content.features, self.recipe)
 
-    @cached_property
+    @property
     def kept(self) -> int:
         """Rows kept."""
-        return int(self.scores["kept"].sum())
+        return self.scores.kept
 
     @property
     def policy(self) -> str:
@@ -185,12 +180,12 @@ class SavedRun:
     @property
     def has_influences(self) -> bool:
         """Whether its policy values rows by their influence."""
-        return bool(self.scores["influence"].count())
+        return self.scores.has_influences
 
     @property
     def unstored(self) -> int:
         """Candidates whose content is not in the directory."""
-        return len(self.scores) - len(self.stored)
+        return len(self.scores) - len(self.content)
 
     def views(self, rows: Sequence[int]) -> Iterator[RowView]:
         """Rows by their positions in the source, in that order.
@@ -198,15 +193,14 @@ class SavedRun:
         Raises:
             OutputError: one is stored, but cannot be read.
         """
-        chosen = self.scores.filter(pl.col("row").is_in(list(rows)))
-        lines = {line["row"]: line for line in chosen.to_dicts()}
+        lines, places = self.scores.lines(rows), self.places(rows)
         for first in range(0, len(rows), AT_A_TIME):
             some = rows[first : first + AT_A_TIME]
-            stored = [row for row in some if row in self.places]
+            stored = [row for row in some if row in places]
             contents: list[dict[str, Any]] = []
             if stored:
                 with _reading(f"{self.folder}: rows {stored[0]} to {stored[-1]}"):
-                    table = self.content[[self.places[row] for row in stored]]
+                    table = self.content[[places[row] for row in stored]]
                     columns = (in_python(column) for column in table.columns)
                     contents = [
                         dict(zip(table.column_names, cells, strict=True))
@@ -241,8 +235,8 @@ def read_run(folder: Path) -> SavedRun:
             f"{folder}: was not written by curate select; it needs {PROVENANCE} and scores.parquet."
         )
     provenance = _read_json(folder / PROVENANCE, Provenance)
-    scores = _read_scores(folder / "scores.parquet")
-    content, stored = _read_content(folder, scores)
+    scores = read_scores(folder / "scores.parquet")
+    content, dropped = _read_content(folder, scores)
     windows, recipe = folder / "windows.parquet", folder / "recipe.yaml"
     verification = folder / "verify.json"
     return SavedRun(
@@ -253,49 +247,47 @@ def read_run(folder: Path) -> SavedRun:
         verification=_read_json(verification, Verification) if verification.exists() else None,
         recipe=load_recipe(recipe) if recipe.exists() else None,
         content=content,
-        stored=stored,
+        dropped=dropped,
     )
 
 
-def listed(scores: pl.DataFrame, most: int = LISTED) -> list[int]:
-    """The rows worth listing of a table sorted by rank, at most so many, best first.
+def listed(count: int, kept: int, most: int = LISTED) -> list[int]:
+    """The ranks worth listing of so many, of whom so many are kept; at most so many, ascending.
 
     All, or a quarter each of the best, the worst and those around the last row kept; the
     others evenly over the ranks.
     """
-    count, quarter = len(scores), most // 4
+    quarter = most // 4
     if count <= most:
-        return scores["row"].to_list()
-    cut = int(scores["kept"].sum())
-    around = range(max(0, cut - quarter // 2), min(count, cut + quarter // 2))
-    chosen = {*range(quarter), *range(count - quarter, count), *around}
-    others = [place for place in range(count) if place not in chosen]
-    picked = np.linspace(0, len(others) - 1, most - len(chosen)).round().astype(int)
-    chosen |= {others[place] for place in picked}
-    return scores["row"].gather(sorted(chosen)).to_list()
+        return [*range(1, count + 1)]
+    around = range(max(0, kept - quarter // 2), min(count, kept + quarter // 2))
+    chosen = np.unique([*range(quarter), *range(count - quarter, count), *around])
+    picked = np.linspace(0, count - len(chosen) - 1, most - len(chosen)).round().astype(int)
+    others = picked + np.searchsorted(chosen - np.arange(len(chosen)), picked, side="right")
+    return sorted(int(place) + 1 for place in (*chosen, *others))
 
 
-def store_dropped(folder: Path, table: Dataset, scores: pl.DataFrame) -> None:
+def store_dropped(folder: Path, table: Dataset, scores: SavedScores) -> None:
     """Write the dropped rows that are worth a look as `dropped.parquet`.
 
     Those that are listed, worst first, until they take 32 MiB: whoever looks at the
     directory later needs nothing else. The first column is the position in the source.
 
     Args:
-        table: all candidates. scores: a line each, in their order.
+        table: all candidates, in the order of the source. scores: a line each.
     """
     from curate.runtime.files import write_whole  # loads torch, which looking at a run does not
 
-    places = {row: place for place, row in enumerate(scores["row"].to_list())}
-    kept = set(scores.filter("kept")["row"].to_list())
-    rows = [row for row in reversed(listed(scores.sort("rank"))) if row not in kept]
+    every = scores.ranked(listed(len(scores), scores.kept))[::-1]
+    lines = scores.lines(every)
+    rows = [row for row in every if not lines[row]["kept"]]
     if not rows:
         return
-    plain, schema = table.with_format("arrow"), table.features.arrow_schema
+    places, schema = scores.places(rows, among_all=True), table.features.arrow_schema
     parts, size = list[pa.Table](), 0
     for first in range(0, len(rows), AT_A_TIME):
-        some = plain[[places[row] for row in rows[first : first + AT_A_TIME]]]
-        parts.append(embed_table_storage(table_cast(some, schema)))  # Arrow's own forgets lengths
+        some = rows_at(table, np.array([places[row] for row in rows[first : first + AT_A_TIME]]))
+        parts.append(embed_table_storage(table_cast(some, schema), **LOCAL))
         size += parts[-1].nbytes
         if first and size > STORED_BYTES:
             parts.pop()
@@ -342,37 +334,35 @@ def _read_table(path: Path, columns: dict[str, Any]) -> pl.DataFrame:
         return table.with_columns(pl.col(name).cast(kind) for name, kind in columns.items())
 
 
-def _read_scores(path: Path) -> pl.DataFrame:
-    table = _read_table(path, SCORES)
+def read_scores(path: Path) -> SavedScores:
+    """The scores of a run.
+
+    Raises:
+        OutputError: its file is not there, or is damaged.
+    """
     with _reading(path):
-        if len(table) == 0 or table["row"].n_unique() != len(table):
-            raise ValueError("it must have every row once, and at least one")
-        if sum(table.select(set(SCORES) - {"influence"}).null_count().row(0)):
-            raise ValueError("a value is missing")
-    return table.sort("rank")
+        return SavedScores(path)
 
 
-def _read_content(folder: Path, scores: pl.DataFrame) -> tuple[Dataset, list[int]]:
-    """The rows of train/ and dropped.parquet, and their positions in the source."""
-    kept, dropped = (
-        scores.filter(side)["row"].sort().to_list() for side in ("kept", ~pl.col("kept"))
-    )
+def _read_content(folder: Path, scores: SavedScores) -> tuple[Dataset, list[int]]:
+    """The rows of train/ and dropped.parquet, and the positions of the latter in the source."""
+    kept, rows = scores.kept, list[int]()
     with _reading(folder / "train"):
         content = Dataset.from_dict({})
         if kept:
             content = datasets.load_from_disk(str(folder / "train"))
-        if not isinstance(content, Dataset) or len(content) != len(kept):
-            raise ValueError(f"it must have the {len(kept)} rows that are kept")
+        if not isinstance(content, Dataset) or len(content) != kept:
+            raise ValueError(f"it must have the {kept} rows that are kept")
     path = folder / DROPPED
     if path.exists():
         with _reading(path):
             table = pq.read_table(path)
             rows = table.column(0).to_pylist()
-            if not set(rows) <= set(dropped):
+            lines = scores.lines(rows)
+            if any(row not in lines or lines[row]["kept"] for row in rows):
                 raise ValueError("its first column must hold rows that were dropped")
             others = Dataset(table.drop_columns(table.column_names[0]))
             if kept:
                 others = Dataset(table_cast(others.data.table, content.features.arrow_schema))
             content = datasets.concatenate_datasets([content, others]) if kept else others
-            kept = kept + rows
-    return content.with_format("arrow"), kept
+    return content.with_format("arrow"), rows

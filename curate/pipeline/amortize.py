@@ -17,7 +17,7 @@ from curate.datasets import SourceExamples
 from curate.models.features import LastFeatures, last_features, last_layer
 from curate.pipeline.job import Job
 from curate.pipeline.score import Chosen, cut
-from curate.runtime.large import large
+from curate.runtime.large import large, pieces
 from curate.runtime.progress import Phases
 from curate.selection import Array
 from curate.selection.budget import Budget
@@ -174,7 +174,10 @@ def _spread(job: Job, values: Any, fill: float) -> Any:
     if values is None:
         return None
     assert job.whole is not None
-    spread = np.full((*values.shape[:-1], len(job.whole.examples)), fill, dtype=values.dtype)
+    count = len(job.whole.examples)
+    spread = large((*values.shape[:-1], count), values.dtype, job.scratch)
+    for part in pieces(count):
+        spread[..., part] = fill
     spread[..., job.sample] = values
     return spread
 

@@ -19,6 +19,7 @@ from curate.influence import row_metrics
 from curate.pipeline.candidates import Candidates
 from curate.pipeline.job import Job
 from curate.runtime.journal import Journal
+from curate.runtime.large import large, pieces, touched
 from curate.runtime.ranks import Ranks, everywhere
 from curate.runtime.savepoints import Savepoints
 from curate.selection import Array
@@ -80,7 +81,11 @@ class Plain:
 
     def evidence(self) -> Array:
         """Losses and their ranks, shape (2, N), higher for better: they foretell influences."""
-        return np.stack([-self.losses, normal_scores(-self.losses)])
+        evidence = large((2, len(self.losses)), np.float64)
+        for part in pieces(len(self.losses)):
+            evidence[0, part] = -self.losses[part]
+        evidence[1] = normal_scores(evidence[0])
+        return evidence
 
     def unlike(self) -> float:
         """About which share of the candidates is not of the target's kind.
@@ -92,7 +97,10 @@ class Plain:
         makes it less. 0 where candidates differ in other ways than by loss.
         """
         quantiles = np.linspace(0.4, 0.9, 11)
-        shares = np.array([np.mean(self.early <= t) for t in np.quantile(self.target, quantiles)])
+        at, below = np.quantile(self.target, quantiles)[:, None], np.zeros(len(quantiles))
+        for part in pieces(len(self.early)):
+            below += (self.early[part] <= at).sum(axis=1)
+        shares = below / len(self.early)
         noise = np.sqrt((1 - quantiles) / quantiles / len(self.target))
         return float(np.clip(np.max(1 - shares / quantiles - noise), 0.0, 0.5))
 
@@ -122,7 +130,7 @@ class Retraining:
         Raises:
             NonFiniteError: it ends in a loss that is not finite.
         """
-        name = hashlib.blake2b(rows.astype(np.int64).tobytes(), digest_size=16)
+        name = hashlib.blake2b(np.ascontiguousarray(rows, np.int64).data, digest_size=16)
         name.update(f"{len(examples)} {[*juries]}".encode())
         plain = once(
             self.job.ranks,
@@ -144,7 +152,7 @@ class Retraining:
             restored = [Measured.restored(values) for values in saved.pop("measured")]
             return Plain(restored, **saved)
         examples, watch = self.job.data.examples, _Watch(self.job)
-        measured = self._run(examples, np.arange(len(examples)), self.juries, watch)
+        measured = self._run(examples, None, self.juries, watch)
         plain = Plain(measured, *watch.means())
         if savepoints is not None:
             values = [jury.saved() for jury in measured]
@@ -154,26 +162,28 @@ class Retraining:
     def _run(
         self,
         examples: SourceExamples,
-        rows: Array,
+        rows: Array | None,
         juries: Sequence[int],
         watch: "_Watch | None" = None,
     ) -> list[Measured]:
-        """Train once; a run with a `watch`, which sees every step, does not end early."""
+        """Train once, on all rows if None; with a `watch`, which sees every step, to the end."""
         job, seed = self.job, self.job.recipe.training.seed
         task, rule, state = job.start(seed)
         task = Task(task.model, task.objective, examples, task.ranks)
-        steps = job.steps(seed, torch.from_numpy(rows))
+        steps = job.steps(seed, None if rows is None else torch.from_numpy(rows))
+        count, total = len(examples) if rows is None else len(rows), len(steps)
         best: dict[int, Measured] = {}
-        stale, done = dict.fromkeys(juries, 0), 0
-        for part in np.array_split(np.arange(len(steps)), min(LOOKS, len(steps))):
-            for t in part:
-                before = state.theta
-                state, losses = forward_step(task, rule, state, steps[t])
-                if watch is not None:
-                    watch.see(task, before, int(t), steps[t], losses)
-                self.tick()
-            done += len(part)
-            now = {jury: self._measure(task, jury, state.theta, len(rows)) for jury in juries}
+        stale, looks = dict.fromkeys(juries, 0), min(LOOKS, total)
+        ends = {(k + 1) * (total // looks) + min(k + 1, total % looks) for k in range(looks)}
+        for t, step in enumerate(steps):
+            before, done = state.theta, t + 1
+            state, losses = forward_step(task, rule, state, step)
+            if watch is not None:
+                watch.see(task, before, t, step, losses)
+            self.tick()
+            if done not in ends:
+                continue
+            now = {jury: self._measure(task, jury, state.theta, count) for jury in juries}
             for jury, measured in now.items():
                 better = jury not in best or measured.loss < best[jury].loss
                 best[jury] = measured if better else best[jury]
@@ -214,8 +224,8 @@ class _Watch:
     def __init__(self, job: Job) -> None:
         count = len(job.data.examples)
         self._half = max(1.0, job.total_steps() / 2)
-        self._sizes = np.ones(count) if job.data.tokens is None else job.data.tokens
-        self._sums, self._seen = np.zeros((2, count)), np.zeros((2, count))
+        self._sizes = job.data.tokens
+        self._sums, self._seen = large((2, count), np.float64), large((2, count), np.int32)
         self._sets = [*job.data.validation.values()]
         self._places = [
             (k, row) for k, examples in enumerate(self._sets) for row in range(len(examples))
@@ -233,6 +243,7 @@ class _Watch:
         for k in (0, 1) if early else (0,):
             np.add.at(self._sums[k], rows, values)
             np.add.at(self._seen[k], rows, 1)
+            touched(2 * len(rows))
         if early:
             self._offer(task, theta, step)
 
@@ -240,10 +251,15 @@ class _Watch:
         """Mean losses: of candidates, shape (N,), over all steps and over the first half;
         and of the target rows that had their turn.
         """
-        means = self._sums / np.maximum(self._seen, 1) / self._sizes
-        early = np.where(self._seen[1] > 0, means[1], means[0])
+        losses, early = (large(self._sums.shape[1], np.float64) for _ in range(2))
+        for part in pieces(len(losses)):
+            means = self._sums[:, part] / np.maximum(self._seen[:, part], 1)
+            if self._sizes is not None:
+                means /= self._sizes[part]
+            losses[part] = means[0]
+            early[part] = np.where(self._seen[1, part] > 0, means[1], means[0])
         turned = self._target_seen > 0
-        return means[0], early, self._target_sums[turned] / self._target_seen[turned]
+        return losses, early, self._target_sums[turned] / self._target_seen[turned]
 
     def _offer(self, task: Task, theta: torch.Tensor, step: Step) -> None:
         """Note the losses of the target rows whose turn it is, at theta, in training mode."""

@@ -15,6 +15,7 @@ from curate.pipeline.job import Job, room_for_states
 from curate.pipeline.retraining import Plain, Retraining
 from curate.recipe.names import POLICIES
 from curate.rules import State
+from curate.runtime.large import pieces
 from curate.runtime.progress import Phases
 from curate.runtime.resume import Unfinished
 from curate.runtime.savepoints import Savepoints
@@ -108,9 +109,11 @@ def chosen_table(job: Job, chosen: Chosen, width: float | None = None) -> pl.Dat
     """
     data, choice, scores = job.data, chosen.choice, chosen.scores
     if scores.influence is not None and width is None:
-        pairs = zip(choice.reasons, scores.seen, strict=True)
-        reasons = [why if seen else f"{why}, but not judged by any step" for why, seen in pairs]
-        choice = replace(choice, reasons=reasons)
+        unseen = [f"{why}, but not judged by any step" for why in choice.words]
+        codes = choice.codes.astype(np.min_scalar_type(2 * len(unseen)))
+        for part in pieces(len(codes)):
+            codes[part] += (len(unseen) * (scores.seen[part] == 0)).astype(codes.dtype)
+        choice = replace(choice, codes=codes, words=[*choice.words, *unseen])
     rows, targets = data.examples.rows.numpy(), [*data.validation]
     table = score_table(scores, choice, rows, targets, data.tokens)
     if width is None:

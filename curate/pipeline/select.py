@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from curate.errors import NonFiniteError, NothingKeptError
 from curate.influence import expected_error
 from curate.output.composition import Judged, composition
@@ -217,7 +215,7 @@ class Result:
             chosen_table(job, chosen, self._width()),
             self._noted(to_come),
             recipe,
-            chosen.scores.window_rows(),
+            chosen.scores.window_table(),
             None if self.amortized is None else partial(self._write_predictor, self.amortized),
         )
         with self.phases.phase("write"):
@@ -258,8 +256,7 @@ class Result:
         out, job = self.unfinished.out, self.job
         with self.phases.phase("report"):
             if job.ranks.rank == 0:
-                scores = pl.read_parquet(out / "scores.parquet")
-                leave_report(out, job.on_whole().data.table, scores, self.parts)
+                leave_report(out, job.on_whole().data.table, self.parts)
             everywhere(job.ranks, True)  # nobody is done before that is
         self._note([])
 

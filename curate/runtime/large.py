@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-SMALL = 2**24
+SMALL = 2**21
 """Bytes of an array that is held in memory, whatever the number of rows."""
-MAPPED = 2**25
+MAPPED = 2**24
 """Bytes of files that may be mapped at once."""
 _maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
 _touched = 0
@@ -50,6 +50,14 @@ def large(shape: int | tuple[int, ...], dtype: Any, folder: Path | str | None = 
     if hasattr(mmap, "MADV_RANDOM"):
         held.madvise(mmap.MADV_RANDOM)  # a row brings its own page, not those around it
     return np.frombuffer(let_go_of(held), dtype).reshape(shape)
+
+
+def filled(values: Array, folder: Path | str | None = None) -> Array:
+    """A copy of an array of this kind."""
+    copy = large(values.shape, values.dtype, folder)
+    for part in pieces(values.shape[-1]):
+        copy[..., part] = values[..., part]
+    return copy
 
 
 def pieces(count: int, size: int = 2**16) -> Iterator[slice]:

@@ -1,19 +1,36 @@
 """Budgets: from values to what is kept, and why."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from curate.errors import UserError
 from curate.selection import Array
+from curate.selection.ranking import descending_ranks
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a budget decided: `kept`, shape (n,), bool, and a reason for each row."""
+    """What a budget decided, and why.
+
+    kept: shape (n,), bool. codes: which of the `words` is each row's reason, shape (n,), ints.
+    """
 
     kept: Array
-    reasons: list[str]
+    codes: Array
+    words: list[str]
+
+    @classmethod
+    def of(cls, kept: Array, reasons: Sequence[str]) -> "Choice":
+        """With a reason for each row."""
+        words, codes = np.unique(np.asarray(reasons, dtype=str), return_inverse=True)
+        return cls(kept, codes.astype(np.min_scalar_type(len(words))), words.tolist())
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reason of each row."""
+        return [self.words[code] for code in self.codes]
 
 
 @dataclass(frozen=True)
@@ -89,22 +106,26 @@ class Budget:
         """
         if self.threshold is not None:
             kept = values >= self.threshold
-            return Choice(kept, ["score at the threshold or above" if k else "below" for k in kept])
+            words = ["below", "score at the threshold or above"]
+            return Choice(kept, kept.view(np.uint8), words)
         self.refuse_excess(len(values), tokens)
+        words = ["below the budget", "top by score"]
+        if groups is None and self.tokens is None:
+            kept = descending_ranks(values) <= self._size(len(values))
+            return Choice(kept, kept.view(np.uint8), words)
         kept = np.zeros(len(values), dtype=bool)
         order = np.argsort(-values, kind="stable")
         if groups is None:
             kept[order[: self._sizes([order], tokens)[0]]] = True
-            return Choice(kept, ["top by score" if k else "below the budget" for k in kept])
+            return Choice(kept, kept.view(np.uint8), words)
         names, members = np.unique(groups, return_inverse=True)
         rankings = [order[members[order] == group] for group in range(len(names))]
         for ranking, size in zip(rankings, self._sizes(rankings, tokens), strict=True):
             kept[ranking[:size]] = True
-        reasons = [
-            f"top of group {name}" if k else f"below the quota of group {name}"
-            for k, name in zip(kept, names[members].tolist(), strict=True)
-        ]
-        return Choice(kept, reasons)
+        words = [f"below the quota of group {name}" for name in names.tolist()]
+        words += [f"top of group {name}" for name in names.tolist()]
+        codes = members + len(names) * kept
+        return Choice(kept, codes.astype(np.min_scalar_type(len(words))), words)
 
     def share(self, rows: int) -> float:
         """About which share of a step of `rows` rows is kept; of its tokens, for a token budget.

@@ -6,7 +6,7 @@ asks for one window at a time and trains by its own means. Both decide in `Selec
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from curate.influence import ErrorProxy, over_targets, reweighting, target_losse
 from curate.influence.cost import RunShape, measured
 from curate.rules import State
 from curate.runtime.files import Tree
+from curate.runtime.records import Records
 from curate.runtime.savepoints import Savepoints
 from curate.selection import Array
 from curate.selection.budget import Budget
@@ -318,7 +319,7 @@ class _SoFar:
         self._selector, self._steps, self._savepoints = selector, steps, savepoints
         self.first, self.state = 0, state
         self.rounds: Rounds | None = None
-        self.outcomes: list[Outcome] = []
+        self.outcomes = Records(Outcome)
         self._ledger = Ledger(
             len(judge.task.examples), judge.target_weights, selector.strata, selector.halves
         )
@@ -405,7 +406,7 @@ class _SoFar:
             "proxy": self._proxy and self._proxy.saved(),
             "differences": self._selector.judge.differences.saved(),
             "rounds": self.rounds and self.rounds.saved(),
-            "outcomes": [asdict(outcome) for outcome in self.outcomes],
+            "outcomes": self.outcomes.saved(),
         }
 
     def _restore(self, saved: Tree) -> None:
@@ -413,7 +414,7 @@ class _SoFar:
         self.state = State.restored(saved["state"], self.state.theta.device)
         self._ledger.restore(saved["ledger"])
         self._selector.judge.differences.restore(saved["differences"])
-        self.outcomes = [Outcome(**values) for values in saved["outcomes"]]
+        self.outcomes.restore(saved["outcomes"])
         if self._proxy is not None:
             self._proxy.restore(saved["proxy"])
         if saved["rounds"] is not None:

@@ -1,17 +1,29 @@
 """The ledger: what every candidate was worth, over all the steps it was offered in."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from curate.influence import WindowError
+from curate.runtime.large import filled, large, pieces, touched
+from curate.runtime.records import Records
 from curate.selection import Array
 from curate.selection.budget import Choice
 from curate.selection.effort import Effort
+from curate.selection.ranking import descending_ranks
 from curate.selection.scale import standardize
+
+_KINDS: dict[Any, Any] = {
+    int: pl.Int64,
+    float: pl.Float64,
+    float | None: pl.Float64,
+    Effort: pl.String,
+}
+"""Of the columns of a table of windows, by the types of what they hold."""
 
 
 @dataclass
@@ -73,14 +85,29 @@ class Scores:
     windows: Sequence[WindowError] = ()
     outcomes: Sequence[Outcome] = ()
 
-    def window_rows(self) -> list[dict[str, Any]]:
-        """Plain values of every window: what became of it, and its errors if estimated."""
-        errors = {window.first_step: window.row() for window in self.windows}
-        return [asdict(outcome) | errors.get(outcome.first_step, {}) for outcome in self.outcomes]
+    def window_table(self) -> pl.DataFrame:
+        """A line for every window: what became of it, and its errors if estimated."""
+        outcomes = _table(self.outcomes, Outcome)
+        if not len(self.windows):
+            return outcomes
+        errors = _table(self.windows, WindowError)
+        lacking = [c for c in errors.columns if c not in outcomes.columns or c == "target_loss"]
+        if not outcomes["first_step"].equals(errors["first_step"]):
+            errors = outcomes.select("first_step").join(errors, on="first_step", how="left")
+        return outcomes.with_columns(errors.select(lacking))
+
+
+def _table(records: Sequence[Any], kind: type) -> pl.DataFrame:
+    held = records if isinstance(records, Records) else Records(kind, records)
+    return pl.DataFrame(held.columns(), {f.name: _KINDS[f.type] for f in fields(kind)})
 
 
 class Ledger:
-    """Adds up values and influences, step by step. Memory: O(N Q)."""
+    """Adds up values and influences, step by step.
+
+    8 (2 + Q) bytes a candidate, 16 more with halves: in memory where that is little, in a file
+    without a name otherwise.
+    """
 
     def __init__(
         self,
@@ -96,10 +123,10 @@ class Ledger:
         """
         self._weights, self._strata, self._half_shares = target_weights, strata, half_shares
         self._sums: dict[str, Array] = {
-            "score": np.zeros(candidates),
-            "seen": np.zeros(candidates, dtype=np.int64),
-            "influences": np.zeros((len(target_weights), candidates)),
-            "halves": np.zeros((0 if half_shares is None else 2, candidates)),
+            "score": large(candidates, np.float64),
+            "seen": large(candidates, np.int64),
+            "influences": large((len(target_weights), candidates), np.float64),
+            "halves": large((0 if half_shares is None else 2, candidates), np.float64),
         }
 
     def add(
@@ -111,6 +138,7 @@ class Ledger:
         """
         np.add.at(self._sums["score"], rows, scores)
         np.add.at(self._sums["seen"], rows, 1)
+        touched(len(rows) * (2 + len(self._sums["influences"]) + len(self._sums["halves"])))
         if influences is None:
             return
         for total, influence in zip(self._sums["influences"], influences, strict=True):
@@ -127,22 +155,38 @@ class Ledger:
 
     def restore(self, saved: dict[str, Array]) -> None:
         """Continue from sums that were `saved`."""
-        self._sums = {name: saved[name] for name in self._sums}
+        self._sums = {name: filled(saved[name]) for name in self._sums}
 
     def scores(self, *, with_influences: bool) -> Scores:
         """Means over occurrences; a candidate never offered scores 0."""
-        seen = self._sums["seen"]
-        times = np.maximum(seen, 1)
-        scores = Scores(self._sums["score"] / times, seen)
-        if not with_influences:
-            return scores
-        influences, halves = self._sums["influences"] / times, None
-        influence = np.average(influences, axis=0, weights=self._weights)
-        if self._half_shares is not None:
-            halves = self._sums["halves"] / times
+        seen, count = self._sums["seen"], len(self._sums["seen"])
+        scores = Scores(large(count, np.float64), seen)
+        if with_influences:
+            halved = self._half_shares is not None
+            targets = len(self._weights) // (2 if halved else 1)
+            scores = replace(
+                scores,
+                influence=large(count, np.float64),
+                influences=large((targets, count), np.float64),
+                halves=large((2, count), np.float64) if halved else None,
+            )
+        for part in pieces(count):
+            self._enter_means(scores, part)
+        return scores
+
+    def _enter_means(self, scores: Scores, part: slice) -> None:
+        """Put the means of some candidates into the arrays of all."""
+        times = np.maximum(self._sums["seen"][part], 1)
+        scores.score[part] = self._sums["score"][part] / times
+        if scores.influence is None or scores.influences is None:
+            return
+        influences = self._sums["influences"][:, part] / times
+        scores.influence[part] = np.average(influences, axis=0, weights=self._weights)
+        if self._half_shares is not None and scores.halves is not None:
+            scores.halves[:, part] = self._sums["halves"][:, part] / times
             by_half = influences.reshape(2, len(influences) // 2, -1)
             influences = (self._half_shares[..., None] * by_half).sum(axis=0)
-        return replace(scores, influence=influence, influences=influences, halves=halves)
+        scores.influences[:, part] = influences
 
 
 def score_table(
@@ -150,21 +194,19 @@ def score_table(
 ) -> pl.DataFrame:
     """`scores.parquet`: one row per candidate, in the order of the source.
 
+    It shares the memory of the arrays that it is made of.
+
     rows: positions in the source, shape (N,), ascending. tokens: of every candidate, (N,), if
     they are counted.
     """
-    rank = np.empty(len(rows), dtype=np.int64)
-    rank[np.argsort(-scores.score, kind="stable")] = np.arange(1, len(rows) + 1)
     influence = scores.influence
     columns: dict[str, Any] = {
         "row": rows,
-        "influence": pl.Series([None] * len(rows), dtype=pl.Float64)
-        if influence is None
-        else influence,
+        "influence": pa.nulls(len(rows), pa.float64()) if influence is None else influence,
         "score": scores.score,
-        "rank": rank,
+        "rank": descending_ranks(scores.score),
         "kept": choice.kept,
-        "reason": choice.reasons,
+        "reason": pa.DictionaryArray.from_arrays(choice.codes, choice.words),
         "seen": scores.seen,
     }
     if tokens is not None:
@@ -174,4 +216,4 @@ def score_table(
     if scores.influences is not None and len(targets) > 1:
         names = (f"influence/{name}" for name in targets)
         columns |= dict(zip(names, scores.influences, strict=True))
-    return pl.DataFrame(columns)
+    return pl.DataFrame(pl.from_arrow(pa.table(columns)))

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from curate.output.composition import Judged, composition
 from curate.output.directory import Selection, write_selection
 from curate.output.page import leave_report
 from curate.output.saved_run import store_dropped
+from curate.output.scores import SavedScores
 from curate.recipe import Recipe, check_recipe
 from curate.runtime.parts import Parts
 from curate.runtime.resume import staged
@@ -25,6 +27,7 @@ WINDOWS = [
 ]
 for _window, _signal, _error in zip(WINDOWS, (2e-3, 1e-3, 1e-3), (1e-4, 1e-4, 2e-4), strict=True):
     _window |= {"candidates": 9, "kept": 5, "signal": _signal, "error": _error}
+TABLE = pl.DataFrame(WINDOWS)
 HOSTILE = [
     "<script>document.title = 'owned'</script>",
     "</script><script>document.title = 'owned'</script>",
@@ -50,6 +53,16 @@ ON_LISTS = recipe({"features": ["x"], "label": "label"})
 def texts(count: int = 12) -> Dataset:
     hostile = [HOSTILE[i] if i < len(HOSTILE) else f"text number {i}" for i in range(count)]
     return Dataset.from_dict({"text": hostile, "where": [HOSTILE[i % 2] for i in range(count)]})
+
+
+def lines(score: NDArray[Any], kept: NDArray[Any]) -> pl.DataFrame:
+    """Scores of rows 0, 1, 2 and so on, of no influence."""
+    count = len(score)
+    rank = np.empty(count, dtype=np.int64)
+    rank[np.argsort(-score, kind="stable")] = np.arange(1, count + 1)
+    columns = {"row": np.arange(count), "score": score, "rank": rank, "kept": kept}
+    others = {"influence": pl.lit(None, pl.Float64), "reason": pl.lit("by hand"), "seen": 1}
+    return pl.DataFrame(columns).with_columns(**others)
 
 
 def made(
@@ -83,12 +96,12 @@ def made(
     judged = Judged(kept, scores["influence"].to_numpy(), scores["seen"].to_numpy())
     facts |= {"composition": composition(table, judged, by)}
     with staged(folder, overwrite=True) as stage:
-        write_selection(stage, Selection(table, scores, facts | provenance, by, WINDOWS))
+        write_selection(stage, Selection(table, scores, facts | provenance, by, TABLE))
         parts = Parts()
         if report:
-            leave_report(stage, table, scores, parts)
+            leave_report(stage, table, parts)
         else:
-            store_dropped(stage, table, scores)
+            store_dropped(stage, table, SavedScores(stage / "scores.parquet"))
         assert parts.cause is None, parts.outcome()
     return folder
 

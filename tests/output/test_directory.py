@@ -42,7 +42,7 @@ def test_the_rows_kept_are_those_that_the_scores_say(tmp_path: Path) -> None:
 
 
 def test_a_recipe_and_windows_are_left_where_there_are_some(tmp_path: Path) -> None:
-    write_selection(tmp_path, Selection(TABLE, SCORES, {}, ON_LISTS, WINDOWS))
+    write_selection(tmp_path, Selection(TABLE, SCORES, {}, ON_LISTS, pl.DataFrame(WINDOWS)))
     assert load_recipe(tmp_path / "recipe.yaml") == ON_LISTS
     windows = pl.read_parquet(tmp_path / "windows.parquet")
     assert windows.to_dicts() == WINDOWS

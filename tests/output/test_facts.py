@@ -10,6 +10,7 @@ import pytest
 from curate.output.facts import asked, came_out, every_fact, selection_in_words, trust, worth
 from curate.output.page import write_report
 from curate.output.saved_run import SavedRun, read_run
+from curate.output.scores import SavedScores
 from tests.output.made import ON_TEXT, recipe
 
 COLUMNS = {"features": ["x"], "label": "y"}
@@ -52,8 +53,8 @@ def test_what_was_not_measured_is_not_made_up(saved: SavedRun) -> None:
 
 
 def test_a_policy_without_influences_has_none_to_trust(saved: SavedRun) -> None:
-    scores = saved.scores.with_columns(influence=pl.lit(None, pl.Float64))
-    assert trust(replace(saved, scores=scores)) == {
+    scores = pl.concat(saved.scores.parts()).with_columns(influence=pl.lit(None, pl.Float64))
+    assert trust(replace(saved, scores=SavedScores(scores))) == {
         "influences": "look_ahead has none; its scores rank, and say no more."
     }
 

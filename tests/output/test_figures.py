@@ -25,7 +25,8 @@ from curate.output.figures import (
     retrained,
     scores,
 )
-from tests.output.made import WINDOWS
+from curate.output.scores import SavedScores
+from tests.output.made import WINDOWS, lines
 
 WINDOWS_TABLE = pl.DataFrame(WINDOWS)
 
@@ -97,8 +98,8 @@ def test_influence_and_its_error_are_in_the_middle_of_every_window() -> None:
 
 def test_bars_of_the_scores_are_all_rows_and_the_cut_is_between() -> None:
     values = np.random.default_rng(0).normal(size=500)
-    table = pl.DataFrame({"score": values, "kept": values > 0.3})
-    figure = scores(table)
+    table = lines(values, values > 0.3)
+    figure = scores(SavedScores(table))
     axes = drawn(figure)
     for color, side in ((KEPT, True), (DROPPED, False)):
         heights = [
@@ -111,11 +112,11 @@ def test_bars_of_the_scores_are_all_rows_and_the_cut_is_between() -> None:
     assert np.asarray(cut.get_xdata())[0] == min(values[values > 0.3])
     assert figure is not None
     assert f"{(values > 0.3).sum()} rows kept" in figure.alt
-    shared = scores(table.with_columns(kept=pl.Series(np.arange(500) % 2 == 0)))
+    shared = scores(SavedScores(lines(values, np.arange(500) % 2 == 0)))
     assert shared is not None
     assert len(drawn(shared).lines) == 0
     assert "no single cut" in shared.caption
-    everything = scores(table.with_columns(kept=True))
+    everything = scores(SavedScores(lines(values, values < 99)))
     assert len(drawn(everything).lines) == 0
 
 
@@ -147,8 +148,7 @@ def test_a_picture_is_drawn_again_to_the_byte() -> None:
 def test_windows_without_numbers_make_no_figure() -> None:
     none = pl.DataFrame()
     assert course(none) is promises(none) is over_training(none) is retrained([]) is None
-    constant = pl.DataFrame({"score": [0.0, 0.0], "kept": [True, False]})
-    assert scores(constant) is None
+    assert scores(SavedScores(lines(np.zeros(2), np.array([True, False])))) is None
 
 
 GRID = [(k, rate) for k in (1, 4, 16) for rate in (1e-3, 1e-2)]

@@ -25,10 +25,10 @@ def content(saved: SavedRun, row: int) -> dict[str, str]:
 @pytest.mark.parametrize("count", [1, 2, 5, 1500, 1501, 4000])
 @pytest.mark.parametrize("keep", [0, 0.5, 1])
 def test_what_is_listed_is_in_order_and_without_repetition(count: int, keep: float) -> None:
-    scores = pl.DataFrame({"row": range(count), "kept": [i < keep * count for i in range(count)]})
-    rows = listed(scores)
-    assert rows == sorted(set(rows))
-    assert len(rows) == min(count, LISTED)
+    ranks = listed(count, round(keep * count))
+    assert ranks == sorted(set(ranks))
+    assert len(ranks) == min(count, LISTED)
+    assert {1, count} <= set(ranks) <= set(range(1, count + 1))
 
 
 def test_rows_are_read_in_the_order_asked_for(on_text: Path) -> None:
@@ -54,7 +54,8 @@ def test_dropped_rows_are_stored_up_to_a_size(
     table = Dataset.from_dict({"text": ["x" * 1000] * 1200, "row": ["id"] * 1200})
     saved = read_run(made(tmp_path / "run", table, ON_TEXT))
     worst = list(range(1210 - saved_run.AT_A_TIME, 1210))  # at least so many
-    assert saved.stored == [*range(10, 610), *worst]
+    assert (saved.kept, saved.dropped) == (600, worst)
+    assert saved.places([609, 1209, 700]) == {609: 599, 1209: 599 + len(worst)}
     assert content(saved, 1209) == {"text": "x" * 1000, "row": "id"}
     assert content(saved, 610) == {}
     assert saved.unstored == 600 - len(worst)

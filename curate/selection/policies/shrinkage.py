@@ -19,12 +19,13 @@ rows. So the evidence is added once more, by as much as it agrees with the influ
 
 import math
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from curate.runtime.large import large, pieces
 from curate.selection import Array
+from curate.selection.policies.quantiles import normal_quantiles
 from curate.selection.ranking import average_ranks, fisher_interval
 
 ENOUGH = 0.8
@@ -81,22 +82,28 @@ def shrink(halves: Array, evidence: Array, target_rows: int) -> Shrunk:
         evidence: about each row, shape (F, N), finite, higher for better; F may be 0.
         target_rows: of both halves together.
     """
-    by_half, foretold = np.empty_like(halves), []
-    centered = halves - halves.mean(axis=1, keepdims=True)
-    features = evidence - evidence.mean(axis=1, keepdims=True)
-    spread = features.std(axis=1, keepdims=True)
-    features = features / np.where(spread > 0, spread, 1.0)
-    alone = normal_scores(evidence[0]) if len(evidence) else np.zeros(halves.shape[1])
-    for k, (half, other) in enumerate((centered, centered[::-1])):
-        columns = np.vstack([half, features]).T
-        weights = np.linalg.lstsq(columns, other, rcond=None)[0]
+    count = halves.shape[1]
+    columns = _Columns(halves, evidence)
+    alone = normal_scores(evidence[0]) if len(evidence) else large(count, np.float64)
+    by_half, foretold, r = large((2, count), np.float64), [], columns.triangle
+    others = [*range(2, len(r[0]))]
+    for k, other in ((0, 1), (1, 0)):
+        used = [k, *others]
+        weights = np.linalg.lstsq(r[:, used], r[:, other], rcond=None)[0]
         if weights[0] < 0:  # by chance: influences do not mean their opposite
-            weights = np.append(0.0, np.linalg.lstsq(features.T, other, rcond=None)[0])
-        fitted = columns @ weights
-        foretold.append(_correlation(fitted, other))
-        by_half[k] = normal_scores(fitted if fitted.any() else half)
-        by_half[k] += max(0.0, _correlation(alone, normal_scores(half))) * alone
-    correlation = _correlation(centered[0], centered[1])
+            weights = np.append(0.0, np.linalg.lstsq(r[:, others], r[:, other], rcond=None)[0])
+        fitted = r[:, used] @ weights
+        foretold.append(_correlation(fitted, r[:, other]))
+        if not fitted.any():
+            weights = np.append(1.0, 0.0 * weights[1:])
+        by_half[k] = normal_scores(columns.combined(used, weights))
+        agrees = max(0.0, _agreement(alone, normal_scores(halves[k])))
+        for part in pieces(count):
+            by_half[k, part] += agrees * alone[part]
+    values = large(count, np.float64)
+    for part in pieces(count):
+        values[part] = by_half[:, part].mean(axis=0)
+    correlation = _correlation(r[:, 0], r[:, 1])
     low, high = fisher_interval(correlation, halves.shape[1])
     repeats = Repeatability(
         correlation=correlation,
@@ -107,14 +114,54 @@ def shrink(halves: Array, evidence: Array, target_rows: int) -> Shrunk:
         target_rows=target_rows,
         rows_needed=_rows_needed(correlation, target_rows) if low > 0 else None,
     )
-    return Shrunk(by_half.mean(axis=0), by_half, repeats)
+    return Shrunk(values, by_half, repeats)
 
 
 def normal_scores(values: Array) -> Array:
     """Quantiles of the normal distribution in the order of the values, shape (n,), mean 0."""
-    places = (average_ranks(values) + 0.5) / len(values)
-    scores: Array = np.vectorize(NormalDist().inv_cdf, otypes=[float])(places)
+    scores = average_ranks(values)
+    for part in pieces(len(values)):
+        scores[part] = normal_quantiles((scores[part] + 0.5) / len(values))
     return scores
+
+
+class _Columns:
+    """Influences on both halves and the evidence, centered, the evidence of spread 1.
+
+    triangle: R of their QR decomposition, shape (k, 2 + F), k at most 2 + F: all products of
+    columns, and so all that least squares and correlations take.
+    """
+
+    def __init__(self, halves: Array, evidence: Array) -> None:
+        self._halves, self._evidence, count = halves, evidence, halves.shape[1]
+        width = 2 + len(evidence)
+        self._means, squares = np.zeros((width, 1)), np.zeros((width, 1))
+        self._spread = np.ones((width, 1))
+        for part in pieces(count):
+            self._means += self._raw(part).sum(axis=1, keepdims=True)
+        self._means /= count
+        for part in pieces(count):
+            squares += np.square(self._raw(part) - self._means).sum(axis=1, keepdims=True)
+        squares[:2] = count
+        self._spread = np.where(squares > 0, np.sqrt(squares / count), 1.0)
+        self.triangle = np.zeros((0, width))
+        for part in pieces(count):
+            rows = np.vstack([self.triangle, self._of(part).T])
+            self.triangle = np.asarray(np.linalg.qr(rows, mode="r"))
+
+    def combined(self, used: list[int], weights: Array) -> Array:
+        """The sum of some columns, weighted, shape (N,)."""
+        total = large(self._halves.shape[1], np.float64)
+        for part in pieces(len(total)):
+            total[part] = weights @ self._of(part)[used]
+        return total
+
+    def _raw(self, part: slice) -> Array:
+        return np.vstack([self._halves[:, part], self._evidence[:, part]])
+
+    def _of(self, part: slice) -> Array:
+        columns: Array = (self._raw(part) - self._means) / self._spread
+        return columns
 
 
 def _rows_needed(correlation: float, target_rows: int) -> int:
@@ -127,3 +174,13 @@ def _correlation(one: Array, other: Array) -> float:
     """Pearson's for centered values, 0 where one of them never varies."""
     size = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other) / size if size > 0 else 0.0
+
+
+def _agreement(one: Array, other: Array) -> float:
+    """`_correlation` of any number of values."""
+    sums = np.zeros((2, 2))
+    for part in pieces(len(one)):
+        both = np.stack([one[part], other[part]])
+        sums += both @ both.T
+    size = math.sqrt(sums[0, 0] * sums[1, 1])
+    return float(sums[0, 1]) / size if size > 0 else 0.0
