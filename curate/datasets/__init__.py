@@ -23,6 +23,7 @@ from curate.datasets.labels import (
 from curate.datasets.references import refuse_outside
 from curate.datasets.rows import pick_rows
 from curate.datasets.sources import HUB_NAME, fingerprint_of, read
+from curate.datasets.streaming import Stream, stream
 from curate.datasets.tensors import counted
 from curate.datasets.text import (
     encode_completions,
@@ -42,6 +43,7 @@ __all__ = [
     "Examples",
     "Scaling",
     "SourceExamples",
+    "Stream",
     "TensorExamples",
     "TokenExamples",
     "Use",
@@ -68,6 +70,7 @@ __all__ = [
     "read_numbers",
     "refuse_outside",
     "require_columns",
+    "stream",
     "take",
     "truncate",
 ]

@@ -57,7 +57,7 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
         DataError: there is no such file, or none with rows; a file cannot be read, or its columns
             do not go with those before.
     """
-    files = _matching(path)
+    files = matching(path)
     kind = ending_of(files[0])
     filled = [file for file in files if _has_content(file)]
     if not filled:
@@ -103,7 +103,7 @@ def _parts(files: Iterable[str]) -> Iterator[Part]:
             raise DataError(f"{file}: cannot be read: {reason_of(error)}") from error
 
 
-def _matching(path: str) -> list[str]:
+def matching(path: str) -> list[str]:
     folder, name = os.path.split(path)
     pattern = os.path.join(glob.escape(folder), name) if os.path.isdir(folder) else path
     named = os.path.exists(path) or not glob.has_magic(path)

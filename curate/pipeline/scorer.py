@@ -1,5 +1,6 @@
 """Score any rows with what a selection learned: a function of batches, for whoever has them."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,14 +30,31 @@ from curate.pipeline.job import Job
 from curate.pipeline.reading import Known, Reader, find_reader
 from curate.recipe import check_recipe, resolved
 from curate.recipe.names import find_objective
-from curate.runtime.files import DamagedError, read_sealed, write_sealed, write_whole_text
+from curate.runtime.files import (
+    DamagedError,
+    digest_of,
+    read_sealed,
+    write_sealed,
+    write_whole_text,
+)
 from curate.selection import Array
 from curate.selection.prediction import Predictor, Quality
 from curate.trajectory import Task
 
 FOLDER, FACTS, ARRAYS, FORMAT = "predictor", "predictor.json", "predictor.safetensors", 1
 FACTS_HAVE = (
-    *("format", "recipe", "features", "classes", "outputs", "layer", "labels", "cuts", "quality"),
+    *(
+        "format",
+        "arrays",
+        "recipe",
+        "features",
+        "classes",
+        "outputs",
+        "layer",
+        "labels",
+        "cuts",
+        "quality",
+    ),
     "models",
 )
 ARRAYS_HAVE = ("states", "directions", "predictor", "scaling")
@@ -51,8 +69,17 @@ def write_predictor(folder: Path, job: Job, amortized: Amortized) -> None:
     """
     views, data = amortized.views, job.data
     scaling = data.examples.scaling if isinstance(data.examples, TensorExamples) else None
+    folder.mkdir()
+    arrays = {
+        "states": list(views.states),
+        "directions": list(views.directions),
+        "predictor": amortized.predictor.saved(),
+        "scaling": None if scaling is None else [scaling.shift, scaling.factor],
+    }
+    write_sealed(folder / ARRAYS, arrays)
     facts = {
         "format": FORMAT,
+        "arrays": _digest(folder / ARRAYS),
         "recipe": resolved(job.recipe),
         "features": data.known.features,
         "classes": None if data.known.classes is None else asdict(data.known.classes),
@@ -63,15 +90,7 @@ def write_predictor(folder: Path, job: Job, amortized: Amortized) -> None:
         "quality": asdict(amortized.quality),
         "models": model_files(job.recipe),
     }
-    arrays = {
-        "states": list(views.states),
-        "directions": list(views.directions),
-        "predictor": amortized.predictor.saved(),
-        "scaling": None if scaling is None else [scaling.shift, scaling.factor],
-    }
-    folder.mkdir()
     write_whole_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
-    write_sealed(folder / ARRAYS, arrays)
 
 
 class Scorer:
@@ -118,6 +137,21 @@ class Scorer:
         self._reader: Reader | None = None
         self._one_at_a_time = Lock()  # Polars calls from several threads, and the model is one
 
+    @property
+    def device(self) -> str:
+        """Where the model is."""
+        return str(self._device)
+
+    @property
+    def share(self) -> float:
+        """Of the rows of its own that the selection kept."""
+        return float(self._facts["quality"]["share"])
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies all that scores depend on, but rows, versions and device."""
+        return digest_of(self._facts)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _scorer, self._made_by
 
@@ -133,15 +167,20 @@ class Scorer:
             return rows.map_batches(self, schema=schema, streamable=True)
         if isinstance(rows, pl.DataFrame):
             _refuse_taken(rows.columns)
-            return rows.with_columns(**self.scores(rows.to_arrow(), "the rows"))
+            return rows.with_columns(**self._given(rows.to_arrow()))
         if isinstance(rows, pa.Table):
             _refuse_taken(rows.column_names)
-            for name, values in self.scores(rows, "the rows").items():
+            for name, values in self._given(rows).items():
                 rows = rows.append_column(name, pa.array(values, ADDED[name]))
             return rows
         _refuse_taken([*rows])
         table = Dataset.from_dict({name: list(column) for name, column in rows.items()})
-        return {**rows, **self.scores(table.data.table, "the rows")}
+        return {**rows, **self._given(table.data.table)}
+
+    def _given(self, rows: pa.Table) -> dict[str, Array]:
+        """The scores of rows that somebody gives, which name no files."""
+        refuse_outside(Dataset(plain_table(rows)), "the rows")
+        return self.scores(rows, "the rows")
 
     def scores(self, rows: pa.Table, source: str) -> dict[str, Array]:
         """Of every row, by the names of `ADDED`. source: where rows come from, for messages."""
@@ -152,7 +191,6 @@ class Scorer:
         data, found = Dataset(plain_table(rows)), _nothing(len(rows))
         if not len(data):
             return found
-        refuse_outside(data, source)
         self._reader = self._reader or find_reader(self.recipe, data, self._known)
         examples = self._reader.examples(data, source)
         if not len(examples):
@@ -210,6 +248,11 @@ def _scorer(selection: str, device: str, run_code: bool) -> Scorer:
     return Scorer(selection, device=device, run_code=run_code)
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+
+
 def _nothing(count: int) -> dict[str, Array]:
     """What rows without a score have, by the names of `ADDED`."""
     columns: dict[str, Array] = {name: np.full(count, np.nan) for name in ADDED if name != "kept"}
@@ -239,6 +282,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{folder / FACTS}: is of format {facts['format']} and this curate knows {FORMAT}; "
                 "use the version that wrote it."
             )
+        if facts["arrays"] != _digest(folder / ARRAYS):
+            raise DamagedError(f"{ARRAYS} is not the one that {FACTS} is of")
         arrays = read_sealed(folder / ARRAYS)
     except (OSError, ValueError, KeyError, TypeError, DamagedError) as error:
         raise OutputError(f"{folder}: is damaged ({error}); select again.") from error

@@ -28,7 +28,8 @@ LOSSES = "first losses"
 
 
 OURS = re.compile(
-    r"lock|run\.json|evaluation\.jsonl|score-[\w.-]+|\.(run|evaluation)\.\d+\.jsonl?"
+    r"lock|run\.json|evaluation\.jsonl|score-[\w.-]+|part-\d+\.(arrow|parquet|json)"
+    r"|\.(run|evaluation|part-\d+)\.\d+\.(jsonl?|arrow|parquet)"
     r"|\..*\.[0-9a-f]{8}(\.old)?|\.curate-snapshots-\w+"
 )
 """Names in the folder of a run; those with a dot are of what was being written."""
@@ -222,11 +223,13 @@ def has_progress(folder: Path) -> str | None:
     try:
         scored = sorted({path.parent.name for path in folder.glob("score-*/[0-9]*.safetensors")})
         journal = folder / EVALUATION
+        done = len([*folder.glob("part-*.json")])
         entries = len(journal.read_bytes().splitlines()) - 1 if journal.exists() else 0
     except FileNotFoundError:  # another rank has just removed it
         return None
     parts = [name.replace("score-", "scores by ") for name in scored]
     parts += [f"{entries} retrainings"] if entries > 0 else []
+    parts += [f"{done} parts scored"] if done else []
     return ", ".join(parts) or None
 
 
