@@ -139,7 +139,7 @@ def extended(
     count = len(everything.data.examples)
     task, _, _ = job.start(job.recipe.training.seed)
     score = large(count, np.float64, job.scratch)
-    with phases.phase("predict", count) as tick:
+    with phases.phase("predict", count, "row") as tick:
         for part in amortized.scores(task, everything.data.examples):
             score[place : place + len(part)] = part
             place += len(part)

@@ -22,7 +22,7 @@ from datasets import Dataset
 from datasets.table import embed_table_storage, table_cast
 
 from curate.datasets import Stream, refuse_outside, stream
-from curate.errors import UnfinishedError
+from curate.errors import UnfinishedError, UserError
 from curate.output.directory import made_with
 from curate.output.shards import LOCAL, write_shards
 from curate.pipeline.reading import column_uses
@@ -35,7 +35,7 @@ from curate.runtime.resume import MARK, Unfinished
 
 ROWS, TEXTS = 2**15, 2**12
 """Rows of a part: what is lost at most when a run dies."""
-ORIGIN = ("versions", "platform", "git_commit", "recipe_fingerprint", "run")
+ORIGIN = ("versions", "platform", "git_commit", "recipe_fingerprint", "run", "fingerprint")
 """What provenance.json has beside the summary."""
 
 
@@ -77,28 +77,37 @@ def run_apply(
         "versions": made_with()["versions"],
     }
     with Unfinished(out, digest_of(made_of), resume=resume, overwrite=overwrite) as unfinished:
-        if unfinished.finished is not None:
-            return _told(unfinished.finished, out)
         with phases.phase("read"):
             source = stream(data, split=split, uses=column_uses(scorer.recipe))
+        if (finished := unfinished.finished) is not None:
+            parts = source.tables(_rows_of(scorer))
+            if finished["fingerprint"] != digest_of([*map(_digest, parts)]):
+                raise UserError(f"{out}: {data} has changed since; apply to it again.")
+            return _told(finished, out)
+        unfinished.lasting = True  # a row that cannot be read may be mended
         unfinished.begin(made_of | {"threads": torch.get_num_threads()})
         pieces = Pieces(unfinished.folder, source, data, scorer)
-        with phases.phase("score", source.rows) as tick:
+        with phases.phase("score", source.rows, "row") as tick:
             counts = pieces.make(tick)
-        with phases.phase("write"), unfinished.stage() as stage:
-            pieces.join(stage)
+        with unfinished.stage() as stage:
+            with phases.phase("write"):
+                pieces.join(stage)
             summary = {
                 "rows": source.rows,
-                **counts,
+                "kept": counts["kept"],
+                "unscored": counts["unscored"],
                 "selection": str(selection),
                 "expected": scorer.share,
                 "data": data,
                 "device": scorer.device,
                 "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
             }
-            origin = made_with() | {"recipe_fingerprint": digest_of(made_of), "run": unfinished.run}
-            text = json.dumps(origin | summary, indent=2)
-            write_whole_text(stage / MARK, text + "\n")
+            origin = made_with() | {
+                "recipe_fingerprint": digest_of(made_of),
+                "run": unfinished.run,
+                "fingerprint": digest_of(counts["digests"]),
+            }
+            write_whole_text(stage / MARK, json.dumps(origin | summary, indent=2) + "\n")
     return _told(summary, out)
 
 
@@ -116,15 +125,18 @@ class Pieces:
     scorer: Scorer
     count: int = 0
 
-    def make(self, tick: Callable[[int], None]) -> dict[str, int]:
-        """Score all parts that are not done yet; how many rows are kept, and have no score.
+    def make(self, tick: Callable[[int], None]) -> dict[str, Any]:
+        """Score all parts that are not done yet.
+
+        Returns:
+            how many rows are `kept` and how many `unscored`, and the `digests` of all parts.
 
         Raises:
             UnfinishedError: a part that is done was of other rows.
         """
-        size = TEXTS if isinstance(self.scorer.recipe.model, Pretrained) else ROWS
-        counts, first = {"kept": 0, "unscored": 0}, 0
-        for table in self.source.tables(size):
+        counts: dict[str, Any] = {"kept": 0, "unscored": 0, "digests": []}
+        first = 0
+        for table in self.source.tables(_rows_of(self.scorer)):
             digest = _digest(table)
             note = self._note(self.count)
             if note is not None and note["rows"] != digest:
@@ -134,8 +146,9 @@ class Pieces:
                 )
             if note is None:
                 note = self._score(table, first, digest)
-            for name in counts:
+            for name in ("kept", "unscored"):
                 counts[name] += note[name]
+            counts["digests"].append(digest)
             tick(len(table))
             released()
             self.count, first = self.count + 1, first + len(table)
@@ -197,6 +210,11 @@ class Pieces:
 
     def _file(self, k: int, kind: str) -> Path:
         return self.folder / f"part-{k:06d}.{kind}"
+
+
+def _rows_of(scorer: Scorer) -> int:
+    """How many rows a part has."""
+    return TEXTS if isinstance(scorer.recipe.model, Pretrained) else ROWS
 
 
 def _told(summary: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from curate.runtime.files import (
     write_sealed,
     write_whole_text,
 )
+from curate.runtime.threads import suitable_threads
 from curate.selection import Array
 from curate.selection.prediction import Predictor, Quality
 from curate.trajectory import Task
@@ -133,7 +134,7 @@ class Scorer:
             if before.get(name) != files:
                 raise UserError(f"{folder}: was learned with another {name}; select again.")
         self._device = choose_device(device)
-        self._model: tuple[Task, Amortized] | None = None
+        self._model: tuple[Task, Amortized, int] | None = None
         self._reader: Reader | None = None
         self._one_at_a_time = Lock()  # Polars calls from several threads, and the model is one
 
@@ -179,7 +180,7 @@ class Scorer:
 
     def _given(self, rows: pa.Table) -> dict[str, Array]:
         """The scores of rows that somebody gives, which name no files."""
-        refuse_outside(Dataset(plain_table(rows)), "the rows")
+        refuse_outside(_dataset(rows), "the rows")
         return self.scores(rows, "the rows")
 
     def scores(self, rows: pa.Table, source: str) -> dict[str, Array]:
@@ -188,7 +189,7 @@ class Scorer:
             return self._scores(rows, source)
 
     def _scores(self, rows: pa.Table, source: str) -> dict[str, Array]:
-        data, found = Dataset(plain_table(rows)), _nothing(len(rows))
+        data, found = _dataset(rows), _nothing(len(rows))
         if not len(data):
             return found
         self._reader = self._reader or find_reader(self.recipe, data, self._known)
@@ -199,8 +200,9 @@ class Scorer:
             assert isinstance(examples, TensorExamples)
             examples = examples.standardized_by(Scaling(*self._arrays["scaling"]))
         self._model = self._model or self._built(examples)
-        task, amortized = self._model
-        predicted = np.concatenate([*amortized.scores(task, examples)])
+        task, amortized, flops = self._model
+        with suitable_threads(flops):
+            predicted = np.concatenate([*amortized.scores(task, examples)])
         width, places = amortized.quality.width, examples.rows.numpy()
         found["score"][places] = predicted
         found["low"][places], found["high"][places] = predicted - width, predicted + width
@@ -223,25 +225,22 @@ class Scorer:
         groups = group_values(data, group_by, source)
         return np.array([cuts.get(str(group), np.inf) for group in groups.tolist()])
 
-    def _built(self, examples: SourceExamples) -> tuple[Task, Amortized]:
-        """The recipe's model, for such examples, and what was learned with it."""
+    def _built(self, examples: SourceExamples) -> tuple[Task, Amortized, int]:
+        """The recipe's model, for such examples, what was learned with it, and flops of a step."""
         facts, arrays = self._facts, self._arrays
         data = Candidates.unlabeled(examples, facts["outputs"], self._known)
         objective = models.load_objective(find_objective(self.recipe.objective).path)
-        task, _, _ = Job(self.recipe, self._device, data, objective).start(
-            self.recipe.training.seed
-        )
+        job = Job(self.recipe, self._device, data, objective)
+        task, _, _ = job.start(self.recipe.training.seed)
         states = [theta.to(self._device) for theta in arrays["states"]]
         if any(len(theta) != task.model.size for theta in states):
             raise UserError(
                 f"{self._made_by[0]}: was learned with a model of {len(states[0]):,} parameters, "
                 f"and its recipe's has {task.model.size:,} now; select again."
             )
-        return task, Amortized(
-            Views(states, facts["layer"], arrays["directions"], facts["labels"]),
-            Predictor.restored(arrays["predictor"]),
-            Quality(**facts["quality"]),
-        )
+        views = Views(states, facts["layer"], arrays["directions"], facts["labels"])
+        predictor = Predictor.restored(arrays["predictor"])
+        return task, Amortized(views, predictor, Quality(**facts["quality"])), job.step_flops()
 
 
 def _scorer(selection: str, device: str, run_code: bool) -> Scorer:
@@ -251,6 +250,10 @@ def _scorer(selection: str, device: str, run_code: bool) -> Scorer:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+
+
+def _dataset(rows: pa.Table) -> Dataset:
+    return Dataset(plain_table(rows), fingerprint="")  # which it would pickle the rows to find
 
 
 def _nothing(count: int) -> dict[str, Array]:
