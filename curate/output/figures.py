@@ -87,7 +87,9 @@ def scores(of: SavedScores) -> Figure | None:
     def draw(axes: "Axes") -> None:
         style: dict[str, Any] = {"color": [DROPPED, KEPT], "label": ["dropped", "kept"]}
         middles = (edges[1:] + edges[:-1]) / 2
-        axes.hist([middles] * 2, edges.tolist(), weights=[*counts], stacked=True, rwidth=0.9, **style)
+        axes.hist(
+            [middles] * 2, edges.tolist(), weights=[*counts], stacked=True, rwidth=0.9, **style
+        )
         if one_cut and dropped:
             axes.axvline(lowest, color="black", linestyle="--")
         axes.set(xlabel="score", ylabel="rows")
