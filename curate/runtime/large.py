@@ -8,7 +8,7 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,20 @@ def large(shape: int | tuple[int, ...], dtype: Any, folder: Path | str | None = 
 def filled(values: Array, folder: Path | str | None = None) -> Array:
     """A copy of an array of this kind."""
     copy = large(values.shape, values.dtype, folder)
-    for part in pieces(values.shape[-1]):
-        copy[..., part] = values[..., part]
+    for part in pieces(len(values)):
+        copy[part] = values[part]
     return copy
+
+
+def add_to_rows(sums: Array, rows: Array, columns: Sequence[Array]) -> None:
+    """Add to some rows of sums, shape (N, W), what columns have for them, each of shape (n,).
+
+    A row of which there are several has all of them added. There may be fewer columns than W.
+    """
+    width = sums.shape[1]
+    places = rows[:, None] * width + np.arange(len(columns))
+    np.add.at(sums.reshape(-1), places.ravel(), np.stack(columns, axis=1).ravel())
+    touched(len(rows))
 
 
 def pieces(count: int, size: int = 2**16) -> Iterator[slice]:
