@@ -12,6 +12,7 @@ from curate.datasets.columns import match_features, read_features, require_colum
 from curate.datasets.csv_files import Use
 from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples, drawn
 from curate.datasets.files import plain_table
+from curate.datasets.forms import as_arrow, names_of, with_columns
 from curate.datasets.labels import (
     Classes,
     find_classes,
@@ -47,6 +48,7 @@ __all__ = [
     "TensorExamples",
     "TokenExamples",
     "Use",
+    "as_arrow",
     "batch_length",
     "counted",
     "drawn",
@@ -61,6 +63,7 @@ __all__ = [
     "map_leaves",
     "mapped_tensors",
     "match_features",
+    "names_of",
     "pick_rows",
     "plain_table",
     "plant_label_noise",
@@ -73,4 +76,5 @@ __all__ = [
     "stream",
     "take",
     "truncate",
+    "with_columns",
 ]

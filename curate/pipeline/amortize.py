@@ -5,7 +5,7 @@ many steps as the run that scores the sample: so the sample's rows are to it wha
 are. One of its states is early, the other its last.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ AT_ONCE = 1024
 """Rows that go through the model together; fewer if they are long texts."""
 FEW_CLASSES = 64
 """Most classes that are features each."""
-SEED = 7
+SEED, ALL = 7, -np.finfo(np.float64).max  # a number that JSON has, and no score is below
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Views:
 class Amortized:
     """What was learned from a sample: enough to score any row, and how well that goes.
 
-    cuts: the lowest predicted score that is kept, by group; under "" where there are no groups.
+    cuts: from which predicted score on a row is kept, by group; under "" where there are none.
     """
 
     views: Views
@@ -162,11 +162,25 @@ def extended(
 
 
 def _cuts(job: Job, score: Array, kept: Array) -> dict[str, float]:
-    """The lowest score that is kept, by group; groups of which none is have no entry."""
-    if job.recipe.selection.group_by is None:
-        return {"": float(score[kept].min())} if kept.any() else {}
-    groups = job.data.groups(job.recipe.selection.group_by)[kept]
-    return {str(name): float(score[kept][groups == name].min()) for name in np.unique(groups)}
+    """From which score on a row is kept, by group; groups of which none is have no entry.
+
+    A threshold itself; else midway between the lowest score that is kept and the highest that is
+    not, so that rounding does not matter.
+    """
+    selection = job.recipe.selection
+    if selection.keep.threshold is not None:
+        return {"": selection.keep.threshold}
+    parts: Iterable[tuple[str, Any]] = [("", True)]
+    if selection.group_by is not None:
+        groups = job.data.groups(selection.group_by)
+        parts = ((str(name), groups == name) for name in np.unique(groups))
+    cuts = {}
+    for name, rows in parts:
+        lowest = np.min(score, where=kept & rows, initial=np.inf)
+        highest = np.max(score, where=~kept & rows, initial=-np.inf)
+        if lowest < np.inf:
+            cuts[name] = float((lowest + highest) / 2) if highest > -np.inf else ALL
+    return cuts
 
 
 def _spread(job: Job, values: Any, fill: float) -> Any:

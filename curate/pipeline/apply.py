@@ -170,7 +170,7 @@ class Pieces:
     def _score(self, table: pa.Table, first: int, digest: str) -> dict[str, Any]:
         where = f"{self.path}, from row {first:,}"
         refuse_outside(Dataset(table), self.path)
-        scores = self.scorer.scores(table, where)
+        scores = self.scorer.scores(table, where, self.path)
         rows = table.filter(pa.array(scores["kept"]))
         rows = embed_table_storage(table_cast(rows, self.source.features.arrow_schema), **LOCAL)
         places = pa.array(np.arange(first, first + len(table)))

@@ -119,7 +119,7 @@ def chosen_table(job: Job, chosen: Chosen, width: float | None = None) -> pl.Dat
     if width is None:
         return table
     return table.with_columns(
-        pl.col("^influence.*$").fill_nan(None),
+        pl.col("^(influence.*|error)$").fill_nan(None),
         low=pl.col("score") - width,
         high=pl.col("score") + width,
     )

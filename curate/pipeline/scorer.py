@@ -1,6 +1,5 @@
 """Score any rows with what a selection learned: a function of batches, for whoever has them."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,9 +7,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import datasets
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import torch
 from datasets import Dataset
 
 from curate import models
@@ -19,15 +20,19 @@ from curate.datasets import (
     Scaling,
     SourceExamples,
     TensorExamples,
+    as_arrow,
+    names_of,
     plain_table,
     refuse_outside,
+    require_columns,
+    with_columns,
 )
 from curate.errors import DataError, OutputError, UserError
 from curate.pipeline.amortize import Amortized, Views
 from curate.pipeline.build import choose_device
 from curate.pipeline.candidates import Candidates, group_values, model_files
 from curate.pipeline.job import Job
-from curate.pipeline.reading import Known, Reader, find_reader
+from curate.pipeline.reading import Known, find_reader
 from curate.recipe import check_recipe, resolved
 from curate.recipe.names import find_objective
 from curate.runtime.files import (
@@ -44,23 +49,14 @@ from curate.trajectory import Task
 
 FOLDER, FACTS, ARRAYS, FORMAT = "predictor", "predictor.json", "predictor.safetensors", 1
 FACTS_HAVE = (
-    *(
-        "format",
-        "arrays",
-        "recipe",
-        "features",
-        "classes",
-        "outputs",
-        "layer",
-        "labels",
-        "cuts",
-        "quality",
-    ),
-    "models",
+    *("format", "recipe", "features", "looks", "classes", "outputs", "layer", "labels", "cuts"),
+    *("quality", "models"),
 )
-ARRAYS_HAVE = ("states", "directions", "predictor", "scaling")
+ARRAYS_HAVE = ("facts", "states", "directions", "predictor", "scaling")
 ADDED = {"score": pa.float64(), "low": pa.float64(), "high": pa.float64(), "kept": pa.bool_()}
 """What every row gets: its predicted score, the ends of its 90 % interval, whether it is kept."""
+ROWS, PICTURES = "the rows", "pictures"
+"""What a batch is called in messages; what features are where they are not numbers."""
 
 
 def write_predictor(folder: Path, job: Job, amortized: Amortized) -> None:
@@ -68,21 +64,13 @@ def write_predictor(folder: Path, job: Job, amortized: Amortized) -> None:
 
     job: of all candidates.
     """
-    views, data = amortized.views, job.data
-    scaling = data.examples.scaling if isinstance(data.examples, TensorExamples) else None
-    folder.mkdir()
-    arrays = {
-        "states": list(views.states),
-        "directions": list(views.directions),
-        "predictor": amortized.predictor.saved(),
-        "scaling": None if scaling is None else [scaling.shift, scaling.factor],
-    }
-    write_sealed(folder / ARRAYS, arrays)
+    views, data, examples = amortized.views, job.data, job.data.examples
+    scaling = examples.scaling if isinstance(examples, TensorExamples) else None
     facts = {
         "format": FORMAT,
-        "arrays": _digest(folder / ARRAYS),
         "recipe": resolved(job.recipe),
         "features": data.known.features,
+        "looks": _looks(examples),
         "classes": None if data.known.classes is None else asdict(data.known.classes),
         "outputs": data.outputs,
         "layer": views.layer,
@@ -91,7 +79,16 @@ def write_predictor(folder: Path, job: Job, amortized: Amortized) -> None:
         "quality": asdict(amortized.quality),
         "models": model_files(job.recipe),
     }
+    arrays = {
+        "facts": digest_of(facts),
+        "states": list(views.states),
+        "directions": list(views.directions),
+        "predictor": amortized.predictor.saved(),
+        "scaling": None if scaling is None else [scaling.shift, scaling.factor],
+    }
+    folder.mkdir()
     write_whole_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
+    write_sealed(folder / ARRAYS, arrays)
 
 
 class Scorer:
@@ -99,14 +96,16 @@ class Scorer:
 
     Called with a batch of rows, it gives them back with `score`, `low`, `high` (90 % of scores are
     between) and `kept` (whether the selection would keep the row). A batch may be an Arrow table, a
-    Polars frame, lazy or not, or a mapping of columns:
+    frame of Polars, lazy or not, or of pandas, or a mapping of columns:
 
         dataset.map(Scorer("kept"), batched=True)
         Scorer("kept")(pl.scan_parquet("more/*.parquet"))
         ray_dataset.map_batches(Scorer, fn_constructor_args=("kept",), batch_format="pyarrow")
 
     Scores do not depend on what else is in a batch, but for rounding. Rows shorter than
-    `data.min_length` have no score and are not kept.
+    `data.min_length` have no score (null, in mappings of arrays NaN) and are not kept, nor are rows
+    of a group that the selection did not have. Classes are told by their names where a batch has
+    names, or says which numbers stand for them; otherwise numbers mean what they did in training.
 
     Args:
         selection: a directory that `curate select` wrote of a recipe with `score`.
@@ -120,22 +119,25 @@ class Scorer:
     def __init__(
         self, selection: str | Path, *, device: str = "auto", run_code: bool = False
     ) -> None:
-        self._made_by = str(selection), device, run_code
         folder = Path(selection) / FOLDER
         self._facts, self._arrays = _read(folder)
+        self._made_by = str(folder.parent.absolute()), device, run_code, self._arrays["facts"]
         self.recipe = check_recipe(self._facts["recipe"])
         if not run_code and (named := self.recipe.code()):
             raise UserError(
                 f"{folder / FACTS}: names code, which scoring runs: {', '.join(named)}; look at "
                 "it, and allow it (--run-code, run_code=True) if it is yours or you trust it."
             )
+        self._reader = find_reader(self.recipe, Dataset.from_dict({}), self._known)
         before = self._facts["models"]
         for name, files in model_files(self.recipe).items():
             if before.get(name) != files:
-                raise UserError(f"{folder}: was learned with another {name}; select again.")
+                raise UserError(
+                    f"{folder}: was learned with another {name} than is there now; bring that back "
+                    "or select again."
+                )
         self._device = choose_device(device)
         self._model: tuple[Task, Amortized, int] | None = None
-        self._reader: Reader | None = None
         self._one_at_a_time = Lock()  # Polars calls from several threads, and the model is one
 
     @property
@@ -151,10 +153,21 @@ class Scorer:
     @property
     def fingerprint(self) -> str:
         """What identifies all that scores depend on, but rows, versions and device."""
-        return digest_of(self._facts)
+        return str(self._made_by[-1])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _scorer, self._made_by
+        return _again, self._made_by  # with what it learned, so that `datasets` knows it by that
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        of_texts = self.recipe.data.columns
+        names = [
+            *self._facts["features"],
+            *(of_texts.text, of_texts.prompt, of_texts.completion, of_texts.messages),
+            *(self._reader.label, self.recipe.selection.group_by),
+        ]
+        return [*dict.fromkeys(name for name in names if name is not None)]
 
     def __call__(self, rows: Any) -> Any:
         """The rows, as they came, with `score`, `low`, `high` and `kept`.
@@ -163,39 +176,37 @@ class Scorer:
             DataError: a column is missing, is there already, or holds what cannot be scored.
         """
         if isinstance(rows, pl.LazyFrame):
-            _refuse_taken(rows.collect_schema().names())
-            schema = {**rows.collect_schema(), **pl.DataFrame(_nothing(0)).schema}
+            schema = rows.collect_schema()
+            self._refuse(schema.names())
+            schema = pl.Schema({**schema, **pl.DataFrame(_nothing(0)).schema})
             return rows.map_batches(self, schema=schema, streamable=True)
-        if isinstance(rows, pl.DataFrame):
-            _refuse_taken(rows.columns)
-            return rows.with_columns(**self._given(rows.to_arrow()))
-        if isinstance(rows, pa.Table):
-            _refuse_taken(rows.column_names)
-            for name, values in self._given(rows).items():
-                rows = rows.append_column(name, pa.array(values, ADDED[name]))
-            return rows
-        _refuse_taken([*rows])
-        table = Dataset.from_dict({name: list(column) for name, column in rows.items()})
-        return {**rows, **self._given(table.data.table)}
+        names = names_of(rows)
+        self._refuse(names)
+        found = self.scores(as_arrow(rows, [n for n in self.columns if n in names]), ROWS)
+        columns = {n: pa.array(found[n], kind, from_pandas=True) for n, kind in ADDED.items()}
+        return with_columns(rows, columns)
 
-    def _given(self, rows: pa.Table) -> dict[str, Array]:
-        """The scores of rows that somebody gives, which name no files."""
-        refuse_outside(_dataset(rows), "the rows")
-        return self.scores(rows, "the rows")
+    def scores(self, rows: pa.Table, source: str, path: str | None = None) -> dict[str, Array]:
+        """Of every row, by the names of `ADDED`.
 
-    def scores(self, rows: pa.Table, source: str) -> dict[str, Array]:
-        """Of every row, by the names of `ADDED`. source: where rows come from, for messages."""
+        source: where rows come from, for messages. path: of their data, in whose folder there may
+        be files that they name; None if they may name none.
+        """
         with self._one_at_a_time:
-            return self._scores(rows, source)
+            return self._scores(rows, source, path or source)
 
-    def _scores(self, rows: pa.Table, source: str) -> dict[str, Array]:
-        data, found = _dataset(rows), _nothing(len(rows))
-        if not len(data):
+    def _scores(self, rows: pa.Table, source: str, path: str) -> dict[str, Array]:
+        found = _nothing(len(rows))
+        if not len(rows):
             return found
-        self._reader = self._reader or find_reader(self.recipe, data, self._known)
+        data = self._read(rows, source, path)
         examples = self._reader.examples(data, source)
         if not len(examples):
             return found
+        if (looks := _looks(examples)) != self._facts["looks"]:
+            raise DataError(
+                f"{source}: features are {looks}, but the selection's are {self._facts['looks']}."
+            )
         if self._arrays["scaling"] is not None:
             assert isinstance(examples, TensorExamples)
             examples = examples.standardized_by(Scaling(*self._arrays["scaling"]))
@@ -209,6 +220,29 @@ class Scorer:
         found["kept"][places] = predicted >= self._cuts(data, source)[places]
         return found
 
+    def _read(self, rows: pa.Table, source: str, path: str) -> Dataset:
+        """The columns that are read, pictures as such where nothing but training says so."""
+        require_columns(rows, self.columns, source)
+        table = plain_table(rows.select(self.columns))
+        features = datasets.Features.from_arrow_schema(table.schema)
+        for name in self._facts["features"]:
+            if PICTURES in self._facts["looks"] and pa.types.is_struct(table.field(name).type):
+                features[name] = datasets.Image()
+        table = table.cast(features.arrow_schema)
+        data = Dataset(table, datasets.DatasetInfo(features=features), fingerprint=source)
+        if not self.recipe.data.train.outside_files:
+            refuse_outside(data, path)
+        return data
+
+    def _refuse(self, names: Sequence[str]) -> None:
+        """Raise DataError if rows with columns of these names cannot be scored."""
+        if taken := [name for name in ADDED if name in names]:
+            raise DataError(f"{ROWS}: have a column {taken[0]} already; rename or drop it first.")
+        if names and (missing := [name for name in self.columns if name not in names]):
+            raise DataError(
+                f"{ROWS}: have no column {missing[0]}, only {', '.join(map(str, names))}."
+            )
+
     @property
     def _known(self) -> Known:
         classes = self._facts["classes"]
@@ -218,8 +252,9 @@ class Scorer:
         return Known(self._facts["features"], classes)
 
     def _cuts(self, data: Dataset, source: str) -> Array:
-        """The lowest score that is kept, row by row, shape (n,); infinite where none is."""
-        cuts, group_by = self._facts["cuts"], self.recipe.selection.group_by
+        """The score from which on a row is kept, shape (n,); infinite where none is."""
+        cuts, selection = self._facts["cuts"], self.recipe.selection
+        group_by = None if selection.keep.threshold is not None else selection.group_by
         if group_by is None:
             return np.full(len(data), cuts.get("", np.inf))
         groups = group_values(data, group_by, source)
@@ -243,17 +278,12 @@ class Scorer:
         return task, Amortized(views, predictor, Quality(**facts["quality"])), job.step_flops()
 
 
-def _scorer(selection: str, device: str, run_code: bool) -> Scorer:
-    return Scorer(selection, device=device, run_code=run_code)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
-
-
-def _dataset(rows: pa.Table) -> Dataset:
-    return Dataset(plain_table(rows), fingerprint="")  # which it would pickle the rows to find
+def _again(selection: str, device: str, run_code: bool, digest: str) -> Scorer:
+    """The scorer that was pickled, if what it learned is still there."""
+    scorer = Scorer(selection, device=device, run_code=run_code)
+    if scorer._arrays["facts"] != digest:
+        raise OutputError(f"{selection}: is another selection than before; make its Scorer anew.")
+    return scorer
 
 
 def _nothing(count: int) -> dict[str, Array]:
@@ -262,9 +292,13 @@ def _nothing(count: int) -> dict[str, Array]:
     return columns | {"kept": np.zeros(count, dtype=bool)}
 
 
-def _refuse_taken(names: Sequence[str]) -> None:
-    if taken := [name for name in ADDED if name in names]:
-        raise DataError(f"the rows: have a column {taken[0]} already; rename or drop it first.")
+def _looks(examples: SourceExamples) -> str:
+    """What the features of a row are."""
+    if not isinstance(examples, TensorExamples):
+        return "texts"
+    features = examples.features
+    kind = PICTURES if features.dtype == torch.uint8 else "numbers"
+    return f"{kind} of shape {tuple(features.shape[1:])}"
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -285,12 +319,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{folder / FACTS}: is of format {facts['format']} and this curate knows {FORMAT}; "
                 "use the version that wrote it."
             )
-        if facts["arrays"] != _digest(folder / ARRAYS):
-            raise DamagedError(f"{ARRAYS} is not the one that {FACTS} is of")
         arrays = read_sealed(folder / ARRAYS)
     except (OSError, ValueError, KeyError, TypeError, DamagedError) as error:
         raise OutputError(f"{folder}: is damaged ({error}); select again.") from error
     missing = {*FACTS_HAVE} - {*facts} | {*ARRAYS_HAVE} - {*arrays}
-    if missing:
-        raise OutputError(f"{folder}: is damaged ({min(missing)} is missing); select again.")
+    if missing or arrays["facts"] != digest_of(facts):
+        what = f"{min(missing)} is missing" if missing else f"{FACTS} is not as it was written"
+        raise OutputError(f"{folder}: is damaged ({what}); select again.")
     return facts, arrays

@@ -83,10 +83,10 @@ def dying(monkeypatch: pytest.MonkeyPatch, at: int) -> Callable[[], None]:
     """Have the scorer die when it is called for the n-th time; returns what mends it."""
     whole, calls = Scorer.scores, iter(range(at))
 
-    def scores(self: Scorer, rows: pa.Table, source: str) -> Any:
+    def scores(self: Scorer, *rows: Any) -> Any:
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return whole(self, rows, source)
+        return whole(self, *rows)
 
     monkeypatch.setattr(Scorer, "scores", scores)
     return lambda: monkeypatch.setattr(Scorer, "scores", whole)
