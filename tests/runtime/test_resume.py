@@ -533,7 +533,7 @@ def test_a_full_disk_ends_a_savepoint_and_the_one_before_is_still_good(
     """Real writes that fail half-way: files may grow to so many bytes only."""
     monkeypatch.setattr(savepoints, "SHARE", float("inf"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (11_500, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, before[1]))
     try:
         code = curate("recipe.yaml", "--out", out, "--quiet")
     finally:
