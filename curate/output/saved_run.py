@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from datasets.table import embed_table_storage, table_cast
 from pydantic import AfterValidator, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
+from typing_extensions import NotRequired, TypedDict  # pydantic needs it below Python 3.12
 
 from curate.errors import OutputError
 from curate.output.audit_log import FORMERLY
@@ -78,6 +78,7 @@ class Worth(TypedDict):
     judging: int
     target_rows: int
     limit: int
+    sample: NotRequired[int]
 
 
 class Provenance(TypedDict, total=False):

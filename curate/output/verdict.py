@@ -87,8 +87,9 @@ def protocol_line(worth: dict[str, Any]) -> str:
         if worth["judging"] == worth["target_rows"]
         else "the half of the target that did not choose"
     )
+    sample = f"of the sample of {worth['sample']:,} rows; " if worth.get("sample") else ""
     return (
-        f"each trained from scratch, {worth['limit']:,} steps at most, stopped where its loss on "
+        f"{sample}each trained from scratch, {worth['limit']:,} steps at most, stopped where its loss on "
         f"the judging rows is lowest; judged by {worth['judging']:,} rows, {halves}"
     )
 
