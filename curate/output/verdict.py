@@ -89,8 +89,8 @@ def protocol_line(worth: dict[str, Any]) -> str:
     )
     sample = f"of the sample of {worth['sample']:,} rows; " if worth.get("sample") else ""
     return (
-        f"{sample}each trained from scratch, {worth['limit']:,} steps at most, stopped where its loss on "
-        f"the judging rows is lowest; judged by {worth['judging']:,} rows, {halves}"
+        f"{sample}each trained from scratch, {worth['limit']:,} steps at most, stopped where its "
+        f"loss on the judging rows is lowest; judged by {worth['judging']:,} rows, {halves}"
     )
 
 
