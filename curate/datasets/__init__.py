@@ -23,6 +23,7 @@ from curate.datasets.rows import pick_rows
 from curate.datasets.sources import HUB_NAME, fingerprint_of, read
 from curate.datasets.tensors import counted
 from curate.datasets.text import (
+    cache_file,
     encode_completions,
     encode_messages,
     encode_texts,
@@ -44,6 +45,7 @@ __all__ = [
     "TokenExamples",
     "Use",
     "batch_length",
+    "cache_file",
     "counted",
     "drawn",
     "encode_completions",

@@ -155,8 +155,9 @@ class TensorExamples(SourceExamples):
         return len(self.features)
 
     def batch(self, rows: Tensor, device: torch.device) -> Mapping[str, Tensor]:
-        touched(2 * len(rows) * (1 + self.features[:1].nbytes // PAGESIZE))
-        features = self.features[rows].to(device)
+        features = self.features[rows]
+        touched(2 * len(rows) + features.nbytes // PAGESIZE)  # a feature's, a label's
+        features = features.to(device)
         if features.dtype == torch.uint8:
             features = features.to(self.dtype) / 255
         if self.scaling is not None:
