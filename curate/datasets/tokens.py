@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise
-from mmap import PAGESIZE
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor
 
 from curate.datasets.examples import SourceExamples, joined_labels
-from curate.datasets.tensors import counted, joined, large_tensor, picked
+from curate.datasets.tensors import FAR, counted, joined, large_tensor, picked
 from curate.runtime.arrays import Arrays, kept
-from curate.runtime.large import Growing, pieces, released, touched
+from curate.runtime.large import AROUND, Growing, pieces, released, touched
 
 IGNORED = -100
 CHUNK_TOKENS = 1024
@@ -85,7 +84,7 @@ class TokenExamples(SourceExamples):
         starts, ends = self.starts[rows], self.starts[rows + 1]
         places = starts[:, None] + torch.arange(int((ends - starts).max()))
         inside = places < ends[:, None]
-        touched(4 * len(rows) + 5 * places.numel() // PAGESIZE)
+        touched(4 * len(rows) + 5 * places.numel() // AROUND)
         places = places.where(inside, 0)
         ids = self.tokens[places].long()
         if self.labels is None:
@@ -126,12 +125,12 @@ class TokenExamples(SourceExamples):
         return found
 
     def _parts(self) -> Iterator[slice]:
-        """Texts that follow on one another, together of about `TOGETHER` tokens."""
+        """Texts that follow on one another, `FAR` of about `TOGETHER` tokens at most."""
         first = 0
         while first < len(self):
             most = int(self.starts[first]) + TOGETHER
             end = int(np.searchsorted(self.starts.numpy(), most, "right")) - 1
-            yield slice(first, first := max(first + 1, end))
+            yield slice(first, first := max(first + 1, min(end, first + FAR)))
             released()
 
     def take(self, positions: Tensor) -> "TokenExamples":

@@ -21,6 +21,8 @@ SMALL = 2**24
 """Bytes of an array that is held in memory, whatever the number of rows."""
 MAPPED = 2**25
 """Bytes of files that may be mapped at once."""
+AROUND = 2**16
+"""Bytes that are mapped where one is read: the kernel adds what it has of those around it."""
 _maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
 _touched = 0
 
@@ -92,7 +94,7 @@ def let_go_of(held: mmap.mmap) -> mmap.mmap:
 def touched(rows: int) -> None:
     """Say that so many rows were read or written, each somewhere in an array of this kind."""
     global _touched
-    _touched += rows * mmap.PAGESIZE
+    _touched += rows * AROUND
     if _touched > MAPPED:
         released()
 
@@ -109,7 +111,7 @@ def released() -> None:
 def _mapped(file: int, size: int) -> mmap.mmap:
     held = mmap.mmap(file, size)
     if hasattr(mmap, "MADV_RANDOM"):
-        held.madvise(mmap.MADV_RANDOM)  # a row brings its own page, not those around it
+        held.madvise(mmap.MADV_RANDOM)  # nothing is read ahead
     return let_go_of(held)
 
 
