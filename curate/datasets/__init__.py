@@ -27,6 +27,7 @@ from curate.datasets.sources import HUB_NAME, fingerprint_of, read
 from curate.datasets.streaming import Stream, stream
 from curate.datasets.tensors import counted
 from curate.datasets.text import (
+    cache_file,
     encode_completions,
     encode_messages,
     encode_texts,
@@ -50,6 +51,7 @@ __all__ = [
     "Use",
     "as_arrow",
     "batch_length",
+    "cache_file",
     "counted",
     "drawn",
     "encode_completions",

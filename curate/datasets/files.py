@@ -74,7 +74,7 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
     if len(table) == 0:
         raise DataError(f"{path}: has no rows.")
     if kind == ".csv":
-        table = typed(table, uses)
+        ((_, table),) = gathered((path, rows) for rows in typed(table, uses))
         features = Features.from_arrow_schema(table.schema)
     info = datasets.DatasetInfo(features=features)
     table = table_cast(table, features.arrow_schema)
@@ -175,7 +175,7 @@ def gathered(parts: Iterable[Part]) -> list[Part]:
                     writer.close()
                 found.append((path, file.tell()))
                 schema, writer = table.schema, pa.ipc.new_stream(file, table.schema)
-            writer.write_table(table)
+            writer.write_table(table, MOST)
         if writer is None:
             return []
         writer.close()

@@ -4,6 +4,7 @@ What lies in a file is the kernel's to keep in memory or not; it counts as ours 
 mapped, so they are let go of now and then.
 """
 
+import io
 import mmap
 import os
 import tempfile
@@ -11,7 +12,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ SMALL = 2**21
 """Bytes of an array that is held in memory, whatever the number of rows."""
 MAPPED = 2**24
 """Bytes of files that may be mapped at once."""
+AROUND = 2**16
+"""Bytes that are mapped where one is read: the kernel adds what it has of those around it."""
 _maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
 _touched = 0
 
@@ -46,10 +49,33 @@ def large(shape: int | tuple[int, ...], dtype: Any, folder: Path | str | None = 
             raise OSError(
                 error.errno, error.strerror, str(folder or tempfile.gettempdir())
             ) from error
-        held = mmap.mmap(file.fileno(), size)
-    if hasattr(mmap, "MADV_RANDOM"):
-        held.madvise(mmap.MADV_RANDOM)  # a row brings its own page, not those around it
-    return np.frombuffer(let_go_of(held), dtype).reshape(shape)
+        held = _mapped(file.fileno(), size)
+    return np.frombuffer(held, dtype).reshape(shape)
+
+
+class Growing:
+    """An array that grows at its end; in a file without a name where it is large, see `large`."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._dtype, self._size = np.dtype(dtype), 0
+        self._file: IO[bytes] = io.BytesIO()
+
+    def append(self, values: Any) -> None:
+        """Add numbers at the end, shape (n,)."""
+        part = np.ascontiguousarray(values, self._dtype).data
+        self._size += part.nbytes
+        if self._size > SMALL and isinstance(self._file, io.BytesIO):
+            before, self._file = self._file, tempfile.TemporaryFile()  # noqa: SIM115
+            self._file.write(before.getbuffer())
+        self._file.write(part)
+
+    def array(self) -> Array:
+        """The whole, shape (N,); it grows no more."""
+        if isinstance(self._file, io.BytesIO):
+            return np.frombuffer(bytearray(self._file.getbuffer()), self._dtype)
+        with self._file as file:
+            file.flush()
+            return np.frombuffer(_mapped(file.fileno(), self._size), self._dtype)
 
 
 def filled(values: Array, folder: Path | str | None = None) -> Array:
@@ -87,7 +113,7 @@ def let_go_of(held: mmap.mmap) -> mmap.mmap:
 def touched(rows: int) -> None:
     """Say that so many rows were read or written, each somewhere in an array of this kind."""
     global _touched
-    _touched += rows * mmap.PAGESIZE
+    _touched += rows * AROUND
     if _touched > MAPPED:
         released()
 
@@ -99,6 +125,13 @@ def released() -> None:
     if hasattr(mmap, "MADV_DONTNEED"):
         for held in list(_maps):
             held.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(file: int, size: int) -> mmap.mmap:
+    held = mmap.mmap(file, size)
+    if hasattr(mmap, "MADV_RANDOM"):
+        held.madvise(mmap.MADV_RANDOM)  # nothing is read ahead
+    return let_go_of(held)
 
 
 def _make_room(file: int, size: int) -> None:

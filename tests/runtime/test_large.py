@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from curate.runtime import large as room
-from curate.runtime.large import large, released, touched
+from curate.runtime.large import Growing, large, pieces, released, touched
 
 
 def mapped() -> int:
@@ -56,3 +56,23 @@ def test_no_room_is_said_before_anything_is_written(
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match=str(tmp_path)):
         large(room.SMALL + 1, np.uint8, tmp_path)
+
+
+@pytest.mark.parametrize("small", [0, 25, 2**20])
+def test_what_grows_is_one_array_in_the_end(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "SMALL", small)
+    growing, parts = Growing(np.int32), [[1, 2], [], [3, 4, 5, 6], [7]]
+    for part in parts:
+        growing.append(part)
+    whole = growing.array()
+    assert whole.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert whole.dtype == np.int32
+    whole[0] = 9
+    released()
+    assert whole[0] == 9
+    assert Growing(np.int64).array().shape == (0,)
+
+
+def test_pieces_are_all_rows_in_order() -> None:
+    assert [(part.start, part.stop) for part in pieces(7, 3)] == [(0, 3), (3, 6), (6, 7)]
+    assert not [*pieces(0)]
