@@ -177,12 +177,13 @@ class Result:
         """Write what is kept and every score, before anything else is tried."""
         job, recipe = self.job, self.job.recipe
         kept = chosen.choice.kept
-        self.written = (
-            provenance(recipe, job.data.sources)
-            | self.origin
-            | _summary(job, chosen)
-            | {"composition": composition(job.data.table, kept, recipe)}
-        )
+        with self.phases.phase("write"):
+            self.written = (
+                provenance(recipe, job.data.sources)
+                | self.origin
+                | _summary(job, chosen)
+                | {"composition": composition(job.data.table, kept, recipe)}
+            )
         nothing: NothingKeptError | None = None
         try:
             require_kept(job, chosen.scores.score, chosen.choice)
@@ -192,14 +193,9 @@ class Result:
                 EVERY_ROW, f"{error} Every score is in {self.unfinished.out}", again=True
             )
         to_come = [WORTH, EVALUATION, *REPORTED] if nothing is None else []
-        selection = Selection(
-            job.data.table,
-            chosen_table(job, chosen),
-            self._noted(to_come),
-            recipe,
-            chosen.scores.window_table(),
-        )
         with self.phases.phase("write"):
+            scores, windows = chosen_table(job, chosen), chosen.scores.window_table()
+            selection = Selection(job.data.table, scores, self._noted(to_come), recipe, windows)
             if job.ranks.rank == 0:
                 with self.unfinished.stage() as stage:
                     write_selection(stage, selection)
