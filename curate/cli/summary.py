@@ -71,8 +71,10 @@ def describe_plan(plan: dict[str, Any]) -> str:
     if plan["disk"]["total"]:
         lines.append(f"disk{of_each}: {_sum(plan['disk'], _size)}")
     lines.append(
-        f"time: about {duration(time['total'])}: scoring {duration(time['score'])}, "
-        f"judging {duration(time['judge'])}, evaluation {duration(time['evaluate'])}"
+        f"time: about {duration(time['total'])}: reading {duration(time['read'])}, scoring "
+        f"{duration(time['score'])}, judging {duration(time['judge'])}, evaluation "
+        f"{duration(time['evaluate'])}, writing and report "
+        f"{duration(time['write'] + time['report'])}"
     )
     return "\n".join(lines)
 

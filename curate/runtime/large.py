@@ -9,7 +9,7 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 SMALL = 2**21
 """Bytes of an array that is held in memory, whatever the number of rows."""
+PIECE = 2**16
+"""Rows of an array that are gone through at once."""
 MAPPED = 2**24
 """Bytes of files that may be mapped at once."""
 AROUND = 2**16
@@ -78,6 +80,13 @@ class Growing:
             return np.frombuffer(_mapped(file.fileno(), self._size), self._dtype)
 
 
+def held(sizes: Iterable[int]) -> int:
+    """Bytes that arrays of these sizes take in memory together, about."""
+    every = [*sizes]
+    small = sum(size for size in every if size <= SMALL)
+    return small + min(MAPPED, sum(every) - small)
+
+
 def filled(values: Array, folder: Path | str | None = None) -> Array:
     """A copy of an array of this kind."""
     copy = large(values.shape, values.dtype, folder)
@@ -97,8 +106,9 @@ def add_to_rows(sums: Array, rows: Array, columns: Sequence[Array]) -> None:
     touched(len(rows))
 
 
-def pieces(count: int, size: int = 2**16) -> Iterator[slice]:
+def pieces(count: int, size: int | None = None) -> Iterator[slice]:
     """Go through so many rows, in order and in pieces; their pages are let go of on the way."""
+    size = size or PIECE
     for first in range(0, count, size):
         yield slice(first, min(count, first + size))
         released()
@@ -132,6 +142,20 @@ def _mapped(file: int, size: int) -> mmap.mmap:
     if hasattr(mmap, "MADV_RANDOM"):
         held.madvise(mmap.MADV_RANDOM)  # nothing is read ahead
     return let_go_of(held)
+
+
+def resident() -> tuple[int, int]:
+    """Bytes of memory that this process takes now, and that it has taken at its most.
+
+    0 where nobody tells.
+    """
+    try:
+        text = Path("/proc/self/status").read_text(encoding="utf-8")
+        lines = dict(line.split(":", 1) for line in text.splitlines())
+        now, most = (int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    except (OSError, KeyError, ValueError):
+        return 0, 0
+    return now, most
 
 
 def _make_room(file: int, size: int) -> None:
