@@ -11,6 +11,7 @@ import torch
 
 from curate.influence import Differences, Point, target_gradients, target_graph
 from curate.influence.cost import RunShape, passes, states_on_disk, work
+from curate.pipeline.amortize import passes_to_predict
 from curate.pipeline.build import choose_device
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.remarks import horizon_remark, remarks
@@ -72,7 +73,8 @@ class Forecast:
 
     run: the scored run; baselines: runs of other policies that it is compared with.
     judged: about how many steps training on everything takes, and retraining to see what choosing
-    is worth. retrained: steps of training from scratch after that. graph, target_graph: bytes of
+    is worth. predicted: what it takes to predict scores, in steps. retrained: steps of training
+    from scratch after that. graph, target_graph: bytes of
     the graph of a step, and of the part of the targets that is differentiated at a time.
     """
 
@@ -83,6 +85,7 @@ class Forecast:
     run: RunShape
     baselines: Sequence[RunShape]
     judged: int
+    predicted: float
     retrained: int
     graph: int
     target_graph: int
@@ -92,6 +95,7 @@ class Forecast:
         parts = asdict(passes(self.run)) | {
             "baselines": sum(passes(run).total for run in self.baselines),
             "judge": float(self.judged),
+            "predict": self.predicted,
             "retrain": float(self.retrained),
         }
         return _with_total(parts)
@@ -112,7 +116,7 @@ class Forecast:
         )
         return _with_total(
             {
-                "score": scoring + done.committed * prices.kept,
+                "score": scoring + done.committed * prices.kept + self.predicted * prices.forward,
                 "judge": self.judged * prices.forward,
                 "evaluate": baselines + self.retrained * prices.forward,
             }
@@ -134,7 +138,8 @@ class Forecast:
         rows = [len(step.rows) for step in self.steps]
         return {
             "policy": self.job.recipe.selection.policy,
-            "candidates": len(task.examples),
+            "candidates": len(self.job.on_whole().data.examples),
+            "scored": len(task.examples),
             "parameters": task.model.size,
             "steps": len(self.steps),
             "windows": len(run.windows),
@@ -152,13 +157,14 @@ class Forecast:
 def forecast(job: Job) -> Forecast:
     """Count what `curate select` of a job will do."""
     selection, evaluation = job.recipe.selection, job.recipe.evaluation
+    whole = job.on_whole()
     selector, state, steps = selector_for(job, selection.policy, halved=True)
     against = set(evaluation.against) if evaluation else set()
     ways = len(against | {selection.policy}) * len(evaluation.seeds) if evaluation else 0
     baselines = []
     if "loss" in against - {selection.policy}:
-        other, _, whole = selector_for(job, "loss")
-        baselines.append(other.shape(whole))
+        other, _, loss_steps = selector_for(whole, "loss")
+        baselines.append(other.shape(loss_steps))
     judge = selector.judge
     task = judge.task
     graph = int(agreed(task.ranks, graph_size(task, state.theta, steps[0])))
@@ -178,7 +184,8 @@ def forecast(job: Job) -> Forecast:
         run,
         baselines,
         round(judged),
-        ways * total,
+        0.0 if job.recipe.score is None else passes_to_predict(job),
+        ways * whole.total_steps(),
         graph,
         target_graph(task.model, task.objective, judge.targets, state.theta, task.ranks),
     )

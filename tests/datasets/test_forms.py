@@ -38,7 +38,7 @@ def test_there_and_back(form: str) -> None:
     assert np.array_equal(values, [1.5, np.nan, 2.5], equal_nan=True)
     assert np.asarray(more["k"]).tolist() == [True, False, True]
     if form in ("arrow", "polars"):
-        assert more["s"].null_count == 1
+        assert (more["s"].is_null().sum() if form == "polars" else more["s"].null_count) == 1
 
 
 def test_what_a_dataset_says_of_a_column_goes_along_until_it_is_changed() -> None:
