@@ -27,7 +27,7 @@ def describe_selection(summary: dict[str, Any]) -> str:
     if (worth := summary.get("worth")) is not None:
         cost = f"all this took {summary['cost']:.1f} plain trainings"
         lines = [f"{worth_line(worth)}; {cost}", ""]
-        lines += [*columns(worth_cells(worth)), protocol_line(worth), ""]
+        lines += [*columns(worth_cells(worth)), protocol_line(worth, summary["candidates"]), ""]
     if "evaluation" in summary:
         lines += [*columns(evaluation_cells(summary["evaluation"])), ""]
     facts = came_out(summary, summary["kept"], summary["candidates"])
@@ -60,8 +60,9 @@ def describe_plan(plan: dict[str, Any]) -> str:
     processes, time = plan["processes"], plan["seconds"]
     where = plan["device"] if processes == 1 else f"{plan['device']}, {processes} processes"
     of_each = "" if processes == 1 else " of each process"
+    scored = "" if plan["scored"] == plan["candidates"] else f"{plan['scored']:,} of "
     lines = [
-        f"{plan['policy']} on {plan['candidates']:,} candidates, {plan['parameters']:,} "
+        f"{plan['policy']} on {scored}{plan['candidates']:,} candidates, {plan['parameters']:,} "
         f"parameters, {where}",
         f"steps: {plan['steps']:,}; windows: {plan['windows']:,} of {plan['horizon']:,}; "
         f"rounds: {plan['rounds']}",

@@ -72,6 +72,8 @@ def selection_in_words(recipe: Recipe) -> str:
         horizon = selection.horizon
         ahead = "the whole run" if horizon == "full" else count(horizon, "step")
         parts.append(f"horizon {ahead}, {count(selection.rounds, 'round')}")
+    if recipe.score is not None:
+        parts.append(f"scores predicted from those of {recipe.score.sample:,} rows")
     group = f" of each {selection.group_by}" if selection.group_by else ""
     if selection.keep.auto:
         return f"{', '.join(parts)}; how much is kept{group} was found by retraining"
@@ -128,7 +130,7 @@ def worth(run: SavedRun) -> Facts:
     if "worth" in made:
         facts = {
             "choosing": _sentence(worth_line(made["worth"])),
-            "judged": _sentence(protocol_line(made["worth"])),
+            "judged": _sentence(protocol_line(made["worth"], made["candidates"])),
         }
         if "cost" in made:
             facts["cost"] = f"{made['cost']:.1f} plain trainings, scoring and judging together"

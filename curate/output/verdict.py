@@ -80,17 +80,18 @@ def worth_line(worth: dict[str, Any]) -> str:
     return f"{answer}: loss is {size} than on everything ({interval})"
 
 
-def protocol_line(worth: dict[str, Any]) -> str:
-    """How the worth of choosing was measured, from `Worth.row`."""
+def protocol_line(worth: dict[str, Any], candidates: int) -> str:
+    """How the worth of choosing was measured, from `Worth.row`; candidates: of the whole run."""
+    everything = max(way["rows"] for way in worth["against"] if way["name"] == "everything")
+    sample = f", on the sample of {everything:,} rows" if everything < candidates else ""
     halves = (
         "both halves of the target in turn"
         if worth["judging"] == worth["target_rows"]
         else "the half of the target that did not choose"
     )
-    sample = f"of the sample of {worth['sample']:,} rows; " if worth.get("sample") else ""
     return (
-        f"{sample}each trained from scratch, {worth['limit']:,} steps at most, stopped where its "
-        f"loss on the judging rows is lowest; judged by {worth['judging']:,} rows, {halves}"
+        f"each trained from scratch, {worth['limit']:,} steps at most, stopped where its loss on "
+        f"the judging rows is lowest; judged by {worth['judging']:,} rows, {halves}{sample}"
     )
 
 

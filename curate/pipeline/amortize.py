@@ -146,6 +146,7 @@ def extended(
             tick(len(part))
     choice = cut(everything, score, None if share is None else Budget(fraction=share))
     amortized = replace(amortized, cuts=_cuts(everything, score, choice.kept))
+    chosen = replace(chosen, passes=chosen.passes + passes_to_predict(job))
     if job.whole is None:
         return chosen, amortized
     scores = replace(
@@ -157,8 +158,16 @@ def extended(
         halves=None,
         errors=_spread(job, chosen.scores.errors, np.nan),
     )
-    passes = job.total_steps() + 2 / 3 * count / job.recipe.training.batch_size
-    return replace(chosen, scores=scores, choice=choice, passes=chosen.passes + passes), amortized
+    return replace(chosen, scores=scores, choice=choice), amortized
+
+
+def passes_to_predict(job: Job) -> float:
+    """What it takes to learn to predict scores and to predict all, in gradients of one batch.
+
+    job: of the sample.
+    """
+    count = len(job.on_whole().data.examples)
+    return job.total_steps() + 2 / 3 * count / job.recipe.training.batch_size
 
 
 def _cuts(job: Job, score: Array, kept: Array) -> dict[str, float]:

@@ -11,6 +11,7 @@ import torch
 
 from curate.influence import Differences, Point, target_gradients, target_graph
 from curate.influence.cost import RunShape, passes, states_on_disk, work
+from curate.pipeline.amortize import passes_to_predict
 from curate.pipeline.build import choose_device
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.remarks import horizon_remark, remarks
@@ -85,9 +86,9 @@ class Forecast:
 
     run: the scored run; baselines: runs of other policies that it is compared with.
     judged: about how many steps training on everything takes, and retraining to see what choosing
-    is worth. retrained: steps of training from scratch after that. graph, target_graph: bytes of
-    the graph of a step, and of the part of the targets that is differentiated at a time. process:
-    what it takes before the first step.
+    is worth. predicted: what it takes to predict scores, in steps. retrained: steps of training
+    from scratch after that. graph, target_graph: bytes of the graph of a step, and of the part of
+    the targets that is differentiated at a time. process: what it takes before the first step.
     """
 
     job: Job
@@ -97,6 +98,7 @@ class Forecast:
     run: RunShape
     baselines: Sequence[RunShape]
     judged: int
+    predicted: float
     retrained: int
     graph: int
     target_graph: int
@@ -107,6 +109,7 @@ class Forecast:
         parts = asdict(passes(self.run)) | {
             "baselines": sum(passes(run).total for run in self.baselines),
             "judge": float(self.judged),
+            "predict": self.predicted,
             "retrain": float(self.retrained),
         }
         return _with_total(parts)
@@ -129,7 +132,7 @@ class Forecast:
         return _with_total(
             {
                 "read": prices.read,
-                "score": scoring + done.committed * prices.kept,
+                "score": scoring + done.committed * prices.kept + self.predicted * prices.forward,
                 "judge": self.judged * prices.forward,
                 "evaluate": baselines + self.retrained * prices.forward,
                 "write": rows * WRITTEN_ROW + size / WRITTEN_BYTES,
@@ -153,7 +156,8 @@ class Forecast:
         rows = [len(step.rows) for step in self.steps]
         return {
             "policy": self.job.recipe.selection.policy,
-            "candidates": len(task.examples),
+            "candidates": len(self.job.on_whole().data.examples),
+            "scored": len(task.examples),
             "parameters": task.model.size,
             "steps": len(self.steps),
             "windows": len(run.windows),
@@ -182,13 +186,14 @@ class Forecast:
 def forecast(job: Job) -> Forecast:
     """Count what `curate select` of a job will do."""
     selection, evaluation = job.recipe.selection, job.recipe.evaluation
+    whole = job.on_whole()
     selector, state, steps = selector_for(job, selection.policy, halved=True)
     against = set(evaluation.against) if evaluation else set()
     ways = len(against | {selection.policy}) * len(evaluation.seeds) if evaluation else 0
     baselines = []
     if "loss" in against - {selection.policy}:
-        other, _, whole = selector_for(job, "loss")
-        baselines.append(other.shape(whole))
+        other, _, loss_steps = selector_for(whole, "loss")
+        baselines.append(other.shape(loss_steps))
     judge = selector.judge
     task = judge.task
     process = resident()[0]
@@ -209,7 +214,8 @@ def forecast(job: Job) -> Forecast:
         run,
         baselines,
         round(judged),
-        ways * total,
+        0.0 if job.recipe.score is None else passes_to_predict(job),
+        ways * whole.total_steps(),
         graph,
         target_graph(task.model, task.objective, judge.targets, state.theta, task.ranks),
         process,

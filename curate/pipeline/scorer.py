@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shutil import copymode
 from threading import Lock
 from typing import Any
 
@@ -89,6 +90,7 @@ def write_predictor(folder: Path, job: Job, amortized: Amortized) -> None:
     folder.mkdir()
     write_whole_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
     write_sealed(folder / ARRAYS, arrays)
+    copymode(folder / FACTS, folder / ARRAYS)  # for whoever may read the rest
 
 
 class Scorer:

@@ -244,8 +244,7 @@ class Result:
             worth = parts.attempt(WORTH, lambda: _weigh(job, chosen, phases, unfinished))
         if worth is not None:
             cost = (kept.passes + worth.steps) / job.on_whole().total_steps()
-            sample = {} if job.sample is None else {"sample": len(job.sample)}
-            self.written |= {"worth": worth.row() | sample, "cost": cost}
+            self.written |= {"worth": worth.row(), "cost": cost}
         if job.recipe.evaluation is not None:
             rows = parts.attempt(
                 EVALUATION, lambda: evaluate(job.on_whole(), kept, phases, unfinished, parts)
