@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import (
     Annotated,
     Any,
-    Literal,
-    NotRequired,  # pydantic needs it below Python 3.12
+    Literal,  # pydantic needs it below Python 3.12
 )
 
 import datasets
@@ -85,7 +84,6 @@ class Worth(TypedDict):
     judging: int
     target_rows: int
     limit: int
-    sample: NotRequired[int]
 
 
 class Provenance(TypedDict, total=False):
