@@ -12,7 +12,7 @@ from typing import (
     Annotated,
     Any,
     Literal,  # pydantic needs it below Python 3.12
-)
+
 
 import datasets
 import numpy as np
