@@ -8,11 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Literal,  # pydantic needs it below Python 3.12
-
+from typing import Annotated, Any, Literal
 
 import datasets
 import numpy as np
@@ -23,7 +19,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from datasets.table import embed_table_storage, table_cast
 from pydantic import AfterValidator, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
 
 from curate.errors import OutputError
 from curate.output.audit_log import FORMERLY

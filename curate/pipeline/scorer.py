@@ -215,7 +215,7 @@ class Scorer:
         self._model = self._model or self._built(examples)
         task, amortized, flops = self._model
         with suitable_threads(flops):
-            predicted = np.concatenate([*amortized.scores(task, examples)])
+            predicted = amortized.scores(task, examples)
         width, places = amortized.quality.width, examples.rows.numpy()
         found["score"][places] = predicted
         found["low"][places], found["high"][places] = predicted - width, predicted + width
