@@ -124,16 +124,18 @@ def holds_strings(feature: Any) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
-def refuse_nulls(data: Dataset, name: str, source: str) -> pa.ChunkedArray:
-    """The column in Arrow; raises DataError if there is none, or at its first null."""
+def refuse_nulls(data: Dataset, name: str, source: str) -> None:
+    """Raise DataError if there is no such column, or at its first null."""
     require_columns(data, [name], source)
-    table: pa.Table = data.select_columns([name]).with_format("arrow")[:]
-    return _without_nulls(table.column(name), name, source)
+    for rows, table in batches(data.select_columns([name])):
+        _without_nulls(table.column(0), name, source, rows.start)
 
 
-def _without_nulls(column: pa.ChunkedArray, name: str, source: str) -> pa.ChunkedArray:
+def _without_nulls(
+    column: pa.ChunkedArray, name: str, source: str, first: int = 0
+) -> pa.ChunkedArray:
     if column.null_count:
-        row = _first_null(column)
+        row = first + _first_null(column)
         raise DataError(f"{source}: column {name} is null at row {row}; fill it or drop the row.")
     return column
 

@@ -76,7 +76,7 @@ def decode_images(
                 f"{_size(first)}; bring them to one size first."
             )
         images[row] = torch.tensor(pixels).permute(2, 0, 1)
-        touched(1 + pixels.nbytes // AROUND)
+        touched(2 + pixels.nbytes // AROUND)  # where it comes from, where it goes
     return images
 
 

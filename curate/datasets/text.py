@@ -16,6 +16,7 @@ from curate.datasets.columns import holds_strings, refuse_nulls, require_columns
 from curate.datasets.sources import fingerprint_of
 from curate.datasets.tokens import Encoded
 from curate.errors import DataError
+from curate.runtime.large import pieces, touched
 
 TOGETHER = 1000
 """Rows that are read and tokenized at a time."""
@@ -91,6 +92,7 @@ def encode_messages(
                 "must be lists of {role, content}."
             )
         turns = _present(messages[name])
+        touched(1)
         try:
             ids, learned = _templated(turns, tokenizer, marked, most)
         except Exception as error:  # a template raises whatever it likes
@@ -244,8 +246,8 @@ def _strings(data: Dataset, names: list[str], source: str) -> Iterator[list[list
             raise DataError(f"{source}: column {name} holds {feature}; text must be strings.")
         refuse_nulls(data, name, source)
     plain = data.select_columns(names).with_format(None)
-    for start in range(0, len(plain), TOGETHER):
-        batch = plain[start : start + TOGETHER]
+    for part in pieces(len(plain), TOGETHER):
+        batch = plain[part]
         yield [batch[name] for name in names]
 
 

@@ -132,7 +132,7 @@ class Candidates:
             for target, share in zip(half.targets, shares, strict=True)
         )
 
-    @property
+    @cached_property
     def tokens(self) -> Array | None:
         """How many tokens every candidate's loss is a sum over, shape (N,).
 

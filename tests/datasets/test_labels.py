@@ -9,8 +9,19 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 
-from curate.datasets import find_classes, holds_names, plant_label_noise, read_classes, read_numbers
+from curate.datasets import (
+    Classes,
+    find_classes,
+    holds_names,
+    pick_rows,
+    plant_label_noise,
+    read_classes,
+    read_numbers,
+    rows,
+    tensors,
+)
 from curate.errors import DataError
+from curate.runtime import large
 
 F64 = torch.float64
 
@@ -192,3 +203,52 @@ def test_noise_is_planted_in_the_columns_own_numbers() -> None:
     more = find_classes(train, "label", "s", ids_of={"c": 0, "a": 1, "b": 2, "d": 3})
     with pytest.raises(DataError, match="numbers 3 classes, but the model has 4"):
         plant_label_noise(train, "label", "s", more, fraction=0.25, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (["b", "a", "b", "c"], "string"),
+        ([2, 0, 1, 1], "int32"),
+        ([2.0, 0.0, 1.0, 1.0], "float64"),
+        ([True, False, False, True], "bool"),
+    ],
+)
+def test_by_batches_classes_and_noise_are_the_same(
+    values: list[Any], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Dataset.from_dict(
+        {"y": values, "n": [*range(4)]},
+        features=Features({"y": Value(dtype), "n": Value("int64")}),
+    )
+
+    def read() -> list[Any]:
+        found = []
+        for some in (data, data.select([3, 1, 0]), pick_rows(data, torch.tensor([0, 1, 3]))):
+            classes = find_classes(data, "y", "src")
+            planted = plant_label_noise(some, "y", "src", classes, fraction=0.5, seed=1)
+            ids = read_classes(some, "y", "src", classes).tolist()
+            again = read_classes(planted.data, "y", "src", classes).tolist()
+            assert again == planted.ids.tolist()
+            found.append([classes, ids, again, planted.noisy.tolist(), planted.data.to_list()])
+        return found
+
+    whole = read()
+    monkeypatch.setattr(rows, "MOST", 1)
+    monkeypatch.setattr(tensors, "PIECE", 1)
+    monkeypatch.setattr(large, "SMALL", 0)
+    assert read() == whole
+
+
+def test_floats_are_classes_only_if_all_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MOST", 1)
+    data = Dataset.from_dict({"y": [1.0, 0.0, 0.5]})
+    with pytest.raises(DataError, match="class labels must be ints, strings or ClassLabel"):
+        find_classes(data, "y", "src")
+    named = Classes(2, ("1.0", "0.5"))
+    with pytest.raises(DataError, match=r"column y is 0\.0 at row 1, a label that the training"):
+        read_classes(data, "y", "src", named)
+    with pytest.raises(DataError, match=r"2 different labels but the largest is 7 \(row 2\)"):
+        find_classes(Dataset.from_dict({"y": [0, 0, 7, 7]}), "y", "src")
+    with pytest.raises(DataError, match=r"column y is 7 at row 2, but labels must be 0\.\.1"):
+        read_classes(Dataset.from_dict({"y": [0, 0, 7, 7]}), "y", "src", Classes(2))

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoConfig
 
+from curate.datasets import TokenExamples, text
 from curate.errors import DataError
 from curate.pipeline.reading import column_uses, find_reader
 from curate.recipe import check_recipe
@@ -87,3 +89,31 @@ def test_a_classifiers_own_numbers_of_classes_hold(
         ]
         found = find_reader(check_recipe(parse(words.RECIPE), settings), data)
         assert found.examples(data, "here").labels.tolist() == ids
+
+
+def test_the_same_texts_are_not_tokenized_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(text, "LITTLE", 1)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    words.write(tmp_path)
+
+    def read(rows: int, *settings: str) -> TokenExamples:
+        found = find_reader(check_recipe(parse(words.RECIPE), settings), words.texts(rows))
+        examples = found.examples(words.texts(rows), "here")
+        assert isinstance(examples, TokenExamples)
+        return examples
+
+    first, shorter = read(40), read(40, "data.max_length=8")
+    tokenized = []
+    tokenize = text._ids
+    monkeypatch.setattr(text, "_ids", lambda *a, **k: tokenized.append(a) or tokenize(*a, **k))
+    for again, before in ((read(40), first), (read(40, "data.max_length=8"), shorter)):
+        for name in ("tokens", "learned", "starts", "rows", "cut"):
+            assert torch.equal(getattr(again, name), getattr(before, name)), name
+    assert not tokenized
+    read(41)
+    assert tokenized
+    (tmp_path / "cache" / "curate-tokens").rename(tmp_path / "elsewhere")
+    assert torch.equal(read(40).tokens, first.tokens)

@@ -170,8 +170,9 @@ def test_the_dataset_is_that_of_one_process(left: Left, alone: Path, name: str) 
     assert expected["kept"].equals(found["kept"])
     scale = expected["influence"].abs().max()
     assert (expected["influence"] - found["influence"]).abs().max() <= 3e-5 * scale  # type: ignore[operator]
-    # of all the runs, only the one that could not write has something to go on from
-    assert [path.name for path in left.folder.glob(".*")] == [".writing.unfinished"]
+    # only the run that could not write has something to go on from, and the interrupted one may
+    unfinished = {path.name for path in left.folder.glob(".*")} - {".long.unfinished"}
+    assert unfinished == {".writing.unfinished"}
 
 
 def test_a_plan_says_what_each_process_holds(
