@@ -384,9 +384,9 @@ def memory(run: RunShape, sizes: Sizes) -> dict[str, int]:
 def disk(run: RunShape, sizes: Sizes, candidates: int, rows: Sequence[int]) -> dict[str, int]:
     """Bytes that a process has in files at their most, beside the result.
 
-    A savepoint holds a whole state, the scores so far, the measurements behind the error of
-    influences, and between the rounds of a window the state at its end and its influences; some
-    hundred bytes for every window are not counted.
+    A savepoint holds a whole state, the sums behind scores and their errors so far, and between the
+    rounds of a window the state at its end and its influences; some hundred bytes for every window
+    are not counted.
 
     Args:
         candidates: how many there are. rows: how many every step has.
@@ -400,8 +400,8 @@ def disk(run: RunShape, sizes: Sizes, candidates: int, rows: Sequence[int]) -> d
         return {"snapshots": snapshots, "savepoints": 0}
     rows_of_windows = [sum(rows[k] for k in window) for window in run.windows]
     targets = run.targets if run.goes_back else 0
-    size = sizes.state + NUMBER * candidates * (2 + targets)
-    size += NUMBER * sum(rows_of_windows) * 2 if run.probing else 0
+    of_row = 2 + targets + (2 if run.goes_back else 0) + (3 if run.probing else 0)
+    size = sizes.state + NUMBER * candidates * of_row
     if run.rounds > 1:
         size += sizes.state + NUMBER * max(rows_of_windows) * (3 + 2 * targets)
     savepoints = min(KEPT + 1, run.rounds * len(run.windows)) * size
