@@ -68,7 +68,8 @@ class Prices:
 
     forward: a step of plain training. kept: one on what is kept of a batch. scored: a step
     recorded, scored and decided. targets: a gradient of all targets. file: a state written and read
-    again. read: all rows, which the plan itself reads.
+    again. read: all rows, which the plan itself reads. memory: bytes that the process takes after
+    all that was timed; 0 where nobody knows.
     """
 
     forward: float
@@ -77,6 +78,7 @@ class Prices:
     targets: float
     file: float
     read: float = 0.0
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,20 +164,26 @@ class Forecast:
             "device": str(self.job.device),
             "processes": task.ranks.size,
             "passes": {name: round(count, 1) for name, count in self.passes().items()},
-            "memory": _with_total(self._memory(sizes)),
+            "memory": _with_total(self._memory(sizes, prices.memory)),
             "disk": _with_total(disk(run, sizes, len(task.examples), rows)),
             "seconds": self.seconds(prices),
         }
 
-    def _memory(self, sizes: "Sizes") -> dict[str, int]:
-        """Bytes of the device; on a CPU, of the process, which has read its rows already."""
+    def _memory(self, sizes: "Sizes", warm: int) -> dict[str, int]:
+        """Bytes of the device; on a CPU, of the process, which has read its rows already.
+
+        `warm`: what it takes after its first steps. What they took beside their parts, libraries
+        that were loaded and buffers that torch keeps, will be taken again.
+        """
         parts = memory(self.run, sizes)
         if self.job.device.type != "cpu":
             return parts
         count, targets = len(self.job.data.examples), len(self.selector.judge.targets)
         rows = held(8 * count * width for width in (4 + targets, *ARRAYS))
-        to_come = sum(parts.values()) - parts["parameters"] + rows
+        first = memory(replace(self.run, kept=self.run.kept[:FEW]), sizes)
         process = self.process - parts["parameters"]
+        parts["buffers"] = max(0, warm - process - sum(first.values()))
+        to_come = sum(parts.values()) - parts["parameters"] + rows
         return {"process": process, **parts, "rows": rows, "output": max(0, OUTPUT - to_come)}
 
 
@@ -333,7 +341,8 @@ def plan_select(
     read = time.perf_counter() - begin
     with suitable_threads(job.step_flops()):
         plan = forecast(job)
-        return plan.summary(replace(measure(plan), read=read))
+        prices = measure(plan)
+        return plan.summary(replace(prices, read=read, memory=resident()[0]))
 
 
 @dataclass(frozen=True)
