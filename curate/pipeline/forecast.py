@@ -69,7 +69,8 @@ class Prices:
 
     forward: a step of plain training. kept: one on what is kept of a batch. scored: a step
     recorded, scored and decided. targets: a gradient of all targets. file: a state written and read
-    again. read: all rows, which the plan itself reads.
+    again. read: all rows, which the plan itself reads. memory: bytes that the process takes after
+    all that was timed; 0 where nobody knows.
     """
 
     forward: float
@@ -78,6 +79,7 @@ class Prices:
     targets: float
     file: float
     read: float = 0.0
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,20 +168,26 @@ class Forecast:
             "device": str(self.job.device),
             "processes": task.ranks.size,
             "passes": {name: round(count, 1) for name, count in self.passes().items()},
-            "memory": _with_total(self._memory(sizes)),
+            "memory": _with_total(self._memory(sizes, prices.memory)),
             "disk": _with_total(disk(run, sizes, len(task.examples), rows)),
             "seconds": self.seconds(prices),
         }
 
-    def _memory(self, sizes: "Sizes") -> dict[str, int]:
-        """Bytes of the device; on a CPU, of the process, which has read its rows already."""
+    def _memory(self, sizes: "Sizes", warm: int) -> dict[str, int]:
+        """Bytes of the device; on a CPU, of the process, which has read its rows already.
+
+        `warm`: what it takes after its first steps. What they took beside their parts, libraries
+        that were loaded and buffers that torch keeps, will be taken again.
+        """
         parts = memory(self.run, sizes)
         if self.job.device.type != "cpu":
             return parts
         count, targets = len(self.job.data.examples), len(self.selector.judge.targets)
         rows = held(8 * count * width for width in (4 + targets, *ARRAYS))
-        to_come = sum(parts.values()) - parts["parameters"] + rows
+        first = memory(replace(self.run, kept=self.run.kept[:FEW]), sizes)
         process = self.process - parts["parameters"]
+        parts["buffers"] = max(0, warm - process - sum(first.values()))
+        to_come = sum(parts.values()) - parts["parameters"] + rows
         return {"process": process, **parts, "rows": rows, "output": max(0, OUTPUT - to_come)}
 
 
@@ -339,7 +347,8 @@ def plan_select(
     read = time.perf_counter() - begin
     with suitable_threads(job.step_flops()):
         plan = forecast(job)
-        return plan.summary(replace(measure(plan), read=read))
+        prices = measure(plan)
+        return plan.summary(replace(prices, read=read, memory=resident()[0]))
 
 
 @dataclass(frozen=True)
@@ -390,9 +399,9 @@ def memory(run: RunShape, sizes: Sizes) -> dict[str, int]:
 def disk(run: RunShape, sizes: Sizes, candidates: int, rows: Sequence[int]) -> dict[str, int]:
     """Bytes that a process has in files at their most, beside the result.
 
-    A savepoint holds a whole state, the scores so far, the measurements behind the error of
-    influences, and between the rounds of a window the state at its end and its influences; some
-    hundred bytes for every window are not counted.
+    A savepoint holds a whole state, the sums behind scores and their errors so far, and between the
+    rounds of a window the state at its end and its influences; some hundred bytes for every window
+    are not counted.
 
     Args:
         candidates: how many there are. rows: how many every step has.
@@ -406,8 +415,8 @@ def disk(run: RunShape, sizes: Sizes, candidates: int, rows: Sequence[int]) -> d
         return {"snapshots": snapshots, "savepoints": 0}
     rows_of_windows = [sum(rows[k] for k in window) for window in run.windows]
     targets = run.targets if run.goes_back else 0
-    size = sizes.state + NUMBER * candidates * (2 + targets)
-    size += NUMBER * sum(rows_of_windows) * 2 if run.probing else 0
+    of_row = 2 + targets + (2 if run.goes_back else 0) + (3 if run.probing else 0)
+    size = sizes.state + NUMBER * candidates * of_row
     if run.rounds > 1:
         size += sizes.state + NUMBER * max(rows_of_windows) * (3 + 2 * targets)
     savepoints = min(KEPT + 1, run.rounds * len(run.windows)) * size

@@ -84,7 +84,9 @@ class Plain:
         evidence = large((2, len(self.losses)), np.float64)
         for part in pieces(len(self.losses)):
             evidence[0, part] = -self.losses[part]
-        evidence[1] = normal_scores(evidence[0])
+        ranked = normal_scores(evidence[0])
+        for part in pieces(len(ranked)):
+            evidence[1, part] = ranked[part]
         return evidence
 
     def unlike(self) -> float:

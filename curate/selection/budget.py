@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curate.errors import UserError
+from curate.runtime.large import pieces
 from curate.selection import Array
 from curate.selection.ranking import descending_ranks
 
@@ -111,7 +112,10 @@ class Budget:
         self.refuse_excess(len(values), tokens)
         words = ["below the budget", "top by score"]
         if groups is None and self.tokens is None:
-            kept = descending_ranks(values) <= self._size(len(values))
+            ranks, most = descending_ranks(values), self._size(len(values))
+            kept = np.empty(len(values), dtype=bool)
+            for part in pieces(len(values)):
+                kept[part] = ranks[part] <= most
             return Choice(kept, kept.view(np.uint8), words)
         kept = np.zeros(len(values), dtype=bool)
         order = np.argsort(-values, kind="stable")

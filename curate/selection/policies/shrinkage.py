@@ -96,10 +96,10 @@ def shrink(halves: Array, evidence: Array, target_rows: int) -> Shrunk:
         foretold.append(_correlation(fitted, r[:, other]))
         if not fitted.any():
             weights = np.append(1.0, 0.0 * weights[1:])
-        by_half[k] = normal_scores(columns.combined(used, weights))
+        shrunk = normal_scores(columns.combined(used, weights))
         agrees = max(0.0, _agreement(alone, normal_scores(halves[k])))
         for part in pieces(count):
-            by_half[k, part] += agrees * alone[part]
+            by_half[k, part] = shrunk[part] + agrees * alone[part]
     values = large(count, np.float64)
     for part in pieces(count):
         values[part] = by_half[:, part].mean(axis=0)
