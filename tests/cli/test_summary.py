@@ -81,6 +81,7 @@ def test_a_selection_with_all_that_can_be_known() -> None:
 def test_a_plan_adds_up(processes: int) -> None:
     plan = SELECTED | {
         "processes": processes,
+        "scored": 72,
         "parameters": 1234,
         "windows": 3,
         "horizon": 4,
@@ -100,6 +101,7 @@ def test_a_plan_adds_up(processes: int) -> None:
     disk = [] if processes == 1 else ["disk of each process: 2.0 GiB = states 2.0 GiB"]
     assert lines[4:-1] == disk
     assert lines[-1] == "time: about 2 min: scoring 80 s, judging 0.0 s, evaluation 20 s"
+    assert describe_plan(plan | {"scored": 50}).startswith("look_ahead on 50 of 72 candidates, ")
 
 
 AGREEMENT: dict[str, Any] = {
