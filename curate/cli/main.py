@@ -81,16 +81,20 @@ class Shared:
             ) from error
 
 
-def shared_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `Shared`, which it gets as `shared`."""
-
-    @click.option(
+def on_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Shared`, and overrides of its recipe."""
+    return click.option(
         "--set",
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
         help="Override a key of the recipe, e.g. selection.horizon=7. Repeatable.",
-    )
+    )(shared_options(command))
+
+
+def shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Shared`, which it gets as `shared`."""
+
     @click.option(
         "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
     )
@@ -98,6 +102,7 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
     @functools.wraps(command)
     def with_shared(*arguments: Any, **options: Any) -> None:
+        options.setdefault("overrides", ())
         shared = Shared(**{field.name: options.pop(field.name) for field in fields(Shared)})
         command(*arguments, shared=shared, **options)
 
@@ -121,7 +126,7 @@ def cli(context: click.Context) -> None:
 @click.option("--resume", is_flag=True, help="Resume a run that did not finish.")
 @click.option("--plan", is_flag=True, help="Say what it will take, and stop.")
 @TRACK
-@shared_options
+@on_recipe
 @click.pass_obj
 def select(
     group: "Group | None",
@@ -206,7 +211,7 @@ def _again(group: "Group | None") -> str:
     help="Directory to write; if not given the run's own, or NAME.verify beside it where --horizon "
     "or --set changes it, or out/NAME.verify for NAME.yaml.",
 )
-@shared_options
+@on_recipe
 def verify(
     run_or_recipe: Path,
     horizon: str | None,
@@ -259,7 +264,7 @@ def verify(
 )
 @click.option("--storage", metavar="URL", help="Database of the study, to share among machines.")
 @TRACK
-@shared_options
+@on_recipe
 def tune(
     recipe: Path, out: Path | None, storage: str | None, track: tuple[str, ...], shared: Shared
 ) -> None:
@@ -281,6 +286,40 @@ def tune(
         click.echo((out / "tune.json").read_text(encoding="utf-8"), nl=False)
     else:
         shared.close(tuned.summary(), lambda summary: describe_tuning(summary, tuned.table, out))
+
+
+@cli.command()
+@click.argument("selection", type=PATH)
+@click.argument("data")
+@click.option("--out", type=PATH, required=True, help="Directory to write.")
+@click.option("--split", help="Which split of DATA, where it has several.")
+@click.option("--overwrite", is_flag=True, help="Replace DIR, or start again.")
+@click.option("--resume", is_flag=True, help="Resume a run that did not finish.")
+@click.option(
+    "--run-code", is_flag=True, help="Run the code that SELECTION names: its factory, model."
+)
+@shared_options
+def apply(selection: Path, data: str, out: Path, shared: Shared, **options: Any) -> None:
+    """Score the rows of DATA with what SELECTION learned, and write those that it would keep.
+
+    SELECTION is a directory that `curate select` wrote of a recipe with `score: {sample: N}`. DATA
+    is named as in a recipe, with the same columns. Rows go through as a stream; what was scored is
+    kept if this is interrupted or dies: --resume goes on from there.
+    """
+    silence_libraries()
+    from curate.cli.summary import describe_application
+    from curate.pipeline.apply import run_apply
+    from curate.runtime.resume import folder_of, has_progress
+
+    running = shared.running()
+    del running["say"]
+    try:
+        summary = run_apply(selection, data, out, **options, **running)
+    except (CurateError, KeyboardInterrupt, *FAILURES) as error:
+        if has_progress(folder_of(out)) and not isinstance(error, UnfinishedError):
+            error.add_note(f"To resume: {_again(None)}.")
+        raise
+    shared.close(summary, describe_application)
 
 
 @cli.command()

@@ -42,6 +42,19 @@ def describe_selection(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def describe_application(summary: dict[str, Any]) -> str:
+    """The closing lines of `curate apply`."""
+    rows, kept = summary["rows"], summary["kept"]
+    lines = [
+        f"rows: {kept:,} of {rows:,} kept ({kept / rows:.1%}); the selection kept "
+        f"{summary['expected']:.1%} of its own"
+    ]
+    if summary["unscored"]:
+        lines.append(f"without a score: {summary['unscored']:,}, shorter than data.min_length")
+    seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in summary["seconds"].items())
+    return "\n".join([*lines, f"time: {seconds}", f"wrote {summary['out']}"])
+
+
 def describe_plan(plan: dict[str, Any]) -> str:
     """The lines of `curate select --plan`."""
     processes, time = plan["processes"], plan["seconds"]
@@ -59,8 +72,10 @@ def describe_plan(plan: dict[str, Any]) -> str:
     if plan["disk"]["total"]:
         lines.append(f"disk{of_each}: {_sum(plan['disk'], _size)}")
     lines.append(
-        f"time: about {duration(time['total'])}: scoring {duration(time['score'])}, "
-        f"judging {duration(time['judge'])}, evaluation {duration(time['evaluate'])}"
+        f"time: about {duration(time['total'])}: reading {duration(time['read'])}, scoring "
+        f"{duration(time['score'])}, judging {duration(time['judge'])}, evaluation "
+        f"{duration(time['evaluate'])}, writing and report "
+        f"{duration(time['write'] + time['report'])}"
     )
     return "\n".join(lines)
 

@@ -24,8 +24,10 @@ from curate.datasets.labels import (
 from curate.datasets.references import refuse_outside
 from curate.datasets.rows import pick_rows
 from curate.datasets.sources import HUB_NAME, fingerprint_of, read
+from curate.datasets.streaming import Stream, stream
 from curate.datasets.tensors import counted
 from curate.datasets.text import (
+    cache_file,
     encode_completions,
     encode_messages,
     encode_texts,
@@ -43,11 +45,13 @@ __all__ = [
     "Examples",
     "Scaling",
     "SourceExamples",
+    "Stream",
     "TensorExamples",
     "TokenExamples",
     "Use",
     "as_arrow",
     "batch_length",
+    "cache_file",
     "counted",
     "drawn",
     "encode_completions",
@@ -71,6 +75,7 @@ __all__ = [
     "read_numbers",
     "refuse_outside",
     "require_columns",
+    "stream",
     "take",
     "truncate",
     "with_columns",

@@ -4,7 +4,8 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow.csv as pa_csv
 from curate.datasets.columns import matching
 from curate.datasets.streams import MIB, native_stream, open_bytes
 from curate.errors import DataError
+from curate.runtime.large import released
 
 BLOCK = 64 * MIB
 """Bytes that are parsed at a time, and the longest row."""
@@ -108,8 +110,8 @@ def _refuse_open_quote(path: str) -> None:
             csv.field_size_limit(limit)
 
 
-def typed(table: pa.Table, uses: Mapping[str, Use] | None) -> pa.Table:
-    """Rows of text with the types that their columns are used as.
+def typed(table: pa.Table, uses: Mapping[str, Use] | None) -> Iterator[pa.Table]:
+    """Rows of text with the types that their columns are used as, batch by batch.
 
     Args:
         uses: name or pattern -> what it is for, a name or what comes first before the others.
@@ -120,59 +122,99 @@ def typed(table: pa.Table, uses: Mapping[str, Use] | None) -> pa.Table:
     for pattern, use in (everything if uses is None else uses).items():
         for name in matching(pattern, table.column_names):
             use_of.setdefault(name, use)
-    casts: dict[Use | None, Callable[[pa.ChunkedArray], pa.ChunkedArray]] = {
-        None: _passed_on,
-        "text": lambda cells: cells,
-        "label": _labels,
-        "number": _numbers,
-    }
-    for place, name in enumerate(table.column_names):
-        table = table.set_column(place, name, casts[use_of.get(name)](table.column(place)))
-    return table
+    casts = [
+        next(cast for cast in CASTS[use_of.get(name)] if _fits(cast, table.column(name)))
+        for name in table.column_names
+    ]
+    for batch in table.to_batches():
+        columns = [cast(cells) for cast, cells in zip(casts, batch.columns, strict=True)]
+        yield pa.table(columns, table.column_names)
 
 
-def _passed_on(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Numbers if writing them again gives every cell as it stands there, else the text."""
-    whole = _cast(cells, pa.int64())
-    if whole is not None:
-        return whole if pc.all(pc.equal(pc.cast(whole, pa.string()), cells)).as_py() else cells
-    numbers = _cast(cells, pa.float64())
-    if numbers is None:
-        return cells
-    text, size = pc.cast(numbers, pa.string()), pc.abs(numbers)
-    pointed = pc.if_else(
-        pc.match_substring(text, "."), text, pc.binary_join_element_wise(text, "0", ".")
-    )
-    plain = pc.or_(pc.equal(size, 0), pc.and_(pc.greater_equal(size, 1e-4), pc.less(size, 1e15)))
-    same = pc.and_(plain, pc.equal(pointed, cells))
-    return numbers if pc.all(same).as_py() else cells
+def _fits(cast: "Cast", cells: pa.ChunkedArray) -> bool:
+    """Whether a cast takes all cells; looks no further than the first that it does not."""
+    for chunk in cells.chunks:
+        if cast(chunk) is None:
+            return False
+        released()
+    return True
 
 
-def _labels(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    filled = _without_empty(cells)
-    for pattern, kind in ((PLAIN_INT, pa.int64()), (PLAIN_NUMBER, pa.float64())):
-        if pc.all(pc.match_substring_regex(filled, pattern), min_count=1).as_py():
-            numbers = _cast(filled, kind)
-            if numbers is not None:
-                return numbers
-    return filled
+def _plain(kind: pa.DataType) -> "Cast":
+    """Numbers if writing them again gives every cell as it stands there."""
+
+    def cast(cells: pa.Array) -> pa.Array | None:
+        numbers = _cast(cells, kind)
+        if numbers is None:
+            return None
+        text = pc.cast(numbers, pa.string())
+        if pa.types.is_integer(kind):
+            return numbers if pc.all(pc.equal(text, cells), min_count=0).as_py() else None
+        size = pc.abs(numbers)
+        pointed = pc.if_else(
+            pc.match_substring(text, "."), text, pc.binary_join_element_wise(text, "0", ".")
+        )
+        usual = pc.and_(pc.greater_equal(size, 1e-4), pc.less(size, 1e15))
+        same = pc.and_(pc.or_(pc.equal(size, 0), usual), pc.equal(pointed, cells))
+        return numbers if pc.all(same, min_count=0).as_py() else None
+
+    return cast
 
 
-def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+def _label(pattern: str, kind: pa.DataType) -> "Cast":
+    """Numbers if every cell that is not empty is written plainly."""
+
+    def cast(cells: pa.Array) -> pa.Array | None:
+        filled = _without_empty(cells)
+        plain = pc.all(pc.match_substring_regex(filled, pattern), min_count=0).as_py()
+        return _cast(filled, kind) if plain else None
+
+    return cast
+
+
+def _number(kind: pa.DataType) -> "Cast":
+    """Numbers, however they are written."""
+
+    def cast(cells: pa.Array) -> pa.Array | None:
+        filled = _trimmed(cells)
+        hexadecimal = pc.any(pc.match_substring_regex(filled, "^-?0[xX]")).as_py()
+        return None if hexadecimal else _cast(filled, kind)  # Arrow would take it
+
+    return cast
+
+
+def _trimmed(cells: pa.Array) -> pa.Array:
     trimmed = pc.utf8_trim(cells, " \t")
-    filled = _without_empty(pc.replace_substring_regex(trimmed, r"^\+([\d.])", r"\1"))
-    if pc.any(pc.match_substring_regex(filled, "^-?0[xX]")).as_py():  # Arrow would take it
-        return filled
-    casts = (_cast(filled, kind) for kind in (pa.int64(), pa.float64(), pa.bool_()))
-    return next((numbers for numbers in casts if numbers is not None), filled)
+    return _without_empty(pc.replace_substring_regex(trimmed, r"^\+([\d.])", r"\1"))
 
 
-def _without_empty(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+def _without_empty(cells: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells)
 
 
-def _cast(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
+def _cast(cells: pa.Array, kind: pa.DataType) -> pa.Array | None:
     try:
         return pc.cast(cells, kind)
     except pa.ArrowInvalid:
         return None
+
+
+def _as_it_stands(cells: pa.Array) -> pa.Array:
+    return cells
+
+
+Cast = Callable[[pa.Array], pa.Array | None]
+"""Makes something else of cells of text; None if it cannot be made of all of them."""
+CASTS: Mapping[Use | None, Sequence[Cast]] = MappingProxyType(
+    {
+        None: (_plain(pa.int64()), _plain(pa.float64()), _as_it_stands),
+        "text": (_as_it_stands,),
+        "label": (
+            _label(PLAIN_INT, pa.int64()),
+            _label(PLAIN_NUMBER, pa.float64()),
+            _without_empty,
+        ),
+        "number": (*map(_number, (pa.int64(), pa.float64(), pa.bool_())), _trimmed),
+    }
+)
+"""What may be made of a column by its use: the first that takes all cells, the last does."""

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from mmap import PAGESIZE
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from curate.datasets.tensors import joined, parts, picked
-from curate.runtime.large import touched
+from curate.runtime.large import AROUND, touched
 
 
 class Examples(Protocol):
@@ -155,8 +154,9 @@ class TensorExamples(SourceExamples):
         return len(self.features)
 
     def batch(self, rows: Tensor, device: torch.device) -> Mapping[str, Tensor]:
-        touched(2 * len(rows) * (1 + self.features[:1].nbytes // PAGESIZE))
-        features = self.features[rows].to(device)
+        features = self.features[rows]
+        touched(2 * len(rows) + features.nbytes // AROUND)  # a feature's, a label's
+        features = features.to(device)
         if features.dtype == torch.uint8:
             features = features.to(self.dtype) / 255
         if self.scaling is not None:

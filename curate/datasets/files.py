@@ -57,7 +57,7 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
         DataError: there is no such file, or none with rows; a file cannot be read, or its columns
             do not go with those before.
     """
-    files = _matching(path)
+    files = matching(path)
     kind = ending_of(files[0])
     filled = [file for file in files if _has_content(file)]
     if not filled:
@@ -74,7 +74,7 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
     if len(table) == 0:
         raise DataError(f"{path}: has no rows.")
     if kind == ".csv":
-        table = typed(table, uses)
+        ((_, table),) = gathered((path, rows) for rows in typed(table, uses))
         features = Features.from_arrow_schema(table.schema)
     info = datasets.DatasetInfo(features=features)
     table = table_cast(table, features.arrow_schema)
@@ -103,7 +103,7 @@ def _parts(files: Iterable[str]) -> Iterator[Part]:
             raise DataError(f"{file}: cannot be read: {reason_of(error)}") from error
 
 
-def _matching(path: str) -> list[str]:
+def matching(path: str) -> list[str]:
     folder, name = os.path.split(path)
     pattern = os.path.join(glob.escape(folder), name) if os.path.isdir(folder) else path
     named = os.path.exists(path) or not glob.has_magic(path)
@@ -175,7 +175,7 @@ def gathered(parts: Iterable[Part]) -> list[Part]:
                     writer.close()
                 found.append((path, file.tell()))
                 schema, writer = table.schema, pa.ipc.new_stream(file, table.schema)
-            writer.write_table(table)
+            writer.write_table(table, MOST)
         if writer is None:
             return []
         writer.close()

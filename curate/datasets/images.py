@@ -6,7 +6,6 @@ import struct
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from mmap import PAGESIZE
 from typing import Any
 
 import datasets
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from curate.datasets.tensors import large_tensor
 from curate.errors import DataError
-from curate.runtime.large import touched
+from curate.runtime.large import AROUND, touched
 
 Pixels = np.ndarray[Any, Any]
 """Shape (height, width, channels), uint8."""
@@ -77,7 +76,7 @@ def decode_images(
                 f"{_size(first)}; bring them to one size first."
             )
         images[row] = torch.tensor(pixels).permute(2, 0, 1)
-        touched(1 + pixels.nbytes // PAGESIZE)
+        touched(1 + pixels.nbytes // AROUND)
     return images
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import mmap
 import os
 import pkgutil
 import re
@@ -23,7 +24,7 @@ from curate.datasets.files import (
 )
 from curate.datasets.references import refuse_outside
 from curate.errors import DataError, MissingExtraError, RunError
-from curate.runtime.large import released
+from curate.runtime.large import let_go_of, released
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -191,12 +192,27 @@ SOURCES = (
 def _pick_split(data: Dataset | DatasetDict, path: str, split: str | None) -> Dataset:
     if isinstance(data, Dataset):
         _refuse_option(path, "split", split)
-        return data
+        return _mapped(data)
     names = list(data)
     if split is None and len(names) > 1 and "train" not in names:
         raise DataError(f"{path}: has splits {', '.join(names)}; say which with `split`.")
     wanted = split or ("train" if "train" in names else names[0])
-    return data[wanted] if wanted in data else _slices(data, path, wanted)
+    return _mapped(data[wanted]) if wanted in data else _slices(data, path, wanted)
+
+
+def _mapped(data: Dataset) -> Dataset:
+    """The same data, mapped so that pages of its files are let go of, if they are all there is."""
+    tables = []
+    for part in data.cache_files:
+        with open(part["filename"], "rb") as file:
+            held = let_go_of(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        tables.append(pa.ipc.open_stream(held).read_all())
+    table = pa.concat_tables(tables) if tables else None
+    if table is None or data._indices is not None or len(table) != len(data.data):
+        return data
+    if not table.schema.equals(data.data.schema):
+        return data
+    return Dataset(table, info=data.info, split=data.split, fingerprint=data._fingerprint)
 
 
 def _slices(data: DatasetDict, path: str, wanted: str) -> Dataset:
@@ -210,7 +226,7 @@ def _slices(data: DatasetDict, path: str, wanted: str) -> Dataset:
             f"{next(iter(lengths))}[:1000]."
         ) from error
     return datasets.concatenate_datasets(
-        [data[part.splitname].select([*range(part.from_, part.to)]) for part in parts]
+        [_mapped(data[part.splitname]).select(range(part.from_, part.to) or []) for part in parts]
     )
 
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from curate.runtime.large import large, pieces
+from curate.runtime.large import large, pieces, touched
 
 PIECE = 2**20
 """Bytes that are converted at a time."""
-FAR = 2**12
-"""Rows that are looked up at a time, each on a page of its own."""
+FAR = 2**8
+"""Rows that are looked up at a time, where they are far from one another."""
 
 
 def large_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -18,17 +18,22 @@ def large_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(large(shape, torch.empty(0, dtype=dtype).numpy().dtype))
 
 
-def parts(tensor: Tensor, most: int = PIECE) -> Iterator[slice]:
-    """Slices of the first dimension of about `PIECE` bytes each, or of `most` rows."""
+def parts(tensor: Tensor) -> Iterator[slice]:
+    """Slices of the first dimension of about `PIECE` bytes each, one row at least."""
     row = max(1, tensor[:1].nbytes)
-    return pieces(len(tensor), max(1, min(most, PIECE // row)))
+    return pieces(len(tensor), max(1, PIECE // row))
 
 
 def picked(tensor: Tensor, positions: Tensor) -> Tensor:
     """Some rows of a tensor, by position, shape (n,)."""
     found = large_tensor((len(positions), *tensor.shape[1:]), tensor.dtype)
-    for part in parts(found, FAR):
-        found[part] = tensor[positions[part]]
+    for part in parts(found):
+        rows, own = positions[part], found[part]
+        near = int(rows.max() - rows.min()) < 4 * len(rows)
+        size = len(rows) if near else FAR
+        for some, target in zip(rows.split(size), own.split(size), strict=True):
+            target[:] = tensor[some]
+            touched(min(len(some), FAR))
     return found
 
 

@@ -1,13 +1,19 @@
 """From text columns to token ids, and to the tokens that the loss is about."""
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 from datasets import Dataset
 
 from curate.datasets.columns import holds_strings, refuse_nulls, require_columns
+from curate.datasets.sources import fingerprint_of
 from curate.datasets.tokens import Encoded
 from curate.errors import DataError
 
@@ -16,6 +22,9 @@ TOGETHER = 1000
 LONG = 16
 """Characters for each token that is wanted, more than which are not tokenized at once."""
 SHOWN = 40
+KNOWN = "transformers."
+LITTLE = 2**20
+"""Bytes of texts that are tokenized in no time."""
 MARKS_ASSISTANT = re.compile(r"\{%-?\s*generation\b")
 
 
@@ -129,7 +138,7 @@ def encode_whole(
     """A column of texts to classify, with the tokenizer's own special tokens, cut as it cuts."""
     for (texts,) in _strings(data, [name], source):
         texts = [_shortened(text, tokenizer, max_length) for text in texts]
-        for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True):
+        for text, ids in zip(texts, _ids(texts, tokenizer, special=True), strict=True):
             cut = len(ids) > max_length
             if cut:
                 ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
@@ -148,8 +157,48 @@ def _plain(
     """The ids of some columns' texts, row by row, without special tokens."""
     for columns in _strings(data, names, source):
         cut = ([_shortened(text, tokenizer, most) for text in texts] for texts in columns)
-        ids = (tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in cut)
-        yield from zip(*ids, strict=True)
+        yield from zip(*(_ids(texts, tokenizer, special=False) for texts in cut), strict=True)
+
+
+def _ids(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
+    """The ids of some texts, with the tokenizer's special tokens if it has any, or without.
+
+    They are those of `tokenizer(texts)`, which looks up where in the text each token stands, too.
+    """
+    backend = tokenizer.backend_tokenizer if _is_known(tokenizer) else None
+    encode = getattr(backend, "encode_batch_fast", None)
+    if encode is None:
+        ids: list[list[int]] = tokenizer(texts, add_special_tokens=special)["input_ids"]
+        return ids
+    tokenizer("")  # says to its backend how it tokenizes
+    return [text.ids for text in encode(texts, add_special_tokens=special)]
+
+
+def _is_known(tokenizer: Any) -> bool:
+    """Whether a tokenizer is none but what its backend, which is data, says."""
+    return getattr(tokenizer, "is_fast", False) and type(tokenizer).__module__.startswith(KNOWN)
+
+
+def cache_file(data: Dataset, names: list[str], tokenizer: Any, settings: list[Any]) -> Path | None:
+    """The file that keeps the tokens of some columns, see `kept`: by their content, the tokenizer,
+    the versions of what tokenizes, and `settings`.
+
+    None where there is nothing to win (`LITTLE`), or no telling what a tokenizer does.
+    """
+    texts = data.select_columns(names)
+    if texts.data.nbytes < LITTLE or not _is_known(tokenizer):
+        return None
+    template, backend = str(tokenizer.chat_template), tokenizer.backend_tokenizer
+    if "strftime_now" in template:
+        return None
+    backend.no_truncation()
+    backend.no_padding()
+    own = [type(tokenizer).__qualname__, str(tokenizer.special_tokens_map), template]
+    own += [backend.to_str(), tokenizer.truncation_side, tokenizer.model_max_length]
+    versions = [version(name) for name in ("curate", "transformers", "tokenizers")]
+    known = [fingerprint_of(texts), names, own, versions, settings]
+    name = hashlib.blake2b(json.dumps(known).encode(), digest_size=16).hexdigest()
+    return Path(datasets.config.HF_DATASETS_CACHE) / "curate-tokens" / f"{name}.safetensors"
 
 
 def _shortened(text: str, tokenizer: Any, most: int | None) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from curate.influence.cost import LEAST, RunShape, removal_passes, scoring_passes
 from curate.influence.probes import Probe, Probing, size_of
 from curate.influence.window import WindowScores
-from curate.runtime.large import filled, large, pieces, touched
+from curate.runtime.large import add_to_rows, filled, large, pieces
 from curate.runtime.records import Records
 from curate.trajectory import Step
 
@@ -127,7 +127,8 @@ class ErrorProxy:
         )
         self._windows.append(window)
         own = window.ratio(window.error, 0.0)
-        self._sums.add(rows, [own * sizes, (window.ratio(window.error, 1.0) - own) * sizes, 1])
+        borrowed = window.ratio(window.error, 1.0) - own
+        self._sums.add(rows, [own * sizes, borrowed * sizes, np.ones(len(rows))])
 
     def latest(self) -> float:
         """Expected absolute error of an influence of the window entered last, as known so far.
@@ -249,28 +250,26 @@ def _in_sizes(probes: Sequence[Probe], error: Error) -> float:
 
 
 class _Sums:
-    """Sums over the windows of every row that was offered, shape (3, rows); they grow.
+    """Sums over the windows of every row that was offered, shape (rows, 3); they grow.
 
     Errors by its windows' own probes; what goes with the run's overall ratio; how often.
     """
 
     def __init__(self) -> None:
-        self.sums = large((3, 0), np.float64)
+        self.sums = large((0, 3), np.float64)
 
-    def add(self, rows: NDArray[Any], values: Sequence[Any]) -> None:
-        """Add to some rows, shape (n,), each value a number or of shape (n,)."""
-        if (most := int(rows.max()) + 1) > (held := self.sums.shape[1]):
-            before, self.sums = self.sums, large((3, max(most, held + held // 4)), np.float64)
+    def add(self, rows: NDArray[Any], columns: Sequence[NDArray[Any]]) -> None:
+        """Add to some rows, shape (n,), each column of that shape."""
+        if (most := int(rows.max()) + 1) > (held := len(self.sums)):
+            before, self.sums = self.sums, large((max(most, held + held // 4), 3), np.float64)
             for part in pieces(held):
-                self.sums[:, part] = before[:, part]
-        for total, value in zip(self.sums, values, strict=True):
-            np.add.at(total, rows, value)
-        touched(len(self.sums) * len(rows))
+                self.sums[part] = before[part]
+        add_to_rows(self.sums, rows, columns)
 
     def of(self, part: slice) -> NDArray[Any]:
-        """Those of some rows, 0 for what was never offered."""
+        """Those of some rows, shape (3, n), 0 for what was never offered."""
         found = np.zeros((3, part.stop - part.start))
-        there = self.sums[:, part]
+        there = self.sums[part].T
         found[:, : there.shape[1]] = there
         return found
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class WindowScores:
     targets: Sequence[Target]
     drifts: list[float]
 
-    @property
+    @cached_property
     def overall(self) -> list[Tensor]:
         """Influences on the mean loss of the targets, per step, shape (n,)."""
         return [over_targets(self.targets, values) for values in self.influences]

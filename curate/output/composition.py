@@ -1,17 +1,19 @@
 """What was kept, by label, by other columns of few values, and by the length of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from curate.output.rows import in_order, in_words
+from curate.output.shards import batches
 from curate.recipe import Recipe
 
 FEW, MOST, EACH = 12, 1000, 10
@@ -35,28 +37,9 @@ class Judged:
     seen: NDArray[Any]
     tokens: NDArray[Any] | None = None
 
-    def parts(self, names: Sequence[str], places: NDArray[Any]) -> Parts:
-        """A line for each of the names; places: of every row among them."""
-        count = len(names)
-        sums = {
-            "candidates": np.bincount(places, minlength=count),
-            "kept": np.bincount(places[self.kept], minlength=count),
-        }
-        if self.tokens is not None:
-            of_kept = np.where(self.kept, self.tokens, 0)
-            for name, sizes in (("tokens", self.tokens), ("tokens_kept", of_kept)):
-                sums[name] = np.bincount(places, sizes, count).astype(np.int64)
-            sums["tokens_squared"] = np.bincount(places, np.square(1.0 * self.tokens), count)
-        columns = {name: numbers.tolist() for name, numbers in sums.items()}
-        if self.influence is not None:
-            judged = self.seen > 0
-            columns |= _means(places[judged], self.influence[judged], count)
-        lines = zip(names, *columns.values(), strict=True)
-        return [dict(zip(("value", *columns), line, strict=True)) for line in lines]
-
 
 def composition(table: Dataset, judged: Judged, recipe: Recipe | None) -> dict[str, Parts]:
-    """Candidates and kept rows by what they are, for `provenance.json`.
+    """Candidates and kept rows by what they are, for `provenance.json`; in one pass over them.
 
     Args:
         table: all candidates. judged: what became of them.
@@ -67,27 +50,35 @@ def composition(table: Dataset, judged: Judged, recipe: Recipe | None) -> dict[s
         `influence_error`, None where it has too few; with tokens `tokens`, `tokens_kept` and
         `tokens_squared`, the sum of the rows' squares.
     """
-    parts = dict[str, Parts]()
     features = table.features  # made anew each time it is asked for
     order = in_order(features, recipe)
     planted = [f"{name}_clean" for name in order.labels]
     others = [name for name in order.others if name not in planted]
     if recipe is None:  # which columns are read is not known: texts of few values are no inputs
         others = [name for name in order.inputs if _names_something(features[name])]
+    columns: dict[str, _Values | _Sizes] = {}
     for name in [*order.labels, *others]:
         feature, is_label = features[name], name in order.labels
         plain = isinstance(feature, datasets.ClassLabel | datasets.Value)
         if not plain or not feature.dtype.startswith(COUNTED):
             continue
-        column = _column(table, name)
         if "float" in feature.dtype and is_label:
-            parts[name] = _by_size(column.to_numpy(), judged)
-        elif _is_worth_lines(column, is_label=is_label, is_float="float" in feature.dtype):
-            parts[name] = _by_value(column, feature, judged)
-    if order.texts:
-        lengths = sum(_lengths(table, name) for name in order.texts)
-        parts["characters"] = _by_doubling(lengths, judged)
-    return parts
+            columns[name] = _Sizes(table, name, judged)
+        else:
+            columns[name] = _Values(feature, judged, _most(feature, len(table), is_label=is_label))
+    lengths = _Sums(judged)
+    for rows, cells in _batches(table, [*dict.fromkeys([*columns, *order.texts])]):
+        for name, column in columns.items():
+            column.add(cells.column(name), rows)
+        if order.texts:
+            some = sum(_lengths(table, name, rows, cells) for name in order.texts)
+            lengths.add(np.frexp(np.maximum(some, 1).astype(float))[1] - 1, rows)
+    parts = {}
+    for name, column in columns.items():
+        lines = column.lines()
+        if lines is not None and (name in order.labels or len(lines) > 1):
+            parts[name] = lines
+    return parts | ({"characters": _by_doubling(lengths)} if order.texts else {})
 
 
 def _names_something(feature: Any) -> bool:
@@ -95,29 +86,147 @@ def _names_something(feature: Any) -> bool:
     return isinstance(feature, datasets.ClassLabel) or dtype in ("string", "large_string", "bool")
 
 
-def _is_worth_lines(column: Any, *, is_label: bool, is_float: bool) -> bool:
-    """Whether a column has few values; told by its first rows where it has many."""
-    rows = len(column)
+def _most(feature: Any, rows: int, *, is_label: bool) -> int:
+    """How many values of a column are worth lines."""
     if is_label:
-        most = max(FEW, rows // 2)
-    else:
-        most = FEW if is_float else max(FEW, min(MOST, rows // EACH))
-    if pc.count_distinct(column[: 10 * MOST], mode="all").as_py() > most:
-        return False
-    distinct = pc.count_distinct(column, mode="all").as_py()
-    return bool((1 if is_label else 2) <= distinct <= most)
+        return max(FEW, rows // 2)
+    return FEW if "float" in feature.dtype else max(FEW, min(MOST, rows // EACH))
 
 
-def _column(table: Dataset, name: str) -> Any:
-    return table.select_columns([name]).with_format("arrow")[:][name]
+class _Sums:
+    """What became of rows, added up by where they belong, a line for each place."""
+
+    def __init__(self, judged: Judged) -> None:
+        self._judged = judged
+        self._sums: dict[str, NDArray[Any]] = {}
+
+    def add(self, places: NDArray[Any], rows: slice) -> None:
+        """Take in some rows; places: of each, shape (n,), from 0."""
+        judged, count = self._judged, int(places.max(initial=-1)) + 1
+        kept = np.asarray(judged.kept[rows], dtype=bool)
+        self._enter("candidates", np.bincount(places, minlength=count))
+        self._enter("kept", np.bincount(places[kept], minlength=count))
+        if judged.tokens is not None:
+            tokens = judged.tokens[rows]
+            self._enter("tokens", np.bincount(places, tokens, count).astype(np.int64))
+            of_kept = np.bincount(places, np.where(kept, tokens, 0), count)
+            self._enter("tokens_kept", of_kept.astype(np.int64))
+            self._enter("tokens_squared", np.bincount(places, np.square(1.0 * tokens), count))
+        if judged.influence is not None:
+            seen = judged.seen[rows] > 0
+            self._spread(places[seen], judged.influence[rows][seen], count)
+
+    def lines(self, names: Sequence[str], first: int = 0) -> Parts:
+        """A line for each of the names, which stand for the places from the first on."""
+        sums = {name: of[first : first + len(names)] for name, of in self._sums.items()}
+        columns = {name: of.tolist() for name, of in sums.items() if not name.startswith(".")}
+        if ".rows" in sums:
+            rows, mean, squares = (sums[name] for name in (".rows", ".mean", ".squares"))
+            error = np.sqrt(squares / np.maximum(rows * (rows - 1), 1))
+            both = (mean.tolist(), 0), (error.tolist(), 1)
+            for name, (values, least) in zip(("influence", "influence_error"), both, strict=True):
+                columns[name] = [
+                    value if n > least else None for value, n in zip(values, rows, strict=True)
+                ]
+        lines = zip(names, *columns.values(), strict=True)
+        return [dict(zip(("value", *columns), line, strict=True)) for line in lines]
+
+    def places(self) -> NDArray[Any]:
+        """Those that have rows."""
+        return np.flatnonzero(self._sums["candidates"])
+
+    def _spread(self, places: NDArray[Any], values: NDArray[Any], count: int) -> None:
+        """Means and squares around them, joined as Chan, Golub and LeVeque (1983) do."""
+        rows = np.bincount(places, minlength=count)
+        mean = np.bincount(places, values, count) / np.maximum(rows, 1)
+        squares = np.bincount(places, np.square(values - mean[places]), count)
+        before, old = (self._at(name, count) for name in (".rows", ".mean"))
+        both = np.maximum(before + rows, 1)
+        apart = mean - old
+        self._enter(".squares", squares + np.square(apart) * before * rows / both)
+        self._enter(".mean", apart * rows / both)
+        self._enter(".rows", rows)
+
+    def _at(self, name: str, count: int) -> NDArray[Any]:
+        found = self._sums.get(name, np.zeros(0))[:count]
+        return np.pad(found, (0, count - len(found)))
+
+    def _enter(self, name: str, values: NDArray[Any]) -> None:
+        sums = self._sums.get(name, np.zeros(0, dtype=values.dtype))
+        grown = np.pad(sums, (0, max(0, len(values) - len(sums))))
+        grown[: len(values)] += values
+        self._sums[name] = grown
 
 
-def _lengths(table: Dataset, name: str) -> Any:
-    """The characters of each text, or conversation."""
+class _Values:
+    """A column by its values, by name, those that are missing as `none`.
+
+    most: above so many, it has no lines.
+    """
+
+    def __init__(self, feature: Any, judged: Judged, most: int) -> None:
+        self._feature, self._sums, self._most = feature, _Sums(judged), most
+        self._places: dict[Any, int] | None = {}
+
+    def add(self, cells: Any, rows: slice) -> None:
+        """Take in some rows."""
+        if self._places is None:
+            return
+        encoded = cells.dictionary_encode(null_encoding="encode").combine_chunks()
+        values, feature = encoded.dictionary.to_pylist(), self._feature
+        if isinstance(feature, datasets.ClassLabel) or feature.dtype == "bool":
+            values = [None if v is None or v < 0 else in_words(v, feature) for v in values]
+        places = [self._places.setdefault(value, len(self._places)) for value in values]
+        if len(self._places) > self._most:
+            self._places = None
+        else:
+            self._sums.add(np.array(places, dtype=np.int64)[encoded.indices.to_numpy()], rows)
+
+    def lines(self) -> Parts | None:
+        """A line for each value, in their order."""
+        if self._places is None:
+            return None
+        names = ["none" if value is None else str(value) for value in self._places]
+        lines = dict(zip(self._places, self._sums.lines(names), strict=True))
+        return [lines[value] for value in sorted(lines, key=lambda value: (value is None, value))]
+
+
+class _Sizes:
+    """A column of numbers, in bins of equal width."""
+
+    def __init__(self, table: Dataset, name: str, judged: Judged) -> None:
+        self._sums, low, high = _Sums(judged), np.inf, -np.inf
+        for _, rows in _batches(table, [name]):
+            numbers = rows.column(name).to_numpy()
+            low, high = np.minimum(low, numbers.min()), np.maximum(high, numbers.max())
+        self._edges = np.linspace(low, high, BINS + 1)
+
+    def add(self, cells: Any, rows: slice) -> None:
+        """Take in some rows."""
+        places = np.searchsorted(self._edges, cells.to_numpy(), side="right") - 1
+        self._sums.add(np.clip(places, 0, BINS - 1), rows)
+
+    def lines(self) -> Parts:
+        """A line for each bin."""
+        if self._edges[0] == self._edges[-1]:
+            return []
+        return self._sums.lines([f"{low:.3g} to {high:.3g}" for low, high in pairwise(self._edges)])
+
+
+def _batches(table: Dataset, names: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
+    """Some columns batch by batch, as Arrow, and which rows they are of."""
+    first = 0
+    for rows in batches(table.select_columns([*names])) if names else ():
+        yield slice(first, first + len(rows)), rows
+        first += len(rows)
+
+
+def _lengths(table: Dataset, name: str, rows: slice, cells: pa.Table) -> Any:
+    """The characters of each text, or conversation, of some rows."""
     if getattr(table.features[name], "dtype", None) in ("string", "large_string"):
-        return pc.fill_null(pc.utf8_length(_column(table, name)), 0).to_numpy()
-    rows = table.select_columns([name]).with_format(None)[:][name]
-    return np.array([sum(_characters(turn.get("content")) for turn in row or []) for row in rows])
+        return pc.fill_null(pc.utf8_length(cells.column(name)), 0).to_numpy()
+    plain = table.select_columns([name]).with_format(None)[rows][name]
+    return np.array([sum(_characters(turn.get("content")) for turn in row or []) for row in plain])
 
 
 def _characters(content: Any) -> int:
@@ -126,46 +235,9 @@ def _characters(content: Any) -> int:
     return sum(len(part["text"]) for part in texts if isinstance(part.get("text"), str))
 
 
-def _by_value(column: Any, feature: Any, judged: Judged) -> Parts:
-    """Values by name, those that are missing as `none`."""
-    encoded = column.dictionary_encode(null_encoding="encode").combine_chunks()
-    values = encoded.dictionary.to_pylist()
-    named = isinstance(feature, datasets.ClassLabel) or feature.dtype == "bool"
-    if named:
-        values = [None if v is None or v < 0 else in_words(v, feature) for v in values]
-    distinct = sorted(set(values), key=lambda value: (value is None, value))
-    names = list(dict.fromkeys("none" if value is None else str(value) for value in distinct))
-    place = {name: k for k, name in enumerate(names)}
-    places = np.array([place["none" if value is None else str(value)] for value in values])
-    return judged.parts(names, places[encoded.indices.to_numpy()])
-
-
-def _by_size(numbers: NDArray[Any], judged: Judged) -> Parts:
-    """Numbers in bins of equal width."""
-    edges = np.linspace(numbers.min(), numbers.max(), BINS + 1)
-    if edges[0] == edges[-1]:
-        return []
-    bins = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, BINS - 1)
-    return judged.parts([f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)], bins)
-
-
-def _by_doubling(lengths: NDArray[Any], judged: Judged) -> Parts:
-    """Lengths in bins of which each is twice as wide as the one before."""
-    powers = np.array([int(max(length, 1)).bit_length() - 1 for length in lengths])
-    low = int(powers.min())
-    names = [f"{2**p:,} to {2 ** (p + 1) - 1:,}" for p in range(low, int(powers.max()) + 1)]
-    return judged.parts(names, powers - low)
-
-
-def _means(places: NDArray[Any], values: NDArray[Any], count: int) -> dict[str, list[float | None]]:
-    """The mean of the values at each place, and its standard error."""
-    rows = np.bincount(places, minlength=count)
-    mean = np.bincount(places, values, count) / np.maximum(rows, 1)
-    squares = np.bincount(places, np.square(values - mean[places]), count)
-    error = np.sqrt(squares / np.maximum(rows * (rows - 1), 1))
-    return {
-        "influence": [m if n else None for m, n in zip(mean.tolist(), rows, strict=True)],
-        "influence_error": [
-            e if n > 1 else None for e, n in zip(error.tolist(), rows, strict=True)
-        ],
-    }
+def _by_doubling(lengths: _Sums) -> Parts:
+    """Lengths in bins of which each is twice as wide as the one before, by powers of 2."""
+    places = lengths.places()
+    low, high = int(places[0]), int(places[-1])
+    names = [f"{2**p:,} to {2 ** (p + 1) - 1:,}" for p in range(low, high + 1)]
+    return lengths.lines(names, low)

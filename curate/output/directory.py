@@ -22,7 +22,7 @@ from curate.recipe import Recipe, fingerprint, write_recipe
 from curate.runtime.large import released
 from curate.runtime.resume import MARK
 
-ROW_GROUP = 2**16
+ROW_GROUP = 2**15
 """Rows of a table that are written, and read again, at a time."""
 PACKAGES = ("curate", "torch", "datasets", "polars", "numpy", "transformers", "peft")
 

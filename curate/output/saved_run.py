@@ -1,6 +1,7 @@
 """A finished run, read back from its directory alone. Loads no torch."""
 
 import json
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from curate.output.shards import LOCAL
 from curate.output.shards import take as rows_at
 from curate.output.words import visible
 from curate.recipe import Recipe, load_recipe
+from curate.runtime.large import let_go_of, released
 
 PROVENANCE, DROPPED = "provenance.json", "dropped.parquet"
 LISTED = 1500
@@ -206,6 +208,7 @@ class SavedRun:
                         dict(zip(table.column_names, cells, strict=True))
                         for cells in zip(*columns, strict=True)
                     ]
+                released()
             by_row = dict(zip(stored, contents, strict=True))
             for row in some:
                 yield self._view(lines[row], by_row.get(row))
@@ -334,6 +337,19 @@ def _read_table(path: Path, columns: dict[str, Any]) -> pl.DataFrame:
         return table.with_columns(pl.col(name).cast(kind) for name, kind in columns.items())
 
 
+def _kept_rows(folder: Path) -> Dataset:
+    """The rows of a dataset on disk, in files whose pages are let go of."""
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    tables = []
+    for file in state["_data_files"]:
+        with (folder / file["filename"]).open("rb") as opened:
+            held = let_go_of(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+        tables.append(pa.ipc.open_stream(pa.py_buffer(held)).read_all())
+        released()
+    info = datasets.DatasetInfo.from_directory(str(folder))
+    return Dataset(pa.concat_tables(tables), info, fingerprint=state["_fingerprint"])
+
+
 def read_scores(path: Path) -> SavedScores:
     """The scores of a run.
 
@@ -350,8 +366,8 @@ def _read_content(folder: Path, scores: SavedScores) -> tuple[Dataset, list[int]
     with _reading(folder / "train"):
         content = Dataset.from_dict({})
         if kept:
-            content = datasets.load_from_disk(str(folder / "train"))
-        if not isinstance(content, Dataset) or len(content) != kept:
+            content = _kept_rows(folder / "train")
+        if len(content) != kept:
             raise ValueError(f"it must have the {kept} rows that are kept")
     path = folder / DROPPED
     if path.exists():

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-AT_A_TIME = 2**16
+AT_A_TIME = 2**15
 """Lines that are in memory at once."""
 SAMPLE = 2**14
 """Influences by which their scale is told, about, evenly over the rows."""
@@ -25,7 +24,7 @@ COLUMNS = {
 
 
 class SavedScores:
-    """A line per candidate, in the order of their rows. Memory: `AT_A_TIME` lines.
+    """A line per candidate, in the order of their rows. Memory: a row group of the file.
 
     count: all of them; kept: those kept. first, last: rows. influences: a sample of them, as far
     as there are any. lowest_kept, highest_dropped, lowest, highest: scores, infinite if there are
@@ -57,8 +56,10 @@ class SavedScores:
             yield from (_typed(part, names) for part in table.iter_slices(AT_A_TIME))
             return
         with pq.ParquetFile(self._source) as file:
-            for batch in file.iter_batches(AT_A_TIME, columns=names or None):
-                yield _typed(pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch]))), names)
+            for k in range(file.num_row_groups):  # `iter_batches` reads ahead, and keeps all of it
+                group = file.read_row_group(k, [*names] or None, use_threads=False)
+                for rows in pl.DataFrame(pl.from_arrow(group)).iter_slices(AT_A_TIME):
+                    yield _typed(rows, names)
 
     def lines(self, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
         """The lines of some rows, by row; those that there are none of are left out."""

@@ -97,7 +97,7 @@ def _write(folder: Path, table: Dataset, kept: NDArray[Any], schema: pa.Schema) 
                     writer.close()
                 paths.append(folder / f"{len(paths)}.arrow")
                 writer, size = pa.RecordBatchStreamWriter(str(paths[-1]), schema), 0
-            writer.write_table(rows.cast(schema), max_chunksize=1000)
+            writer.write_table(rows.combine_chunks().cast(schema))  # few, so that few are looked at
             size += rows.nbytes
     finally:
         if writer is not None:

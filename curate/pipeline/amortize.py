@@ -5,7 +5,7 @@ many steps as the run that scores the sample: so the sample's rows are to it wha
 are. One of its states is early, the other its last.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from curate.runtime.progress import Phases
 from curate.selection import Array
 from curate.selection.budget import Budget
 from curate.selection.prediction import Predictor, Quality, learn
-from curate.trajectory import Task, forward_step
+from curate.trajectory import Task, forward_step, ignore_step
 
 EARLY = 3
 """The first of the two states is after one step in so many."""
@@ -81,10 +81,21 @@ class Amortized:
     quality: Quality
     cuts: Mapping[str, float] = field(default_factory=dict)
 
-    def scores(self, task: Task, examples: SourceExamples) -> Iterator[Array]:
-        """Predicted scores of examples, some at a time, in their order, each of shape (n,)."""
-        for rows in examples.chunks(AT_ONCE):
-            yield self.predictor(self.views.blocks(task, examples, rows))
+    def scores(
+        self, task: Task, examples: SourceExamples, tick: Callable[[int], None] = ignore_step
+    ) -> Array:
+        """Predicted scores of examples, shape (n,). Each rank predicts its share of them.
+
+        tick: called with every number of rows that are done.
+        """
+        ranks, scores = task.ranks, large(len(examples), np.float64)
+        for k, rows in enumerate(examples.chunks(AT_ONCE)):
+            if k % ranks.size == ranks.rank:
+                scores[rows.numpy()] = self.predictor(self.views.blocks(task, examples, rows))
+            tick(len(rows))
+        for part in pieces(len(scores) if ranks.size > 1 else 0):
+            scores[part] = ranks.sum(torch.from_numpy(scores[part])).numpy()
+        return scores
 
 
 def _numbers(seen: LastFeatures, direction: Tensor | None) -> list[Tensor]:
@@ -116,8 +127,14 @@ def amortize(job: Job, scores: Array, share: float, tick: Callable[[], None]) ->
         tick()
     views = _views(job, task, [states[0], states[-1]])
     examples = job.data.examples
-    parts = [views.blocks(task, examples, rows) for rows in examples.chunks(AT_ONCE)]
-    features = [np.concatenate(own)[taught] for own in zip(*parts, strict=True)]
+    features, learned = list[Array](), examples.take(torch.from_numpy(taught))
+    for rows in learned.chunks(AT_ONCE):
+        blocks = views.blocks(task, learned, rows)
+        if not features:
+            sizes = [(len(taught), block.shape[1]) for block in blocks]
+            features = [large(size, np.float32, job.scratch) for size in sizes]
+        for whole, block in zip(features, blocks, strict=True):
+            whole[rows.numpy()] = block
     return Amortized(views, *learn(features, scores[taught], share))
 
 
@@ -135,15 +152,11 @@ def extended(
     kept = float(chosen.choice.kept.mean()) if share is None else share
     with phases.phase("learn", job.total_steps()) as tick:
         amortized = amortize(job, chosen.scores.score, kept, tick)
-    everything, place = job.on_whole(), 0
-    count = len(everything.data.examples)
+    everything = job.on_whole()
+    examples = everything.data.examples
     task, _, _ = job.start(job.recipe.training.seed)
-    score = large(count, np.float64, job.scratch)
-    with phases.phase("predict", count) as tick:
-        for part in amortized.scores(task, everything.data.examples):
-            score[place : place + len(part)] = part
-            place += len(part)
-            tick(len(part))
+    with phases.phase("predict", len(examples), "row") as tick:
+        score = amortized.scores(task, examples, tick)
     choice = cut(everything, score, None if share is None else Budget(fraction=share))
     amortized = replace(amortized, cuts=_cuts(everything, score, choice.kept))
     chosen = replace(chosen, passes=chosen.passes + passes_to_predict(job))

@@ -19,12 +19,13 @@ from curate.pipeline.score import selector_for
 from curate.pipeline.worth import trainings
 from curate.recipe import Recipe
 from curate.rules import State
+from curate.runtime.large import held, resident
 from curate.runtime.ranks import ALONE, Ranks, agreed
 from curate.runtime.resume import existing_parent
 from curate.runtime.savepoints import KEPT
 from curate.runtime.threads import suitable_threads
 from curate.runtime.units import duration, memory_bytes
-from curate.selection.driver import Selector
+from curate.selection.driver import Selector, SoFar
 from curate.selection.judge import Judge
 from curate.selection.policies import LookAhead
 from curate.trajectory import (
@@ -34,6 +35,7 @@ from curate.trajectory import (
     Task,
     forward_step,
     graph_size,
+    ignore_step,
     replay,
     shard_bytes,
 )
@@ -43,6 +45,15 @@ AT_HAND = 5
 a direction; and one more per target."""
 NUMBER = 8
 """Bytes of a score."""
+ARRAYS = (3, 1, 1, 1, 2, 2, 2, 1, 1, 2, 1, 1)
+"""Numbers of a row beside the sums of its scores, array by array: errors, means, losses, ranks."""
+OUTPUT = 96 * 2**20
+"""Bytes that writing and the report take, whatever the number of rows: what draws its figures, and
+batches."""
+WRITTEN_ROW, WRITTEN_BYTES = 1e-6, 4e8
+REPORT, REPORTED_ROW = 1.5, 1.5e-6
+"""Seconds of writing a row and its scores, and bytes of rows a second; of a report, and for a row:
+on two cores of a laptop."""
 FEW = 8
 """Steps that are timed together: two where one takes longer than `SLOW` seconds."""
 SLOW = 0.2
@@ -57,7 +68,8 @@ class Prices:
     """Seconds on this machine, as it is now; those of the first process if there are several.
 
     forward: a step of plain training. kept: one on what is kept of a batch. scored: a step
-    recorded and scored. targets: a gradient of all targets. file: a state written and read again.
+    recorded, scored and decided. targets: a gradient of all targets. file: a state written and read
+    again. read: all rows, which the plan itself reads.
     """
 
     forward: float
@@ -65,6 +77,7 @@ class Prices:
     scored: float
     targets: float
     file: float
+    read: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,8 +87,8 @@ class Forecast:
     run: the scored run; baselines: runs of other policies that it is compared with.
     judged: about how many steps training on everything takes, and retraining to see what choosing
     is worth. predicted: what it takes to predict scores, in steps. retrained: steps of training
-    from scratch after that. graph, target_graph: bytes of
-    the graph of a step, and of the part of the targets that is differentiated at a time.
+    from scratch after that. graph, target_graph: bytes of the graph of a step, and of the part of
+    the targets that is differentiated at a time. process: what it takes before the first step.
     """
 
     job: Job
@@ -89,6 +102,7 @@ class Forecast:
     retrained: int
     graph: int
     target_graph: int
+    process: int = 0
 
     def passes(self) -> dict[str, float]:
         """Gradients of one batch, part by part and in total."""
@@ -114,11 +128,15 @@ class Forecast:
             work(other).recorded * prices.forward + work(other).committed * prices.kept
             for other in self.baselines
         )
+        rows, size = len(self.job.data.examples), self.job.data.table.data.nbytes
         return _with_total(
             {
+                "read": prices.read,
                 "score": scoring + done.committed * prices.kept + self.predicted * prices.forward,
                 "judge": self.judged * prices.forward,
                 "evaluate": baselines + self.retrained * prices.forward,
+                "write": rows * WRITTEN_ROW + size / WRITTEN_BYTES,
+                "report": REPORT + rows * REPORTED_ROW,
             }
         )
 
@@ -148,10 +166,21 @@ class Forecast:
             "device": str(self.job.device),
             "processes": task.ranks.size,
             "passes": {name: round(count, 1) for name, count in self.passes().items()},
-            "memory": _with_total(memory(run, sizes)),
+            "memory": _with_total(self._memory(sizes)),
             "disk": _with_total(disk(run, sizes, len(task.examples), rows)),
             "seconds": self.seconds(prices),
         }
+
+    def _memory(self, sizes: "Sizes") -> dict[str, int]:
+        """Bytes of the device; on a CPU, of the process, which has read its rows already."""
+        parts = memory(self.run, sizes)
+        if self.job.device.type != "cpu":
+            return parts
+        count, targets = len(self.job.data.examples), len(self.selector.judge.targets)
+        rows = held(8 * count * width for width in (4 + targets, *ARRAYS))
+        to_come = sum(parts.values()) - parts["parameters"] + rows
+        process = self.process - parts["parameters"]
+        return {"process": process, **parts, "rows": rows, "output": max(0, OUTPUT - to_come)}
 
 
 def forecast(job: Job) -> Forecast:
@@ -167,6 +196,7 @@ def forecast(job: Job) -> Forecast:
         baselines.append(other.shape(loss_steps))
     judge = selector.judge
     task = judge.task
+    process = resident()[0]
     graph = int(agreed(task.ranks, graph_size(task, state.theta, steps[0])))
     run = selector.shape(steps)
     if run.goes_back and run.longest > 1:
@@ -188,6 +218,7 @@ def forecast(job: Job) -> Forecast:
         ways * whole.total_steps(),
         graph,
         target_graph(task.model, task.objective, judge.targets, state.theta, task.ranks),
+        process,
     )
 
 
@@ -224,7 +255,15 @@ def measure(plan: Forecast) -> Prices:
         disk=None,
         differences=Differences(),
     )
-    scored = max(0.0, seconds_of(lambda: once.judge(state, few), task) - targets) / len(few)
+    selector = replace(plan.selector, judge=once, horizon=len(few), probing=0.0)
+    so_far = SoFar(selector, state, few, None)
+
+    def score() -> None:
+        decided = selector.decide(so_far.judge_window(ignore_step))
+        so_far.enter(decided)
+        decided.outcome()
+
+    scored = max(0.0, seconds_of(score, task) - targets) / len(few)
     return Prices(forward, cut, scored, targets, _file_seconds(judge, state))
 
 
@@ -295,10 +334,12 @@ def plan_select(
     Raises:
         UserError: the recipe cannot be run; what to change is in the message.
     """
+    begin = time.perf_counter()
     job = prepare(recipe, choose_device(device, ranks), existing_parent(out), ranks)
+    read = time.perf_counter() - begin
     with suitable_threads(job.step_flops()):
         plan = forecast(job)
-        return plan.summary(measure(plan))
+        return plan.summary(replace(measure(plan), read=read))
 
 
 @dataclass(frozen=True)

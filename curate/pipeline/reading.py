@@ -15,6 +15,7 @@ from curate.datasets import (
     TensorExamples,
     TokenExamples,
     Use,
+    cache_file,
     counted,
     encode_completions,
     encode_messages,
@@ -32,6 +33,7 @@ from curate.datasets import (
 from curate.errors import DataError, ModelError, RecipeError
 from curate.recipe import Pretrained, Recipe
 from curate.recipe.names import find_objective
+from curate.runtime.large import pieces
 
 
 class Known(NamedTuple):
@@ -167,8 +169,15 @@ class TextReader:
         labels: Tensor | None = None
         if self.label is not None and self.classes is not None:
             labels = read_classes(data, self.label, source, self.classes)
+        columns = self.columns
+        named = [columns.text, columns.messages, columns.prompt, columns.completion]
+        settings = [named, self.label is not None, self.max_length]
+        names = [name for name in named if name is not None]
+        require_columns(data, names, source)
         with models.quiet():
-            texts = TokenExamples.gather(self._encoded(data, source), labels, self.pad)
+            keep = cache_file(data, names, self.tokenizer, settings)
+            encoded = self._encoded(data, source)
+            texts = TokenExamples.gather(encoded, labels, self.pad, keep)
         self._refuse_unknown(texts, source)
         return self._long_enough(texts, source)
 
@@ -214,9 +223,11 @@ class TextReader:
             )
 
     def _refuse_unknown(self, texts: TokenExamples, source: str) -> None:
-        unknown = texts.tokens >= self.vocabulary
-        if unknown.any():
-            place = int(unknown.int().argmax())
+        for part in pieces(len(texts.tokens)):
+            unknown = texts.tokens[part] >= self.vocabulary
+            if not unknown.any():
+                continue
+            place = part.start + int(unknown.int().argmax())
             row = int((texts.starts[1:] <= place).sum())
             raise ModelError(
                 f"model.tokenizer: gives token {int(texts.tokens[place])} in row {row} of "

@@ -156,13 +156,15 @@ def choose(
         by_half = _by_half(job, policy, scores.score)
         return Chosen(scores, cut(job, scores.score), spent, by_half)
     if selector.judge.policy.rounds > 1:
-        shrunk = shrink(scores.halves, np.zeros((0, len(scores.score))), job.data.target_rows)
-        choice = cut(job, scores.score)
+        with phases.phase("choose"):
+            shrunk = shrink(scores.halves, np.zeros((0, len(scores.score))), job.data.target_rows)
+            choice = cut(job, scores.score)
         return Chosen(scores, choice, spent, scores.halves, shrunk.repeats)
     with phases.phase("train on everything", job.total_steps()) as tick:
         plain = Retraining(job, tick).plain(savepoints("everything"))
-    shrunk = shrink(scores.halves, plain.evidence(), job.data.target_rows)
-    choice = cut(job, shrunk.values)
+    with phases.phase("choose"):
+        shrunk = shrink(scores.halves, plain.evidence(), job.data.target_rows)
+        choice = cut(job, shrunk.values)
     scores = replace(scores, score=shrunk.values)
     return Chosen(scores, choice, spent, shrunk.by_half, shrunk.repeats, plain)
 

@@ -43,6 +43,7 @@ from curate.runtime.files import (
     write_sealed,
     write_whole_text,
 )
+from curate.runtime.threads import suitable_threads
 from curate.selection import Array
 from curate.selection.prediction import Predictor, Quality
 from curate.trajectory import Task
@@ -138,14 +139,26 @@ class Scorer:
                     "or select again."
                 )
         self._device = choose_device(device)
-        self._model: tuple[Task, Amortized] | None = None
+        self._model: tuple[Task, Amortized, int] | None = None
         self._one_at_a_time = Lock()  # Polars calls from several threads, and the model is one
 
+    @property
+    def device(self) -> str:
+        """Where the model is."""
+        return str(self._device)
+
+    @property
+    def share(self) -> float:
+        """Of the rows of its own that the selection kept."""
+        return float(self._facts["quality"]["share"])
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies all that scores depend on, but rows, versions and device."""
+        return str(self._made_by[-1])
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (
-            _again,
-            self._made_by,
-        )  # with what it learned, so that `datasets` takes it for another
+        return _again, self._made_by  # with what it learned, so that `datasets` knows it by that
 
     @property
     def columns(self) -> list[str]:
@@ -175,16 +188,20 @@ class Scorer:
         columns = {n: pa.array(found[n], kind, from_pandas=True) for n, kind in ADDED.items()}
         return with_columns(rows, columns)
 
-    def scores(self, rows: pa.Table, source: str) -> dict[str, Array]:
-        """Of every row, by the names of `ADDED`. source: where rows come from, for messages."""
-        with self._one_at_a_time:
-            return self._scores(rows, source)
+    def scores(self, rows: pa.Table, source: str, path: str | None = None) -> dict[str, Array]:
+        """Of every row, by the names of `ADDED`.
 
-    def _scores(self, rows: pa.Table, source: str) -> dict[str, Array]:
+        source: where rows come from, for messages. path: of their data, in whose folder there may
+        be files that they name; None if they may name none.
+        """
+        with self._one_at_a_time:
+            return self._scores(rows, source, path or source)
+
+    def _scores(self, rows: pa.Table, source: str, path: str) -> dict[str, Array]:
         found = _nothing(len(rows))
         if not len(rows):
             return found
-        data = self._read(rows, source)
+        data = self._read(rows, source, path)
         examples = self._reader.examples(data, source)
         if not len(examples):
             return found
@@ -196,15 +213,16 @@ class Scorer:
             assert isinstance(examples, TensorExamples)
             examples = examples.standardized_by(Scaling(*self._arrays["scaling"]))
         self._model = self._model or self._built(examples)
-        task, amortized = self._model
-        predicted = np.concatenate([*amortized.scores(task, examples)])
+        task, amortized, flops = self._model
+        with suitable_threads(flops):
+            predicted = amortized.scores(task, examples)
         width, places = amortized.quality.width, examples.rows.numpy()
         found["score"][places] = predicted
         found["low"][places], found["high"][places] = predicted - width, predicted + width
         found["kept"][places] = predicted >= self._cuts(data, source)[places]
         return found
 
-    def _read(self, rows: pa.Table, source: str) -> Dataset:
+    def _read(self, rows: pa.Table, source: str, path: str) -> Dataset:
         """The columns that are read, pictures as such where nothing but training says so."""
         require_columns(rows, self.columns, source)
         table = plain_table(rows.select(self.columns))
@@ -215,7 +233,7 @@ class Scorer:
         table = table.cast(features.arrow_schema)
         data = Dataset(table, datasets.DatasetInfo(features=features), fingerprint=source)
         if not self.recipe.data.train.outside_files:
-            refuse_outside(data, source)
+            refuse_outside(data, path)
         return data
 
     def _refuse(self, names: Sequence[str]) -> None:
@@ -244,25 +262,22 @@ class Scorer:
         groups = group_values(data, group_by, source)
         return np.array([cuts.get(str(group), np.inf) for group in groups.tolist()])
 
-    def _built(self, examples: SourceExamples) -> tuple[Task, Amortized]:
-        """The recipe's model, for such examples, and what was learned with it."""
+    def _built(self, examples: SourceExamples) -> tuple[Task, Amortized, int]:
+        """The recipe's model, for such examples, what was learned with it, and flops of a step."""
         facts, arrays = self._facts, self._arrays
         data = Candidates.unlabeled(examples, facts["outputs"], self._known)
         objective = models.load_objective(find_objective(self.recipe.objective).path)
-        task, _, _ = Job(self.recipe, self._device, data, objective).start(
-            self.recipe.training.seed
-        )
+        job = Job(self.recipe, self._device, data, objective)
+        task, _, _ = job.start(self.recipe.training.seed)
         states = [theta.to(self._device) for theta in arrays["states"]]
         if any(len(theta) != task.model.size for theta in states):
             raise UserError(
                 f"{self._made_by[0]}: was learned with a model of {len(states[0]):,} parameters, "
                 f"and its recipe's has {task.model.size:,} now; select again."
             )
-        return task, Amortized(
-            Views(states, facts["layer"], arrays["directions"], facts["labels"]),
-            Predictor.restored(arrays["predictor"]),
-            Quality(**facts["quality"]),
-        )
+        views = Views(states, facts["layer"], arrays["directions"], facts["labels"])
+        predictor = Predictor.restored(arrays["predictor"])
+        return task, Amortized(views, predictor, Quality(**facts["quality"])), job.step_flops()
 
 
 def _again(selection: str, device: str, run_code: bool, digest: str) -> Scorer:

@@ -193,14 +193,15 @@ class Result:
         job, recipe = self.job.on_whole(), self.job.recipe
         scores, tokens = chosen.scores, job.data.tokens
         judged = Judged(chosen.choice.kept, scores.influence, scores.seen, tokens)
-        self.written = (
-            provenance(recipe, job.data.sources)
-            | self.origin
-            | _summary(job, chosen)
-            | {"steps": self.job.total_steps()}
-            | ({} if self.amortized is None else {"prediction": self.amortized.quality.row()})
-            | {"composition": composition(job.data.table, judged, recipe)}
-        )
+        with self.phases.phase("write"):
+            self.written = (
+                provenance(recipe, job.data.sources)
+                | self.origin
+                | _summary(job, chosen)
+                | {"steps": self.job.total_steps()}
+                | ({} if self.amortized is None else {"prediction": self.amortized.quality.row()})
+                | {"composition": composition(job.data.table, judged, recipe)}
+            )
         nothing: NothingKeptError | None = None
         try:
             require_kept(job, chosen.scores.score, chosen.choice)
@@ -210,15 +211,15 @@ class Result:
                 EVERY_ROW, f"{error} Every score is in {self.unfinished.out}", again=True
             )
         to_come = [WORTH, EVALUATION, *REPORTED] if nothing is None else []
-        selection = Selection(
-            job.data.table,
-            chosen_table(job, chosen, self._width()),
-            self._noted(to_come),
-            recipe,
-            chosen.scores.window_table(),
-            None if self.amortized is None else partial(self._write_predictor, self.amortized),
-        )
         with self.phases.phase("write"):
+            selection = Selection(
+                job.data.table,
+                chosen_table(job, chosen, self._width()),
+                self._noted(to_come),
+                recipe,
+                chosen.scores.window_table(),
+                None if self.amortized is None else partial(self._write_predictor, self.amortized),
+            )
             if job.ranks.rank == 0:
                 with self.unfinished.stage() as stage:
                     write_selection(stage, selection)

@@ -5,18 +5,34 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from curate.runtime.large import large, pieces
+
 Tree = Any
 """Dicts with keys of text, lists, numbers, text, None, and tensors and arrays of numbers."""
+SPAN = 2**22
+"""Bytes that are read or written at once."""
+NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Of the types of numbers, in a file of safetensors."""
 PLAIN, TENSOR, ARRAY = "plain", "tensor", "array"
 
 
@@ -60,7 +76,34 @@ def write_sealed(path: Path, tree: Tree) -> None:
     plain = json.dumps(_take_out(tree, tensors, set()))
     tensors[PLAIN] = torch.frombuffer(bytearray(plain.encode()), dtype=torch.uint8)
     metadata = {"checksum": str(checksum(tensors))}
-    write_whole(path, lambda part: safetensors.torch.save_file(tensors, part, metadata))
+    write_whole(path, lambda part: _save(tensors, part, metadata))
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a file as safetensors does, piece by piece: pages of large arrays are let go of.
+
+    The format: the length of a header, the header in JSON, and the bytes that it points to.
+    """
+    header, end = dict[str, Any](__metadata__=metadata), 0
+    for name, tensor in tensors.items():
+        place, end = [end, end + tensor.nbytes], end + tensor.nbytes
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": [*tensor.shape]}
+        header[name]["data_offsets"] = place
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            for some in _bytes_of(tensor):
+                file.write(some)
+
+
+def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
+    if not tensor.numel():
+        return
+    every = tensor.reshape(-1).view(torch.uint8).numpy().data
+    for part in pieces(len(every), SPAN):
+        yield every[part]
 
 
 def read_sealed(path: Path) -> Tree:
@@ -73,7 +116,7 @@ def read_sealed(path: Path) -> Tree:
         with safe_open(path, framework="pt") as file:
             expected = (file.metadata() or {}).get("checksum")
             # a copy, because arithmetic may round otherwise where memory is aligned otherwise
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            tensors = {name: _copied(file, name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise DamagedError(f"{path} cannot be read") from error
     if PLAIN not in tensors or str(checksum(tensors)) != expected:
@@ -81,12 +124,25 @@ def read_sealed(path: Path) -> Tree:
     return _put_back(json.loads(tensors.pop(PLAIN).numpy().tobytes()), tensors)
 
 
+def _copied(file: Any, name: str) -> Tensor:
+    """A tensor of an open file, in new memory; in a file without a name where it is large."""
+    stored = file.get_slice(name)
+    shape, dtype = stored.get_shape(), next(d for d, n in NAMES.items() if n == stored.get_dtype())
+    if not shape or dtype == torch.bfloat16:
+        return file.get_tensor(name).clone()  # type: ignore[no-any-return]
+    copy = torch.from_numpy(large(tuple(shape), torch.empty(0, dtype=dtype).numpy().dtype))
+    for part in pieces(shape[0], max(1, SPAN // max(1, copy[:1].nbytes))):
+        copy[part] = stored[part]
+    return copy
+
+
 def checksum(tensors: Mapping[str, Tensor]) -> int:
     """CRC-32 of names, shapes and bits of tensors on the CPU: enough against chance damage."""
     crc = 0
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), crc)
-        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
+        for some in _bytes_of(tensor):
+            crc = zlib.crc32(some, crc)
     return crc
 
 

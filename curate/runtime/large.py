@@ -4,22 +4,27 @@ What lies in a file is the kernel's to keep in memory or not; it counts as ours 
 mapped, so they are let go of now and then.
 """
 
+import io
 import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
 SMALL = 2**21
 """Bytes of an array that is held in memory, whatever the number of rows."""
+PIECE = 2**16
+"""Rows of an array that are gone through at once."""
 MAPPED = 2**24
 """Bytes of files that may be mapped at once."""
+AROUND = 2**16
+"""Bytes that are mapped where one is read: the kernel adds what it has of those around it."""
 _maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
 _touched = 0
 
@@ -46,22 +51,64 @@ def large(shape: int | tuple[int, ...], dtype: Any, folder: Path | str | None = 
             raise OSError(
                 error.errno, error.strerror, str(folder or tempfile.gettempdir())
             ) from error
-        held = mmap.mmap(file.fileno(), size)
-    if hasattr(mmap, "MADV_RANDOM"):
-        held.madvise(mmap.MADV_RANDOM)  # a row brings its own page, not those around it
-    return np.frombuffer(let_go_of(held), dtype).reshape(shape)
+        held = _mapped(file.fileno(), size)
+    return np.frombuffer(held, dtype).reshape(shape)
+
+
+class Growing:
+    """An array that grows at its end; in a file without a name where it is large, see `large`."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._dtype, self._size = np.dtype(dtype), 0
+        self._file: IO[bytes] = io.BytesIO()
+
+    def append(self, values: Any) -> None:
+        """Add numbers at the end, shape (n,)."""
+        part = np.ascontiguousarray(values, self._dtype).data
+        self._size += part.nbytes
+        if self._size > SMALL and isinstance(self._file, io.BytesIO):
+            before, self._file = self._file, tempfile.TemporaryFile()  # noqa: SIM115
+            self._file.write(before.getbuffer())
+        self._file.write(part)
+
+    def array(self) -> Array:
+        """The whole, shape (N,); it grows no more."""
+        if isinstance(self._file, io.BytesIO):
+            return np.frombuffer(bytearray(self._file.getbuffer()), self._dtype)
+        with self._file as file:
+            file.flush()
+            return np.frombuffer(_mapped(file.fileno(), self._size), self._dtype)
+
+
+def held(sizes: Iterable[int]) -> int:
+    """Bytes that arrays of these sizes take in memory together, about."""
+    every = [*sizes]
+    small = sum(size for size in every if size <= SMALL)
+    return small + min(MAPPED, sum(every) - small)
 
 
 def filled(values: Array, folder: Path | str | None = None) -> Array:
     """A copy of an array of this kind."""
     copy = large(values.shape, values.dtype, folder)
-    for part in pieces(values.shape[-1]):
-        copy[..., part] = values[..., part]
+    for part in pieces(len(values)):
+        copy[part] = values[part]
     return copy
 
 
-def pieces(count: int, size: int = 2**16) -> Iterator[slice]:
+def add_to_rows(sums: Array, rows: Array, columns: Sequence[Array]) -> None:
+    """Add to some rows of sums, shape (N, W), what columns have for them, each of shape (n,).
+
+    A row of which there are several has all of them added. There may be fewer columns than W.
+    """
+    width = sums.shape[1]
+    places = rows[:, None] * width + np.arange(len(columns))
+    np.add.at(sums.reshape(-1), places.ravel(), np.stack(columns, axis=1).ravel())
+    touched(len(rows))
+
+
+def pieces(count: int, size: int | None = None) -> Iterator[slice]:
     """Go through so many rows, in order and in pieces; their pages are let go of on the way."""
+    size = size or PIECE
     for first in range(0, count, size):
         yield slice(first, min(count, first + size))
         released()
@@ -76,7 +123,7 @@ def let_go_of(held: mmap.mmap) -> mmap.mmap:
 def touched(rows: int) -> None:
     """Say that so many rows were read or written, each somewhere in an array of this kind."""
     global _touched
-    _touched += rows * mmap.PAGESIZE
+    _touched += rows * AROUND
     if _touched > MAPPED:
         released()
 
@@ -88,6 +135,27 @@ def released() -> None:
     if hasattr(mmap, "MADV_DONTNEED"):
         for held in list(_maps):
             held.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(file: int, size: int) -> mmap.mmap:
+    held = mmap.mmap(file, size)
+    if hasattr(mmap, "MADV_RANDOM"):
+        held.madvise(mmap.MADV_RANDOM)  # nothing is read ahead
+    return let_go_of(held)
+
+
+def resident() -> tuple[int, int]:
+    """Bytes of memory that this process takes now, and that it has taken at its most.
+
+    0 where nobody tells.
+    """
+    try:
+        text = Path("/proc/self/status").read_text(encoding="utf-8")
+        lines = dict(line.split(":", 1) for line in text.splitlines())
+        now, most = (int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    except (OSError, KeyError, ValueError):
+        return 0, 0
+    return now, most
 
 
 def _make_room(file: int, size: int) -> None:

@@ -16,12 +16,12 @@ class Phases:
         self._bars = bars
 
     @contextmanager
-    def phase(self, name: str, total: int = 0) -> Iterator[Callable[..., None]]:
+    def phase(self, name: str, total: int = 0, unit: str = "step") -> Iterator[Callable[..., None]]:
         """Run a phase of `total` ticks; yields the function that counts one, or so many."""
         start = time.monotonic()
         hidden = not self._bars or total == 0
         with tqdm(
-            total=total, desc=name, disable=hidden, leave=False, file=sys.stderr, unit="step"
+            total=total, desc=name, disable=hidden, leave=False, file=sys.stderr, unit=unit
         ) as bar:
 
             def tick(count: int = 1) -> None:

@@ -28,7 +28,8 @@ LOSSES = "first losses"
 
 
 OURS = re.compile(
-    r"lock|run\.json|evaluation\.jsonl|score-[\w.-]+|\.(run|evaluation)\.\d+\.jsonl?"
+    r"lock|run\.json|evaluation\.jsonl|score-[\w.-]+|part-\d+\.(arrow|parquet|json)"
+    r"|\.(run|evaluation|part-\d+)\.\d+\.(jsonl?|arrow|parquet)"
     r"|\..*\.[0-9a-f]{8}(\.old)?|\.curate-snapshots-\w+"
 )
 """Names in the folder of a run; those with a dot are of what was being written."""
@@ -60,7 +61,8 @@ class Unfinished:
 
     written: the provenance of `out` if this run wrote it already, perhaps not all of its parts.
     run: the run's name, which no other run has; empty until it has begun. lacks: whether something
-    in the folder is needed for parts of the result that could not be made.
+    in the folder is needed for parts of the result that could not be made. lasting: whether what is
+    done is of use even where the rest of the data, or what is asked for, was a mistake.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Unfinished:
         self.out, self.ranks, self._recipe = out, ranks, recipe
         self.folder = folder_of(out)
         self.written: dict[str, Any] | None = None
-        self.lacks = False
+        self.lacks, self.lasting = False, False
         self._resume, self._overwrite = resume, overwrite
         self._lock = FileLock(self.folder / LOCK, timeout=0)
         self._made: list[Path] = []
@@ -114,7 +116,7 @@ class Unfinished:
         if self.ranks.rank:
             return
         mistake = isinstance(error, UserError) and not isinstance(error, OutputError)
-        hopeless = self.run and (mistake or isinstance(error, NonFiniteError))
+        hopeless = self.run and not self.lasting and (mistake or isinstance(error, NonFiniteError))
         done = error is None and not self.lacks
         if done or hopeless or not has_progress(self.folder):
             self._remove()
@@ -222,11 +224,13 @@ def has_progress(folder: Path) -> str | None:
     try:
         scored = sorted({path.parent.name for path in folder.glob("score-*/[0-9]*.safetensors")})
         journal = folder / EVALUATION
+        done = len([*folder.glob("part-*.json")])
         entries = len(journal.read_bytes().splitlines()) - 1 if journal.exists() else 0
     except FileNotFoundError:  # another rank has just removed it
         return None
     parts = [name.replace("score-", "scores by ") for name in scored]
     parts += [f"{entries} retrainings"] if entries > 0 else []
+    parts += [f"{done} parts scored"] if done else []
     return ", ".join(parts) or None
 
 

@@ -233,7 +233,7 @@ class Selector:
         if judge.policy.needs is Evidence.NOTHING:
             values = judge.policy.values(Offer(np.arange(count), np.ones(count)))
             return Scores(values, np.zeros(count, dtype=np.int64))
-        so_far = _SoFar(self, state, steps, savepoints)
+        so_far = SoFar(self, state, steps, savepoints)
         for _ in range(self._ticks_before(so_far.first, len(steps))):
             on_step()
         looks = measured(len(steps), self.horizon)
@@ -304,7 +304,7 @@ def _at(column: Array | None, rows: Array) -> Array | None:
     return None if column is None else column[rows]
 
 
-class _SoFar:
+class SoFar:
     """How far a run has come: all that the rest of it depends on.
 
     first: first step of the window it is in. state: before that step. rounds: of that window,

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from curate.influence import WindowError
-from curate.runtime.large import filled, large, pieces, touched
+from curate.runtime.large import add_to_rows, filled, large, pieces
 from curate.runtime.records import Records
 from curate.selection import Array
 from curate.selection.budget import Choice
@@ -122,12 +122,10 @@ class Ledger:
         halves, the share of each in its whole target, shape (2, Q / 2).
         """
         self._weights, self._strata, self._half_shares = target_weights, strata, half_shares
-        self._sums: dict[str, Array] = {
-            "score": large(candidates, np.float64),
-            "seen": large(candidates, np.int64),
-            "influences": large((len(target_weights), candidates), np.float64),
-            "halves": large((0 if half_shares is None else 2, candidates), np.float64),
-        }
+        width = 2 + len(target_weights) + (0 if half_shares is None else 2)
+        self._sums = large(
+            (candidates, width), np.float64
+        )  # of a row: score, seen, influences, halves
 
     def add(
         self, rows: Array, scores: Array, influences: Array | None = None, per: Array | int = 1
@@ -136,31 +134,28 @@ class Ledger:
 
         per: what influences on halves of the target are divided by first, such as tokens, (n,).
         """
-        np.add.at(self._sums["score"], rows, scores)
-        np.add.at(self._sums["seen"], rows, 1)
-        touched(len(rows) * (2 + len(self._sums["influences"]) + len(self._sums["halves"])))
-        if influences is None:
-            return
-        for total, influence in zip(self._sums["influences"], influences, strict=True):
-            np.add.at(total, rows, influence)
-        strata = None if self._strata is None else self._strata[rows]
-        for k, total in enumerate(self._sums["halves"]):
-            half = slice(k * len(influences) // 2, (k + 1) * len(influences) // 2)
-            mean = np.average(influences[half], axis=0, weights=self._weights[half])
-            np.add.at(total, rows, standardize(mean / per, strata))
+        columns = [scores, np.ones(len(rows))]
+        if influences is not None:
+            columns += [*influences]
+            strata = None if self._strata is None else self._strata[rows]
+            for k in () if self._half_shares is None else (0, 1):
+                half = slice(k * len(influences) // 2, (k + 1) * len(influences) // 2)
+                mean = np.average(influences[half], axis=0, weights=self._weights[half])
+                columns.append(standardize(mean / per, strata))
+        add_to_rows(self._sums, rows, columns)
 
-    def saved(self) -> dict[str, Array]:
+    def saved(self) -> Array:
         """The sums so far, valid until the next step is entered."""
         return self._sums
 
-    def restore(self, saved: dict[str, Array]) -> None:
+    def restore(self, saved: Array) -> None:
         """Continue from sums that were `saved`."""
-        self._sums = {name: filled(saved[name]) for name in self._sums}
+        self._sums = filled(saved)
 
     def scores(self, *, with_influences: bool) -> Scores:
         """Means over occurrences; a candidate never offered scores 0."""
-        seen, count = self._sums["seen"], len(self._sums["seen"])
-        scores = Scores(large(count, np.float64), seen)
+        count = len(self._sums)
+        scores = Scores(large(count, np.float64), large(count, np.int64))
         if with_influences:
             halved = self._half_shares is not None
             targets = len(self._weights) // (2 if halved else 1)
@@ -176,14 +171,15 @@ class Ledger:
 
     def _enter_means(self, scores: Scores, part: slice) -> None:
         """Put the means of some candidates into the arrays of all."""
-        times = np.maximum(self._sums["seen"][part], 1)
-        scores.score[part] = self._sums["score"][part] / times
+        targets, (score, seen, *others) = len(self._weights), self._sums[part].T.copy()
+        scores.seen[part], times = seen, np.maximum(seen, 1)
+        scores.score[part] = score / times
         if scores.influence is None or scores.influences is None:
             return
-        influences = self._sums["influences"][:, part] / times
+        influences = np.stack(others[:targets]) / times
         scores.influence[part] = np.average(influences, axis=0, weights=self._weights)
         if self._half_shares is not None and scores.halves is not None:
-            scores.halves[:, part] = self._sums["halves"][:, part] / times
+            scores.halves[:, part] = np.stack(others[targets:]) / times
             by_half = influences.reshape(2, len(influences) // 2, -1)
             influences = (self._half_shares[..., None] * by_half).sum(axis=0)
         scores.influences[:, part] = influences

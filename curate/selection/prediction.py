@@ -28,8 +28,10 @@ class Stage:
 
     def __call__(self, block: Array, rows: Array | None = None) -> Array:
         """What it adds to the prediction for a block of shape (n, F), or some of its rows, (n,)."""
-        parts = [(part - self.shift) @ self.weights for part in _parts(block, rows)]
-        return np.concatenate(parts)
+        weights = torch.from_numpy(self.weights)  # torch keeps to the threads of the run
+        parts = [torch.from_numpy(part - self.shift) @ weights for part in _parts(block, rows)]
+        added: Array = torch.cat(parts).numpy()
+        return added
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _ridge(block: Array, rows: Array, values: Array, *, apart: bool) -> Stage:
     shift = np.sum([part.sum(axis=0) for part in _parts(block, rows)], axis=0) / count
     gram, along, place = torch.zeros(width, width, dtype=torch.float64), np.zeros(width), 0
     for part in _parts(block, rows):
-        centered = torch.from_numpy(part - shift)  # torch keeps to the threads of the run
+        centered = torch.from_numpy(part - shift)
         gram += centered.T @ centered
         along += centered.T.numpy() @ values[place : place + len(part)]
         place += len(part)

@@ -26,6 +26,7 @@ def standardize(values: Array, strata: Array | None = None) -> Array:
 
 
 def _centered(values: Array) -> Array:
-    spread = values.std()
-    centered: Array = values - values.mean()
+    # as `mean` and `std` do, which take ten times as long for what a step has
+    centered: Array = values - np.add.reduce(values) / len(values)
+    spread = np.sqrt(np.add.reduce(centered * centered) / len(values))
     return centered / spread if spread > 1e-12 * np.abs(values).max(initial=0.0) else centered * 0.0

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from planted import bad_rows, disks, hostile, late, runs
-from planted.bench import Bench, Fault, Found, apart, resumed
+from planted.bench import Bench, Fault, Found, apart, applied, resumed
 
 from faulty_loops import LOOPS  # isort: skip  # after `planted`, which sets the environment
 
@@ -111,6 +111,13 @@ def faults(bench: Bench, kills: int) -> Iterator[tuple[str, str, str, Fault]]:
             "loop",
             at_random(bench, runs.loop, "loop", k),
         )
+    for k in range(kills):
+        yield (
+            "kills",
+            f"further rows, at random, {k + 1}",
+            "further",
+            at_random(bench, applied(), "further", k),
+        )
     for name, pattern in MOMENTS.items():
         yield "kills", name, "select", at_moment(bench, pattern)
     for section, module in (
@@ -129,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=20, help="random kills, of each of two runs")
+    parser.add_argument("--kills", type=int, default=20, help="random kills, of each of three runs")
     parser.add_argument("--only", default="", help="faults with this word in section or name")
     parser.add_argument("--out", type=Path, help="where faults.json goes")
     arguments = parser.parse_args()

@@ -89,7 +89,8 @@ def test_a_plan_adds_up(processes: int) -> None:
         "passes": {"total": 40.0, "score": 30.0, "judge": 0.0, "evaluate": 10.0},
         "memory": {"total": 3 * 2**20, "model": 2**20, "states": 2 * 2**20},
         "disk": {"total": 0 if processes == 1 else 2**31, "states": 2**31},
-        "seconds": {"total": 100.0, "score": 80.0, "judge": 0.0, "evaluate": 20.0},
+        "seconds": {"total": 100.0, "score": 80.0, "judge": 0.0, "evaluate": 10.0}
+        | {"read": 4.0, "write": 1.0, "report": 5.0},
     }
     lines = describe_plan(plan).splitlines()
     where = "cpu" if processes == 1 else "cpu, 2 processes"
@@ -100,7 +101,10 @@ def test_a_plan_adds_up(processes: int) -> None:
     assert lines[3] == f"memory{each}: 3.0 MiB = model 1.0 MiB + states 2.0 MiB"
     disk = [] if processes == 1 else ["disk of each process: 2.0 GiB = states 2.0 GiB"]
     assert lines[4:-1] == disk
-    assert lines[-1] == "time: about 2 min: scoring 80 s, judging 0.0 s, evaluation 20 s"
+    assert lines[-1] == (
+        "time: about 2 min: reading 4 s, scoring 80 s, judging 0.0 s, evaluation 10 s, "
+        "writing and report 6 s"
+    )
     assert describe_plan(plan | {"scored": 50}).startswith("look_ahead on 50 of 72 candidates, ")
 
 

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from curate.datasets import fingerprint_of, read
 from curate.datasets.sources import SOURCES
 from curate.errors import DataError, RunError
+from curate.runtime import large
 
 ROWS = Dataset.from_dict(
     {"x": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], "label": [0, 1, 0], "note": ["a", "b", "c"]}
@@ -221,3 +222,15 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b'{"label": "\xff\xfe", "x": 1}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read: row 0: 'utf-8' codec"):
         read(str(path))
+
+
+@pytest.mark.parametrize("split", ["train", "train[1:3]"])
+def test_pages_of_a_directory_are_let_go_of(split: str, tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"n": [*range(5)], "text": ["a", "b", None, "d", "e"]})
+    DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "rows"))
+    before = len(large._maps)
+    data = read(str(tmp_path / "rows"), split=split)
+    assert len(large._maps) == before + 1
+    large.released()
+    assert data.to_list() == (rows if split == "train" else rows.select([1, 2])).to_list()
+    assert data.features == rows.features

@@ -9,12 +9,14 @@ from datasets import Dataset
 
 from curate.datasets import (
     Encoded,
+    cache_file,
     encode_completions,
     encode_messages,
     encode_texts,
     encode_whole,
     truncate,
 )
+from curate.datasets import text as module
 from curate.errors import DataError
 from tests import words
 
@@ -242,3 +244,50 @@ def test_turns_of_any_kind_in_a_column_of_json() -> None:
         )
         with pytest.raises(DataError, match=r"here: column m is .* at row 1; messages must be li"):
             [*encode_messages(wrong, "m", "here", tokenizer)]
+
+
+def test_ids_are_those_of_the_tokenizer_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, data = words.tokenizer(), words.texts(30)
+    tokenizer.backend_tokenizer.enable_padding()
+    tokenizer.backend_tokenizer.enable_truncation(3)
+
+    def both() -> list[list[Encoded]]:
+        return [
+            [*encode_completions(data, "prompt", "completion", "h", tokenizer)],
+            [*encode_whole(data, "prompt", "h", tokenizer, 4)],
+            [*encode_texts(data, "completion", "h", tokenizer)],
+        ]
+
+    fast = both()
+    monkeypatch.setattr(module, "KNOWN", "nobody")
+    assert both() == fast
+
+
+def test_the_file_of_tokens_has_a_name_for_all_that_they_depend_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer, data = words.tokenizer(), words.texts(5)
+    assert cache_file(data, ["prompt"], tokenizer, [1]) is None  # too little
+    monkeypatch.setattr(module, "LITTLE", 1)
+
+    def name(*arguments: Any) -> Any:
+        return cache_file(*arguments)
+
+    usual = name(data, ["prompt"], tokenizer, [1])
+    assert usual.parent.parent == datasets.config.HF_DATASETS_CACHE
+    assert name(words.texts(5), ["prompt"], words.tokenizer(), [1]) == usual
+    tokenizer("a longer text", truncation=True, max_length=2)
+    assert name(data, ["prompt"], tokenizer, [1]) == usual
+    others = [
+        name(words.texts(6), ["prompt"], tokenizer, [1]),
+        name(data, ["completion"], tokenizer, [1]),
+        name(data, ["prompt"], tokenizer, [2]),
+        name(data, ["prompt"], words.tokenizer(bos_token="<|begin|>"), [1]),
+    ]
+    tokenizer.chat_template = UNMARKED
+    others.append(name(data, ["prompt"], tokenizer, [1]))
+    assert len({usual, *others}) == 6
+    tokenizer.chat_template = "{{ strftime_now('%Y') }}"
+    assert name(data, ["prompt"], tokenizer, [1]) is None  # other tokens tomorrow
+    monkeypatch.setattr(module, "KNOWN", "nobody")
+    assert name(data, ["prompt"], words.tokenizer(), [1]) is None  # its class may do what it likes

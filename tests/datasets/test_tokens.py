@@ -1,11 +1,15 @@
 """Texts as token ids: padded on the right, never packed, divided without loss."""
 
 import random
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 import torch
 
-from curate.datasets import Encoded, TokenExamples
+from curate.datasets import Encoded, TokenExamples, tensors, tokens
 from curate.datasets.tokens import CHUNK_TOKENS, IGNORED
+from curate.runtime import large
 
 CPU = torch.device("cpu")
 
@@ -90,3 +94,42 @@ def test_a_text_without_tokens_has_nothing_to_learn() -> None:
     assert texts.lengths().tolist() == [0, 3, 0]
     assert texts.terms().tolist() == [0, 2, 0]
     assert [len(content) for content in texts.contents()] == [0, 12, 0]
+
+
+def test_in_pieces_and_in_files_all_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(2)
+    lengths = [rng.randrange(9) for _ in range(60)]
+    labels, positions = torch.arange(60), torch.tensor(rng.sample(range(60), 25))
+
+    def all_of_it() -> Iterator[torch.Tensor]:
+        for one in (examples(lengths), examples(lengths, labels)):
+            for part in (one, one.take(positions), one.joined(one.take(positions))):
+                yield from (part.tokens, part.learned, part.starts, part.rows, part.cut)
+                yield from (
+                    part.terms(),
+                    part.lengths(),
+                    torch.tensor([*map(hash, part.contents())]),
+                )
+                yield from part.chunks(7)
+                yield from part.batch(torch.arange(0, 25, 3), CPU).values()
+
+    whole = [*all_of_it()]
+    monkeypatch.setattr(tokens, "TOGETHER", 5)
+    monkeypatch.setattr(tokens, "ROWS", 3)
+    monkeypatch.setattr(tensors, "PIECE", 8)
+    monkeypatch.setattr(large, "SMALL", 16)
+    assert all(map(torch.equal, whole, all_of_it()))
+
+
+def test_texts_that_are_kept_are_not_asked_for_again(tmp_path: Path) -> None:
+    file, first = tmp_path / "tokens.safetensors", examples([3, 0, 4])
+    texts = [Encoded(i.tolist(), [True] * len(i), False) for i in first.tokens.split([3, 4])]
+    made = TokenExamples.gather(iter(texts), None, 7, file)
+
+    def never() -> Iterator[Encoded]:
+        raise AssertionError
+        yield
+
+    again = TokenExamples.gather(never(), None, 7, file)
+    for name in ("tokens", "learned", "starts", "rows", "cut"):
+        assert torch.equal(getattr(made, name), getattr(again, name)), name

@@ -1,6 +1,4 @@
-"""Parts of a job: batches without end, param groups by pattern, and the device."""
-
-from itertools import islice
+"""Parts of a job: batches of epochs, param groups by pattern, and the device."""
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ from curate.pipeline.build import (
     choose_device,
     param_groups,
 )
-from curate.pipeline.job import _shuffled_batches
+from curate.pipeline.steps import planned
 from curate.recipe import Recipe, check_recipe
 from curate.recipe.load import parse
 from tests.job import RECIPE
@@ -25,8 +23,7 @@ def recipe(groups: str) -> Recipe:
 
 def test_every_epoch_has_every_row_once_and_its_own_order() -> None:
     pool = torch.tensor([3, 5, 7, 11, 13])
-    batches = _shuffled_batches(pool, 2, torch.Generator().manual_seed(0))
-    taken = list(islice(batches, 6))
+    taken = [step.rows for step in planned(pool, 2, 6, 0, lambda _: (1.0,), 0)]
     assert [len(batch) for batch in taken] == [2, 2, 1, 2, 2, 1]
     epochs = [torch.cat(taken[:3]), torch.cat(taken[3:])]
     assert all(epoch.sort().values.equal(pool) for epoch in epochs)

@@ -8,16 +8,19 @@ from typing import Any
 import polars as pl
 import pytest
 from datasets import load_from_disk
+from polars.testing import assert_frame_equal
 
 from curate.errors import NonFiniteError, NothingKeptError
-from curate.output import page
+from curate.output import directory, page, scores, shards
 from curate.output.directory import MARK
 from curate.output.saved_run import read_run
 from curate.pipeline import evaluate, select
 from curate.pipeline.select import run_select
 from curate.recipe import Recipe, load_recipe
+from curate.runtime import large
 from curate.runtime.progress import Phases
 from curate.runtime.resume import folder_of
+from curate.selection import ranking
 from curate.selection.ranking import auroc
 
 
@@ -51,6 +54,37 @@ def test_the_summary_is_what_the_directory_holds(here: Path) -> None:
     assert told == windows["first_step"].to_list()
     last, step = recorder.lines[-1]
     assert (last["run/kept"], step) == (summary["kept"], summary["steps"])
+
+
+@pytest.mark.parametrize(
+    "settings", [["selection.rounds=1"], ["selection.rounds=4"], ["selection.keep={count: 7}"]]
+)
+def test_what_lies_in_files_comes_to_the_same(
+    here: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrays in files and gone through by pieces, rows and lines written a few at a time."""
+    given = recipe("selection.horizon=1", *settings)
+    run_select(given, here / "small")
+    constants = {
+        large: {"SMALL": 16, "PIECE": 17},
+        ranking: {"AT_ONCE": 20, "BUCKETS": 3},
+        shards: {"MOST_ROWS": 5, "SHARD_BYTES": 50},
+        directory: {"ROW_GROUP": 11},
+        scores: {"AT_A_TIME": 7},
+    }
+    for module, values in constants.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
+    run_select(given, here / "large")
+    for name in ("scores.parquet", "windows.parquet"):
+        few, many = (pl.read_parquet(here / out / name) for out in ("small", "large"))
+        assert_frame_equal(many, few, rel_tol=1e-9)
+    rows = [load_from_disk(str(here / out))["train"].to_list() for out in ("small", "large")]
+    assert rows[0] == rows[1]
+    assert len([*(here / "large" / "train").glob("*.arrow")]) > 1
+    told = [json.loads((here / out / MARK).read_text()) for out in ("small", "large")]
+    assert told[0]["composition"] == told[1]["composition"]
+    assert told[0]["error"] == pytest.approx(told[1]["error"], rel=1e-9)
 
 
 def test_noise_is_counted_among_what_is_kept(here: Path) -> None:

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from curate.selection.ranking import auroc, average_ranks, correlation, rank_correlation
+from curate.runtime import large
+from curate.selection import ranking
+from curate.selection.ranking import (
+    auroc,
+    average_ranks,
+    correlation,
+    descending_ranks,
+    rank_correlation,
+)
 from tests.pipeline.test_agreement import pairs
 
 
@@ -39,3 +47,23 @@ def test_auroc_is_the_share_of_pairs_in_order_ties_counting_half() -> None:
     above = scores[positive][:, None] - scores[~positive]
     assert auroc(scores, positive) == pytest.approx(((above > 0) + (above == 0) / 2).mean())
     assert auroc(np.arange(4.0), np.arange(4) > 1) == 1
+
+
+@pytest.mark.parametrize("kind", ["different", "ties", "equal", "half"])
+def test_ranks_of_more_than_is_sorted_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    values = {
+        "different": random.normal(size=999),
+        "ties": random.normal(size=999).round(1),
+        "equal": np.ones(999),
+        "half": np.r_[np.zeros(500), random.normal(size=499)],
+    }[kind]
+    expected = average_ranks(values), descending_ranks(values)
+    for name, value in (("AT_ONCE", 100), ("BUCKETS", 7)):
+        monkeypatch.setattr(ranking, name, value)
+    for name, value in (("SMALL", 64), ("PIECE", 70)):
+        monkeypatch.setattr(large, name, value)
+    np.testing.assert_array_equal(average_ranks(values), expected[0])
+    np.testing.assert_array_equal(descending_ranks(values), expected[1])
+    order = sorted(range(999), key=lambda i: (-values[i], i))
+    assert [expected[1][i] for i in order] == [*range(1, 1000)]

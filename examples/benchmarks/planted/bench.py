@@ -19,6 +19,7 @@ import transformers
 
 import curate.cli.summary
 import curate.output.inspect
+import curate.pipeline.apply
 import curate.pipeline.select
 import curate.pipeline.verify
 from curate.cli.main import cli, run
@@ -70,6 +71,7 @@ def apart(
             for number, (_, end) in enumerate(pipes, start=1):
                 os.dup2(end, number)
             torch.set_num_threads(1)
+            curate.pipeline.apply.ROWS = 200
             savepoints.SHARE = float("inf")  # one after every round: there is something to find
             if room is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
@@ -122,12 +124,19 @@ def resumed(*settings: str) -> Callable[[], int]:
     return command("select", RECIPE, "--out", "out", "--quiet", "--resume", *overrides)
 
 
+def applied() -> Callable[[], int]:
+    """What scores further rows to `out`, or goes on with it."""
+    return command("apply", "kept", "further.parquet", "--out", "out", "--quiet", "--resume")
+
+
 def outcome_of(at: Path) -> dict[str, str]:
     """Hashes of what a run left, and what it measured; empty if it left nothing."""
     if (at / "weights").exists():  # of a loop
         return runs.outcome_of_loop(at)
     out = at / "out"
-    paths = [out / "scores.parquet", out / "windows.parquet", *sorted(out.glob("train/*.arrow"))]
+    paths = [out / "scores.parquet", *sorted(out.glob("train/*.arrow"))]
+    if not (at / "kept").exists():
+        paths.append(out / "windows.parquet")
     if not all(path.exists() for path in (*paths, out / "provenance.json")):
         return {}
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
@@ -155,7 +164,7 @@ class Bench:
 
     def start(self, name: str) -> Callable[[], int]:
         """What a run of that name is."""
-        return runs.loop if name == "loop" else resumed()
+        return {"loop": runs.loop, "further": applied()}.get(name, resumed())
 
     def fresh(self, name: str) -> Path:
         """A new folder with the data of that name, which was run once undisturbed."""

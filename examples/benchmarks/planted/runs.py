@@ -1,4 +1,4 @@
-"""The runs that faults are planted in: a recipe on numbers, one on texts, a loop with its log."""
+"""What faults are planted in: a recipe on numbers, one on texts, further rows, a loop's log."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from curate import LookAheadLoader, read_log
+from curate import LookAheadLoader, load_recipe, read_log, select
 
 NUMBERS = """
 data:
@@ -53,6 +53,15 @@ def make_numbers() -> None:
     """Write data and a recipe into the working directory."""
     rows().to_parquet("rows.parquet")
     Path("recipe.yaml").write_text(NUMBERS)
+
+
+def make_further() -> None:
+    """Write further rows, and what a selection has learned to score them with."""
+    rows(400).to_parquet("rows.parquet")
+    rows(4000).to_parquet("further.parquet")
+    Path("recipe.yaml").write_text(NUMBERS)
+    settings = ("score={sample: 150}", "evaluation=null", "selection.judge=false")
+    select(load_recipe(Path("recipe.yaml"), settings), Path("kept"))
 
 
 def make_texts() -> None:
@@ -150,6 +159,7 @@ def outcome_of_loop(at: Path) -> dict[str, str]:
 
 MAKE: dict[str, Callable[[], None]] = {
     "select": make_numbers,
+    "further": make_further,
     "text": make_texts,
     "loop": lambda: None,
 }

@@ -127,17 +127,22 @@ def test_policies_without_influences_tell_what_they_came_to(here: Path) -> None:
 
 def test_error_so_far_is_that_of_the_windows_so_far() -> None:
     """Against a proxy that was told of no more."""
-    from curate.influence.error_proxy import ErrorProxy, _Window
+    from curate.influence import ErrorProxy, WindowScores
     from curate.influence.probes import Probe
+    from curate.trajectory import Step
+    from tests import tiny
 
     rng, proxy = np.random.default_rng(0), ErrorProxy(0.2, exact=False)
+    step, target = Step(torch.arange(5), torch.ones(5), (0.1,), 0), tiny.targets()[:1]
+    loss, sizes = torch.ones(1, dtype=torch.float64), [torch.ones(5)]
     for k in range(6):
         probes = [
             Probe(0, position, float(size), linear=0.1, exact=0.1, actual=float(actual))
             for position, (size, actual) in enumerate(rng.random((k % 3, 2)))
         ]
-        sizes = rng.random(5)
-        proxy._windows.append(_Window(k, np.arange(5), sizes, 1, sizes.mean(), 0.0, 1.0, probes))
+        influences = [torch.from_numpy(rng.normal(size=(1, 5)))]
+        scores = WindowScores(influences, influences, sizes, loss, probes, target, [0.0])
+        proxy.enter(k, [step], scores, 10)
         if k % 2:
             assert proxy.latest() == pytest.approx(proxy.windows()[-1].error, rel=1e-12)
 
