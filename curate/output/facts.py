@@ -130,7 +130,7 @@ def worth(run: SavedRun) -> Facts:
     if "worth" in made:
         facts = {
             "choosing": _sentence(worth_line(made["worth"])),
-            "judged": _sentence(protocol_line(made["worth"], made["candidates"])),
+            "judged": _sentence(protocol_line(made["worth"], len(run.scores))),
         }
         if "cost" in made:
             facts["cost"] = f"{made['cost']:.1f} plain trainings, scoring and judging together"

@@ -130,7 +130,8 @@ class Forecast:
             work(other).recorded * prices.forward + work(other).committed * prices.kept
             for other in self.baselines
         )
-        rows, size = len(self.job.data.examples), self.job.data.table.data.nbytes
+        whole = self.job.on_whole().data
+        rows, size = len(whole.examples), whole.table.data.nbytes
         return _with_total(
             {
                 "read": prices.read,

@@ -81,6 +81,7 @@ def test_a_selection_with_all_that_can_be_known() -> None:
 def test_a_plan_adds_up(processes: int) -> None:
     plan = SELECTED | {
         "processes": processes,
+        "scored": 72,
         "parameters": 1234,
         "windows": 3,
         "horizon": 4,
@@ -104,6 +105,7 @@ def test_a_plan_adds_up(processes: int) -> None:
         "time: about 2 min: reading 4 s, scoring 80 s, judging 0.0 s, evaluation 10 s, "
         "writing and report 6 s"
     )
+    assert describe_plan(plan | {"scored": 50}).startswith("look_ahead on 50 of 72 candidates, ")
 
 
 AGREEMENT: dict[str, Any] = {

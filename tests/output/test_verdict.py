@@ -72,8 +72,11 @@ def test_the_worth_of_choosing_in_a_sentence() -> None:
 
 @pytest.mark.parametrize(("judging", "words"), [(60, "both halves"), (30, "that did not choose")])
 def test_who_judged(judging: int, words: str) -> None:
-    line = protocol_line({"judging": judging, "target_rows": 60, "limit": 1000})
+    worth = {"judging": judging, "target_rows": 60, "limit": 1000}
+    worth["against"] = [{"name": "everything", "rows": 500}, {"name": "random", "rows": 200}]
+    line = protocol_line(worth, 500)
     assert words in line
+    assert protocol_line(worth, 2000) == f"{line}, on the sample of 500 rows"
     assert "1,000 steps at most, stopped where its loss on the judging rows is lowest; " in line
 
 

@@ -114,7 +114,7 @@ def test_verifying_the_run_finds_the_influences_of_the_sample_again(
 def test_tuning_goes_by_the_sample(there: Path) -> None:
     grid = "tune={horizons: [1, 4], learning_rates: [1e-2], budget: 1.0, seeds: [0]}"
     tuned = curate.tune(recipe(grid), there / "tuned")
-    assert tuned.chosen.horizon in (1, 4)
+    assert tuned.pair.horizon in (1, 4)
 
 
 def test_the_plan_counts_predicting_and_evaluation_on_all_rows(there: Path) -> None:

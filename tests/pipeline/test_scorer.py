@@ -408,3 +408,18 @@ def test_a_damaged_predictor_is_refused_in_a_line(
         Scorer(tmp_path / "kept")
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, OutputError)
+
+
+def test_the_guide_shows_what_works(here: Path, plain: tuple[Path, Dataset, pl.DataFrame]) -> None:
+    folder, data, scores = plain
+    guide = (Path(__file__).parents[2] / "examples/README.md").read_text()
+    _, _, rest = guide.partition("## A sample instead of all")
+    lines = rest.partition("```python\n")[2].partition("```")[0].replace('"text"', '"note"')
+    Path("kept").symlink_to(folder)
+    Path("more").mkdir()
+    data.to_parquet("more/0.parquet")
+    names: dict[str, Any] = {"dataset": data, "table": table_of(data)}
+    exec(lines, names)
+    agrees(names["table"], scores)
+    agrees(names["scored"].collect(), scores)
+    assert len(names["best"]) == scores["kept"].sum()

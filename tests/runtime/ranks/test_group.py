@@ -24,8 +24,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from curate.cli.main import main
+from curate.pipeline.scorer import ARRAYS, FACTS
 from curate.runtime.ranks import ALONE
-from tests.job import RECIPE, curate, rows
+from tests.job import RECIPE, curate, rows, sets
 from tests.runtime.ranks.cases import ADAMW, CASES, T
 from tests.runtime.ranks.worker import ALIKE, FAILURES, SIZE
 
@@ -91,6 +92,9 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     folder = tmp_path_factory.mktemp("ranks")
     rows().to_parquet(str(folder / "rows.parquet"))
     (folder / "recipe.yaml").write_text(RECIPE)
+    rows(240).to_parquet(str(folder / "more.parquet"))
+    more = RECIPE.replace("rows.parquet", "more.parquet") + "score: {sample: 110}\n"
+    (folder / "more.yaml").write_text(more)
     interrupted = torchrun(folder)
     codes = [json.loads((folder / f"{rank}.codes").read_text()) for rank in range(SIZE)]
     assert codes == [[0, 0], [0, 9]]  # 1 is killed at last
@@ -155,6 +159,19 @@ def test_a_file_damaged_on_one_rank_is_used_on_none(left: Left) -> None:
     assert told[0] == []
     assert len(told[1]) == 1
     assert "missing or damaged" in told[1][0]
+
+
+def test_scores_are_predicted_as_by_one_process(
+    left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [ends["sampled"]["code"] for ends in left.ends] == [0, 0]
+    monkeypatch.chdir(left.folder)
+    assert curate("more.yaml", "--out", "one", "--quiet", *sets("selection.rounds=1")) == 0
+    one, two = (pl.read_parquet(f"{out}/scores.parquet").sort("row") for out in ("one", "sampled"))
+    assert len(two) == 144
+    assert one["kept"].equals(two["kept"])
+    assert (one["score"] - two["score"]).abs().max() < 1e-3  # type: ignore[operator]
+    assert {file.name for file in (left.folder / "sampled/predictor").iterdir()} == {FACTS, ARRAYS}
 
 
 @pytest.mark.parametrize("name", ["good", "sharded"])

@@ -71,6 +71,7 @@ FAILURES: dict[str, tuple[list[str], int, int, Any, str, Callable[[], Any]]] = {
 ALIKE = {
     "good": ["select", "recipe.yaml", "--out", "good"],
     "sharded": ["select", "recipe.yaml", "--out", "sharded", "--set", "trajectory.snapshots=2"],
+    "sampled": [*["select", "more.yaml", "--out", "sampled", "--set", "selection.rounds=1"]],
     "plan": ["select", "recipe.yaml", "--plan", "--json", "--set", "trajectory.snapshots=2KiB"],
     "usage": ["select", "recipe.yaml", "--nonsense"],
     "recipe": ["select", "recipe.yaml", "--set", "selection.horizon=0"],
