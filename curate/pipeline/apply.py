@@ -174,7 +174,9 @@ class Pieces:
         rows = table.filter(pa.array(scores["kept"]))
         rows = embed_table_storage(table_cast(rows, self.source.features.arrow_schema), **LOCAL)
         places = pa.array(np.arange(first, first + len(table)))
-        columns = {name: pa.array(scores[name], kind) for name, kind in ADDED.items()}
+        columns = {
+            name: pa.array(scores[name], kind, from_pandas=True) for name, kind in ADDED.items()
+        }
         scored = pa.table({"row": places} | columns)
         write_whole(self._file(self.count, "arrow"), lambda path: _write_arrow(rows, path))
         write_whole(self._file(self.count, "parquet"), lambda path: pq.write_table(scored, path))
