@@ -92,23 +92,16 @@ def run_apply(
         with unfinished.stage() as stage:
             with phases.phase("write"):
                 pieces.join(stage)
-            summary = {
-                "rows": source.rows,
-                "kept": counts["kept"],
-                "unscored": counts["unscored"],
-                "selection": str(selection),
-                "expected": scorer.share,
-                "data": data,
-                "device": scorer.device,
-                "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
-            }
-            origin = made_with() | {
+            written = made_with() | {
                 "recipe_fingerprint": digest_of(made_of),
                 "run": unfinished.run,
-                "fingerprint": digest_of(counts["digests"]),
+                "fingerprint": digest_of(counts.pop("digests")),
+                **{"rows": source.rows, **counts, "selection": str(selection)},
+                **{"expected": scorer.share, "data": data, "device": scorer.device},
+                "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
             }
-            write_whole_text(stage / MARK, json.dumps(origin | summary, indent=2) + "\n")
-    return _told(summary, out)
+            write_whole_text(stage / MARK, json.dumps(written, indent=2) + "\n")
+    return _told(written, out)
 
 
 @dataclass
