@@ -111,8 +111,8 @@ def honest(job: Job, amortized: Amortized, predicted: Chosen, exact: Chosen) -> 
 
 def one_split(setting: Setting, split: int) -> dict[str, Any]:
     """Everything that is measured on one split, in plain values."""
-    broken = setting.tables["train"]["broken"].to_numpy()
-    cpu, keep = torch.device("cpu"), {"fraction": float(1 - broken.mean())}
+    broken, cpu = setting.tables["train"]["broken"].to_numpy(), torch.device("cpu")
+    keep = {"fraction": float(1 - broken.mean())}
     with tempfile.TemporaryDirectory() as folder:
         recipe = setting.written(Path(folder)) | {"selection": {"keep": keep}}
         job = prepare(check_recipe(recipe), cpu)
@@ -120,7 +120,15 @@ def one_split(setting: Setting, split: int) -> dict[str, Any]:
         jobs = {n: prepare(check_recipe(own), cpu) for n, own in samples.items()}
     exact, _, spent = scored(job)
     drawn = np.random.default_rng([split, 5]).random(len(broken))
-    scores, costs, quality = {EXACT: exact.scores.score}, {EXACT: spent}, {}
+    kept = {EVERYTHING: np.ones(len(broken), dtype=bool), "oracle": ~broken}
+    kept |= {"random": cut(job, drawn).kept, EXACT: exact.choice.kept}
+    found = retrained(job, kept, {EXACT: exact.scores.score}, {EXACT: spent})
+    return merged(found, predictions(job, jobs, exact))
+
+
+def predictions(job: Job, jobs: dict[int, Job], exact: Chosen) -> dict[str, Any]:
+    """What is measured of samples of several sizes, one job each."""
+    scores, costs, quality = dict[str, Array](), dict[str, dict[str, float]](), {}
     for n, own in jobs.items():
         found, amortized, costs[f"{n:,}"] = scored(own)
         assert amortized is not None
@@ -131,20 +139,33 @@ def one_split(setting: Setting, split: int) -> dict[str, Any]:
             last = amortized.views.states[-1]
             losses = row_metrics(task.model, task.objective, job.data.examples, last)["loss"]
             scores[LOSS] = -np.asarray(losses)
-    kept = {name: cut(job, score).kept for name, score in (scores | {"random": drawn}).items()}
+    kept = {name: cut(job, score).kept for name, score in scores.items()}
+    return retrained(job, kept, scores, costs) | {"quality": quality}
+
+
+def retrained(
+    job: Job,
+    kept: dict[str, Array],
+    scores: dict[str, Array],
+    costs: dict[str, dict[str, float]],
+) -> dict[str, Any]:
+    """What training on kept rows comes to, by what kept them; how many of them are not right."""
     task, _, _ = job.start(job.recipe.training.seed + 1)
-    rows = {EVERYTHING: np.ones(len(broken), dtype=bool), "oracle": ~broken} | kept
+    broken = np.array(job.data.table["broken"][:])
     return {
         "results": {
             name: stopped(curve(job, task, np.flatnonzero(own), job.total_steps()))
-            for name, own in rows.items()
+            for name, own in kept.items()
         },
-        "broken kept": {name: float(broken[own].mean()) for name, own in rows.items()},
+        "broken kept": {name: float(broken[own].mean()) for name, own in kept.items()},
         "auroc": {name: auroc(-score, broken) for name, score in scores.items()},
         "processor": costs,
-        "quality": quality,
-        "seed": split,
     }
+
+
+def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Both, and what is in both by its own keys."""
+    return {key: one.get(key, {}) | other.get(key, {}) for key in one | other}
 
 
 def ratio(gains: Array, whole: Array) -> tuple[float, float, float]:
@@ -217,8 +238,8 @@ def said(splits: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {n} | {over('said', 'spearman'):.3f} | {over('spearman'):.3f} "
             f"| {over('again', 'spearman'):.3f} | {over('again', 'exact'):.3f} "
-            f"| {over('said', 'alike'):.3f} | {over('alike'):.3f} | {over('said', 'by_chance'):.3f} "
-            f"| {over('held'):.3f} | {over('again', 'held'):.3f} | {over('spread'):.2f} |"
+            f"| {over('said', 'alike'):.3f} | {over('alike'):.3f} "
+            f"| {over('said', 'by_chance'):.3f} | {over('held'):.3f} | {over('again', 'held'):.3f} | {over('spread'):.2f} |"
         )
     return "\n".join([*lines, ""])
 
