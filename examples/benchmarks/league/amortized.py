@@ -239,7 +239,8 @@ def said(splits: list[dict[str, Any]]) -> str:
             f"| {n} | {over('said', 'spearman'):.3f} | {over('spearman'):.3f} "
             f"| {over('again', 'spearman'):.3f} | {over('again', 'exact'):.3f} "
             f"| {over('said', 'alike'):.3f} | {over('alike'):.3f} "
-            f"| {over('said', 'by_chance'):.3f} | {over('held'):.3f} | {over('again', 'held'):.3f} | {over('spread'):.2f} |"
+            f"| {over('said', 'by_chance'):.3f} | {over('held'):.3f} "
+            f"| {over('again', 'held'):.3f} | {over('spread'):.2f} |"
         )
     return "\n".join([*lines, ""])
 
