@@ -181,8 +181,8 @@ SETTINGS: dict[str, Callable[[Path, int], Setting]] = {
 }
 TENFOLD: dict[str, Callable[[Path, int], Setting]] = {
     "MNIST x 10, 20 % wrong": partial(mnist, 0.2, rows=20000),
-    "MNIST x 10, half turned": partial(domains, rows=20000),
     "MNIST x 10, 20 % asymmetric": partial(mnist, 0.2, asymmetric=True, rows=20000),
+    "MNIST x 10, half turned": partial(domains, rows=20000),
 }
 """Settings at ten times the rows, the targets and the test sets as they are."""
 
