@@ -235,7 +235,7 @@ def said(splits: list[dict[str, Any]]) -> str:
             values = own
             for key in path:
                 values = [value[key] for value in values]
-            return mean(values)
+            return float(mean(values))
 
         lines.append(
             f"| {n} | {over('said', 'spearman'):.3f} | {over('spearman'):.3f} "
