@@ -58,13 +58,15 @@ def digits(noise: float, data: Path, split: int) -> Setting:
     )
 
 
-def mnist(noise: float, data: Path, split: int, *, asymmetric: bool = False) -> Setting:
-    """Two thousand MNIST digits; asymmetric: a wrong label is always the next class."""
-    features, labels = _mnist(data)
+def mnist(
+    noise: float, data: Path, split: int, *, asymmetric: bool = False, rows: int = 2000
+) -> Setting:
+    """MNIST digits, two thousand or more; asymmetric: a wrong label is always the next class."""
+    features, labels = _mnist(data, rows)
     return _labeled(
         features,
         labels,
-        (2000, 300, 3000),
+        (rows, 300, 3000),
         noise,
         split,
         asymmetric=asymmetric,
@@ -75,20 +77,9 @@ def mnist(noise: float, data: Path, split: int, *, asymmetric: bool = False) -> 
     )
 
 
-def domains(data: Path, split: int) -> Setting:
+def domains(data: Path, split: int, *, rows: int = 2000) -> Setting:
     """MNIST again, no label wrong; half of the candidates lie on their side, no target does."""
-    features, labels = _mnist(data)
-    setting = _labeled(
-        features,
-        labels,
-        (2000, 300, 3000),
-        0.0,
-        split,
-        hidden=[128],
-        batch_size=64,
-        epochs=6,
-        lr=1e-3,
-    )
+    setting = mnist(0.0, data, split, rows=rows)
     train = setting.tables["train"]
     turned = np.random.default_rng([split, 9]).random(len(train)) < 0.5
     x = np.array(train["x"].to_list()).reshape(-1, 28, 28)
@@ -188,6 +179,12 @@ SETTINGS: dict[str, Callable[[Path, int], Setting]] = {
     "WikiText, GPT, 30 % shuffled": partial(polluted, 0.3),
     "WikiText, GPT, none shuffled": partial(polluted, 0.0),
 }
+TENFOLD: dict[str, Callable[[Path, int], Setting]] = {
+    "MNIST x 10, 20 % wrong": partial(mnist, 0.2, rows=20000),
+    "MNIST x 10, 20 % asymmetric": partial(mnist, 0.2, asymmetric=True, rows=20000),
+    "MNIST x 10, half turned": partial(domains, rows=20000),
+}
+"""Settings at ten times the rows, the targets and the test sets as they are."""
 
 
 def _labeled(
@@ -236,10 +233,11 @@ def _labeled(
 
 
 @cache
-def _mnist(data: Path) -> tuple[Array, Array]:
-    table = pl.read_parquet(data / "mnist_train.parquet").head(20000)
+def _mnist(data: Path, rows: int) -> tuple[Array, Array]:
+    """Images and labels that so many candidates, and a target and a test set, are drawn from."""
+    table = pl.read_parquet(data / "mnist_train.parquet").head(max(20000, 3 * rows))
     pixels = np.stack([np.frombuffer(image, dtype=np.uint8) for image in table["image"]])
-    return (pixels / 255 - 0.13) / 0.31, table["label"].to_numpy().astype(int)
+    return ((pixels / 255 - 0.13) / 0.31).astype(np.float32), table["label"].to_numpy().astype(int)
 
 
 @cache

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fields import Setting
+from fields import SETTINGS, Setting
 from league import Array, command, curve, interval, stopped
 
 from curate.pipeline.job import Job, prepare
@@ -168,6 +168,7 @@ if __name__ == "__main__":
     sys.exit(
         command(
             "Is looking ahead worth it?",
+            SETTINGS,
             ["digits, 20 % wrong", "TREC, 20 % wrong"],
             one_split,
             lambda found: f"{found['seconds']:.0f} s",

@@ -21,7 +21,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -31,6 +31,7 @@ import numpy as np
 import polars as pl
 import torch
 from fields import SETTINGS, Setting
+from scipy.stats import t
 
 from curate.influence import row_metrics
 from curate.pipeline.job import Job, prepare
@@ -47,8 +48,6 @@ Array = np.ndarray[Any, Any]
 LOOKS, LONGER = 24, 4
 """How often a training is measured, half as often on texts; how many times as long as others the
 one is that the compute multiplier is read from."""
-T_95 = {2: 12.7, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Two-sided 95 % points of Student's t, by number of splits."""
 
 
 def curve(job: Job, task: Task, rows: Array, steps: int) -> list[dict[str, float]]:
@@ -182,8 +181,9 @@ def one_split(setting: Setting, split: int) -> dict[str, Any]:
 def interval(values: list[float]) -> tuple[float, float]:
     """Mean and half the width of its 95 % interval."""
     count = len(values)
-    reach = T_95.get(count, 2.0) * stdev(values) / count**0.5 if count > 1 else float("nan")
-    return mean(values), reach
+    if count < 2:
+        return mean(values), float("nan")
+    return mean(values), float(t.ppf(0.975, count - 1)) * stdev(values) / count**0.5
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -237,6 +237,7 @@ def _multiplier(splits: list[dict[str, Any]]) -> str:
 
 def command(
     about: str,
+    settings: Mapping[str, Callable[[Path, int], Setting]],
     default: Sequence[str],
     measure: Callable[[Setting, int], dict[str, Any]],
     told: Callable[[dict[str, Any]], str],
@@ -251,13 +252,13 @@ def command(
     parser.add_argument(
         "names",
         nargs="*",
-        help=f"of {'; '.join(SETTINGS)}; if none: {'; '.join(default)}".replace("%", "%%"),
+        help=f"of {'; '.join(settings)}; if none: {'; '.join(default)}".replace("%", "%%"),
     )
     asked = parser.parse_args()
     names = asked.names or default
-    if unknown := [name for name in names if name not in SETTINGS]:
+    if unknown := [name for name in names if name not in settings]:
         print(
-            f"no setting is called {unknown[0]!r}; there are {'; '.join(SETTINGS)}", file=sys.stderr
+            f"no setting is called {unknown[0]!r}; there are {'; '.join(settings)}", file=sys.stderr
         )
         return 2
     torch.set_num_threads(1)
@@ -268,7 +269,7 @@ def command(
             path = asked.out / f"{name.replace(' ', '_').replace('%', 'pc')}-{split}.json"
             if path.exists():
                 continue
-            found = measure(SETTINGS[name](asked.data, split), split)
+            found = measure(settings[name](asked.data, split), split)
             part = path.with_suffix(".part")
             part.write_text(json.dumps({"setting": name, "split": split} | found))
             part.rename(path)
@@ -284,6 +285,7 @@ if __name__ == "__main__":
     sys.exit(
         command(
             "What choosing is worth.",
+            SETTINGS,
             [*SETTINGS],
             one_split,
             lambda found: f"{found['answer']}, kept {found['kept']}",
