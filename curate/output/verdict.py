@@ -117,11 +117,11 @@ def prediction_line(prediction: dict[str, Any]) -> str:
     """How well scores of rows outside of a sample are predicted, from `Quality.row`."""
     sample = prediction["sample"]
     text = (
-        f"learned from {sample:,} rows; those kept back in turn are ranked as exact scores rank "
-        f"them with {prediction['spearman']:.2f} ({prediction['low']:.2f} to "
-        f"{prediction['high']:.2f}), and {prediction['alike']:.0%} of them chosen alike, "
-        f"{prediction['by_chance']:.0%} by chance; nine in ten lie within "
-        f"{prediction['width']:.2g} of what is predicted"
+        f"learned from {sample:,} rows and their scores in a training on these alone; for rows "
+        f"kept back in turn, predicted scores rank as theirs with {prediction['spearman']:.2f} "
+        f"({prediction['low']:.2f} to {prediction['high']:.2f}) and choose "
+        f"{prediction['alike']:.0%} alike, {prediction['by_chance']:.0%} by chance; nine in ten "
+        f"lie within {prediction['width']:.2g} of what is predicted"
     )
     if not prediction["low"] >= WEAK:
         return (
