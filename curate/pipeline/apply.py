@@ -96,8 +96,12 @@ def run_apply(
                 "recipe_fingerprint": digest_of(made_of),
                 "run": unfinished.run,
                 "fingerprint": digest_of(counts.pop("digests")),
-                **{"rows": source.rows, **counts, "selection": str(selection)},
-                **{"expected": scorer.share, "data": data, "device": scorer.device},
+                "rows": source.rows,
+                **counts,
+                "selection": str(selection),
+                "expected": scorer.share,
+                "data": data,
+                "device": scorer.device,
                 "seconds": {name: round(value, 3) for name, value in phases.seconds.items()},
             }
             write_whole_text(stage / MARK, json.dumps(written, indent=2) + "\n")

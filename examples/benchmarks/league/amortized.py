@@ -62,9 +62,9 @@ class Processor(Phases):
         self.spent: dict[str, float] = {}
 
     @contextmanager
-    def phase(self, name: str, total: int = 0) -> Iterator[Callable[..., None]]:
+    def phase(self, name: str, total: int = 0, unit: str = "step") -> Iterator[Callable[..., None]]:
         """See `Phases.phase`."""
-        with self.counting(name), super().phase(name, total) as tick:
+        with self.counting(name), super().phase(name, total, unit) as tick:
             yield tick
 
     @contextmanager
