@@ -83,7 +83,10 @@ def test_what_lies_in_files_comes_to_the_same(
     assert rows[0] == rows[1]
     assert len([*(here / "large" / "train").glob("*.arrow")]) > 1
     told = [json.loads((here / out / MARK).read_text()) for out in ("small", "large")]
-    assert told[0]["composition"] == told[1]["composition"]
+    for column, lines in told[0]["composition"].items():
+        for one, other in zip(lines, told[1]["composition"][column], strict=True):
+            assert one.pop("value") == other.pop("value")
+            assert one == pytest.approx(other, rel=1e-9)
     assert told[0]["error"] == pytest.approx(told[1]["error"], rel=1e-9)
 
 
