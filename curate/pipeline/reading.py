@@ -175,7 +175,8 @@ class TextReader:
         names = [name for name in named if name is not None]
         require_columns(data, names, source)
         with models.quiet():
-            keep = cache_file(data, names, self.tokenizer, settings)
+            once = self._further  # rows that come as a stream are not kept
+            keep = None if once else cache_file(data, names, self.tokenizer, settings)
             encoded = self._encoded(data, source)
             texts = TokenExamples.gather(encoded, labels, self.pad, keep)
         self._refuse_unknown(texts, source)
