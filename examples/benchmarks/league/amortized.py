@@ -204,7 +204,7 @@ def worth(name: str, splits: list[dict[str, Any]]) -> str:
     for way in (EVERYTHING, "random", LOSS, *(f"{n:,}" for n in SAMPLES), EXACT, "oracle"):
         gains, costs = base - values("test", way), [own["processor"].get(way) for own in splits]
         spent = mean(own["all"] for own in costs) if costs[0] else None
-        cost = "| | |" if spent is None else f"{spent:.2f} | {spent / whole:.1%} |"
+        cost = "| |" if spent is None else f"{spent:.2f} | {spent / whole:.1%} |"
         cost += " |" if spent is None or way == EXACT else f" {spent / ahead:.1%} |"
         share = "{:.0%} [{:.0%}, {:.0%}]".format(*ratio(gains, base - values("test", EXACT)))
         gain = "{:+.4f} ± {:.4f}".format(*interval([*map(float, gains)]))
