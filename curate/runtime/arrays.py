@@ -96,7 +96,7 @@ def read_arrays(path: Path) -> Arrays:
     try:
         os.utime(path)
         with path.open("rb") as file:
-            # a copy only for what would be written, and nobody writes: pages come back from the file
+            # private, and nobody writes: its pages come back from the file
             held = let_go_of(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
         start = 8 + int.from_bytes(held[:8], "little")
         header = json.loads(held[8:start])
