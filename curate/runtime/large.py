@@ -23,8 +23,8 @@ PIECE = 2**16
 """Rows of an array that are gone through at once."""
 MAPPED = 2**25
 """Bytes of files that may be mapped at once."""
-AT_ONCE = 2**22
-"""Bytes that are written at once to make room."""
+TOGETHER = 2**26
+"""Bytes of an array up to which it is kept in pieces of 4 MiB, which are found sooner."""
 AROUND = 2**16
 """Bytes that are mapped where one is read: the kernel adds what it has of those around it."""
 _maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
@@ -163,9 +163,10 @@ def resident() -> tuple[int, int]:
 def _make_room(file: int, size: int) -> None:
     """Fill a file with zeros.
 
-    A map of a file with holes dies where a disk is full. And the kernel keeps what was written in
-    larger pieces than what comes in through a map, so that a row is found ten times as fast.
+    A map of a file with holes dies where a disk is full. And the kernel keeps a file in pieces as
+    they were written, and maps the piece that a row is in: large ones are found up to ten times as
+    fast as what comes in through a map, but of a large array they are soon all of it.
     """
-    zeros, left = memoryview(bytes(min(size, AT_ONCE))), size
+    zeros, left = memoryview(bytes(min(size, 2**22 if size <= TOGETHER else AROUND))), size
     while left:
         left -= os.write(file, zeros[:left])
