@@ -151,7 +151,6 @@ def select(
     from curate.recipe import resolved
     from curate.runtime.parts import MISSING, error_of
     from curate.runtime.ranks import ALONE
-    from curate.runtime.resume import folder_of, has_progress
     from curate.runtime.trackers import tracking
 
     out, ranks = out or Path("out") / recipe.stem, group or ALONE
@@ -163,18 +162,29 @@ def select(
         return
     speaks = ranks.rank == 0
     options |= shared.running(speaks=speaks) | ({"say": None} if shared.quiet else {})
-    try:
-        with tracking(track if speaks else (), resolved(checked), warn) as trackers:
-            summary = run_select(checked, out, ranks=ranks, trackers=trackers, **options)
-    except (CurateError, KeyboardInterrupt, *FAILURES) as error:
-        if has_progress(folder_of(out)) and not isinstance(error, UnfinishedError):
-            error.add_note(f"To resume: {_again(group)}.")
-        raise
+    with (
+        saying_how_to_resume(out, group),
+        tracking(track if speaks else (), resolved(checked), warn) as trackers,
+    ):
+        summary = run_select(checked, out, ranks=ranks, trackers=trackers, **options)
     shared.close(summary, describe_selection)
     if (failure := error_of(summary, out)) is not None:
         if summary.get(MISSING):
             failure.add_note(f"To make it: {_again(group)}.")
         raise failure
+
+
+@contextmanager
+def saying_how_to_resume(out: Path, group: "Group | None" = None) -> Iterator[None]:
+    """Say, if a run to `out` ends early, how to go on with what is done."""
+    from curate.runtime.resume import folder_of, has_progress
+
+    try:
+        yield
+    except (CurateError, KeyboardInterrupt, *FAILURES) as error:
+        if has_progress(folder_of(out)) and not isinstance(error, UnfinishedError):
+            error.add_note(f"To resume: {_again(group)}.")
+        raise
 
 
 def _again(group: "Group | None") -> str:
@@ -309,16 +319,11 @@ def apply(selection: Path, data: str, out: Path, shared: Shared, **options: Any)
     silence_libraries()
     from curate.cli.summary import describe_application
     from curate.pipeline.apply import run_apply
-    from curate.runtime.resume import folder_of, has_progress
 
     running = shared.running()
     del running["say"]
-    try:
+    with saying_how_to_resume(out):
         summary = run_apply(selection, data, out, **options, **running)
-    except (CurateError, KeyboardInterrupt, *FAILURES) as error:
-        if has_progress(folder_of(out)) and not isinstance(error, UnfinishedError):
-            error.add_note(f"To resume: {_again(None)}.")
-        raise
     shared.close(summary, describe_application)
 
 

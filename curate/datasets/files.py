@@ -3,7 +3,6 @@
 import codecs
 import glob
 import hashlib
-import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +25,7 @@ from curate.datasets.rows import MOST
 from curate.datasets.streams import ENDINGS, MIB, open_bytes
 from curate.datasets.tensors import PIECE
 from curate.errors import DataError
-from curate.runtime.large import let_go_of, released
+from curate.runtime.large import mapped, released
 
 UNREADABLE = (OSError, ValueError, LookupError, pa.ArrowException, DatasetsError)
 Part = tuple[str, pa.Table]
@@ -63,7 +62,7 @@ def read_files(path: str, uses: Mapping[str, Use] | None) -> Dataset:
     if not filled:
         raise DataError(f"{path}: {'is empty' if len(files) == 1 else 'has no rows'}.")
     try:
-        table, features = _joined(gathered(_parts(filled)))
+        table, features = _joined(gathered(parts_of(filled)))
         if any(_holds_nothing(field.type) for field in table.schema) or (
             kind in (".json", ".jsonl") and any(_may_vary(field.type) for field in table.schema)
         ):
@@ -94,7 +93,8 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(root).split()) or type(root).__name__
 
 
-def _parts(files: Iterable[str]) -> Iterator[Part]:
+def parts_of(files: Iterable[str]) -> Iterator[Part]:
+    """The rows of files, in tables that may differ in their types; DataError names the file."""
     for file in files:
         try:
             for table in FORMATS[ending_of(file)](file):
@@ -180,9 +180,8 @@ def gathered(parts: Iterable[Part]) -> list[Part]:
             return []
         writer.close()
         file.flush()
-        held = let_go_of(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        content = pa.py_buffer(mapped(file))
     pa.default_memory_pool().release_unused()
-    content = pa.py_buffer(held)
     return [(path, pa.ipc.open_stream(content.slice(start)).read_all()) for path, start in found]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from curate.datasets.tensors import PIECE
 from curate.runtime.large import large, pieces
+from curate.runtime.tables import take
 
 MOST = 2**15
 """Rows that are taken together, where they are short."""
@@ -18,18 +19,8 @@ MOST = 2**15
 
 def batches(data: Dataset) -> Iterator[tuple[slice, pa.Table]]:
     """All rows in order, about `PIECE` bytes at a time, and which they are."""
-    rows = data.with_format("arrow")
     for part in pieces(len(data), rows_together(data)):
-        if data._indices is None:
-            yield part, rows[part]
-            continue
-        where = data._indices.column(0).slice(part.start, part.stop - part.start).to_numpy()
-        low, high = int(where.min()), int(where.max()) + 1
-        if high - low > 2 * len(where):
-            yield part, rows[part]
-        else:  # `datasets` looks up one row after the other
-            near = data.data.slice(low, high - low).table.select(data.column_names)
-            yield part, near.take(pa.array(where - low))
+        yield part, take(data, np.arange(part.start, part.stop))
 
 
 def rows_together(data: Dataset) -> int:

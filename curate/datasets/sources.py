@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import mmap
 import os
 import pkgutil
 import re
@@ -24,7 +23,8 @@ from curate.datasets.files import (
 )
 from curate.datasets.references import refuse_outside
 from curate.errors import DataError, MissingExtraError, RunError
-from curate.runtime.large import let_go_of, released
+from curate.runtime.large import released
+from curate.runtime.tables import read_mapped
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -202,11 +202,7 @@ def _pick_split(data: Dataset | DatasetDict, path: str, split: str | None) -> Da
 
 def _mapped(data: Dataset) -> Dataset:
     """The same data, mapped so that pages of its files are let go of, if they are all there is."""
-    tables = []
-    for part in data.cache_files:
-        with open(part["filename"], "rb") as file:
-            held = let_go_of(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        tables.append(pa.ipc.open_stream(held).read_all())
+    tables = [read_mapped(part["filename"]) for part in data.cache_files]
     table = pa.concat_tables(tables) if tables else None
     if table is None or data._indices is not None or len(table) != len(data.data):
         return data

@@ -9,11 +9,11 @@ from datasets import Features
 
 from curate.datasets.csv_files import Use
 from curate.datasets.files import (
-    FORMATS,
     UNREADABLE,
     ending_of,
     matching,
     names_files,
+    parts_of,
     plain_table,
     reason_of,
 )
@@ -74,14 +74,11 @@ def _parquet(files: list[str]) -> Stream | None:
         return None
     features = Features.from_arrow_schema(plain_table(schemas[0].empty_table()).schema)
 
-    def tables() -> Iterator[pa.Table]:
-        for file in files:
-            try:
-                yield from map(plain_table, FORMATS[".parquet"](file))
-            except UNREADABLE as error:
-                raise DataError(f"{file}: cannot be read: {reason_of(error)}") from error
-
-    return Stream(rows, features, lambda size: _cut(tables(), size))
+    return Stream(
+        rows,
+        features,
+        lambda size: _cut((plain_table(table) for _, table in parts_of(files)), size),
+    )
 
 
 def _cut(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:

@@ -62,7 +62,7 @@ def last_layer(model: FlatModel, objective: Objective, batch: Batch) -> str | No
             handles.append(layer.register_forward_hook(lambda layer, *_: order.append(layer)))
     try:
         with torch.no_grad(), model.at(model.read(), training=False) as module:
-            count = len(objective.losses(module, batch))
+            objective.losses(module, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -76,7 +76,7 @@ def last_layer(model: FlatModel, objective: Objective, batch: Batch) -> str | No
     ):
         losses = objective.losses(module, batch)
     found = [*passage.entered, *passage.left]
-    if not losses.requires_grad or any(x.ndim < 2 or len(x) != count for x in found):
+    if not losses.requires_grad or any(x.ndim < 2 or len(x) != len(losses) for x in found):
         return None
     slopes = torch.autograd.grad(losses.sum(), passage.left, allow_unused=True)
     return None if any(slope is None for slope in slopes) else names[order[-1]]

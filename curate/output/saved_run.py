@@ -1,7 +1,6 @@
 """A finished run, read back from its directory alone. Loads no torch."""
 
 import json
-import mmap
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,10 +25,11 @@ from curate.output.audit_log import FORMERLY
 from curate.output.rows import RowViewer, Shown, in_python
 from curate.output.scores import SavedScores
 from curate.output.shards import LOCAL
-from curate.output.shards import take as rows_at
 from curate.output.words import visible
 from curate.recipe import Recipe, load_recipe
-from curate.runtime.large import let_go_of, released
+from curate.runtime.large import released
+from curate.runtime.tables import read_mapped
+from curate.runtime.tables import take as rows_at
 
 PROVENANCE, DROPPED = "provenance.json", "dropped.parquet"
 LISTED = 1500
@@ -342,9 +342,7 @@ def _kept_rows(folder: Path) -> Dataset:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     tables = []
     for file in state["_data_files"]:
-        with (folder / file["filename"]).open("rb") as opened:
-            held = let_go_of(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
-        tables.append(pa.ipc.open_stream(pa.py_buffer(held)).read_all())
+        tables.append(read_mapped(folder / file["filename"]))
         released()
     info = datasets.DatasetInfo.from_directory(str(folder))
     return Dataset(pa.concat_tables(tables), info, fingerprint=state["_fingerprint"])

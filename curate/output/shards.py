@@ -15,6 +15,7 @@ from datasets.table import embed_table_storage, table_cast
 from numpy.typing import NDArray
 
 from curate.runtime.large import released
+from curate.runtime.tables import take
 
 MOST_ROWS, MOST_BYTES = 2**15, 2**22
 """Of a batch, about; rows that bring outside files with them come `EMBEDDED` at a time."""
@@ -24,8 +25,6 @@ SHARD_BYTES = 500 * 10**6
 """Of a file of rows, at most but for its last batch."""
 LOCAL = {"remote_files": False} if "remote_files" in _EMBED.parameters else {}
 """Files that rows name are put in, addresses on a network stay what they are."""
-SPARSE = 8
-"""Rows between two that are wanted, on average, above which each is looked up by itself."""
 
 
 def batches(table: Dataset, places: NDArray[Any] | None = None) -> Iterator[pa.Table]:
@@ -38,26 +37,6 @@ def batches(table: Dataset, places: NDArray[Any] | None = None) -> Iterator[pa.T
         last = min(count, first + size)
         yield take(table, np.arange(first, last) if places is None else places[first:last])
         released()
-
-
-def take(table: Dataset, places: NDArray[Any]) -> pa.Table:
-    """The rows at some places, shape (n,), n > 0, as Arrow.
-
-    Where they are close to one another and ascend, they are cut from the data in one piece: the
-    library's own way takes them one by one.
-    """
-    where = places
-    if table._indices is not None:
-        low, high = int(places.min()), int(places.max()) + 1
-        near = table._indices.slice(low, high - low).column(0).to_numpy()
-        where = near[places - low]
-    low, high = int(where.min()), int(where.max()) + 1
-    if high - low > SPARSE * len(where):
-        return table.with_format("arrow")[places]
-    part = table.data.slice(low, high - low).table.select(table.column_names)
-    if high - low == len(where) and np.all(np.diff(where) > 0):
-        return part
-    return part.take(pa.array(where - low))
 
 
 def write_shards(folder: Path, table: Dataset, kept: NDArray[Any]) -> None:

@@ -7,7 +7,6 @@ one directory. Memory: a part. Disk: what is kept, twice.
 
 import hashlib
 import json
-import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from datasets import Dataset
 from datasets.table import embed_table_storage, table_cast
 
-from curate.datasets import Stream, refuse_outside, stream
+from curate.datasets import Stream, fingerprint_of, refuse_outside, stream
 from curate.errors import UnfinishedError, UserError
 from curate.output.directory import made_with
 from curate.output.shards import LOCAL, write_shards
@@ -29,9 +28,10 @@ from curate.pipeline.reading import column_uses
 from curate.pipeline.scorer import ADDED, Scorer
 from curate.recipe import Pretrained
 from curate.runtime.files import digest_of, write_whole, write_whole_text
-from curate.runtime.large import let_go_of, released
+from curate.runtime.large import released
 from curate.runtime.progress import Phases
 from curate.runtime.resume import MARK, Unfinished
+from curate.runtime.tables import read_mapped
 
 ROWS, TEXTS = 2**15, 2**12
 """Rows of a part: what is lost at most when a run dies."""
@@ -153,7 +153,7 @@ class Pieces:
 
     def join(self, stage: Path) -> None:
         """Make one directory of all parts."""
-        kept = [_mapped(self._file(k, "arrow")) for k in range(self.count)]
+        kept = [read_mapped(self._file(k, "arrow")) for k in range(self.count)]
         rows = pa.concat_tables(kept)
         if len(rows):
             info = datasets.DatasetInfo(features=self.source.features)
@@ -166,7 +166,7 @@ class Pieces:
 
     def _score(self, table: pa.Table, first: int, digest: str) -> dict[str, Any]:
         where = f"{self.path}, from row {first:,}"
-        refuse_outside(Dataset(table), self.path)
+        refuse_outside(_dataset(table), self.path)  # in columns that are passed on, too
         scores = self.scorer.scores(table, where, self.path)
         rows = table.filter(pa.array(scores["kept"]))
         rows = embed_table_storage(table_cast(rows, self.source.features.arrow_schema), **LOCAL)
@@ -222,19 +222,13 @@ def _told(summary: dict[str, Any], out: Path) -> dict[str, Any]:
 
 
 def _digest(table: pa.Table) -> str:
-    digest = hashlib.blake2b(str(table.schema.remove_metadata()).encode(), digest_size=8)
-    for batch in table.combine_chunks().to_batches():
-        digest.update(batch.serialize())
-    return digest.hexdigest()
+    return str(fingerprint_of(_dataset(table))["fingerprint"])
+
+
+def _dataset(table: pa.Table) -> Dataset:
+    return Dataset(table, fingerprint="")  # which it would pickle the rows to find
 
 
 def _write_arrow(rows: pa.Table, path: Path) -> None:
     with pa.RecordBatchStreamWriter(str(path), rows.schema) as writer:
         writer.write_table(rows)
-
-
-def _mapped(path: Path) -> pa.Table:
-    """The rows of a file of Arrow, without a copy."""
-    with path.open("rb") as file:
-        held = let_go_of(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    return pa.ipc.open_stream(pa.py_buffer(held)).read_all()

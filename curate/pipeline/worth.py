@@ -17,12 +17,11 @@ from curate.pipeline.candidates import Candidates
 from curate.pipeline.retraining import SMALL, Measured, Retraining
 from curate.selection import Array
 from curate.selection.budget import Budget
+from curate.selection.ranking import SURE
 
 FIRST, LEAST, MORE, MOST = 0.1, 0.05, 1.7, 0.7
 """Share that the first budget drops where no guess is at hand; the smallest guess that is taken;
 how many times more every next budget drops; the most."""
-SURE = 1.96
-"""Standard errors on either side of a 95 % interval."""
 
 Answer = Literal["pays", "does not pay", "cannot tell"]
 Choose = Callable[[Array, Budget | None], Array]

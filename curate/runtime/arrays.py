@@ -4,7 +4,6 @@ import json
 import mmap
 import os
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock
+from torch import Tensor
 
-from curate.runtime.files import DamagedError, write_whole
-from curate.runtime.large import Array, let_go_of, pieces
+from curate.runtime.files import DamagedError, checksum, save_tensors, write_whole
+from curate.runtime.large import Array, let_go_of
 
 Arrays = Mapping[str, Array]
 """By name, each of one dimension."""
@@ -64,26 +65,9 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     Raises:
         OSError: it cannot be written; what was there before still is.
     """
-    codes = {kind: code for code, kind in CODES.items()}
-    header, end = dict[str, Any](), 0
-    for name, array in arrays.items():
-        offsets = [end, end := end + array.nbytes]
-        header[name] = {
-            "dtype": codes[array.dtype],
-            "shape": [len(array)],
-            "data_offsets": offsets,
-        }
-    text = json.dumps(header | {"__metadata__": {"checksum": str(_checksum(arrays))}}).encode()
-    text += b" " * (-len(text) % 8)
-
-    def write(part: Path) -> None:
-        with part.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for array in arrays.values():
-                for rows in pieces(len(array)):
-                    file.write(array[rows].data)
-
-    write_whole(path, write)
+    tensors = _tensors(arrays)
+    metadata = {"checksum": str(checksum(tensors))}
+    write_whole(path, lambda part: save_tensors(tensors, part, metadata))
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -107,15 +91,10 @@ def read_arrays(path: Path) -> Arrays:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DamagedError(f"{path} cannot be read") from error
     size = start + sum(array.nbytes for array in arrays.values())
-    if size != len(held) or str(_checksum(arrays)) != expected:
+    if size != len(held) or str(checksum(_tensors(arrays))) != expected:
         raise DamagedError(f"{path} is damaged")
     return arrays
 
 
-def _checksum(arrays: Arrays) -> int:
-    crc = 0
-    for name, array in arrays.items():
-        crc = zlib.crc32(f"{name} {len(array)} {array.dtype}".encode(), crc)
-        for rows in pieces(len(array)):
-            crc = zlib.crc32(array[rows].data, crc)
-    return crc
+def _tensors(arrays: Arrays) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -76,10 +76,10 @@ def write_sealed(path: Path, tree: Tree) -> None:
     plain = json.dumps(_take_out(tree, tensors, set()))
     tensors[PLAIN] = torch.frombuffer(bytearray(plain.encode()), dtype=torch.uint8)
     metadata = {"checksum": str(checksum(tensors))}
-    write_whole(path, lambda part: _save(tensors, part, metadata))
+    write_whole(path, lambda part: save_tensors(tensors, part, metadata))
 
 
-def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write a file as safetensors does, piece by piece: pages of large arrays are let go of.
 
     The format: the length of a header, the header in JSON, and the bytes that it points to.

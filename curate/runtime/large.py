@@ -122,6 +122,11 @@ def let_go_of(held: mmap.mmap) -> mmap.mmap:
     return held
 
 
+def mapped(file: IO[bytes]) -> mmap.mmap:
+    """A file to be read, whose pages are let go of with all others."""
+    return let_go_of(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
 def touched(rows: int) -> None:
     """Say that so many rows were read or written, each somewhere in an array of this kind."""
     global _touched

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from curate.selection import Array
-from curate.selection.ranking import fisher_interval, rank_correlation
+from curate.selection.ranking import descending_ranks, fisher_interval, rank_correlation
 
 FOLDS, COVERED = 5, 0.9
 """Parts of the sample, each kept back once; the share of rows whose score is in its interval."""
@@ -170,6 +170,5 @@ def _parts(block: Array, rows: Array | None = None) -> Iterator[Array]:
 
 def _best(scores: Array, share: float) -> Array:
     """The share of rows with the highest scores, shape (n,), bool."""
-    kept = np.zeros(len(scores), dtype=bool)
-    kept[np.argsort(-scores, kind="stable")[: round(share * len(scores))]] = True
-    return kept
+    best: Array = descending_ranks(scores) <= round(share * len(scores))
+    return best

@@ -19,15 +19,16 @@ rows. So the evidence is added once more, by as much as it agrees with the influ
 
 import math
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from curate.runtime.large import large, pieces
 from curate.selection import Array
-from curate.selection.policies.quantiles import normal_quantiles
 from curate.selection.ranking import average_ranks, fisher_interval
 
+QUANTILES = np.vectorize(NormalDist().inv_cdf, otypes=[float])
 ENOUGH = 0.8
 """Reliability of scores that `rows_needed` is about."""
 
@@ -121,7 +122,7 @@ def normal_scores(values: Array) -> Array:
     """Quantiles of the normal distribution in the order of the values, shape (n,), mean 0."""
     scores = average_ranks(values)
     for part in pieces(len(values)):
-        scores[part] = normal_quantiles((scores[part] + 0.5) / len(values))
+        scores[part] = QUANTILES((scores[part] + 0.5) / len(values))
     return scores
 
 
