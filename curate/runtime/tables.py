@@ -30,7 +30,7 @@ def take(table: Dataset, places: NDArray[Any]) -> pa.Table:
     if table._indices is not None:
         low, high = int(places.min()), int(places.max()) + 1
         near = table._indices.slice(low, high - low).column(0).to_numpy()
-        where = near[places - low]
+        where = near[places - low].astype(np.int64)  # unsigned ones never descend
     low, high = int(where.min()), int(where.max()) + 1
     if high - low > SPARSE * len(where):
         return table.with_format("arrow")[places]

@@ -16,7 +16,8 @@ from curate.runtime.tables import read_mapped, take
 )
 def test_rows_at_places_are_those_of_the_library(places: list[int]) -> None:
     whole = Dataset.from_dict({"n": [*range(100)], "text": [f"row {k}" for k in range(100)]})
-    for table in (whole, whole.select_columns(["text"])):
+    backwards = whole.select([*range(99, -1, -1)])
+    for table in (whole, backwards, whole.select_columns(["text"])):
         assert take(table, np.array(places)).to_pylist() == table.select(places).to_list()
 
 
