@@ -232,8 +232,12 @@ def plain_table(table: pa.Table) -> pa.Table:
     """A table whose columns have the types that `datasets` knows: no views, no dictionaries."""
     for change in (_without_views, _values_alone):  # Arrow looks up no views in dictionaries
         fields = [with_leaves(field, change) for field in table.schema]
+        columns = [  # one by one: cast to what they are, Arrow breaks nulls in lists
+            column if column.type == field.type else column.cast(field.type)
+            for column, field in zip(table.columns, fields, strict=True)
+        ]
         schema = pa.schema(fields, metadata=table.schema.metadata)
-        table = table if schema == table.schema else table.cast(schema)
+        table = pa.Table.from_arrays(columns, schema=schema)
     return table
 
 

@@ -69,14 +69,15 @@ def _write(folder: Path, table: Dataset, kept: NDArray[Any], schema: pa.Schema) 
     paths, size, writer = list[Path](), SHARD_BYTES, None
     try:
         for rows in batches(table, kept):
-            rows = table_cast(rows, schema)  # Arrow's own forgets lengths
+            rows = table_cast(rows, schema)  # Arrow's own forgets lengths, and breaks nulls in lists
             rows = embed_table_storage(rows, **LOCAL)
             if writer is None or size + rows.nbytes > SHARD_BYTES:
                 if writer is not None:
                     writer.close()
                 paths.append(folder / f"{len(paths)}.arrow")
                 writer, size = pa.RecordBatchStreamWriter(str(paths[-1]), schema), 0
-            writer.write_table(rows.combine_chunks().cast(schema))  # few, so that few are looked at
+            rows = rows.combine_chunks()  # few, so that few are looked at
+            writer.write_table(table_cast(rows, schema))
             size += rows.nbytes
     finally:
         if writer is not None:

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import torch
 from datasets import Dataset
+from datasets.table import table_cast
 
 from curate import models
 from curate.datasets import (
@@ -230,7 +231,7 @@ class Scorer:
         for name in self._facts["features"]:
             if PICTURES in self._facts["looks"] and pa.types.is_struct(table.field(name).type):
                 features[name] = datasets.Image()
-        table = table.cast(features.arrow_schema)
+        table = table_cast(table, features.arrow_schema)
         data = Dataset(table, datasets.DatasetInfo(features=features), fingerprint=source)
         if not self.recipe.data.train.outside_files:
             refuse_outside(data, path)

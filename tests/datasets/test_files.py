@@ -14,7 +14,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features
 
 from curate.datasets import fingerprint_of
-from curate.datasets.files import ending_of, names_files, read_files
+from curate.datasets.files import ending_of, names_files, plain_table, read_files
 from curate.errors import DataError
 
 
@@ -207,3 +207,14 @@ def test_endings() -> None:
     assert endings == [".csv", ".jsonl", ".json", "", ""]
     named = [names_files(p) for p in ("a.csv.gz", "a*", "a.txt", "user/data", "a.Parquet")]
     assert named == [True, True, False, False, True]
+
+
+def test_a_plain_table_leaves_columns_alone_that_are_plain() -> None:
+    turns = [[{"text": f"{k}", "calls": None}] * 2 for k in range(4)]
+    texts = pa.array(["a", "b", None, "a"])
+    rows = pa.table({"turns": turns, "view": texts.cast(pa.string_view())})
+    rows = rows.append_column("code", texts.dictionary_encode())
+    found = plain_table(rows)
+    assert [str(kind) for kind in found.schema.types[1:]] == ["large_string", "string"]
+    found.validate(full=True)
+    assert found.to_pylist() == rows.to_pylist()

@@ -86,6 +86,16 @@ def test_other_rows_have_another_fingerprint(tmp_path: Path) -> None:
     assert len(seen) == 2
 
 
+def test_nulls_within_lists_come_out_as_they_went_in(tmp_path: Path) -> None:
+    turns = [[{"text": f"{k}", "calls": None}, {"text": "?", "calls": None}] for k in range(24)]
+    rows = Dataset.from_dict({"turns": turns, "nothing": [None] * 24, "empty": [[None, None]] * 24})
+    kept = np.arange(3, 24, 2)
+    write_shards(tmp_path / "out", rows, kept)
+    found = load_from_disk(str(tmp_path / "out"))["train"]
+    assert found.features == rows.features
+    assert [*found] == [*rows.select(kept.tolist())]
+
+
 def test_batches_are_the_rows_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "MOST_ROWS", 4)
     rows = Dataset.from_dict({"x": [*range(50)], "y": [*range(50)]}).select_columns(["x"])
