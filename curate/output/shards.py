@@ -69,7 +69,7 @@ def _write(folder: Path, table: Dataset, kept: NDArray[Any], schema: pa.Schema) 
     paths, size, writer = list[Path](), SHARD_BYTES, None
     try:
         for rows in batches(table, kept):
-            rows = table_cast(rows, schema)  # Arrow's own forgets lengths, and breaks nulls in lists
+            rows = table_cast(rows, schema)  # Arrow's forgets lengths, breaks nulls in lists
             rows = embed_table_storage(rows, **LOCAL)
             if writer is None or size + rows.nbytes > SHARD_BYTES:
                 if writer is not None:
