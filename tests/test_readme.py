@@ -16,12 +16,13 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from curate import LightningLookAhead, LookAheadMixin
 from tests.integrations.loop import data, losses, net, target
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README, GUIDE = ((ROOT / name).read_text() for name in ("README.md", "examples/README.md"))
 
 
-def block(words: str) -> str:
+def block(words: str, page: str = README) -> str:
     """The one block of Python with these words in it."""
-    (found,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if words in b)
+    (found,) = (b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if words in b)
     return str(found)
 
 
@@ -99,3 +100,12 @@ def test_lightning() -> None:
     names |= {"module": Module(), "losses": losses, "targets": target()}
     exec(block("trainer.fit("), names | {"loader": DataLoader(data(96), batch_size=16)})
     assert trainer.global_step == 6
+
+
+def test_data_and_model_in_memory() -> None:
+    names: dict[str, Any] = {}
+    exec(block("curate.select(", GUIDE), names)
+    scores, wrong = names["found"].scores, names["wrong"]
+    assert names["found"].verdict.startswith("choosing pays")
+    assert wrong[scores["kept"].to_numpy()].mean() < 0.4 * wrong.mean()
+    assert len(names["found"].dataset) == scores["kept"].sum()

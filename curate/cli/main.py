@@ -145,7 +145,8 @@ def select(
     `torchrun --nproc-per-node N -m curate select RECIPE` shares the work among N processes.
     """
     checked = shared.recipe(recipe)
-    from curate.cli.summary import describe_plan, describe_selection
+    from curate.cli.summary import describe_plan
+    from curate.output.closing import closing_lines
     from curate.pipeline.forecast import plan_select
     from curate.pipeline.select import run_select
     from curate.recipe import resolved
@@ -167,7 +168,7 @@ def select(
         tracking(track if speaks else (), resolved(checked), warn) as trackers,
     ):
         summary = run_select(checked, out, ranks=ranks, trackers=trackers, **options)
-    shared.close(summary, describe_selection)
+    shared.close(summary, closing_lines)
     if (failure := error_of(summary, out)) is not None:
         if summary.get(MISSING):
             failure.add_note(f"To make it: {_again(group)}.")

@@ -6,40 +6,16 @@ from typing import Any
 
 import polars as pl
 
-from curate.output.facts import came_out
-from curate.output.verdict import error_line, protocol_line, repeats_line, worth_line
+from curate.output.verdict import worth_line
 from curate.output.words import (
     columns,
-    evaluation_cells,
     horizon_name,
     mean_and_spread,
-    visible,
     worth_cells,
 )
 from curate.runtime.units import UNITS, duration
 
 SIGNS = {"dropped": "x ", "untried": ". ", "failed": "- "}
-
-
-def describe_selection(summary: dict[str, Any]) -> str:
-    """The closing lines of `curate select`."""
-    lines = ["what choosing is worth was not measured (selection.judge, data.validation)", ""]
-    if (worth := summary.get("worth")) is not None:
-        cost = f"all this took {summary['cost']:.1f} plain trainings"
-        lines = [f"{worth_line(worth)}; {cost}", ""]
-        lines += [*columns(worth_cells(worth)), protocol_line(worth, summary["candidates"]), ""]
-    if "evaluation" in summary:
-        lines += [*columns(evaluation_cells(summary["evaluation"])), ""]
-    facts = came_out(summary, summary["kept"], summary["candidates"])
-    if "error" in summary:
-        facts["influences"] = error_line(summary["error"])
-    lines += [f"{name}: {visible(text)}" for name, text in facts.items()]
-    if "repeats" in summary:
-        lines.append(repeats_line(summary["repeats"]))
-    lacks = summary.get("missing", {})
-    look = "" if "report.html" in lacks else f"; to look at: {summary['out']}/report.html"
-    lines.append(f"wrote {summary['out']}{look}")
-    return "\n".join(lines)
 
 
 def describe_application(summary: dict[str, Any]) -> str:

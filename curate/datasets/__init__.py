@@ -23,6 +23,7 @@ from curate.datasets.labels import (
 )
 from curate.datasets.references import refuse_outside
 from curate.datasets.rows import pick_rows
+from curate.datasets.session import PREFIX, as_dataset, handing
 from curate.datasets.sources import HUB_NAME, fingerprint_of, read
 from curate.datasets.streaming import Stream, stream
 from curate.datasets.tensors import counted
@@ -39,6 +40,7 @@ from curate.datasets.tokens import IGNORED, Encoded, TokenExamples
 __all__ = [
     "HUB_NAME",
     "IGNORED",
+    "PREFIX",
     "BatchExamples",
     "Classes",
     "Encoded",
@@ -50,6 +52,7 @@ __all__ = [
     "TokenExamples",
     "Use",
     "as_arrow",
+    "as_dataset",
     "batch_length",
     "cache_file",
     "counted",
@@ -60,6 +63,7 @@ __all__ = [
     "encode_whole",
     "find_classes",
     "fingerprint_of",
+    "handing",
     "holds_names",
     "leaves",
     "map_leaves",

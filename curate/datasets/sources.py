@@ -22,6 +22,7 @@ from curate.datasets.files import (
     root_of,
 )
 from curate.datasets.references import refuse_outside
+from curate.datasets.session import PREFIX, handed
 from curate.errors import DataError, MissingExtraError, RunError
 from curate.runtime.large import released
 from curate.runtime.tables import read_mapped
@@ -182,6 +183,7 @@ class Source(NamedTuple):
 
 SOURCES = (
     Source(lambda path: path.startswith("sklearn:"), (), _read_bundled),
+    Source(lambda path: path.startswith(PREFIX), (), lambda path, *_: handed(path)),
     Source(os.path.isdir, ("split",), _read_directory),
     Source(names_files, (), lambda path, _, uses: read_files(path, uses)),
     Source(_names_dataset, ("split", "name"), _read_hub),

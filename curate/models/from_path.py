@@ -1,5 +1,6 @@
 """The user's own code: objects named by `package.module:name`, and what they raise."""
 
+import copy
 import importlib
 import os
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from curate.datasets.session import PREFIX, handed
 from curate.errors import CurateError, ModelError
 
 FOREIGN = (RuntimeError, TypeError, ValueError, IndexError, KeyError)
@@ -41,11 +43,14 @@ def foreign_code(what: str) -> Iterator[None]:
 def load_attribute(path: str, key: str) -> Any:
     """The object that `package.module:name` names; `key` is the recipe's, for errors.
 
-    The working directory is searched too, as `python -m` does.
+    The working directory is searched too, as `python -m` does. `session:name` is one that a Python
+    session hands over.
 
     Raises:
         ModelError: the path is malformed, or nothing is there.
     """
+    if path.startswith(PREFIX):
+        return handed(path)
     module_name, colon, attribute = path.partition(":")
     if not (colon and module_name and attribute):
         raise ModelError(f"{key}: must look like package.module:name but got {path!r}.")
@@ -64,8 +69,14 @@ def load_attribute(path: str, key: str) -> Any:
 
 
 def build_model(path: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Call the factory at `path` with `arguments`; it must return an `nn.Module`."""
+    """Call the factory at `path` with `arguments`; it must return an `nn.Module`.
+
+    A module itself is copied, with the weights that it has.
+    """
     factory = load_attribute(path, "model.factory")
+    if isinstance(factory, nn.Module):
+        with foreign_code(f"model.factory: copying {path}"):
+            return copy.deepcopy(factory)
     if not callable(factory):
         raise ModelError(f"model.factory: {path} is a {type(factory).__name__}, not a function.")
     with foreign_code(f"model.factory: {path}"):

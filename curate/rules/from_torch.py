@@ -68,7 +68,7 @@ def from_torch(
             parameters that have taken different numbers of steps.
     """
     optimizer = unwrap(optimizer)
-    _refuse_unmodeled(optimizer)
+    refuse_unmodeled(optimizer)
     trained = {k: members for k, members in enumerate(_trained(optimizer, idle)) if members}
     if not trained:
         raise OptimizerError("the optimizer has no parameter that requires a gradient.")
@@ -120,7 +120,8 @@ def whole(tensor: Any) -> Tensor:
     return made
 
 
-def _refuse_unmodeled(optimizer: torch.optim.Optimizer) -> None:
+def refuse_unmodeled(optimizer: torch.optim.Optimizer) -> None:
+    """Raise OptimizerError if a rule does not model it, or one of its options."""
     kind = type(optimizer)
     if kind not in READABLE:
         names = ", ".join(sorted(readable.__name__ for readable in READABLE))

@@ -9,21 +9,11 @@ import pytest
 
 from curate.cli.summary import (
     describe_plan,
-    describe_selection,
     describe_tuning,
     describe_verification,
 )
 
-SELECTED: dict[str, Any] = {
-    "policy": "look_ahead",
-    "candidates": 72,
-    "kept": 36,
-    "steps": 10,
-    "device": "cpu",
-    "processes": 1,
-    "out": "out",
-    "seconds": {"read": 0.1, "write": 1.26},
-}
+SELECTED: dict[str, Any] = {"policy": "look_ahead", "candidates": 72, "steps": 10, "device": "cpu"}
 
 
 def way(name: str, gain: float, **others: Any) -> dict[str, Any]:
@@ -42,39 +32,6 @@ WORTH: dict[str, Any] = {
     "steps": 32,
     "limit": 10,
 }
-
-
-def test_a_bare_selection() -> None:
-    assert describe_selection(SELECTED).splitlines() == [
-        "what choosing is worth was not measured (selection.judge, data.validation)",
-        "",
-        "rows: 36 of 72 kept (50%)",
-        "run: look_ahead (10 steps, cpu)",
-        "time: read 0.1 s, write 1.3 s",
-        "wrote out; to look at: out/report.html",
-    ]
-
-
-def test_a_selection_with_all_that_can_be_known() -> None:
-    metric = {"mean": 0.5, "std": 0.0, "values": [0.5]}
-    summary = SELECTED | {
-        "worth": WORTH,
-        "cost": 7.25,
-        "evaluation": [{"trained_on": "look_ahead", "rows": 36, "loss": metric}],
-        "noise": {"planted": 14, "kept": 1, "auroc": 0.5},
-        "error": {"probes": 9, "signal": 1.0, "error": 0.1, "jump": 0.1, "propagation": 0.0},
-        "repeats": {"correlation": 0.5, "low": 0.4, "high": 0.6, "foretold": 0.5}
-        | {"reliability": 0.9, "target_rows": 60, "rows_needed": None},
-    }
-    lines = describe_selection(summary).splitlines()
-    assert lines[0].startswith("choosing pays: loss is 0.25 lower than on everything")
-    assert lines[0].endswith("; all this took 7.2 plain trainings")
-    assert [line.split()[0] for line in lines[2:6]] == ["trained", "kept", "everything", "random"]
-    assert lines[6].startswith("each trained from scratch, 10 steps at most")
-    assert lines[8:10] == ["retrained on  rows  test loss", "look_ahead      36      0.500"]
-    assert "label noise: 1 of 14 wrong labels kept; AUROC of the score 0.500" in lines
-    assert lines[-3].startswith("influences: to be trusted: size and order are right")
-    assert lines[-2].startswith("scores on one half of the target and on the other correlate 0.50")
 
 
 @pytest.mark.parametrize("processes", [1, 2])

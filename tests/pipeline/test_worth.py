@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from curate.cli.summary import describe_selection as describe
+from curate.output.closing import closing_lines
 from curate.output.verdict import repeats_line, worth_line
 from curate.pipeline.job import prepare
 from curate.pipeline.retraining import Retraining
@@ -71,7 +71,7 @@ def test_where_labels_are_wrong_choosing_pays_and_a_budget_is_found(
     assert worth["chosen"]["low"] > 0
     against = {"everything", "random", "target alone", "everything and target"}
     assert {way["name"] for way in worth["against"]} == against
-    assert describe(summary).startswith("choosing pays: loss is ")
+    assert closing_lines(summary).startswith("choosing pays: loss is ")
     assert json.loads((out / "provenance.json").read_text())["worth"] == worth
     assert "Choosing pays" in (out / "report.html").read_text()
 
@@ -84,7 +84,7 @@ def test_where_nothing_is_wrong_everything_is_kept_and_that_is_said(
     assert summary["worth"]["share"] == 1
     assert summary["kept"] == 480
     assert pl.read_parquet(out / "scores.parquet")["kept"].all()
-    assert "all rows are kept" in describe(summary).splitlines()[0]
+    assert "all rows are kept" in closing_lines(summary).splitlines()[0]
 
 
 def test_a_budget_that_is_named_is_obeyed_and_judged_all_the_same(tmp_path: Path) -> None:
@@ -93,14 +93,14 @@ def test_a_budget_that_is_named_is_obeyed_and_judged_all_the_same(tmp_path: Path
     assert summary["kept"] == 144
     assert summary["worth"]["share"] is None
     assert summary["worth"]["answer"] == "does not pay"
-    assert describe(summary).startswith("choosing does not pay: loss is ")
+    assert closing_lines(summary).startswith("choosing does not pay: loss is ")
 
 
 def test_without_judging_that_is_said(tmp_path: Path) -> None:
     made = recipe(tmp_path, 0.0, trained=2, keep={"fraction": 0.5}, judge=False)
     summary = run_select(check_recipe(made), tmp_path / "out")
     assert "worth" not in summary
-    assert describe(summary).startswith("what choosing is worth was not measured")
+    assert closing_lines(summary).startswith("what choosing is worth was not measured")
 
 
 def test_several_rounds_and_other_policies_are_judged_too(tmp_path: Path) -> None:

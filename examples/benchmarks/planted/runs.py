@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from curate import LookAheadLoader, load_recipe, read_log, select
+from curate import LookAheadLoader, load_recipe, read_log, run_select
 
 NUMBERS = """
 data:
@@ -61,7 +61,7 @@ def make_further() -> None:
     rows(4000).to_parquet("further.parquet")
     Path("recipe.yaml").write_text(NUMBERS)
     settings = ("score={sample: 150}", "evaluation=null", "selection.judge=false")
-    select(load_recipe(Path("recipe.yaml"), settings), Path("kept"))
+    run_select(load_recipe(Path("recipe.yaml"), settings), Path("kept"))
 
 
 def make_texts() -> None:

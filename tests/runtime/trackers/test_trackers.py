@@ -11,8 +11,7 @@ import polars as pl
 import pytest
 import torch
 
-from curate import check_recipe, load_recipe
-from curate import select as run_select
+from curate import check_recipe, load_recipe, run_select
 from curate.cli.main import cli, run
 from curate.errors import MissingExtraError, OptionError
 from curate.recipe import resolved
