@@ -4,7 +4,9 @@ import functools
 import io
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -74,11 +76,29 @@ class Shared:
             if self.as_json:
                 click.echo(json.dumps(summary))
             elif not self.quiet:
-                click.echo(describe(summary))
+                click.echo(shown(describe(summary)))
         except OSError as error:  # a full disk, or a pipe that nobody reads any more
             raise RunError(
                 f"standard output: cannot be written: {error.strerror}; all else is done."
             ) from error
+
+
+def shown(text: str) -> str:
+    """Lines as a terminal is wide, the first in bold; as they are in a pipe or a file.
+
+    Tables, whose cells lie two blanks apart, are left alone.
+    """
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = [
+        line
+        if "  " in line
+        else "\n  ".join(textwrap.wrap(line, width - 2, break_on_hyphens=False))
+        for line in text.split("\n")
+    ]
+    plain = "NO_COLOR" in os.environ
+    return "\n".join([lines[0] if plain else click.style(lines[0], bold=True), *lines[1:]])
 
 
 def on_recipe(command: Callable[..., None]) -> Callable[..., None]:

@@ -20,6 +20,7 @@ from curate.pipeline.worth import trainings
 from curate.recipe import Recipe
 from curate.rules import State
 from curate.runtime.large import held, resident
+from curate.runtime.progress import Phases
 from curate.runtime.ranks import ALONE, Ranks, agreed
 from curate.runtime.resume import existing_parent
 from curate.runtime.savepoints import KEPT
@@ -142,6 +143,22 @@ class Forecast:
                 "report": REPORT + rows * REPORTED_ROW,
             }
         )
+
+    def by_phase(self, prices: Prices) -> dict[str, float]:
+        """Seconds by the phases of `run_select`, in their order."""
+        seconds, forward = self.seconds(prices), prices.forward
+        everything, predicted = min(self.job.total_steps(), self.judged), self.predicted
+        learned = min(self.job.total_steps(), predicted)
+        return {
+            f"score ({self.job.recipe.selection.policy})": seconds["score"] - predicted * forward,
+            "train on everything": everything * forward,
+            "judge": (self.judged - everything) * forward,
+            "learn": learned * forward,
+            "predict": (predicted - learned) * forward,
+            "write": seconds["write"],
+            "retrain": seconds["evaluate"],
+            "report": seconds["report"],
+        }
 
     def summary(self, prices: Prices) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -276,10 +293,11 @@ def measure(plan: Forecast) -> Prices:
     return Prices(forward, cut, scored, targets, _file_seconds(judge, state))
 
 
-def announce(job: Job, say: Callable[[str], None]) -> None:
+def announce(job: Job, say: Callable[[str], None], phases: Phases) -> None:
     """Say what is odd about a job, and about how long it will take if longer than `LONG`.
 
-    Cost: a step, and `measure` where a rough guess from that step comes near.
+    phases: is told how long each will be. Cost: a step, and `measure` where a rough guess from
+    that step comes near.
     """
     for remark in remarks(job.recipe, job.data):
         say(f"note: {remark}")
@@ -292,9 +310,12 @@ def announce(job: Job, say: Callable[[str], None]) -> None:
     one = seconds_of(
         lambda: forward_step(judge.task, judge.rule, plan.state, first), judge.task, GLANCE
     )
-    if one * plan.passes()["total"] < LONG / UNSURE:
+    short, run = one * plan.passes()["total"] < LONG / UNSURE, plan.run
+    prices = Prices(one, one / 2, 2 * one, run.target_share * one, 0.0) if short else measure(plan)
+    phases.foresee(plan.by_phase(prices), alike=("train on everything", "judge", "retrain"))
+    if short:
         return
-    seconds, run = plan.seconds(measure(plan)), plan.run
+    seconds = plan.seconds(prices)
     if seconds["total"] > LONG:
         say(
             f"this will take about {duration(seconds['total'])}: scoring "

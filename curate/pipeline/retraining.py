@@ -191,6 +191,8 @@ class Retraining:
                 best[jury] = measured if better else best[jury]
                 stale[jury] = 0 if better else stale[jury] + 1
             if watch is None and min(stale.values()) >= PATIENCE:
+                for _ in range(total - done):  # a bar is not to wait for them
+                    self.tick()
                 break
         return [replace(best[jury], last=now[jury].loss, steps=done) for jury in juries]
 

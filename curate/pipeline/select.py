@@ -111,7 +111,7 @@ def _select(
         if say is not None and resumed:
             say(f"resuming from {unfinished.left()}")
         elif say is not None and written is None:
-            announce(job, say)
+            announce(job, say, phases)
         origin = {"threads": threads, "run": unfinished.run, "resumed": resumed}
         before = (written or {}).get(MISSING)
         result = Result(job, unfinished, phases, origin, Parts(ranks, before))

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from curate.cli.main import shown
 from curate.cli.summary import (
     describe_plan,
     describe_tuning,
@@ -176,3 +177,23 @@ def test_a_tuning_says_what_choosing_is_worth(answer: str) -> None:
     advice = "so train on everything, at learning rate 0.01"
     assert (advice in lines) == (answer != "pays")
     assert lines[-2].endswith("would cost, and 2.0 trainings on what it is worth")
+
+
+@pytest.mark.parametrize(("width", "colors"), [(30, True), (30, False), (200, True)])
+def test_lines_are_as_wide_as_the_terminal_and_plain_in_a_pipe(
+    width: int, colors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["choosing pays: " + "a word " * 6, "", "a table   of  wide cells" + "  0.1" * 9, "end"]
+    text = "\n".join(lines)
+    assert shown(text) == text
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if not colors:
+        monkeypatch.setenv("NO_COLOR", "1")
+    found = shown(text)
+    assert found.startswith("\x1b[1mchoosing") == colors
+    bare = re.sub(r"\x1b\[\d*m", "", found).split("\n")
+    assert lines[2] in bare  # a table is left alone
+    assert max(len(line) for line in bare if line != lines[2]) <= width
+    assert " ".join(line.strip() for line in bare).split() == text.split()
