@@ -8,6 +8,7 @@ from curate.influence.probes import Probing, as_probes, size_of
 from curate.influence.removal import REMOVALS, Scoring, influence, leave_out, reweighting
 from curate.influence.shortcut import Shortcut
 from curate.influence.targets import (
+    Groups,
     Target,
     mean_metrics,
     over_targets,
@@ -22,6 +23,7 @@ __all__ = [
     "REMOVALS",
     "Differences",
     "ErrorProxy",
+    "Groups",
     "Point",
     "Probing",
     "Scoring",

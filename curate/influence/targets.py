@@ -1,5 +1,6 @@
 """Targets: named validation sets, their losses, and the gradients that start an adjoint."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,15 +18,60 @@ CHUNK = 1024
 
 
 @dataclass(frozen=True)
+class Groups:
+    """The groups that rows of a target are in, and how their mean losses make one number.
+
+    of: each row's, shape (n,), int64. terms: in the losses of a group, shape (G,), float64. worst:
+    h > 0 for log(mean_g exp(h L_g)) / h, between their mean and the worst of them; 0 for the mean.
+    """
+
+    of: Tensor
+    terms: Tensor
+    worst: float = 0.0
+
+    def value(self, sums: Tensor) -> float:
+        """The number, from the summed losses of every group, shape (G,)."""
+        means = sums / self.terms
+        if not self.worst:
+            return float(means.mean())
+        scaled = torch.logsumexp(self.worst * means, dim=0) - math.log(len(means))
+        return float(scaled / self.worst)
+
+    def weights(self, sums: Tensor) -> Tensor:
+        """Derivative of the value by the sums, shape (G,)."""
+        if not self.worst:
+            return 1 / (len(self.terms) * self.terms)
+        return torch.softmax(self.worst * sums / self.terms, dim=0) / self.terms
+
+
+@dataclass(frozen=True)
 class Target:
     """A named set of examples whose mean loss is what influences are about.
 
     weight: above or equal to 0, in the mean over several targets, see `over_targets`.
+    objective: what is to be low on them; that of training if None. groups: of its rows, whose mean
+    losses are averaged; None where all rows are alike.
     """
 
     name: str
     examples: Examples
     weight: float = 1.0
+    objective: Objective | None = None
+    groups: Groups | None = None
+
+    def about(self, training: Objective) -> Objective:
+        """Its objective, or that of training."""
+        return self.objective or training
+
+    def shares(self, losses: Tensor, sizes: Tensor) -> Tensor:
+        """What each row counts, (n,), sum 1: the value moves by the shares times losses per term.
+
+        losses, sizes: of all rows, shape (n,), float64.
+        """
+        if self.groups is None:
+            return sizes / sizes.sum()
+        sums = torch.zeros_like(self.groups.terms).index_add_(0, self.groups.of, losses)
+        return self.groups.weights(sums)[self.groups.of] * sizes
 
 
 def over_targets(targets: Sequence[Target], values: Tensor) -> Tensor:
@@ -50,9 +96,13 @@ def target_gradients(
     """
     losses, gradients = [], []
     for target in targets:
-        batches = _batches(model, target.examples, chunk, ranks)
+        about = target.about(objective)
         with model.at(theta, training=False) as module:
-            loss, terms = _totals(model, objective, module, batches, ranks, back=True)
+            if target.groups is not None:
+                loss, terms = _of_groups(model, about, module, target, chunk, ranks, back=True), 1.0
+            else:
+                batches = _batches(model, target.examples, chunk, ranks)
+                loss, terms = _totals(model, about, module, batches, ranks, back=True)
             total = model.gradient()
         losses.append(loss / terms)
         gradients.append(ranks.sum(total) / terms)
@@ -73,8 +123,12 @@ def target_losses(
     losses = []
     with model.at(theta, training=False) as module:
         for target in targets:
+            about = target.about(objective)
+            if target.groups is not None:
+                losses.append(_of_groups(model, about, module, target, CHUNK, ranks, back=False))
+                continue
             batches = _batches(model, target.examples, CHUNK, ranks)
-            loss, terms = _totals(model, objective, module, batches, ranks, back=False)
+            loss, terms = _totals(model, about, module, batches, ranks, back=False)
             losses.append(loss / terms)
     return torch.tensor(losses, dtype=torch.float64)
 
@@ -98,7 +152,7 @@ def target_graph(
                 model.computing(exactly=True),
                 counting(theta, *model.held) as kept,
             ):
-                objective.losses(module, batch)
+                target.about(objective).losses(module, batch)
             sizes.append(sum(kept.values()))
     return max(sizes)
 
@@ -138,8 +192,12 @@ def mean_metrics(
 
 def _batches(model: FlatModel, examples: Examples, chunk: int, ranks: Ranks) -> Iterator[Batch]:
     """This rank's share of every chunk."""
+    return (examples.batch(rows, model.device) for rows in _shares(examples, chunk, ranks))
+
+
+def _shares(examples: Examples, chunk: int, ranks: Ranks) -> Iterator[Tensor]:
     shares = (rows[own_share(ranks, len(rows))] for rows in examples.chunks(chunk))
-    return (examples.batch(rows, model.device) for rows in shares if len(rows))
+    return (rows for rows in shares if len(rows))
 
 
 def _totals(
@@ -165,3 +223,36 @@ def _totals(
         terms += float(objective.sizes(batch).sum())
     loss, terms = ranks.sum(torch.tensor([loss, terms], dtype=torch.float64)).tolist()
     return loss, terms
+
+
+def _of_groups(
+    model: FlatModel,
+    objective: Objective,
+    module: nn.Module,
+    target: Target,
+    chunk: int,
+    ranks: Ranks,
+    *,
+    back: bool,
+) -> float:
+    """The value of a target in groups.
+
+    back: leave this rank's part of its gradient in the module. Where the worst group counts more it
+    takes a forward pass before to know which that is.
+    """
+    groups, examples = target.groups, target.examples
+    assert groups is not None
+
+    def sums(weights: Tensor | None) -> Tensor:
+        found = torch.zeros_like(groups.terms)
+        for rows in _shares(examples, chunk, ranks):
+            batch = examples.batch(rows, model.device)
+            with model.computing(exactly=True), torch.set_grad_enabled(weights is not None):
+                losses = objective.losses(module, batch)
+                if weights is not None:
+                    (weights[groups.of[rows]].to(losses) * losses).sum().backward()
+            found.index_add_(0, groups.of[rows], losses.detach().double().cpu())
+        return ranks.sum(found)
+
+    first = sums(None) if groups.worst or not back else groups.terms
+    return groups.value(sums(groups.weights(first)) if back else first)

@@ -8,6 +8,7 @@ from curate.models.hf import describe_files, quiet
 from curate.models.objectives.base import Batch, Objective
 from curate.models.objectives.classification import Classification
 from curate.models.objectives.function import FunctionObjective, as_objective, load_objective
+from curate.models.objectives.goal import load_goal
 from curate.models.objectives.labels import (
     CausalLM,
     LabelsObjective,
@@ -48,6 +49,7 @@ __all__ = [
     "foreign_code",
     "load_attribute",
     "load_config",
+    "load_goal",
     "load_objective",
     "load_tokenizer",
     "most_tokens",

@@ -23,6 +23,7 @@ from curate.output.words import count, percent, visible
 from curate.recipe import Recipe
 from curate.recipe.data import Source, Split
 from curate.recipe.names import POLICIES, find_objective
+from curate.recipe.target import TargetSection
 
 Facts = dict[str, str]
 
@@ -52,6 +53,8 @@ def asked(run: SavedRun) -> Facts:
     if find_objective(recipe.objective).label and columns.label:
         reads += f" → {columns.label}"
     facts = {"data": f"{run.source} ({reads})", "target": _targets(recipe)}
+    if recipe.target is not None:
+        facts["target"] += _goal(recipe.target)
     if data.label_noise is not None:
         facts["label noise"] = f"{percent(data.label_noise.fraction)} of labels wrong on purpose"
     return facts | {
@@ -166,6 +169,15 @@ def trust(run: SavedRun) -> Facts:
 
 def _sentence(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}."
+
+
+def _goal(section: TargetSection) -> str:
+    """What is to be low on a target, where that is not the loss of training over all rows."""
+    parts = [section.loss] if section.loss is not None else []
+    if section.balance is not None:
+        alike = f"worst first ({section.worst:g})" if section.worst else "alike"
+        parts.append(f"every {section.balance} {alike}")
+    return f"; {', '.join(parts)}" if parts else ""
 
 
 def _targets(recipe: Recipe) -> str:

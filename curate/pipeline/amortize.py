@@ -252,7 +252,8 @@ def _direction(job: Job, task: Task, theta: Tensor, layer: str | None) -> Tensor
         total, terms = None, 0.0
         for rows in target.examples.chunks(AT_ONCE):
             batch = target.examples.batch(rows, task.model.device)
-            seen = last_features(task.model, task.objective, batch, theta, layer)
+            about = target.about(task.objective)
+            seen = last_features(task.model, about, batch, theta, layer)
             if seen.gradient is None:
                 return None
             total = seen.gradient.sum(dim=0) + (0 if total is None else total)

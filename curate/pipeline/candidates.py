@@ -1,7 +1,7 @@
 """The data section of a recipe made concrete: candidates, targets, held-out rows."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeGuard
 
@@ -23,13 +23,16 @@ from curate.datasets import (
     require_columns,
 )
 from curate.errors import DataError
-from curate.influence import Target
-from curate.models import describe_files
+from curate.influence import Groups, Target
+from curate.models import Objective, describe_files
 from curate.pipeline.reading import Known, column_uses, find_reader
 from curate.recipe import Pretrained, Recipe, Source, Split
+from curate.recipe.target import TargetSection
 from curate.runtime.large import large, released
 from curate.selection import Array
 
+AT_ONCE = 1024
+"""Rows of a target whose terms are counted together."""
 HALVING = 2
 """Seed by which validation sets are halved; `tune` divides them by another."""
 
@@ -48,6 +51,8 @@ class Candidates:
     sources: source -> what identifies the data, and the files of a model, for provenance.
     left_out: source -> how many of its texts are shorter than `data.min_length`, if that is given.
     known: what they were read by.
+    goal: what is to be low on the targets; the loss of training if None. groupings: target -> the
+    values of the column that it is balanced by, of every row of its source; worst: see `Groups`.
     """
 
     table: Dataset
@@ -61,6 +66,9 @@ class Candidates:
     sources: dict[str, Any]
     left_out: dict[str, int]
     known: Known
+    goal: Objective | None = None
+    groupings: dict[str, Array] = field(default_factory=dict)
+    worst: float = 0.0
 
     @classmethod
     def unlabeled(cls, examples: SourceExamples, outputs: int, known: Known) -> "Candidates":
@@ -94,9 +102,30 @@ class Candidates:
     def targets(self) -> tuple[Target, ...]:
         """The validation sets as targets."""
         return tuple(
-            Target(name, examples, self.target_weights[name])
+            Target(
+                name,
+                examples,
+                self.target_weights[name],
+                self.goal,
+                self._groups_of(examples, self.groupings.get(name)),
+            )
             for name, examples in self.validation.items()
         )
+
+    def _groups_of(self, examples: SourceExamples, values: Array | None) -> Groups | None:
+        if values is None:
+            return None
+        names, codes = np.unique(values[examples.rows.numpy()], return_inverse=True)
+        of = torch.from_numpy(codes)
+        if self.goal is None:
+            ones = torch.ones(len(examples))
+            sizes = examples.terms() if _counts_tokens(examples) else ones
+        else:
+            cpu = torch.device("cpu")
+            batches = (examples.batch(rows, cpu) for rows in examples.chunks(AT_ONCE))
+            sizes = torch.cat([self.goal.sizes(batch) for batch in batches])
+        terms = torch.zeros(len(names), dtype=torch.float64).index_add_(0, of, sizes.double())
+        return Groups(of, terms, self.worst)
 
     @property
     def target_rows(self) -> int:
@@ -207,11 +236,13 @@ def read_candidates(recipe: Recipe) -> Candidates:
     scale = _scaling(examples) if section.standardize else lambda part: part
 
     sources, used = {name: fingerprint_of(source)}, {name: len(everything)}
+    tables = dict[str, Dataset]()
 
     def other(part: str, where: Source) -> SourceExamples:
         data = _read(where, uses)
         held = reader.examples(data, str(where))
         sources[str(where)], used[str(where)] = fingerprint_of(data), len(held)
+        tables[str(where)] = data
         _refuse_other_shape(held, examples, f"{where} (data.{part})", name)
         return scale(held)
 
@@ -219,12 +250,14 @@ def read_candidates(recipe: Recipe) -> Candidates:
         return scale(everything.take(parts[name])) if isinstance(held, Split) else other(name, held)
 
     targets = section.validation or {}
-    if isinstance(targets, Split | Source):
-        validation = {"validation": part("validation", targets)}
-    else:
-        validation = {name: part("validation", held) for name, held in targets.items()}
+    held_by = {"validation": targets} if isinstance(targets, Split | Source) else targets
+    validation = {name: part("validation", held) for name, held in held_by.items()}
     test = None if section.test is None else part("test", section.test)
     labels = examples.labels
+    goal, groupings = recipe.target or TargetSection(), dict[str, Array]()
+    for target, held in held_by.items() if goal.balance is not None else ():
+        rows = tables.get(str(held), source)
+        groupings[target] = group_values(rows, str(goal.balance), "target.balance")
     left_out = {where: sources[where]["rows"] - count for where, count in used.items()}
     return Candidates(
         table=table,
@@ -238,6 +271,8 @@ def read_candidates(recipe: Recipe) -> Candidates:
         sources=sources | model_files(recipe),
         left_out={} if section.min_length is None else left_out,
         known=reader.known,
+        groupings=groupings,
+        worst=goal.worst or 0.0,
     )
 
 

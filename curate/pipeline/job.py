@@ -164,6 +164,8 @@ def prepare(
     data = read_candidates(recipe)
     require_same(ranks, "recipe and data", f"{fingerprint(recipe)} {json.dumps(data.sources)}")
     objective = models.load_objective(find_objective(recipe.objective).path)
+    if recipe.target is not None and recipe.target.loss is not None:
+        data = replace(data, goal=models.load_goal(recipe.target.loss, objective))
     job = _sampled(Job(recipe, device, data, objective, scratch, ranks))
     if job.total_steps() > MOST_STEPS:
         raise RecipeError(

@@ -202,13 +202,17 @@ class Retraining:
         weights = np.array([target.weight for target in data.targets])
         losses, shares, means = [], [], dict[str, float]()
         for target, weight in zip(data.targets, weights / weights.sum(), strict=True):
-            metrics = row_metrics(task.model, task.objective, target.examples, theta)
+            about = target.about(task.objective)
+            metrics = row_metrics(task.model, about, target.examples, theta)
             metrics = {name: ranks.same(values) for name, values in metrics.items()}
-            sizes = metrics.pop("size")
-            losses.append((metrics.pop("loss") / sizes).numpy())
-            shares.append(weight * (sizes / sizes.sum()).numpy())
+            sizes, summed = metrics.pop("size"), metrics.pop("loss")
+            own = target.shares(summed, sizes)
+            losses.append((summed / sizes).numpy())
+            shares.append(weight * own.numpy())
             for name, values in metrics.items():
                 means[name] = means.get(name, 0.0) + weight * float(values.mean())
+            if len(data.targets) > 1:  # a gain on one may be a loss on another
+                means[f"loss, {target.name}"] = float(own @ (summed / sizes))
         measured = Measured(np.concatenate(losses), np.concatenate(shares), means)
         if not np.isfinite(measured.loss):
             raise NonFiniteError(

@@ -104,7 +104,8 @@ def select(
             which kind and options are read.
         out: a directory to write, and to keep. If None it goes with the object that is returned.
         settings: sections of a recipe (`training`, `selection`, `data`, `score`, ...); `objective`
-            may be a function (model, batch) -> losses, shape (n,); `test` is data as `train` is.
+            and `loss` of `target` may be functions (model, batch) -> losses, shape (n,); `test` is
+            data as `train` is.
             And options of `run_select`: `device`, `overwrite`, `resume`.
 
     Raises:
@@ -161,6 +162,8 @@ class _Session:
         recipe = {name: value for name, value in settings.items() if name != "test"}
         if callable(objective := settings.get("objective")):
             recipe["objective"] = self._hand(objective, "objective")
+        if callable((target := settings.get("target", {})).get("loss")):
+            recipe["target"] = {**target, "loss": self._hand(target["loss"], "goal")}
         return recipe | {"data": data}
 
     def model(self, model: Any) -> Any:

@@ -16,6 +16,7 @@ from curate.recipe.names import OBJECTIVES, POLICIES, find_objective
 from curate.recipe.optimizers import BASES, AnyOptimizer, ScheduleSection
 from curate.recipe.section import NO_REPEATS, Count, Section, Seed, in_words, one_of
 from curate.recipe.selection import Selection
+from curate.recipe.target import GOALS, TargetSection
 from curate.recipe.tune import Tune
 
 ON_TEXT = [name for name, objective in OBJECTIVES.items() if objective.reads == "text"]
@@ -100,6 +101,8 @@ class Recipe(Section):
     """The run that candidates are scored along."""
     trajectory: Trajectory = Trajectory()
     """What is kept of the run to go back through it."""
+    target: TargetSection | None = None
+    """What influences are about; the loss of training on the validation rows if not given."""
     selection: Selection = Selection()
     """How candidates are valued and how many are kept."""
     score: Score | None = None
@@ -128,6 +131,7 @@ class Recipe(Section):
             self._weight_problems(),
             self._text_problems(),
             self._score_problems(),
+            self._target_problems(),
         ):
             raise ValueError(problem)
         return self
@@ -141,6 +145,8 @@ class Recipe(Section):
             named.append(f"model.trust_remote_code for {self.model.pretrained}")
         if self.objective not in OBJECTIVES:
             named.append(f"objective {self.objective}")
+        if self.target is not None and ":" in (self.target.loss or ""):
+            named.append(f"target.loss {self.target.loss}")
         return named
 
     def _policies(self) -> list[str]:
@@ -238,6 +244,22 @@ class Recipe(Section):
                 f"score.sample: is for influences; {policy} values all rows at little cost, so "
                 "leave score out"
             )
+
+    def _target_problems(self) -> Iterator[str]:
+        """A target of one's own is for influences, and `tune` compares by the loss of training."""
+        if self.target is None:
+            return
+        if self.data.validation is None:
+            yield "target: is about the rows of data.validation; give it"
+        if not POLICIES[self.selection.policy].goes_back:
+            yield f"target: is for influences; {self.selection.policy} does not look at any"
+        if self.target.loss in GOALS and self.objective not in CLASSIFIERS:
+            yield (
+                f"target.loss: {self.target.loss} is for objective {' or '.join(CLASSIFIERS)}, but "
+                f"got {self.objective}"
+            )
+        if self.tune is not None:
+            yield "tune: compares by the loss of training; leave target out, or tune"
 
     def _text_problems(self) -> Iterator[str]:
         """Text columns, a pretrained model, and an objective for both go together."""

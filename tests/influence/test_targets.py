@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from curate.influence import (
+    Groups,
     Target,
     mean_metrics,
     over_targets,
@@ -13,7 +14,8 @@ from curate.influence import (
     target_losses,
 )
 from curate.influence.targets import CHUNK
-from curate.models import Classification, FlatModel
+from curate.models import Batch, Classification, FlatModel
+from curate.models.objectives.base import Model
 from tests import tiny
 from tests.influence.layers import Attentive
 
@@ -44,6 +46,53 @@ def test_losses_of_targets_are_the_same_with_and_without_their_gradients() -> No
     theta = model.read()
     losses, _ = target_gradients(model, Classification(), targets, theta)
     assert torch.equal(target_losses(model, Classification(), targets, theta), losses)
+
+
+@pytest.mark.parametrize("worst", [0.0, 3.0, 200.0])
+def test_groups_count_alike_or_the_worst_of_them_counts_most(worst: float) -> None:
+    task = tiny.task()
+    theta = task.model.read().requires_grad_()
+    examples = tiny.examples(11, 5)
+    of = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
+    groups = Groups(of, torch.tensor([7.0, 2.0, 2.0], dtype=torch.float64), worst)
+    batch = examples.batch(torch.arange(11), task.model.device)
+    losses = task.objective.losses(tiny.bound(task.model, theta, training=False), batch)
+    means = torch.stack([losses[of == g].mean() for g in range(3)])
+    value = means.mean()
+    if worst:
+        value = (means * worst).exp().mean().log() / worst
+    (expected,) = torch.autograd.grad(value, theta, retain_graph=True)
+    targets = [Target("grouped", examples, groups=groups)]
+    for chunk in (3, 100):
+        found, gradients = target_gradients(task.model, task.objective, targets, theta, chunk)
+        torch.testing.assert_close(gradients[0], expected, rtol=1e-10, atol=1e-14)
+        assert float(found[0]) == pytest.approx(value.item(), rel=1e-12)
+    assert torch.equal(
+        target_losses(task.model, task.objective, targets, theta),
+        target_gradients(task.model, task.objective, targets, theta)[0],
+    )
+    shares = targets[0].shares(losses.detach(), torch.ones(11, dtype=torch.float64))
+    assert float(shares.sum()) == pytest.approx(1.0)
+    (slope,) = torch.autograd.grad(shares @ losses, theta)
+    torch.testing.assert_close(slope, expected, rtol=1e-10, atol=1e-14)
+    if worst == 200:
+        assert value.item() == pytest.approx(means.max().item(), rel=0.01)
+
+
+def test_a_target_may_be_about_something_else_than_training() -> None:
+    task = tiny.task()
+    theta, examples = task.model.read(), tiny.examples(10, 11)
+
+    class Squared(Classification):
+        def losses(self, model: Model, batch: Batch) -> torch.Tensor:
+            return super().losses(model, batch) ** 2
+
+    plain, own = (
+        target_gradients(task.model, objective, [Target("t", examples, objective=about)], theta)
+        for objective, about in ((Squared(), None), (task.objective, Squared()))
+    )
+    assert torch.equal(plain[1], own[1])
+    assert torch.equal(plain[0], own[0])
 
 
 def test_the_mean_over_targets_is_by_their_weights() -> None:

@@ -111,6 +111,18 @@ def test_pairs_of_a_torch_dataset_and_a_loss_of_ones_own() -> None:
     np.testing.assert_allclose(first, second, rtol=1e-5)
 
 
+def test_a_target_may_be_a_function_too() -> None:
+    def undecided(model: nn.Module, batch: Any) -> Tensor:
+        probabilities = model(batch["features"]).softmax(dim=1)
+        return 1 - probabilities.square().sum(dim=1)
+
+    found = curate.select(
+        TRAIN, validation=CHECKED, columns=COLUMNS, target={"loss": undecided}, **QUICK
+    )
+    assert 0 < found.summary["worth"]["chosen"]["loss"] < 0.5
+    assert "training loss" in found.summary["worth"]["chosen"]["metrics"]
+
+
 def test_several_targets_and_a_share_of_train() -> None:
     both = curate.select(
         TRAIN, validation={"one": CHECKED, "other": frame(20, 2)}, columns=COLUMNS, **QUICK

@@ -11,7 +11,11 @@ class Classification(Objective):
     """Cross-entropy of `model(batch["features"])`, shape (n, classes), with batch["label"]."""
 
     def losses(self, model: Model, batch: Batch) -> Tensor:
-        return F.cross_entropy(_logits(model, batch), batch["label"], reduction="none")
+        return F.cross_entropy(*self.outputs(model, batch), reduction="none")
+
+    def outputs(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits, shape (n, classes), and classes, shape (n,)."""
+        return _logits(model, batch), batch["label"]
 
     def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
         guess = _logits(model, batch).argmax(dim=1)

@@ -43,9 +43,12 @@ def as_objective(source: Any, name: str) -> Objective:
     )
 
 
-def load_objective(path: str) -> Objective:
-    """The objective at `path`: a function (model, batch) -> losses, or an Objective."""
-    source = load_attribute(path, "objective")
+def load_objective(path: str, key: str = "objective") -> Objective:
+    """The objective at `path`: a function (model, batch) -> losses, or an Objective.
+
+    key: the recipe's, for errors.
+    """
+    source = load_attribute(path, key)
     if callable(source) and not isinstance(source, type):
-        source = foreign_code(f"objective: {path}")(source)
+        source = foreign_code(f"{key}: {path}")(source)
     return as_objective(source, path)

@@ -43,6 +43,10 @@ class LabelsObjective(Objective):
         per_token = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         return per_token.view(labels.shape).sum(dim=1)
 
+    def outputs(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits and labels."""
+        return self._logits(model, batch), self._labels(batch)
+
     def sizes(self, batch: Batch) -> Tensor:
         labels = batch["labels"] if self._counts_first else self._labels(batch)
         if labels.is_floating_point():
