@@ -5,6 +5,7 @@ from curate.models.check import require_trainable
 from curate.models.flat import FlatModel
 from curate.models.from_path import FOREIGN, build_model, foreign_code, load_attribute, one_line
 from curate.models.hf import describe_files, quiet
+from curate.models.norms import freeze_norms
 from curate.models.objectives.base import Batch, Objective
 from curate.models.objectives.classification import Classification
 from curate.models.objectives.function import FunctionObjective, as_objective, load_objective
@@ -47,6 +48,7 @@ __all__ = [
     "describe_files",
     "find_shift",
     "foreign_code",
+    "freeze_norms",
     "load_attribute",
     "load_config",
     "load_goal",

@@ -231,8 +231,9 @@ def refuse_coupled_examples(module: nn.Module) -> None:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             raise ModelError(
                 f"layer {name} is a {type(layer).__name__}, which mixes the examples of a batch, "
-                "so no example has a score of its own; use GroupNorm or LayerNorm, or keep it in "
-                "eval mode."
+                "so no example has a score of its own; use GroupNorm or LayerNorm, or freeze its "
+                "statistics, as pretrained ones are fine-tuned: model.freeze_norms in a recipe, "
+                "curate.freeze_norms(model) in Python."
             )
         if getattr(layer, "track_running_stats", False):
             raise ModelError(

@@ -20,7 +20,8 @@ def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
     """The recipe's model, newly initialized from the global RNG."""
     section = recipe.model
     if isinstance(section, Factory):
-        return models.build_model(section.factory, section.arguments)
+        module = models.build_model(section.factory, section.arguments)
+        return models.freeze_norms(module) if section.freeze_norms else module
     if isinstance(section, Pretrained):
         assert isinstance(data.examples, TokenExamples)
         return models.build_pretrained(

@@ -43,6 +43,9 @@ class Factory(Section):
     """`package.module:function`, which returns the module."""
     arguments: dict[str, Any] = {}
     """Keyword arguments that the function gets."""
+    freeze_norms: bool = False
+    """Whether layers of batch normalization go by the statistics that they have, in training, too,
+    as pretrained ones are fine-tuned; without it they mix the rows of a batch, and are refused."""
 
 
 class Lora(Section):
