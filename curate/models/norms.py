@@ -17,7 +17,8 @@ def freeze_norms(module: nn.Module) -> nn.Module:
     """
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None:
-            layer.__class__ = _frozen(type(layer))
+            kind: Any = type(layer)
+            layer.__class__ = _frozen(kind)
             layer.eval()
     return module
 
