@@ -51,7 +51,7 @@ def read_folder(path: str, *_: Any) -> Dataset:
             files = _pictures(folder, path)
             for first in range(0, len(files), MOST):
                 some = files[first : first + MOST]
-                cells = [{"bytes": None, "path": file} for file in some]
+                cells = [{"bytes": None, "path": name} for name in some]
                 rows = {"image": cells, "label": [number] * len(some)}
                 yield folder.path, pa.table(rows, schema=features.arrow_schema)
 

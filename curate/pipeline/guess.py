@@ -51,7 +51,8 @@ def uses_of(label: str | None) -> dict[str, Use]:
     """What columns are read as before anybody has seen them, as `datasets.read` takes it."""
     spelled = [how(name) for name in LABELS for how in (str, str.title, str.upper)]
     first = dict[str, Use].fromkeys(spelled if label is None else [label], "label")
-    return {"text": "text", **first, "*": "number"}
+    uses: dict[str, Use] = {"text": "text"}
+    return {**uses, **first, "*": "number"}
 
 
 def guess(columns: Sequence[Column], rows: int, source: str, label: str | None = None) -> Guess:
@@ -68,9 +69,8 @@ def guess(columns: Sequence[Column], rows: int, source: str, label: str | None =
         raise DataError(f"{source}: there is no column {label}; it has {', '.join(there)}.")
     unused = {c.name: why for c in columns if c.name != label and (why := _useless(c, rows))}
     usable = [column for column in columns if column.name not in unused]
-    if label is None and (found := _language(usable, rows)) is not None:
-        names, used = found
-        return Guess("causal_lm", names, used, _others(columns, used, unused))
+    if label is None and (language := _language(usable, rows)) is not None:
+        return Guess("causal_lm", *language, _others(columns, language[1], unused))
     texts = [column for column in usable if _is_text(column, rows) and column.name != label]
     texts.sort(key=lambda c: (c.name.lower() not in TEXTS, -c.middle))
     pictures = [column for column in usable if column.kind == "image"]
@@ -97,7 +97,9 @@ def guess(columns: Sequence[Column], rows: int, source: str, label: str | None =
             f"{source}: column {chosen.name} has {chosen.distinct:,} different numbers, which "
             "nothing here learns from texts; give a column of classes with --label."
         )
-    names = {"text": used[0].name} if on_text else {"features": patterns(used, chosen, columns)}
+    names: dict[str, Any] = (
+        {"text": used[0].name} if on_text else {"features": patterns(used, chosen, columns)}
+    )
     names["label"] = chosen.name
     if classes and chosen.kind == "number" and chosen.high >= chosen.distinct:
         names["classes"] = int(chosen.high) + 1

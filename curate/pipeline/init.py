@@ -241,10 +241,8 @@ def _words(looked: Looked) -> list[tuple[str, str, str]]:
 def holds(column: Column, found: Guess) -> str:
     """What a column holds, in some words."""
     if column.kind == "image":
-        low, high = min(column.sizes, key=prod), max(column.sizes, key=prod)
-        words = "pictures of {}x{}".format(*low) + (
-            f" to {high[0]}x{high[1]}" if low != high else ""
-        )
+        ends = dict.fromkeys([min(column.sizes, key=prod), max(column.sizes, key=prod)])
+        words = f"pictures of {' to '.join(f'{height}x{width}' for height, width in ends)}"
     elif column is found.label and found.objective != "regression":
         counts = [f"{name} {count:,}" for name, count in (column.counts or {}).items()]
         words = f"{column.distinct:,} classes{': ' * bool(counts)}{', '.join(counts)}"
