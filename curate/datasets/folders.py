@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -34,7 +33,7 @@ def _mostly(folder: "os.DirEntry[str]") -> bool:
     return 2 * sum(are) > len(are)
 
 
-def read_folder(path: str, *_: Any) -> Dataset:
+def read_folder(path: str) -> Dataset:
     """The columns `image`, a file, and `label`, the name of its folder, in the order of both.
 
     Raises:
@@ -52,8 +51,8 @@ def read_folder(path: str, *_: Any) -> Dataset:
             for first in range(0, len(files), MOST):
                 some = files[first : first + MOST]
                 cells = [{"bytes": None, "path": name} for name in some]
-                rows = {"image": cells, "label": [number] * len(some)}
-                yield folder.path, pa.table(rows, schema=features.arrow_schema)
+                columns = {"image": cells, "label": [number] * len(some)}
+                yield folder.path, pa.table(columns, schema=features.arrow_schema)
 
     ((_, table),) = gathered(tables())
     info = datasets.DatasetInfo(features=features)

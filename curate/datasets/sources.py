@@ -191,7 +191,11 @@ class Source(NamedTuple):
 SOURCES = (
     Source(lambda path: path.startswith("sklearn:"), (), _read_bundled),
     Source(lambda path: path.startswith(PREFIX), (), lambda path, *_: handed(path)),
-    Source(lambda path: holds_pictures(path) and not _is_saved(path), (), read_folder),
+    Source(
+        lambda path: holds_pictures(path) and not _is_saved(path),
+        (),
+        lambda path, *_: read_folder(path),
+    ),
     Source(os.path.isdir, ("split",), _read_directory),
     Source(names_files, (), lambda path, _, uses: read_files(path, uses)),
     Source(_names_dataset, ("split", "name"), _read_hub),

@@ -13,6 +13,7 @@ TEXTS = ("text", "sentence", "content", "review", "comment", "body", "document",
 PAIRS = (
     ("prompt", "completion"),
     ("prompt", "response"),
+    ("prompt", "chosen"),
     ("instruction", "output"),
     ("instruction", "response"),
     ("question", "answer"),
@@ -50,9 +51,10 @@ class Guess:
 def uses_of(label: str | None) -> dict[str, Use]:
     """What columns are read as before anybody has seen them, as `datasets.read` takes it."""
     spelled = [how(name) for name in LABELS for how in (str, str.title, str.upper)]
-    first = dict[str, Use].fromkeys(spelled if label is None else [label], "label")
     uses: dict[str, Use] = {"text": "text"}
-    return {**uses, **first, "*": "number"}
+    for name in spelled if label is None else [label]:
+        uses[name] = "label"
+    return {**uses, "*": "number"}
 
 
 def guess(columns: Sequence[Column], rows: int, source: str, label: str | None = None) -> Guess:
@@ -83,6 +85,9 @@ def guess(columns: Sequence[Column], rows: int, source: str, label: str | None =
             f"{source}: no column looks like a label; say which with --label, one of "
             f"{', '.join(there)}."
         )
+    if chosen.kind not in ("class", "number", "text") or chosen.distinct < 2:
+        what = "the same in every row" if chosen.distinct == 1 else "neither a class nor a number"
+        raise DataError(f"{source}: column {chosen.name} is {what}; give another --label.")
     numbers = [c for c in usable if c.kind in ("number", "numbers") and c is not chosen]
     used = pictures[:1] or texts[:1] or [column for column in numbers if not _gaps(column)]
     if not used:
@@ -191,14 +196,13 @@ def _useless(column: Column, rows: int) -> str:
         return "" if column.sizes else "bytes that are no pictures; see data.columns.image_shape"
     if column.distinct <= 1:
         return "the same in every row"
-    if column.distinct < rows:
+    if column.distinct < rows or column.name.lower() in LABELS:
         return ""
     a_range = column.whole and column.high - column.low == rows - 1
     a_word = column.kind == "text" and not column.blanks and column.high <= SHORT
-    named = column.name.lower() not in TEXTS and column.name.lower() not in {*chain(*PAIRS)}
-    if (column.kind == "number" and a_range) or (a_word and named):
-        return "another in every row: an id"
-    return ""
+    called = column.name.lower() in {*TEXTS, *chain(*PAIRS)}
+    an_id = a_range if column.kind == "number" else a_word and not called
+    return "another in every row: an id" if an_id else ""
 
 
 def _others(
@@ -206,14 +210,11 @@ def _others(
 ) -> dict[str, str]:
     """Why the columns that are not used are not."""
     names = {column.name for column in used}
-    why = {
-        "text": "words; give each a column of 0 and 1 to use them",
-        "class": "classes",
-        "messages": "conversations",
-        "image": "pictures",
-    }
+    words = "words; give each a column of 0 and 1 to use them"
+    only = f"only {' and '.join(sorted(names))} count here"
+    beside = words if used[0].kind.startswith("number") else only
     return {
-        c.name: unused.get(c.name) or _gaps(c) or why.get(c.kind, "numbers beside what is used")
+        c.name: unused.get(c.name) or (_gaps(c) if c.kind.startswith("number") else "") or beside
         for c in columns
         if c.name not in names
     }

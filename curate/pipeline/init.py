@@ -221,20 +221,19 @@ def _words(looked: Looked) -> list[tuple[str, str, str]]:
     found = looked.guess
     roles = {name: key for key, name in found.columns.items() if isinstance(name, str)}
 
-    def role(column: Column) -> str:
+    def taken(column: Column) -> tuple[str, str]:
         if column.name in found.unused:
-            return "not used"
-        return roles.get(column.name, "feature")
+            return "not used", found.unused[column.name]
+        return roles.get(column.name, "feature"), ""
 
     lines = []
-    for taken, run in groupby(looked.columns, role):
+    for (role, why), run in groupby(looked.columns, taken):
         some = [*run]
-        if taken == "feature" and len(some) > TOGETHER:
-            lines.append((f"{some[0].name} to {some[-1].name}", taken, f"{len(some):,} columns"))
-            continue
-        for column in some:
-            what = found.unused.get(column.name) or holds(column, found)
-            lines.append((column.name, taken, what))
+        if len(some) > TOGETHER:
+            what = f"{len(some):,} columns{': ' * bool(why)}{why}"
+            lines.append((f"{some[0].name} to {some[-1].name}", role, what))
+        else:
+            lines += [(column.name, role, why or holds(column, found)) for column in some]
     return lines
 
 

@@ -40,6 +40,7 @@ def test_texts_and_a_label() -> None:
     found = guessed(title=few(2), review=sentences(), label=["good", "bad"] * (N // 2))
     assert found.objective == "sequence_classification"
     assert found.columns == {"text": "review", "label": "label"}
+    assert found.unused == {"title": "only label and review count here"}
 
 
 def test_texts_alone_are_learned_to_write() -> None:
@@ -106,6 +107,8 @@ def test_many_columns_have_one_pattern() -> None:
     [
         ({"a": sentences(), "stars": spread()}, "which nothing here learns from texts"),
         ({"label": few(), "a": ["x"] * N}, "beside label no column has numbers without gaps"),
+        ({"a": spread(), "stars": ["x"] * N}, "column stars is the same in every row; give anoth"),
+        ({"a": spread(), "stars": [[1.5]] * N}, "column stars is"),
         ({"a": ["x"] * N}, "no column looks like a label; say which with --label, one of a"),
     ],
 )
