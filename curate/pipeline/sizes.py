@@ -7,8 +7,8 @@ from typing import Any
 from curate.pipeline.guess import Guess
 
 ENCODER, CAUSAL = "distilbert/distilbert-base-uncased", "HuggingFaceTB/SmolLM2-135M"
-TINY_ENCODER = "google/bert_uncased_L-4_H-256_A-4"
-"""A twelfth of the work of `ENCODER`, for machines without a GPU."""
+SMALL_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+"""A quarter of the work of `ENCODER`, for machines without a GPU."""
 SMALL, LARGE = 32, 64
 """Pixels of a side that the small convnet takes."""
 LENGTHS = (32, 64, 128, 256, 512)
@@ -41,6 +41,7 @@ SCALES = {
     "numbers": Scale(1000, 50_000, 32, 500, (2, 10), 8, 3e-3),
     "pictures": Scale(400, 10_000, 32, 400, (2, 8), 8, 1e-3),
     "encoder": Scale(200, 4_000, 16, 200, (1, 3), 8, 5e-5),
+    "small encoder": Scale(100, 2_000, 16, 120, (1, 3), 8, 2e-4),
     "causal": Scale(100, 2_000, 8, 200, (1, 3), 8, 2e-4),
 }
 
@@ -69,7 +70,7 @@ def sized(found: Guess, rows: int, *, has_target: bool, on_gpu: bool) -> Sized:
     Args:
         has_target: whether there is a target already. on_gpu: whether this machine has one.
     """
-    kind = _kind(found)
+    kind = _kind(found, on_gpu=on_gpu)
     scale = SCALES[kind]
     share = float(f"{min(0.2, scale.target / rows):.2g}")
     candidates = rows if has_target else rows - round(share * rows)
@@ -103,16 +104,21 @@ def sized(found: Guess, rows: int, *, has_target: bool, on_gpu: bool) -> Sized:
             f"so many of the {candidates:,} candidates are scored by training on them, the scores "
             "of the others are predicted; more are surer, and slower"
         )
-    if kind == "encoder":
-        _encoder(made, found, on_gpu=on_gpu)
-    else:
-        {"numbers": _numbers, "pictures": _pictures, "causal": _causal}[kind](made, found)
+    {
+        "numbers": _numbers,
+        "pictures": _pictures,
+        "encoder": _encoder,
+        "small encoder": _small_encoder,
+        "causal": _causal,
+    }[kind](made, found)
     return made
 
 
-def _kind(found: Guess) -> str:
-    if found.objective in ("sequence_classification", "causal_lm"):
-        return "causal" if found.label is None else "encoder"
+def _kind(found: Guess, *, on_gpu: bool) -> str:
+    if found.label is None:
+        return "causal"
+    if found.objective == "sequence_classification":
+        return "encoder" if on_gpu else "small encoder"
     return "pictures" if found.pictures else "numbers"
 
 
@@ -145,21 +151,26 @@ def _pictures(made: Sized, found: Guess) -> None:
     _reach(made, found, last=f"{3 * len(channels) + 1}.*")
 
 
-def _encoder(made: Sized, found: Guess, *, on_gpu: bool) -> None:
-    made.model["pretrained"] = ENCODER if on_gpu else TINY_ENCODER
-    small = f"a small one, since there is no GPU here; with one, {ENCODER}. It could be "
+def _encoder(made: Sized, found: Guess) -> None:
+    made.model["pretrained"] = ENCODER
     made.notes["model"] = (
-        f"{'' if on_gpu else small}any encoder of transformers: a name on the Hub or a directory "
+        "it could be any encoder of transformers: a name on the Hub or a directory "
         '(`pip install "curate[hf]"`); of texts that are not English, '
         "distilbert/distilbert-base-multilingual-cased"
     )
-    if not on_gpu:
-        made.training["optimizer"]["lr"] = 2e-4
     made.notes["training.optimizer"] = (
         "the larger the model, the lower: 1e-5 to 5e-5 for 100 million parameters, 1e-4 to 3e-4 "
         "for ten; 1e-3 would ruin it"
     )
     _texts(made, found)
+
+
+def _small_encoder(made: Sized, found: Guess) -> None:
+    _encoder(made, found)
+    made.model["pretrained"] = SMALL_ENCODER
+    made.notes["model"] = (
+        f"for a machine without a GPU; with one, {ENCODER}; " + made.notes["model"]
+    )
 
 
 def _causal(made: Sized, found: Guess) -> None:

@@ -8,7 +8,7 @@ import torch
 from curate.datasets import Column
 from curate.models.builtin import cnn, mlp
 from curate.pipeline.guess import Guess
-from curate.pipeline.sizes import ENCODER, SCALES, TINY_ENCODER, Sized, sized
+from curate.pipeline.sizes import ENCODER, SCALES, SMALL_ENCODER, Sized, sized
 
 LABEL = Column("label", "number", distinct=2, high=1)
 NUMBERS = Guess("classification", {"features": ["x"]}, [Column("x", "number")], {}, LABEL)
@@ -43,13 +43,14 @@ def test_work_does_not_grow_with_rows(found: Guess, rows: int) -> None:
 
 
 def test_a_given_target_leaves_all_rows_to_be_scored() -> None:
-    assert made(TEXTS, 4000, has_target=True).score == {}
-    assert made(TEXTS, 4500, has_target=True).score == {"score": {"sample": 4000}}
+    there = {"has_target": True, "on_gpu": True}
+    assert made(TEXTS, 4000, **there).score == {}
+    assert made(TEXTS, 4500, **there).score == {"score": {"sample": 4000}}
 
 
 def test_the_encoder_suits_the_machine() -> None:
     there, here = made(TEXTS, on_gpu=True), made(TEXTS)
-    assert (there.model["pretrained"], here.model["pretrained"]) == (ENCODER, TINY_ENCODER)
+    assert (there.model["pretrained"], here.model["pretrained"]) == (ENCODER, SMALL_ENCODER)
     assert ENCODER in here.notes["model"]
     assert there.training["optimizer"]["lr"] < here.training["optimizer"]["lr"] < 1e-3
 
