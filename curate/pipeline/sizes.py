@@ -178,8 +178,8 @@ def _causal(made: Sized, found: Guess) -> None:
     made.model.update({"pretrained": CAUSAL + "-Instruct" * chat, "lora": {"rank": 8}})
     made.notes["model"] = (
         'a model of transformers (`pip install "curate[lora]"`): any causal model of the Hub, or a '
-        f"directory{', with a chat template' if chat else ''}; without lora all of it is trained, "
-        "for more memory"
+        f"directory{', with a chat template' if chat else ''}; for a GPU, `--plan` says how long "
+        "it takes without one; without lora all of it is trained"
     )
     made.notes["training.optimizer"] = "of adapters 1e-4 to 5e-4; without lora 1e-5 to 1e-4"
     _texts(made, found)
