@@ -1,5 +1,6 @@
 """The closing lines of a command, from its summary."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,20 @@ import polars as pl
 
 from curate.output.verdict import worth_line
 from curate.output.words import (
+    cells,
     columns,
+    count,
+    fit,
     horizon_name,
     mean_and_spread,
+    one_line,
+    visible,
     worth_cells,
 )
 from curate.runtime.units import UNITS, duration
 
+WIDE, NAME, SHOWN = 80, 24, 24
+"""Columns of a terminal, of a name in it, and lines about columns of data."""
 SIGNS = {"dropped": "x ", "untried": ". ", "failed": "- "}
 
 
@@ -29,6 +37,42 @@ def describe_application(summary: dict[str, Any]) -> str:
         lines.append(f"without a score: {summary['unscored']:,}, shorter than data.min_length")
     seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in summary["seconds"].items())
     return "\n".join([*lines, f"time: {seconds}", f"wrote {summary['out']}"])
+
+
+def describe_look(seen: dict[str, Any]) -> str:
+    """The closing lines of `curate init`: what was seen, what was written, what to type next."""
+    rows = [[_cell(cell) for cell in line] for line in seen["columns"]]
+    more = [["", "", f"and {len(rows) - SHOWN:,} more"]] * (len(rows) > SHOWN)
+    rows = [["column", "taken for", "what is there"], *rows[:SHOWN], *more]
+    widths = [min(NAME, max(map(cells, column))) for column in [*zip(*rows, strict=True)][:2]]
+    left = WIDE - sum(widths) - 4
+    lines = [f"{_cell(seen['data'])}: {count(seen['rows'], 'row')}", ""]
+    for name, taken, what in rows:
+        line = [fit(name, widths[0]), fit(taken, widths[1]), fit(what, left)]
+        lines.append("  ".join(line).rstrip())
+    facts = [f"{count(seen['repeated'], 'row')} as one before, in what is used"]
+    if seen["contradicting"] is not None:
+        facts.append(f"{count(seen['contradicting'], 'row')} as another, with another label")
+    if seen["target_rows"] is None:
+        facts.append("no validation data: a share of the rows is taken, as noisy as they are")
+    else:
+        shared, of = seen["shared"], seen["target_rows"]
+        facts.append(f"{shared:,} of {of:,} rows of {_cell(seen['target'])} are candidates, too")
+    lines += ["", *(fit(fact, WIDE).rstrip() for fact in facts), ""]
+    recipe = shlex.quote(seen["recipe"])
+    return "\n".join(
+        [
+            *lines,
+            f"wrote {_cell(seen['recipe'])}, whose notes say what each guess could be instead:",
+            f"{seen['objective']} with {seen['model']}; next:",
+            f"  curate select {recipe} --plan   # how long it will take",
+            f"  curate select {recipe}",
+        ]
+    )
+
+
+def _cell(text: str) -> str:
+    return visible(one_line(text))
 
 
 def describe_plan(plan: dict[str, Any]) -> str:

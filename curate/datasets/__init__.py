@@ -21,6 +21,7 @@ from curate.datasets.labels import (
     read_classes,
     read_numbers,
 )
+from curate.datasets.look import Column, contradicting, look, repeated, row_keys, shared
 from curate.datasets.references import refuse_outside
 from curate.datasets.rows import pick_rows
 from curate.datasets.session import PREFIX, as_dataset, handing
@@ -43,6 +44,7 @@ __all__ = [
     "PREFIX",
     "BatchExamples",
     "Classes",
+    "Column",
     "Encoded",
     "Examples",
     "Scaling",
@@ -55,6 +57,7 @@ __all__ = [
     "as_dataset",
     "batch_length",
     "cache_file",
+    "contradicting",
     "counted",
     "drawn",
     "encode_completions",
@@ -66,6 +69,7 @@ __all__ = [
     "handing",
     "holds_names",
     "leaves",
+    "look",
     "map_leaves",
     "mapped_tensors",
     "match_features",
@@ -78,7 +82,10 @@ __all__ = [
     "read_features",
     "read_numbers",
     "refuse_outside",
+    "repeated",
     "require_columns",
+    "row_keys",
+    "shared",
     "stream",
     "take",
     "truncate",

@@ -66,11 +66,12 @@ def read_features(
     *,
     dtype: torch.dtype,
     image_shape: Sequence[int] | None = None,
+    image_size: Sequence[int] | None = None,
 ) -> Tensor:
     """Feature columns as one tensor of first dimension N.
 
     One column keeps its shape, (N, ...); several are flattened side by side, (N, F).
-    Images become uint8, shape (N, channels, height, width).
+    Images become uint8, shape (N, channels, height, width), those of `image_size` if given.
 
     Raises:
         DataError: a null, a NaN, a ragged list or a column of another kind, with
@@ -86,7 +87,7 @@ def read_features(
     for name in names:
         column = _without_nulls(table.column(name), name, source)
         if is_image_column(features[name]):
-            parts.append(decode_images(data, name, source, image_shape))
+            parts.append(decode_images(data, name, source, image_shape, image_size))
         else:
             parts.append(_numeric(column, f"{source}: column {name}", dtype))
     if len(parts) == 1:

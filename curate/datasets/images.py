@@ -16,9 +16,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from curate.datasets.tensors import large_tensor
+from curate.datasets.tensors import PIECE, large_tensor
 from curate.errors import DataError
-from curate.runtime.large import AROUND, touched
+from curate.runtime.large import AROUND, pieces, touched
 
 Pixels = np.ndarray[Any, Any]
 """Shape (height, width, channels), uint8."""
@@ -27,6 +27,8 @@ Pixels = np.ndarray[Any, Any]
 GRAY = ("1", "L", "LA", "La")
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are decoded: pictures, and no programs (EPS would run Ghostscript)."""
+ORIENTATION, SIDEWAYS = 0x0112, 5
+"""The tag of EXIF that says how a camera was held; from here on height is width."""
 FAINT = 64
 """Shades by which an image has to differ within itself so as to be seen."""
 UNDECODABLE = (
@@ -48,7 +50,11 @@ def is_image_column(feature: Any) -> bool:
 
 
 def decode_images(
-    data: Dataset, name: str, source: str, shape: Sequence[int] | None = None
+    data: Dataset,
+    name: str,
+    source: str,
+    shape: Sequence[int] | None = None,
+    size: Sequence[int] | None = None,
 ) -> Tensor:
     """An image column as uint8, shape (N, channels, height, width).
 
@@ -57,6 +63,8 @@ def decode_images(
             by row with the channels last; None for encoded images. Gray images
             have one channel, all others are converted to RGB; 16 bits and floats of 0..1
             become 8 bits, and what is transparent lies on white, or on black if white hides it.
+        size: [height, width] that encoded images are brought to; gray ones are then made RGB
+            where others are. None: all have to be of one size already.
 
     Raises:
         DataError: an image cannot be decoded or has another size, with its row.
@@ -66,18 +74,35 @@ def decode_images(
     images, first = torch.empty(0), (0, 0, 0)
     for row, cell in enumerate(data.with_format(None)[name]):
         where = f"{source}: column {name}, row {row}"
-        pixels = _decoded(cell, where) if shape is None else _raw(cell, shape, where)
+        pixels = _decoded(cell, where, size) if shape is None else _raw(cell, shape, where)
         if row == 0:
-            height, width, channels = first = pixels.shape
-            images = large_tensor((len(data), channels, height, width), torch.uint8)
-        if pixels.shape != first:
+            first = pixels.shape
+            images = _room(len(data), first)
+        if size is not None and first[2] < pixels.shape[2]:
+            first = pixels.shape
+            images = _in_color(images, row)
+        if pixels.shape != first and (size is None or pixels.shape[2] != 1):
             raise DataError(
                 f"{where}: the image is {_size(pixels.shape)} but the first one is "
-                f"{_size(first)}; bring them to one size first."
+                f"{_size(first)}; bring all to one with data.columns.image_size: [height, width]."
             )
         images[row] = torch.tensor(pixels).permute(2, 0, 1)
         touched(2 + pixels.nbytes // AROUND)  # where it comes from, where it goes
     return images
+
+
+def _room(count: int, shape: Sequence[int]) -> Tensor:
+    height, width, channels = shape
+    return large_tensor((count, channels, height, width), torch.uint8)
+
+
+def _in_color(images: Tensor, rows: int) -> Tensor:
+    """The first so many rows of gray images, in RGB; all others are still to come."""
+    _, _, height, width = images.shape
+    colored = _room(len(images), (height, width, 3))
+    for part in pieces(rows, max(1, PIECE // colored[0].nbytes)):
+        colored[part] = images[part]
+    return colored
 
 
 def _raw(cell: Any, shape: Sequence[int], where: str) -> Pixels:
@@ -91,7 +116,7 @@ def _raw(cell: Any, shape: Sequence[int], where: str) -> Pixels:
     return np.frombuffer(cell, dtype=np.uint8).reshape((*shape, 1)[:3])
 
 
-def _decoded(cell: Any, where: str) -> Pixels:
+def _decoded(cell: Any, where: str, size: Sequence[int] | None) -> Pixels:
     content = {"bytes": cell} if isinstance(cell, bytes) else cell
     file = content["path"] if content["bytes"] is None else io.BytesIO(content["bytes"])
     if file is None:
@@ -99,13 +124,28 @@ def _decoded(cell: Any, where: str) -> Pixels:
     try:
         with _no_bombs(), PIL.Image.open(file, formats=FORMATS) as image:
             upright = PIL.ImageOps.exif_transpose(image)
-            pixels = np.asarray(_as_seen(upright, image.format))
+            seen = _as_seen(upright, image.format)
+            if size is not None:
+                seen = seen.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR)
+            pixels = np.asarray(seen)
     except UNDECODABLE as error:
         raise DataError(
             f"{where}: not an image that can be decoded ({error}); "
             "for raw pixels give data.columns.image_shape."
         ) from error
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def size_of(cell: Any) -> tuple[int, int] | None:
+    """Height and width of an encoded image as it is decoded; None if it cannot be opened."""
+    content = {"bytes": cell} if isinstance(cell, bytes) else cell or {"bytes": b""}
+    file = content["path"] if content["bytes"] is None else io.BytesIO(content["bytes"])
+    try:
+        with _no_bombs(), PIL.Image.open(file, formats=FORMATS) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
+            return image.size if turned else image.size[::-1]
+    except (*UNDECODABLE, AttributeError):  # of a file that is None
+        return None
 
 
 def _no_bombs() -> AbstractContextManager[None]:

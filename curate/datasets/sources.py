@@ -21,6 +21,7 @@ from curate.datasets.files import (
     reason_of,
     root_of,
 )
+from curate.datasets.folders import holds_pictures, read_folder
 from curate.datasets.references import refuse_outside
 from curate.datasets.session import PREFIX, handed
 from curate.errors import DataError, MissingExtraError, RunError
@@ -48,8 +49,9 @@ def read(
 
     Args:
         path: `sklearn:digits` (iris, wine, breast_cancer, diabetes); a directory written by
-            `save_to_disk`; a Parquet, JSON, JSON Lines, CSV or Arrow file, or a glob of such
-            files; otherwise the name of a dataset on the Hugging Face Hub.
+            `save_to_disk`; a folder of pictures with one folder for each class; a Parquet, JSON,
+            JSON Lines, CSV or Arrow file, or a glob of such files; otherwise the name of a dataset
+            on the Hugging Face Hub.
         split: which split, where the source has several; "train" if it has that one. Slices
             and sums are written as for `datasets`: `train[:1000]`, `train+validation`.
         name: the configuration of a Hub dataset.
@@ -146,12 +148,17 @@ def _read_bundled(path: str, *_: Any) -> Dataset:
 
 
 def _read_directory(path: str, *_: Any) -> Dataset | DatasetDict:
-    if not any(os.path.isfile(os.path.join(path, f)) for f in ("dataset_dict.json", "state.json")):
+    if not _is_saved(path):
         raise DataError(
-            f"{path}: is a directory that save_to_disk did not write; for files in it, give a "
-            f"glob such as {os.path.join(path, '*.parquet')}."
+            f"{path}: is a directory that save_to_disk did not write, and no folder of pictures "
+            "with one folder for each class; for files in it, give a glob such as "
+            f"{os.path.join(path, '*.parquet')}."
         )
     return datasets.load_from_disk(path)
+
+
+def _is_saved(path: str) -> bool:
+    return any(os.path.isfile(os.path.join(path, f)) for f in ("dataset_dict.json", "state.json"))
 
 
 def _names_dataset(path: str) -> bool:
@@ -184,6 +191,11 @@ class Source(NamedTuple):
 SOURCES = (
     Source(lambda path: path.startswith("sklearn:"), (), _read_bundled),
     Source(lambda path: path.startswith(PREFIX), (), lambda path, *_: handed(path)),
+    Source(
+        lambda path: holds_pictures(path) and not _is_saved(path),
+        (),
+        lambda path, *_: read_folder(path),
+    ),
     Source(os.path.isdir, ("split",), _read_directory),
     Source(names_files, (), lambda path, _, uses: read_files(path, uses)),
     Source(_names_dataset, ("split", "name"), _read_hub),

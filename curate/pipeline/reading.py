@@ -119,6 +119,7 @@ class FeatureReader:
             source,
             dtype=self.dtype,
             image_shape=self.recipe.data.columns.image_shape,
+            image_size=self.recipe.data.columns.image_size,
         )
         labels = None
         if self.label is not None and self.classes is not None:

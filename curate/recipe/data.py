@@ -12,8 +12,8 @@ class Source(Section):
 
     path: Annotated[str, Field(min_length=1)]
     """A file (CSV, JSON, JSON Lines, Parquet or Arrow; text also as `.gz`, `.bz2` or `.zst`) or a
-    pattern of files, a directory that `save_to_disk` wrote, `sklearn:digits`, or a name on the
-    Hub."""
+    pattern of files, a folder of pictures with one folder for each class (columns `image` and
+    `label`), a directory that `save_to_disk` wrote, `sklearn:digits`, or a name on the Hub."""
     split: str | None = None
     """The split of a dataset that has several."""
     name: str | None = None
@@ -87,6 +87,9 @@ class Columns(Section):
     """The number of classes; counted in the training source if not given."""
     image_shape: Annotated[list[Count], Field(min_length=2, max_length=3)] | None = None
     """The shape that features are reshaped to: [height, width] or [channels, height, width]."""
+    image_size: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+    """The [height, width] that pictures are resized to; if not given, all must be of one size. Gray
+    ones are made RGB where others are."""
 
     @field_validator("features", mode="before")
     @classmethod
@@ -114,8 +117,11 @@ class Columns(Section):
                 "give exactly one of features, text, prompt with completion, and messages, but "
                 f"got {' and '.join(used) or 'none'}"
             )
-        if self.image_shape is not None and self.features is None:
-            raise ValueError("image_shape is for features; remove it")
+        for name in ("image_shape", "image_size"):
+            if getattr(self, name) is not None and self.features is None:
+                raise ValueError(f"{name} is for features; remove it")
+        if self.image_shape is not None and self.image_size is not None:
+            raise ValueError("image_shape is for raw pixels, which have no size to change")
         return self
 
 

@@ -5,7 +5,8 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from curate.recipe.optimizers import UNMODELED
 from curate.recipe.schema import Recipe
 from curate.recipe.section import Section, sections
 
+WIDTH = 96
+"""Columns of a line with a comment."""
 TAG = "tag:yaml.org,2002:"
 SCALARS = (
     ("null", r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -188,7 +191,46 @@ def parse(text: str) -> Any:
 
 def dump(value: Any) -> str:
     """YAML that `parse` reads back to the same value."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return _yaml(value)
+
+
+def _yaml(value: Any, **style: Any) -> str:
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style)
+    return text
+
+
+def _lines(key: str, value: Any) -> list[str]:
+    """A key as YAML; what holds nothing nested is in one line, if it is short."""
+    nested = isinstance(value, dict | list)
+    text = _yaml({key: value}, default_flow_style=None if nested else False, width=WIDTH)
+    return text.split("\n")[:-1]
+
+
+def commented(recipe: Mapping[str, Any], notes: Mapping[str, str]) -> str:
+    """A recipe of plain values as YAML, with notes as comments.
+
+    Args:
+        notes: by key, `training.epochs`, or by section; "" is above all.
+    """
+    lines = _comment(notes.get("", ""))
+    for name, section in recipe.items():
+        lines += ["", *_comment(notes.get(name, ""))]
+        if not isinstance(section, dict):
+            lines += _lines(name, section)
+            continue
+        lines.append(f"{name}:")
+        for key, value in section.items():
+            own = [f"  {line}" for line in _lines(key, value)]
+            note = _comment(notes.get(f"{name}.{key}", ""))
+            beside = len(own) == len(note) == 1 and len(own[0]) + len(note[0]) + 2 <= WIDTH
+            lines += [f"{own[0]}  {note[0]}"] if beside else [*(f"  {n}" for n in note), *own]
+    return "\n".join([*lines, ""])
+
+
+def _comment(note: str) -> list[str]:
+    """Lines of a comment, whatever is in the note."""
+    plain = "".join(c if c.isprintable() else " " for c in note)
+    return [f"# {line}" for line in textwrap.wrap(plain, WIDTH - 4)]
 
 
 class _Dumper(yaml.SafeDumper):

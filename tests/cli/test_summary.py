@@ -9,10 +9,12 @@ import pytest
 
 from curate.cli.main import shown
 from curate.cli.summary import (
+    describe_look,
     describe_plan,
     describe_tuning,
     describe_verification,
 )
+from curate.output.words import cells
 
 SELECTED: dict[str, Any] = {"policy": "look_ahead", "candidates": 72, "steps": 10, "device": "cpu"}
 
@@ -197,3 +199,30 @@ def test_lines_are_as_wide_as_the_terminal_and_plain_in_a_pipe(
     assert lines[2] in bare  # a table is left alone
     assert max(len(line) for line in bare if line != lines[2]) <= width
     assert " ".join(line.strip() for line in bare).split() == text.split()
+
+
+def test_what_was_seen_fits_a_terminal() -> None:
+    seen: dict[str, Any] = {
+        "data": "a\nb.csv",
+        "rows": 1,
+        "columns": [("wide 猫" * 9, "label", "many classes " * 9)]
+        + [(f"c{k}", "not used", "the same in every row") for k in range(30)],
+        "repeated": 1,
+        "contradicting": None,
+        "shared": 2,
+        "target": "checked.csv",
+        "target_rows": 3000,
+        "recipe": "a b.yaml",
+        "objective": "causal_lm",
+        "model": "some/model",
+    }
+    lines = describe_look(seen).splitlines()
+    assert all(cells(line) <= 80 for line in lines)
+    assert lines[0] == "a b.csv: 1 row"
+    assert lines[3].startswith("wide 猫wide 猫")
+    assert lines[-9].split() == ["and", "7", "more"]
+    assert lines[-7:-5] == [
+        "1 row as one before, in what is used",
+        "2 of 3,000 rows of checked.csv are candidates, too",
+    ]
+    assert lines[-1] == "  curate select 'a b.yaml'"

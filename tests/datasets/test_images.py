@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 
-from curate.datasets.images import decode_images, is_image_column
+from curate.datasets.images import decode_images, is_image_column, size_of
 from curate.errors import DataError
 
 
@@ -45,6 +45,37 @@ def test_images_become_bytes_with_channels_first(kind: str, color: bool) -> None
     assert images.dtype == torch.uint8
     assert images.is_contiguous()
     assert np.array_equal(images.numpy(), np.moveaxis(expected, 3, 1))
+
+
+def test_pictures_of_any_size_are_brought_to_one() -> None:
+    shades = np.array([[0, 100], [200, 250]], dtype=np.uint8)
+    cells = [png(np.kron(shades, np.ones(size, np.uint8))) for size in [(8, 4), (16, 16), (2, 2)]]
+    images = decode_images(Dataset.from_dict({"image": cells}), "image", "src", size=[4, 4])
+    assert images.shape == (3, 1, 4, 4)
+    corners = images[:, 0, ::3, ::3].float()
+    assert (corners - torch.from_numpy(shades).float()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=["gray first", "rgb first"])
+def test_gray_pictures_are_made_rgb_where_others_are(order: list[int]) -> None:
+    both = [png(GRAY[0]), png(RGB[0])]
+    cells = [both[k] for k in order]
+    with pytest.raises(DataError, match=r"bring all to one with data.columns.image_size"):
+        decode_images(Dataset.from_dict({"image": cells}), "image", "src")
+    images = decode_images(Dataset.from_dict({"image": cells}), "image", "src", size=[3, 4])
+    expected = [np.stack([GRAY[0]] * 3), np.moveaxis(RGB[0], 2, 0)]
+    assert np.array_equal(images.numpy(), np.stack([expected[k] for k in order]))
+
+
+def test_the_size_of_a_picture_is_that_of_what_is_decoded() -> None:
+    file = io.BytesIO()
+    image = PIL.Image.fromarray(RGB[0])
+    exif = image.getexif()
+    exif[0x0112] = 6  # held upright
+    image.save(file, "JPEG", exif=exif)
+    decoded = decode_images(Dataset.from_dict({"image": [file.getvalue()]}), "image", "src")
+    assert size_of(file.getvalue()) == tuple(decoded.shape[2:]) == (4, 3)
+    assert size_of(b"no picture") is size_of(None) is size_of({"bytes": None, "path": None}) is None
 
 
 def test_what_is_not_gray_becomes_rgb() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from curate.errors import RecipeError
 from curate.recipe import check_recipe, fingerprint, load_recipe, resolved, write_recipe
-from curate.recipe.load import dump, parse
+from curate.recipe.load import commented, dump, parse
 from tests.recipe.base import BASE, refused
 
 FULL: list[dict[str, Any]] = [
@@ -141,3 +141,32 @@ def test_dump_is_the_inverse_of_parse() -> None:
 )
 def test_wrong_overrides_are_told(override: str, message: str) -> None:
     assert message in refused(override)
+
+
+HOSTILE = [
+    *("a: b", "[x]", "# no", "two\nlines", "- -", "007", "yes", "null", "{}", ""),
+    "\u2028\x07é猫🐈",
+]
+
+
+def test_a_commented_recipe_holds_the_same_values() -> None:
+    recipe = {
+        "data": {"train": "a #1.csv", "columns": {"features": HOSTILE, "label": HOSTILE[3]}},
+        "objective": "classification",
+        "training": {"epochs": 3, "optimizer": {"groups": [{"match": ["*"], "lr": 1e-5}]}},
+        "score": dict.fromkeys(HOSTILE, 1),
+    }
+    keys = ["", "data", "data.train", "data.columns", "objective", "training.epochs"]
+    text = commented(recipe, {key: f"{key}: {' '.join(HOSTILE) * 3}" for key in keys})
+    assert parse(text) == recipe
+    assert text.startswith("# : a: b")
+    assert all(text.count(f"# {key}: a: b") == 1 for key in keys[1:])
+
+
+def test_a_short_note_stands_beside_its_key() -> None:
+    recipe = {"training": {"epochs": 3, "schedule": {"kind": "linear", "warmup_steps": 2}}}
+    text = commented(recipe, {"training.epochs": "passes", "training.schedule": "up " * 30})
+    assert text.splitlines() == [
+        *("", "training:", "  epochs: 3  # passes", f"  # {'up ' * 29}up"),
+        "  schedule: {kind: linear, warmup_steps: 2}",
+    ]
