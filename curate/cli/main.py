@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate.cli.arguments import PATH, RECIPE, print_versions
 from curate.cli.process import (
     FAILURES,
     run,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["cli", "main", "run"]
 
-PATH = click.Path(path_type=Path)
 TRACK = click.option(
     "--track",
     multiple=True,
@@ -110,7 +110,14 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="curate")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_versions,
+    help="What is installed.",
+)
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Choose training data by what it does to the model."""
@@ -120,7 +127,7 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command()
-@click.argument("recipe", type=PATH)
+@click.argument("recipe", type=RECIPE)
 @click.option("--out", type=PATH, help="Directory to write; out/NAME for NAME.yaml if not given.")
 @click.option("--overwrite", is_flag=True, help="Replace DIR, or start again.")
 @click.option("--resume", is_flag=True, help="Resume a run that did not finish.")
@@ -140,6 +147,7 @@ def select(
 ) -> None:
     """Score the rows of a dataset, keep the best, write them as an Arrow dataset.
 
+    RECIPE is a file, or the name of a recipe that comes with curate, such as digits.
     What was computed is kept if this is interrupted or dies: --resume goes on from there.
 
     `torchrun --nproc-per-node N -m curate select RECIPE` shares the work among N processes.
@@ -194,7 +202,7 @@ def _again(group: "Group | None") -> str:
 
 
 @cli.command()
-@click.argument("run_or_recipe", type=PATH)
+@click.argument("run_or_recipe", type=RECIPE)
 @click.option("--examples", default=64, show_default=True, help="Rows to leave out.")
 @click.option("--horizon", metavar="K", help="Verify with another horizon; a number or full.")
 @click.option(
@@ -267,7 +275,7 @@ def verify(
 
 
 @cli.command()
-@click.argument("recipe", type=PATH)
+@click.argument("recipe", type=RECIPE)
 @click.option(
     "--out",
     type=PATH,

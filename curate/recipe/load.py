@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from curate.errors import RecipeError
+from curate.recipe.built_in import built_in, find_recipe
 from curate.recipe.optimizers import UNMODELED
 from curate.recipe.schema import Recipe
 from curate.recipe.section import Section, sections
@@ -42,14 +43,18 @@ _GONE = {
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe: defaults < file < overrides (`a.b=value`, the value is YAML).
 
+    path: a file, or the name of a built-in recipe; a file of that name wins.
+
     Raises:
         RecipeError: the file cannot be read, or a key is wrong; the message
             has the path of the key.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = find_recipe(Path(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        if not Path(path).suffix and isinstance(error, FileNotFoundError):
+            reason += f"; built-in ones are {', '.join(built_in())}"
         raise RecipeError(f"{path}: cannot read the recipe: {reason}.") from error
     try:
         return check_recipe(parse(text), overrides)
