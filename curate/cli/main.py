@@ -62,11 +62,11 @@ class Shared:
 
     def running(self, *, speaks: bool = True) -> dict[str, Any]:
         """The arguments of a run: its device, and where progress and lines beforehand go."""
-        from curate.runtime.progress import Phases
+        from curate.runtime.progress import Phases, say
 
-        bars = speaks and not self.quiet and sys.stderr.isatty()
-        say = functools.partial(click.echo, err=True) if speaks and not self.quiet else _nothing
-        return {"device": self.device, "phases": Phases(bars=bars), "say": say}
+        speaks = speaks and not self.quiet
+        phases = Phases(bars=speaks and sys.stderr.isatty())
+        return {"device": self.device, "phases": phases, "say": say if speaks else _nothing}
 
     def close(self, summary: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> None:
         """Print a summary: as JSON, as closing lines, or not at all."""

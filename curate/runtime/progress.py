@@ -32,3 +32,8 @@ class Phases:
             finally:
                 elapsed = time.monotonic() - start
                 self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, above the bar if there is one."""
+    tqdm.write(line, file=sys.stderr)

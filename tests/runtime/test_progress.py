@@ -3,7 +3,7 @@
 import pytest
 
 from curate.runtime import progress
-from curate.runtime.progress import Phases
+from curate.runtime.progress import Phases, say
 
 
 def test_seconds_add_up_by_name_even_if_a_phase_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +27,11 @@ def test_only_a_phase_of_some_length_has_a_bar(
         for _ in range(total):
             tick()
     assert ("retrain" in capsys.readouterr().err) == (bars and total > 0)
+
+
+def test_a_line_that_is_said_stands_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with Phases(bars=True).phase("pilots", 3) as tick:
+        tick()
+        say("pilot lr 0.1: done")
+        tick()
+    assert "\rpilot lr 0.1: done\n" in capsys.readouterr().err  # not after the bar, on its line
