@@ -22,7 +22,10 @@ BAD_RECIPES: list[tuple[list[str], str]] = [
     (["model={pretrained: tiny, kind: mlp}"], "model.kind: does not belong here; remove it"),
     (["model={kind: mlp}"], "model: objective causal_lm needs `pretrained: PATH`"),
     (["model.lora={rank: 0}"], "model.lora.rank: must be greater than or equal to 1 but got 0"),
-    (["model.lora={target_modules: [nope]}"], "model.lora: peft raised "),
+    (
+        ["model.lora={target_modules: [nope]}"],
+        "model.lora.target_modules: no layer of the model is named nope; it has wte",
+    ),
     (["objective=classification"], "objective: a pretrained model has causal_lm or sequence_class"),
     (["data.columns={text: messages}"], "column messages holds List("),
     (["data.columns={text: nope}"], "texts.parquet: there is no column nope; it has text, "),

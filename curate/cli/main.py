@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate.cli.arguments import PATH, RECIPE, print_versions
 from curate.cli.process import (
     FAILURES,
     run,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["cli", "main", "run"]
 
-PATH = click.Path(path_type=Path)
 TRACK = click.option(
     "--track",
     multiple=True,
@@ -64,11 +64,11 @@ class Shared:
 
     def running(self, *, speaks: bool = True) -> dict[str, Any]:
         """The arguments of a run: its device, and where progress and lines beforehand go."""
-        from curate.runtime.progress import Phases
+        from curate.runtime.progress import Phases, say
 
-        bars = speaks and not self.quiet and sys.stderr.isatty()
-        say = functools.partial(click.echo, err=True) if speaks and not self.quiet else _nothing
-        return {"device": self.device, "phases": Phases(bars=bars), "say": say}
+        speaks = speaks and not self.quiet
+        phases = Phases(bars=speaks and sys.stderr.isatty())
+        return {"device": self.device, "phases": phases, "say": say if speaks else _nothing}
 
     def close(self, summary: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> None:
         """Print a summary: as JSON, as closing lines, or not at all."""
@@ -130,7 +130,14 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="curate")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_versions,
+    help="What is installed.",
+)
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Choose training data by what it does to the model."""
@@ -163,7 +170,7 @@ def init(data: str, out: Path, overwrite: bool, **known: str | None) -> None:
 
 
 @cli.command()
-@click.argument("recipe", type=PATH)
+@click.argument("recipe", type=RECIPE)
 @click.option("--out", type=PATH, help="Directory to write; out/NAME for NAME.yaml if not given.")
 @click.option("--overwrite", is_flag=True, help="Replace DIR, or start again.")
 @click.option("--resume", is_flag=True, help="Resume a run that did not finish.")
@@ -183,6 +190,7 @@ def select(
 ) -> None:
     """Score the rows of a dataset, keep the best, write them as an Arrow dataset.
 
+    RECIPE is a file, or the name of a recipe that comes with curate, such as digits.
     What was computed is kept if this is interrupted or dies: --resume goes on from there.
 
     `torchrun --nproc-per-node N -m curate select RECIPE` shares the work among N processes.
@@ -237,7 +245,7 @@ def _again(group: "Group | None") -> str:
 
 
 @cli.command()
-@click.argument("run_or_recipe", type=PATH)
+@click.argument("run_or_recipe", type=RECIPE)
 @click.option("--examples", default=64, show_default=True, help="Rows to leave out.")
 @click.option("--horizon", metavar="K", help="Verify with another horizon; a number or full.")
 @click.option(
@@ -310,7 +318,7 @@ def verify(
 
 
 @cli.command()
-@click.argument("recipe", type=PATH)
+@click.argument("recipe", type=RECIPE)
 @click.option(
     "--out",
     type=PATH,

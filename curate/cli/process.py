@@ -4,19 +4,19 @@ Exit codes: 0 done, 1 the run failed, 2 the command, the recipe or the data need
 interrupted (Ctrl-C), 143 told to end (SIGTERM).
 """
 
-import ctypes
 import io
 import os
 import shlex
 import signal
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout, suppress
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING
 
 import click
 
 from curate.errors import CurateError
+from curate.runtime.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from curate.runtime.ranks import Group
@@ -30,28 +30,10 @@ FAILURES = (RuntimeError, MemoryError, OSError)
 """What ends a run without being ours: torch's own, a full disk."""
 LONGEST = 4000
 """Characters of a message, which may quote a user's file."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""The names that malloc.h of glibc has for two settings."""
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: a batch system's way to interrupt."""
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for what is asked for next, instead of giving it back.
-
-    A training step frees and asks for the same hundreds of megabytes again and again; every page
-    of what was given back costs a fault. Scoring a small GPT took 8 % less CPU time, and 7 %
-    more memory at its peak. Elsewhere than on glibc, and where `MALLOC_` settings are the user's
-    own, nothing is done.
-    """
-    if any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    with suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most that there can be
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def run_alone(command: click.Command) -> int:

@@ -17,15 +17,28 @@ def add_lora(
     task: what peft calls the model's task, such as CAUSAL_LM.
 
     Raises:
-        ModelError: peft finds no such layers. MissingExtraError: it is not installed.
+        ModelError: there are no such layers. MissingExtraError: peft is not installed.
     """
     peft = installed("peft", "model.lora", "lora")
+    layers = [name for name, layer in module.named_modules() if _adaptable(layer)]
+    for target in target_modules or ():
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            has = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+            raise ModelError(
+                f"model.lora.target_modules: no layer of the model is named {target}; it has {has}."
+            )
     with quiet(), foreign_code("model.lora: peft"):
         settings = peft.LoraConfig(
             r=rank, lora_alpha=alpha, target_modules=target_modules, task_type=task
         )
         adapted: nn.Module = peft.get_peft_model(module, settings)
     return adapted
+
+
+def _adaptable(layer: nn.Module) -> bool:
+    """Whether a layer has a matrix of its own."""
+    weight = dict(layer.named_parameters(recurse=False)).get("weight")
+    return weight is not None and weight.ndim > 1
 
 
 def load_adapter(module: Any, task: str, path: str) -> nn.Module:

@@ -5,8 +5,6 @@ import platform
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,10 @@ from curate.output.shards import write_shards
 from curate.recipe import Recipe, fingerprint, write_recipe
 from curate.runtime.large import released
 from curate.runtime.resume import MARK
+from curate.runtime.versions import versions
 
 ROW_GROUP = 2**15
 """Rows of a table that are written, and read again, at a time."""
-PACKAGES = ("curate", "torch", "datasets", "polars", "numpy", "transformers", "peft")
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,8 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
 
 def made_with() -> dict[str, Any]:
     """Versions and machine, for the provenance of any result."""
-    versions = {package: version(package) for package in PACKAGES if find_spec(package)}
     return {
-        "versions": {"python": platform.python_version()} | versions,
+        "versions": versions(),
         "platform": platform.platform(),
         "git_commit": _git_commit(),
     }

@@ -63,7 +63,7 @@ def evaluate(
     budget is. Retrainings that `unfinished` has are not done again. An alternative that keeps
     nothing and a retraining that diverges are left out, and noted in `parts`.
     """
-    section, policy = job.recipe.evaluation, job.recipe.selection.policy
+    section, policy = job.recipe.compared(), job.recipe.selection.policy
     assert section is not None
     kept, seeds = chosen.choice.kept, section.seeds
     masks: dict[str, list[Array]] = {policy: [kept] * len(seeds)}

@@ -211,7 +211,7 @@ class Forecast:
 
 def forecast(job: Job) -> Forecast:
     """Count what `curate select` of a job will do."""
-    selection, evaluation = job.recipe.selection, job.recipe.evaluation
+    selection, evaluation = job.recipe.selection, job.recipe.compared()
     whole = job.on_whole()
     selector, state, steps = selector_for(job, selection.policy, halved=True)
     against = set(evaluation.against) if evaluation else set()

@@ -20,7 +20,9 @@ from curate.pipeline.steps import Planned, planned
 from curate.recipe import Recipe, fingerprint, resolved
 from curate.recipe.names import find_objective
 from curate.rules import Rule, State, initial_state
+from curate.runtime.allocator import keep_large_blocks
 from curate.runtime.files import digest_of
+from curate.runtime.large import resident
 from curate.runtime.ranks import ALONE, Ranks, require_same
 from curate.runtime.resume import LOSSES
 from curate.runtime.units import memory_bytes
@@ -30,6 +32,8 @@ from curate.trajectory.measure import step_flops
 
 MOST_STEPS = 10_000_000
 SAMPLING = 5
+VECTORS = 32
+"""Vectors as long as the parameters that a run holds beside states and gradients, at most."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,11 @@ def prepare(
     task, _, state = job.start(recipe.training.seed)
     classes = None if data.classes is None else data.outputs
     models.require_trainable(task.model, objective, data.examples, classes)
-    room_for_states(job, state, job.total_steps())
+    room, most = room_for_states(job, state, job.total_steps()), job.total_steps()
+    if device.type == "cpu" and ranks.size == 1:
+        vectors = min(room.gradients, most) + VECTORS
+        states = min(room.memory, most) * state.nbytes() + vectors * state.theta.nbytes
+        keep_large_blocks(resident()[0] + states)
     return job
 
 

@@ -245,7 +245,7 @@ class Result:
         if worth is not None:
             cost = (kept.passes + worth.steps) / job.on_whole().total_steps()
             self.written |= {"worth": worth.row(), "cost": cost}
-        if job.recipe.evaluation is not None:
+        if job.recipe.compared() is not None:
             rows = parts.attempt(
                 EVALUATION, lambda: evaluate(job.on_whole(), kept, phases, unfinished, parts)
             )

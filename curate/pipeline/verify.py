@@ -22,6 +22,7 @@ from curate.influence import (
 from curate.influence.cost import leaving_out_passes, passes
 from curate.output.directory import made_with, refuse_other_data, saved_influences
 from curate.output.figures import plot_verification
+from curate.output.verdict import FEWEST
 from curate.pipeline.agreement import Agreement, agree
 from curate.pipeline.build import choose_device
 from curate.pipeline.forecast import seconds_of
@@ -292,6 +293,11 @@ def run_verify(
         UserError: nothing can be verified; why is in the message.
     """
     phases = phases or Phases()
+    if plan.examples < FEWEST:
+        say(
+            f"note: {plan.examples} examples are too few for a verdict; leave out {FEWEST} or more "
+            "with --examples."
+        )
     if not POLICIES[recipe.selection.policy].goes_back:
         raise UserError(
             f"selection.policy: {recipe.selection.policy} has no influences to verify; "

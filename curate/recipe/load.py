@@ -1,7 +1,6 @@
 """From a file and `--set` overrides to a checked recipe, and back to a file."""
 
 import copy
-import difflib
 import hashlib
 import json
 import re
@@ -14,9 +13,10 @@ import yaml
 from pydantic import ValidationError
 
 from curate.errors import RecipeError
+from curate.recipe.built_in import built_in, find_recipe
 from curate.recipe.optimizers import UNMODELED
+from curate.recipe.places import advice
 from curate.recipe.schema import Recipe
-from curate.recipe.section import Section, sections
 
 WIDTH = 96
 """Columns of a line with a comment."""
@@ -45,14 +45,18 @@ _GONE = {
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe: defaults < file < overrides (`a.b=value`, the value is YAML).
 
+    path: a file, or the name of a built-in recipe; a file of that name wins.
+
     Raises:
         RecipeError: the file cannot be read, or a key is wrong; the message
             has the path of the key.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = find_recipe(Path(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        if not Path(path).suffix and isinstance(error, FileNotFoundError):
+            reason += f"; built-in ones are {', '.join(built_in())}"
         raise RecipeError(f"{path}: cannot read the recipe: {reason}.") from error
     try:
         return check_recipe(parse(text), overrides)
@@ -117,13 +121,18 @@ def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
 def _one_line(error: ValidationError) -> str:
     errors = error.errors(include_url=False)
     first = min(errors, key=lambda e: e["type"] != "extra_forbidden")  # unknown keys first
-    path = ".".join(str(part) for part in first["loc"] if not str(part).startswith("~"))
+    path = _place(first)
     message = _message(first)
     if len(errors) > 1:
         message += f" (and {len(errors) - 1} more)"
     if not message.endswith("?"):
         message += "."
     return f"{path}: {message}" if path else message
+
+
+def _place(error: Any) -> str:
+    """The path of a key, without the tags of kinds."""
+    return ".".join(str(part) for part in error["loc"] if not str(part).startswith("~"))
 
 
 def _message(error: Any) -> str:
@@ -136,11 +145,7 @@ def _message(error: Any) -> str:
             return gone
         if key in UNMODELED:
             return "is not modeled; remove it"
-        keys = {name for section in sections(Section) for name in section.model_fields}
-        if key in keys:
-            return "does not belong here; remove it"
-        close = difflib.get_close_matches(key, keys, n=1)
-        return "unknown key" + (f"; did you mean {close[0]}?" if close else "; remove it")
+        return advice(_place(error))
     if kind == "value_error":
         return str(error["msg"]).removeprefix("Value error, ")
     if kind in ("optimizer_kind", "model_kind"):

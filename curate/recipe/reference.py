@@ -20,7 +20,11 @@ from curate.recipe.optimizers import OwnGroup
 from curate.recipe.schema import Recipe
 from curate.recipe.section import Section, sections
 
-SHORT: dict[str, dict[str, Any]] = {"Source": {"type": "string"}, "Keep": {"const": "auto"}}
+SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+SHORT: dict[str, dict[str, Any]] = {
+    "Source": {"type": "string"},
+    "Keep": {"anyOf": [{"const": "auto"}, SHARE]},
+}
 """What may stand for a section."""
 ONE_FOR_A_LIST = (("Columns", "features"),)
 """Keys of a section that take one string for a list of one."""

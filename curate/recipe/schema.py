@@ -76,7 +76,8 @@ class Evaluation(Section):
     seeds: Annotated[list[Seed], Field(min_length=1), NO_REPEATS] = [0, 1, 2]
     """A retraining for each seed."""
     against: Annotated[list[Annotated[str, one_of(OTHERS)]], NO_REPEATS] = ["everything", "random"]
-    """Other ways to choose as many rows, to compare with."""
+    """Other ways to choose as many rows, to compare with. With none of them, `[]`, what was kept is
+    still measured on the test rows, if there are any."""
 
 
 class Score(Section):
@@ -149,6 +150,11 @@ class Recipe(Section):
             named.append(f"target.loss {self.target.loss}")
         return named
 
+    def compared(self) -> Evaluation | None:
+        """The evaluation that is made: none without anything to compare and a test set."""
+        nothing = self.evaluation is not None and not self.evaluation.against
+        return None if nothing and self.data.test is None else self.evaluation
+
     def _policies(self) -> list[str]:
         """The policies that are asked, in the order of their table."""
         against = self.evaluation.against if self.evaluation else []
@@ -179,7 +185,7 @@ class Recipe(Section):
                     yield f"data.validation: is required: policy {name} scores by it"
             if self.selection.keep.auto:
                 yield "data.validation: is required by selection.keep auto, which is judged on it"
-        if self.evaluation is not None and self.data.test is None:
+        if self.compared() is not None and self.data.test is None:
             yield "data.test: is required by evaluation; give a source or {fraction: 0.2}"
 
     def _label_problems(self) -> Iterator[str]:

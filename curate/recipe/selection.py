@@ -21,7 +21,8 @@ def _tokens(value: Any) -> Any:
 
 
 class Keep(Section):
-    """The budget: exactly one of the five. `auto` alone is short for {auto: true}.
+    """The budget: exactly one of the five. `auto` alone is short for {auto: true}, a number between
+    0 and 1 for that fraction.
 
     A number of tokens of 1 could be one token or all of them, and is refused.
     """
@@ -48,7 +49,15 @@ class Keep(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_word(cls, value: Any) -> Any:
-        return {"auto": True} if value == "auto" else value
+        if value == "auto" or isinstance(value, dict | Keep):
+            return {"auto": True} if value == "auto" else value
+        if isinstance(value, float) and 0 < value < 1:
+            return {"fraction": value}
+        count = value if type(value) is int and value > 1 else 500
+        raise ValueError(
+            f"must be auto, a share above 0 and below 1, or a mapping such as {{count: {count}}} "
+            f"but got {value!r}"
+        )
 
     @model_serializer(mode="wrap")
     def _as_word(self, handler: SerializerFunctionWrapHandler) -> Any:

@@ -20,7 +20,8 @@ class Tune(Section):
     learning_rates: Rates | None = None
     """The learning rates to try; around the recipe's if not given."""
     budget: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """The most that is spent, as a share of what a selection run of every pair would cost."""
+    """The most that is spent, as a share of what a selection run of every pair would cost; if not
+    given, more where that does not pay for the pilots and one run."""
     metric: Annotated[str, Field(min_length=1)] = "loss"
     """What pairs are judged by: `loss`, or a metric of the objective that is better when higher,
     such as accuracy."""

@@ -136,3 +136,8 @@ class _Pace:
         if len(self._looks) < 2 or self.done == done:
             return (now - self.start) / max(self.share, 1e-9)
         return (now - then) / (self.done - done) * self.total
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, above the bar if there is one."""
+    tqdm.write(line, file=sys.stderr)

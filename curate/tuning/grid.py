@@ -5,7 +5,7 @@ Cost is counted in *passes*, gradients of one batch, see `curate/influence/cost.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import ceil, inf
 from statistics import mean
 from typing import NamedTuple
 
@@ -74,6 +74,11 @@ class Grid:
     def grid_passes(self) -> float:
         """Passes of a selection run of every pair: what the budget is a share of."""
         return len(self.pairs) * mean(self.run_passes(k) for k in self.horizons)
+
+    def at_most(self) -> float:
+        """Passes of pilots and runs at most, and of the test of the best pair."""
+        tested = 2 * len(self.tune.seeds) * self.steps
+        return self.tune.budget * self.grid_passes() + tested
 
     def left(self) -> float:
         """Passes that the budget leaves for runs."""
@@ -171,7 +176,8 @@ def make_grid(
     """The grid that a recipe names, or one derived from it. Arguments: see `Grid`.
 
     Raises:
-        RecipeError: a horizon is longer than the run, or the budget pays for nothing.
+        RecipeError: a horizon is longer than the run, or the budget pays for nothing; one that
+            is not named is as large as it has to be.
     """
     tune = recipe.tune or Tune()
     grid = Grid(
@@ -186,6 +192,9 @@ def make_grid(
     )
     least = max(grid.run_passes(k) for k in grid.horizons)
     share = tune.budget + (least - grid.left()) / grid.grid_passes()
+    if "budget" not in tune.model_fields_set:
+        enough = min(1.0, ceil(100 * share) / 100)
+        return replace(grid, tune=tune.model_copy(update={"budget": max(tune.budget, enough)}))
     if tune.budget < share <= 1:
         raise RecipeError(
             f"tune.budget: {tune.budget:g} of the grid of {len(grid.pairs)} pairs does not pay for "

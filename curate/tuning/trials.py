@@ -11,15 +11,17 @@ from curate.errors import RecipeError, UserError
 from curate.influence import mean_metrics
 from curate.pipeline.candidates import Candidates, divide
 from curate.pipeline.evaluate import retrain
+from curate.pipeline.forecast import GLANCE, LONG, UNSURE, forecast, measure, seconds_of
 from curate.pipeline.job import Job
-from curate.pipeline.retraining import Retraining
+from curate.pipeline.retraining import SMALL, Retraining
 from curate.pipeline.score import Chosen, choose, cut, require_kept, selector_for
-from curate.pipeline.worth import FIRST, MORE, Appraiser, Worth
+from curate.pipeline.worth import FIRST, MORE, Appraiser, Worth, trainings
 from curate.recipe import Keep, Recipe, Tune
 from curate.recipe.names import POLICIES
 from curate.runtime.progress import Phases
 from curate.selection import Array
 from curate.selection.budget import Budget
+from curate.trajectory import forward_step
 from curate.tuning.grid import Grid, Pair, make_grid
 from curate.tuning.pilot import View, run_pilot
 
@@ -42,6 +44,18 @@ class Trials:
     def sign(self) -> int:
         """1 where lower values are better, -1 where higher ones are."""
         return 1 if self.grid.tune.metric == "loss" else -1
+
+    def seconds(self) -> float:
+        """About how long it all takes at most; without a closer look where that is not long."""
+        plan = forecast(self.job)
+        task, rule, total = plan.selector.judge.task, plan.selector.judge.rule, self.grid.at_most()
+        total += trainings(False, SMALL) * self.grid.steps
+        one = seconds_of(lambda: forward_step(task, rule, plan.state, plan.steps[0]), task, GLANCE)
+        if one * total < LONG / UNSURE:
+            return one * total
+        times = plan.seconds(measure(plan))
+        scored = sum(times[part] for part in ("score", "judge", "evaluate"))
+        return total * scored / plan.passes()["total"]
 
     def run_pilot(
         self, learning_rate: float, tick: Callable[[], None]

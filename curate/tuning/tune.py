@@ -20,6 +20,7 @@ from curate.output.figures import plot_tuning
 from curate.output.verdict import share_in_words
 from curate.output.words import horizon_name
 from curate.pipeline.build import choose_device
+from curate.pipeline.forecast import LONG
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import SMALL
 from curate.pipeline.score import Chosen, chosen_table
@@ -31,6 +32,7 @@ from curate.runtime.resume import existing_parent
 from curate.runtime.threads import suitable_threads
 from curate.runtime.trackers import Tracker, careful
 from curate.runtime.trackers.base import log_metrics
+from curate.runtime.units import duration
 from curate.selection import Array
 from curate.tuning.grid import Grid, Pair
 from curate.tuning.study import Entry, Study, Trial, table_of
@@ -174,6 +176,8 @@ def tune_job(
     key = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     study = Study(out, storage, trials.grid, key, asked)
     say(trials.grid.describe())
+    if (seconds := trials.seconds()) > LONG:
+        say(f"this will take about {duration(seconds)} at most")
     worker = _Worker(trials, study, phases, say, trackers)
     try:
         worker.work()
@@ -197,16 +201,30 @@ class _Worker:
 
     def work(self) -> None:
         """Take trial after trial until there is none left, here or elsewhere."""
+        rates, steps = self.trials.grid.learning_rates, self.trials.grid.steps
+        elsewhere = 0
+        with self.phases.phase("pilots", len(rates) * steps) as tick:
+            while (trials := self._open()) is rates:
+                finished = [entry.state for entry in self.study.entries().values()].count(
+                    "finished"
+                )
+                tick(steps * (finished - self.done - elsewhere))
+                elsewhere = finished - self.done
+                self._take(trials, tick)
         while trials := self._open():
-            if (trial := self.study.claim(trials)) is None:
-                time.sleep(POLL)
-                continue
-            with self.study.at_work(trial):
-                begin = time.monotonic()
-                if isinstance(trial, Pair):
-                    self._run(trial, begin)
-                else:
-                    self._pilot(trial, begin)
+            self._take(trials, tick)
+
+    def _take(self, trials: Sequence[Trial], tick: Callable[[], None]) -> None:
+        """One trial, if there is one that nobody is at; `tick` counts a pilot's steps."""
+        if (trial := self.study.claim(trials)) is None:
+            time.sleep(POLL)
+            return
+        with self.study.at_work(trial):
+            begin = time.monotonic()
+            if isinstance(trial, Pair):
+                self._run(trial, begin)
+            else:
+                self._pilot(trial, begin, tick)
 
     def result(self) -> Tuned:
         """What it came to; measures the best pair on the test set if nobody has."""
@@ -273,10 +291,9 @@ class _Worker:
         """The value if lower is better, or its negative; infinity for None."""
         return np.inf if value is None else self.trials.sign * value
 
-    def _pilot(self, learning_rate: float, begin: float) -> None:
+    def _pilot(self, learning_rate: float, begin: float, tick: Callable[[], None]) -> None:
         grid = self.trials.grid
-        with self.phases.phase("pilots", grid.steps) as tick:
-            everything, views = self.trials.run_pilot(learning_rate, tick)
+        everything, views = self.trials.run_pilot(learning_rate, tick)
         diverged = "training on everything diverges" if everything is None else None
         reasons = {view.horizon: view.distrust(grid.tune.trust) or diverged for view in views}
         with self.study.lock:

@@ -91,9 +91,19 @@ def test_trained_adapters_are_loaded_as_they_are_and_trained_further(there: Path
 
 
 def test_layers_that_are_not_there_are_refused(there: Path) -> None:
-    lora = NEW | {"target_modules": ["nope"]}
-    with pytest.raises(ModelError, match=r"model.lora: peft raised "):
-        build_pretrained("tiny", "causal_lm", outputs=0, pad=0, lora=lora)
+    has = r"named nope; it has wte, wpe, c_attn, c_proj, c_fc, lm_head\.$"
+    for targets in (["nope"], ["c_attn", "nope"]):  # peft itself leaves out one of several
+        with pytest.raises(ModelError, match=rf"^model.lora.target_modules: no layer .* {has}"):
+            build_pretrained(
+                "tiny", "causal_lm", outputs=0, pad=0, lora=NEW | {"target_modules": targets}
+            )
+
+
+@pytest.mark.parametrize("name", ["c_attn", "attn.c_attn", "transformer.h.0.attn.c_attn"])
+def test_a_layer_is_named_by_the_end_of_its_path(there: Path, name: str) -> None:
+    lora = NEW | {"target_modules": [name]}
+    adapted = build_pretrained("tiny", "causal_lm", outputs=0, pad=0, lora=lora)
+    assert any("lora" in n for n, p in adapted.named_parameters() if p.requires_grad)
 
 
 def test_adapters_leave_the_model_what_it_was_at_first(there: Path) -> None:

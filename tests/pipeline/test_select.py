@@ -236,3 +236,11 @@ def test_interrupted_after_choosing_it_says_what_is_there(
             run_select(recipe(EVALUATED), here / "out")
     assert len(load_from_disk("out")["train"]) == 36
     assert "evaluation" in run_select(recipe(EVALUATED), here / "out", resume=True)
+
+
+def test_an_evaluation_that_compares_nothing_is_not_made_without_test_rows(here: Path) -> None:
+    summary = run_select(recipe("evaluation.against=[]", "data.test=null"), here / "out")
+    assert "evaluation" not in summary
+    assert "missing" not in summary
+    measured = run_select(recipe("evaluation={against: [], seeds: [0]}"), here / "measured")
+    assert [row["trained_on"] for row in measured["evaluation"]] == ["look_ahead"]

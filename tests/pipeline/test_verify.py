@@ -218,9 +218,12 @@ def test_it_writes_a_table_a_picture_and_a_summary_and_nothing_else(
     once = sets("selection.rounds=1")
     assert verify("recipe.yaml", "--examples", "8", "--as", "sgd", *once) == 0
     captured = capsys.readouterr()
-    assert captured.err.startswith(
-        "leaving out 8 of 72 rows, one at a time, in 3 of 3 windows of 4"
+    note, announced, *_ = captured.err.splitlines()
+    assert note == (
+        "note: 8 examples are too few for a verdict; leave out 10 or more with --examples."
     )
+    assert announced.startswith("leaving out 8 of 72 rows, one at a time, in 3 of 3 windows of 4")
+    assert "verdict: no verdict: 8 examples are too few; leave out 10 or more." in captured.out
     wrote = "wrote out/recipe.verify/verify.parquet"
     assert all(part in captured.out for part in ("this run", "SGD (mistaken)", "verdict: ", wrote))
     out = Path("out/recipe.verify")

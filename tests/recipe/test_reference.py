@@ -50,6 +50,8 @@ def test_every_recipe_of_ours_is_one_by_the_schema(path: Path) -> None:
         ({"selection": {"keep": "auto"}}, True),
         ({"selection": {"keep": {"fraction": 0.5}}}, True),
         ({"selection": {"keep": "half"}}, False),
+        ({"selection": {"keep": 0.5}}, True),
+        ({"selection": {"keep": 500}}, False),
         ({"selection": {"keep": {"fraction": 1.5}}}, False),
         ({"selection": {"horizn": 4}}, False),
         ({"training": {"optimizer": {"lr": 0.1}}}, True),

@@ -142,3 +142,11 @@ def test_only_cheap_policies_are_compared_with() -> None:
     assert refused(*evaluation).startswith(
         "evaluation.against.2: must be 'everything', 'random', 'loss' or 'knn_shapley' but got"
     )
+
+
+def test_an_evaluation_that_compares_nothing_needs_no_test_rows() -> None:
+    nothing = "evaluation.against=[]"
+    assert check_recipe(BASE, [nothing]).compared() is None
+    measured = check_recipe(BASE, [nothing, "data.test={fraction: 0.2}"])
+    assert measured.compared() == measured.evaluation is not None
+    assert refused("evaluation.against=[random]").startswith("data.test: is required by evaluation")

@@ -18,6 +18,12 @@ from tests.recipe.base import BASE, refused
         ("selection.removal=loo", "selection.removal: must be 'renormalised' or 'fixed'"),
         ("selection.jump=high", "selection.jump: "),
         ("selection.keep=[", "not valid YAML"),
+        ("selection.keep=500", "selection.keep: must be auto, a share above 0 and below 1, or a m"),
+        ("selection.keep=500", "or a mapping such as {count: 500} but got 500"),
+        ("selection.keep=1", "or a mapping such as {count: 500} but got 1"),  # one, or all?
+        ("selection.keep=1.0", "{count: 500} but got 1.0"),
+        ("selection.keep=0", "{count: 500} but got 0"),
+        ("selection.keep=half", "{count: 500} but got 'half'"),
         ("selection={keep: auto, judge: false}", "selection: keep: auto is found by judging;"),
         (
             "selection={group_by: label, keep: {threshold: 0}}",
@@ -49,3 +55,10 @@ def test_scores_are_per_token_where_tokens_are_kept() -> None:
     assert check_recipe(BASE, [*text, "selection.keep={tokens: 9}"]).selection.per == "token"
     both = "selection={keep: {tokens: 9}, per: example}"
     assert check_recipe(BASE, [*text, both]).selection.per == "example"
+
+
+@pytest.mark.parametrize("share", [0.7, 1e-3])
+def test_a_share_alone_is_short_for_that_fraction(share: float) -> None:
+    keep = check_recipe(BASE, [f"selection.keep={share}"]).selection.keep
+    assert keep == Keep(fraction=share)
+    assert keep.model_dump(exclude_none=True) == {"fraction": share}

@@ -3,7 +3,7 @@
 import pytest
 
 from curate.runtime import progress
-from curate.runtime.progress import Outlook, Phases
+from curate.runtime.progress import Outlook, Phases, say
 
 
 def test_seconds_add_up_by_name_even_if_a_phase_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +77,11 @@ def test_a_bar_says_how_long_it_takes_still(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_a_run_before_has_done_does_not_count_as_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     said = bars_of(monkeypatch, [(0.2, 80), *((k, 1) for k in range(10, 110, 10))], 100)
     assert said[-1] == "score: 90 of 100 steps; 2 min gone, 2 min left"
+
+
+def test_a_line_that_is_said_stands_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with Phases(bars=True).phase("pilots", 3) as tick:
+        tick()
+        say("pilot lr 0.1: done")
+        tick()
+    assert "\rpilot lr 0.1: done\n" in capsys.readouterr().err  # not after the bar, on its line

@@ -163,6 +163,19 @@ def test_a_grid_that_is_given_is_put_in_order() -> None:
     assert made.learning_rates == (1e-3, 1e-2)
 
 
+@pytest.mark.parametrize("steps", [1, 3, 10, 40, 500])
+def test_a_budget_that_is_not_named_pays_for_the_pilots_and_a_run(steps: int) -> None:
+    made = make_grid(check_recipe(RAW), steps, SHAPE)
+    dearest = max(map(made.run_passes, made.horizons))
+    assert made.left() >= dearest or made.tune.budget == 1
+    named = Tune().budget
+    if made.tune.budget > named:  # and for no more than that, by a hundredth of the grid
+        assert made.left() - dearest <= 0.01 * made.grid_passes()
+        with pytest.raises(RecipeError, match=r"tune.budget: 0.25 .* raise it"):
+            make_grid(check_recipe(RAW | {"tune": {"budget": named}}), steps, SHAPE)
+    assert (made.tune.budget > named) == (steps < 10)
+
+
 @pytest.mark.parametrize(
     ("tune", "message"),
     [

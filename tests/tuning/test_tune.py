@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import sqlite3
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,11 @@ from curate.pipeline.evaluate import retrain
 from curate.pipeline.job import prepare
 from curate.pipeline.select import run_select
 from curate.recipe import Keep, load_recipe
+from curate.runtime.progress import Phases
 from curate.trajectory import forward_step
 from curate.tuning import Tuned, study
+from curate.tuning import trials as trials_module
+from curate.tuning import tune as tuning
 from curate.tuning.grid import Pair
 from curate.tuning.trials import Trials, divide, with_pair
 from tests.conftest import RENDER
@@ -438,3 +443,54 @@ def test_interrupted_it_says_how_to_go_on(
     assert "what was tried is kept; run it again to go on" in capsys.readouterr().err
     assert tune("--out", "out", *sets(SMALL)) == 0
     assert "pilot" not in capsys.readouterr().err
+
+
+class Bars(Phases):
+    """Notes every phase with its total, and how far it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[Any]] = []
+
+    @contextmanager
+    def phase(self, name: str, total: int = 0, unit: str = "") -> Iterator[Callable[..., None]]:
+        seen: list[Any] = [name, total, 0, unit]
+        self.seen.append(seen)
+
+        def tick(count: int = 1) -> None:
+            seen[2] += count
+
+        yield tick
+
+
+def test_all_pilots_share_one_bar_wherever_they_were_done(here: Path) -> None:
+    bars = Bars()
+    curate.tune(recipe(), here / "out", phases=bars)
+    steps = prepare(recipe(), torch.device("cpu")).total_steps()
+    (pilots,) = (seen for seen in bars.seen if seen[0] == "pilots")
+    assert pilots[:3] == ["pilots", 3 * steps, 3 * steps]
+    again = Bars()
+    curate.tune(recipe(), here / "out", phases=again)
+    assert [seen[:3] for seen in again.seen[1:]] == [["pilots", 3 * steps, 0]]  # none is to do
+
+
+@pytest.mark.parametrize(("long", "said"), [(0.0, True), (1e9, False)])
+def test_the_time_is_told_beforehand_where_it_is_long(
+    here: Path, long: float, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (tuning, trials_module):
+        monkeypatch.setattr(module, "LONG", long)
+    lines: list[str] = []
+    curate.tune(recipe(SMALL), here / "out", say=lines.append)
+    assert lines[0].startswith("tuning 4 pairs")
+    assert lines[1].startswith("this will take about ") == said
+
+
+def test_a_short_recipe_can_be_tuned_as_it_is(here: Path) -> None:
+    lines: list[str] = []
+    short = recipe("tune={learning_rates: [1e-2], seeds: [0]}", "training.epochs=1")
+    tuned = curate.tune(short, here / "out", say=lines.append)
+    budget = tuned.grid.tune.budget
+    assert budget > 0.25
+    assert tuned.passes <= budget * tuned.grid.grid_passes()
+    assert f"at most {budget:.0%} of what" in lines[0]

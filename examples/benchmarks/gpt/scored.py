@@ -22,11 +22,11 @@ from safetensors.torch import save_file
 from setting import Setting, read
 from torch import Tensor
 
-from curate.cli.process import keep_freed_memory
 from curate.datasets import Encoded, TokenExamples
 from curate.influence import Scoring, Target, influence, score_window, target_losses
 from curate.models import CausalLM, FlatModel, build_pretrained
 from curate.rules import AdamW, initial_state
+from curate.runtime.allocator import keep_freed_memory
 from curate.trajectory import Disk, Step, Task, record, replay
 
 IN_MEMORY = 8
