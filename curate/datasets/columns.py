@@ -17,6 +17,7 @@ from torch import Tensor
 from curate.datasets.images import decode_images, is_image_column
 from curate.datasets.rows import batches
 from curate.datasets.tensors import large_tensor
+from curate.datasets.tensors import parts as pieces_of
 from curate.errors import DataError
 
 SHOWN = 40
@@ -82,7 +83,7 @@ def read_features(
     if not any(is_image_column(features[name]) for name in names):
         numbers = _by_batches(data.select_columns([*names]), names, dtype)
         if numbers is not None:
-            return numbers
+            return _as_pixels(numbers, image_shape, source)
     table: pa.Table = data.select_columns([*names]).with_format("arrow")[:]
     for name in names:
         column = _without_nulls(table.column(name), name, source)
@@ -90,14 +91,38 @@ def read_features(
             parts.append(decode_images(data, name, source, image_shape, image_size))
         else:
             parts.append(_numeric(column, f"{source}: column {name}", dtype))
-    if len(parts) == 1:
+    if len(parts) == 1 and parts[0].dtype == torch.uint8:
         return parts[0]
     if any(part.dtype == torch.uint8 for part in parts):
         raise DataError(
             f"{source}: an image column cannot be mixed with others; "
             f"data.columns.features chose {', '.join(names)}."
         )
-    return torch.cat([part.flatten(1) for part in parts], dim=1)
+    if len(parts) == 1:
+        return _as_pixels(parts[0], image_shape, source)
+    numbers = torch.cat([part.flatten(1) for part in parts], dim=1)
+    return _as_pixels(numbers, image_shape, source)
+
+
+def _as_pixels(numbers: Tensor, shape: Sequence[int] | None, source: str) -> Tensor:
+    """Numbers, (N, ...), as images, (N, channels, height, width); as they are without a shape.
+
+    shape: [height, width] or [height, width, channels], row by row with the channels last.
+    """
+    if shape is None:
+        return numbers
+    height, width, channels = (*shape, 1)[:3]
+    if numbers[0].numel() != math.prod(shape):
+        raise DataError(
+            f"{source}: a row has {numbers[0].numel()} numbers, but data.columns.image_shape "
+            f"{[*shape]} needs {math.prod(shape)}."
+        )
+    if channels == 1:
+        return numbers.reshape(len(numbers), 1, height, width)
+    images = large_tensor((len(numbers), channels, height, width), numbers.dtype)
+    for rows in pieces_of(images):
+        images[rows] = numbers[rows].reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+    return images
 
 
 def _by_batches(data: Dataset, names: Sequence[str], dtype: torch.dtype) -> Tensor | None:

@@ -86,7 +86,8 @@ class Columns(Section):
     classes: Count | None = None
     """The number of classes; counted in the training source if not given."""
     image_shape: Annotated[list[Count], Field(min_length=2, max_length=3)] | None = None
-    """The shape that features are reshaped to: [height, width] or [channels, height, width]."""
+    """What raw pixels are, bytes or numbers, row by row: [height, width], or [height, width,
+    channels]."""
     image_size: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
     """The [height, width] that pictures are resized to; if not given, all must be of one size. Gray
     ones are made RGB where others are."""

@@ -129,6 +129,22 @@ def test_images_stay_bytes_and_do_not_mix_with_numbers() -> None:
         features(columns, ["image", "a"], image_shape=[1, 2])
 
 
+@pytest.mark.parametrize("form", ["columns", "list", "nested"])
+@pytest.mark.parametrize("shape", [[2, 3], [2, 3, 1], [1, 2, 3]])
+def test_numbers_are_the_pixels_that_bytes_would_be(form: str, shape: list[int]) -> None:
+    raw = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    expected = features({"image": [row.tobytes() for row in raw]}, ["image"], image_shape=shape)
+    columns: dict[str, Any] = {f"x{k}": raw[:, k].tolist() for k in range(6)}
+    if form != "columns":
+        columns = {"x": (raw if form == "list" else raw.reshape(4, *shape)).tolist()}
+    found = features(columns, [*columns], image_shape=shape)
+    torch.testing.assert_close(found, expected.to(found.dtype))
+    with pytest.raises(
+        DataError, match=r"row has 6 numbers, but .*image_shape \[5, 5\] needs 25"
+    ):
+        features(columns, [*columns], image_shape=[5, 5])
+
+
 def test_columns_that_are_required() -> None:
     data = Dataset.from_dict({"a": [1], "b": [None]})
     require_columns(data, ["b", "a"], "src")
