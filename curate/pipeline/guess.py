@@ -97,10 +97,11 @@ def guess(columns: Sequence[Column], rows: int, source: str, label: str | None =
         )
     on_text = used[0].kind == "text"
     classes = is_classes(chosen, rows)
-    if on_text and not classes:
+    if not classes and (on_text or chosen.kind == "text"):
+        what, how = ("words", "") if chosen.kind == "text" else ("numbers", " from texts")
         raise DataError(
-            f"{source}: column {chosen.name} has {chosen.distinct:,} different numbers, which "
-            "nothing here learns from texts; give a column of classes with --label."
+            f"{source}: column {chosen.name} has {chosen.distinct:,} different {what}, which "
+            f"nothing here learns{how}; give a column of classes with --label."
         )
     names: dict[str, Any] = (
         {"text": used[0].name} if on_text else {"features": patterns(used, chosen, columns)}

@@ -106,6 +106,7 @@ def test_many_columns_have_one_pattern() -> None:
     ("columns", "message"),
     [
         ({"a": sentences(), "stars": spread()}, "which nothing here learns from texts"),
+        ({"a": spread(), "stars": sentences()}, "120 different words, which nothing here learns;"),
         ({"label": few(), "a": ["x"] * N}, "beside label no column has numbers without gaps"),
         ({"a": spread(), "stars": ["x"] * N}, "column stars is the same in every row; give anoth"),
         ({"a": spread(), "stars": [[1.5]] * N}, "column stars is"),
