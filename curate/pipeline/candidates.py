@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeGuard
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -11,21 +12,24 @@ from datasets import Dataset
 from torch import Tensor
 
 from curate.datasets import (
+    ROW,
     Scaling,
     SourceExamples,
     TensorExamples,
     TokenExamples,
     Use,
+    correct_labels,
     fingerprint_of,
     pick_rows,
     plant_label_noise,
     read,
+    read_corrections,
     require_columns,
 )
 from curate.errors import DataError
 from curate.influence import Target
 from curate.models import describe_files
-from curate.pipeline.reading import Known, column_uses, find_reader
+from curate.pipeline.reading import Known, Reader, column_uses, find_reader
 from curate.recipe import Pretrained, Recipe, Source, Split
 from curate.runtime.large import large, released
 from curate.selection import Array
@@ -48,6 +52,8 @@ class Candidates:
     sources: source -> what identifies the data, and the files of a model, for provenance.
     left_out: source -> how many of its texts are shorter than `data.min_length`, if that is given.
     known: what they were read by.
+    formerly: the labels of the candidates before corrections, shape (N,), and relabelled: whose
+    and how many; None without corrections.
     """
 
     table: Dataset
@@ -61,6 +67,8 @@ class Candidates:
     sources: dict[str, Any]
     left_out: dict[str, int]
     known: Known
+    formerly: Tensor | None = None
+    relabelled: dict[str, Any] | None = None
 
     @classmethod
     def unlabeled(cls, examples: SourceExamples, outputs: int, known: Known) -> "Candidates":
@@ -88,6 +96,7 @@ class Candidates:
             examples=self.examples.take(some),
             noisy=None if self.noisy is None else self.noisy[some],
             classes=None if self.classes is None else self.classes[positions],
+            formerly=None if self.formerly is None else self.formerly[some],
         )
 
     @property
@@ -196,17 +205,10 @@ def read_candidates(recipe: Recipe) -> Candidates:
     parts = _split(recipe, len(everything))
     everywhere = len(parts["train"]) == len(everything)
     examples = everything if everywhere else everything.take(parts["train"])
-    table, noisy = pick_rows(source, examples.rows), None
-    if section.label_noise is not None:
-        assert reader.label is not None
-        assert reader.classes is not None
-        noise = section.label_noise.model_dump()
-        planted = plant_label_noise(table, reader.label, name, reader.classes, **noise)
-        table, noisy = planted.data, planted.noisy
-        examples = examples.with_labels(planted.ids)
+    labelled = _labelled(recipe, reader, pick_rows(source, examples.rows), examples)
+    examples = labelled.examples
     scale = _scaling(examples) if section.standardize else lambda part: part
-
-    sources, used = {name: fingerprint_of(source)}, {name: len(everything)}
+    sources, used = {name: fingerprint_of(source), **labelled.sources}, {name: len(everything)}
 
     def other(part: str, where: Source) -> SourceExamples:
         data = _read(where, uses)
@@ -227,17 +229,73 @@ def read_candidates(recipe: Recipe) -> Candidates:
     labels = examples.labels
     left_out = {where: sources[where]["rows"] - count for where, count in used.items()}
     return Candidates(
-        table=table,
+        table=labelled.table,
         examples=scale(examples),
         validation=validation,
         test=test,
-        noisy=noisy,
+        noisy=labelled.noisy,
         classes=labels.numpy() if labels is not None and reader.classes else None,
         outputs=reader.classes.count if reader.classes else _width(labels),
         target_weights=_target_weights(recipe, validation),
         sources=sources | model_files(recipe),
         left_out={} if section.min_length is None else left_out,
         known=reader.known,
+        formerly=labelled.formerly,
+        relabelled=labelled.relabelled,
+    )
+
+
+class _Labelled(NamedTuple):
+    """The candidates with noise planted and corrections made; see `Candidates`."""
+
+    table: Dataset
+    examples: SourceExamples
+    noisy: Tensor | None = None
+    formerly: Tensor | None = None
+    relabelled: dict[str, Any] | None = None
+    sources: Mapping[str, Any] = MappingProxyType({})
+
+
+def _labelled(
+    recipe: Recipe, reader: Reader, table: Dataset, examples: SourceExamples
+) -> _Labelled:
+    """The candidates as the recipe wants them labelled.
+
+    Raises:
+        DataError: a correction is of no candidate, or no class.
+    """
+    section, label, classes, noisy = recipe.data, reader.label, reader.classes, None
+    if section.label_noise is None and section.relabelled is None:
+        return _Labelled(table, examples)
+    assert label is not None
+    assert classes is not None
+    if section.label_noise is not None:
+        noise = section.label_noise.model_dump()
+        planted = plant_label_noise(table, label, str(section.train), classes, **noise)
+        table, noisy = planted.data, planted.noisy
+        examples = examples.with_labels(planted.ids)
+    if section.relabelled is None:
+        return _Labelled(table, examples, noisy)
+    source, rows, formerly = str(section.relabelled), examples.rows, examples.labels
+    assert formerly is not None
+    fixed = _read(section.relabelled, {**column_uses(recipe), ROW: "number"})
+    wanted, ids = read_corrections(fixed, label, source, classes)
+    places = torch.searchsorted(rows, wanted).clamp_max(len(rows) - 1)
+    if len(unknown := wanted[rows[places] != wanted]):
+        raise DataError(
+            f"{source}: row {int(unknown[0])} is none of the {len(rows):,} candidates, which are "
+            f"among rows {int(rows[0])} to {int(rows[-1])} of {section.train}; rows of validation "
+            "and test keep their labels."
+        )
+    found = correct_labels(table, label, classes, (formerly, noisy), places, ids)
+    said = {"file": source, "rows": len(wanted), "changed": found.changed}
+    return _Labelled(
+        found.data,
+        examples.with_labels(found.ids),
+        found.noisy,
+        formerly,
+        said,
+        {source: fingerprint_of(fixed)},
     )
 
 
