@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate.cli.export import export
 from curate.cli.process import (
     FAILURES,
     run,
@@ -125,6 +126,12 @@ def cli(context: click.Context) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace DIR, or start again.")
 @click.option("--resume", is_flag=True, help="Resume a run that did not finish.")
 @click.option("--plan", is_flag=True, help="Say what it will take, and stop.")
+@click.option(
+    "--relabelled",
+    type=PATH,
+    metavar="FILE",
+    help="Corrected labels by row, and see what they are worth: the recipe's data.relabelled.",
+)
 @TRACK
 @on_recipe
 @click.pass_obj
@@ -134,6 +141,7 @@ def select(
     recipe: Path,
     out: Path | None,
     plan: bool,
+    relabelled: Path | None,
     track: tuple[str, ...],
     shared: Shared,
     **options: Any,
@@ -144,7 +152,8 @@ def select(
 
     `torchrun --nproc-per-node N -m curate select RECIPE` shares the work among N processes.
     """
-    checked = shared.recipe(recipe)
+    changes = [] if relabelled is None else [f"data.relabelled={json.dumps(str(relabelled))}"]
+    checked = shared.recipe(recipe, *changes)
     from curate.cli.summary import describe_plan
     from curate.output.closing import closing_lines
     from curate.pipeline.forecast import plan_select
@@ -369,6 +378,9 @@ def inspect(
             )
         lines = inspect_mixture(directory, by, weights=weights, as_json=as_json)
     click.echo("\n".join(lines))
+
+
+cli.add_command(export)
 
 
 def _nothing(_: str) -> None:

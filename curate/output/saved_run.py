@@ -22,6 +22,7 @@ from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
 
 from curate.errors import OutputError
 from curate.output.audit_log import FORMERLY
+from curate.output.directory import LABELS
 from curate.output.rows import RowViewer, Shown, in_python
 from curate.output.scores import SavedScores
 from curate.output.shards import LOCAL
@@ -105,6 +106,8 @@ class Provenance(TypedDict, total=False):
     worth: Worth
     cost: float
     evaluation: list[Retrained]
+    labels: Annotated[Record, _having("asked", "suspected", "classes")]
+    relabelled: Annotated[Record, _having("file", "rows", "changed")]
     composition: dict[str, list[Part]]
     missing: dict[str, str]
     failed: dict[str, str]
@@ -273,15 +276,18 @@ def listed(count: int, kept: int, most: int = LISTED) -> list[int]:
 def store_dropped(folder: Path, table: Dataset, scores: SavedScores) -> None:
     """Write the dropped rows that are worth a look as `dropped.parquet`.
 
-    Those that are listed, worst first, until they take 32 MiB: whoever looks at the
-    directory later needs nothing else. The first column is the position in the source.
+    Those whose label is suspected, then those that are listed, worst first, until they take
+    32 MiB: whoever looks at the directory later needs nothing else. The first column is the
+    position in the source.
 
     Args:
         table: all candidates, in the order of the source. scores: a line each.
     """
     from curate.runtime.files import write_whole  # loads torch, which looking at a run does not
 
-    every = scores.ranked(listed(len(scores), scores.kept))[::-1]
+    labels = read_labels(folder).filter("is_label_issue").sort("label_score")
+    worth_a_look = scores.ranked(listed(len(scores), scores.kept))[::-1]
+    every = [*dict.fromkeys([*labels["row"], *worth_a_look])]
     lines = scores.lines(every)
     rows = [row for row in every if not lines[row]["kept"]]
     if not rows:
@@ -335,6 +341,14 @@ def _read_table(path: Path, columns: dict[str, Any]) -> pl.DataFrame:
         table = pl.DataFrame(pl.from_arrow(pq.read_table(path)))
         table = table.rename(FORMERLY, strict=False)
         return table.with_columns(pl.col(name).cast(kind) for name, kind in columns.items())
+
+
+def read_labels(folder: Path) -> pl.DataFrame:
+    """What the judged model finds likeliest, see `pipeline.guesses`; no lines without any."""
+    path = folder / LABELS
+    kinds = {"row": pl.Int64, "is_label_issue": pl.Boolean, "label_score": pl.Float64}
+    kinds |= {"given_label": pl.String, "predicted_label": pl.String, "probability": pl.Float64}
+    return _read_table(path, kinds) if path.exists() else pl.DataFrame(schema=kinds)
 
 
 def _kept_rows(folder: Path) -> Dataset:

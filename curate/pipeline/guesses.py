@@ -56,10 +56,9 @@ class Guesses:
         label_score: the probability of the given label. is_label_issue: whether another label is
         likelier, and as probable as the target's rows' own.
         """
-        examples, classes = data.examples, data.known.classes
+        examples = data.examples
         assert examples.labels is not None
-        assert classes is not None
-        words = np.array(classes.names or [str(k) for k in range(classes.count)])
+        words = np.array(data.known.words)
         given = examples.labels[torch.from_numpy(self.rows)].numpy()
         issues = (self.labels != given) & (self.probabilities >= self.sure)
         columns = {

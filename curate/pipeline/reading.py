@@ -46,6 +46,13 @@ class Known(NamedTuple):
     features: list[str]
     classes: Classes | None
 
+    @property
+    def words(self) -> list[str]:
+        """The classes in words, by their ids; none if there are no classes."""
+        if self.classes is None:
+            return []
+        return [*(self.classes.names or map(str, range(self.classes.count)))]
+
 
 class Reader(Protocol):
     """Turns datasets into examples, each in the same way.

@@ -270,7 +270,12 @@ class Result:
         data, path = self.job.data, self.unfinished.out / LABELS
         table = guesses.table(data)
         issues = table["is_label_issue"].to_numpy()
-        noted = {"asked": len(table), "suspected": int(issues.sum()), "sure": guesses.sure}
+        noted: dict[str, Any] = {
+            "asked": len(table),
+            "suspected": int(issues.sum()),
+            "sure": guesses.sure,
+        }
+        noted["classes"] = data.known.words
         if data.noisy is not None:
             before = data.table.select(guesses.rows)
             name, classes = f"{self.job.recipe.data.columns.label}_clean", data.known.classes
