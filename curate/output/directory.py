@@ -24,8 +24,6 @@ from curate.runtime.resume import MARK
 
 ROW_GROUP = 2**15
 """Rows of a table that are written, and read again, at a time."""
-LABELS = "labels.parquet"
-"""Of rows that the judged model had not trained on: the label that it finds likeliest."""
 PACKAGES = ("curate", "torch", "datasets", "polars", "numpy", "transformers", "peft")
 
 

@@ -22,7 +22,6 @@ from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
 
 from curate.errors import OutputError
 from curate.output.audit_log import FORMERLY
-from curate.output.directory import LABELS
 from curate.output.rows import RowViewer, Shown, in_python
 from curate.output.scores import SavedScores
 from curate.output.shards import LOCAL
@@ -33,6 +32,8 @@ from curate.runtime.tables import read_mapped
 from curate.runtime.tables import take as rows_at
 
 PROVENANCE, DROPPED = "provenance.json", "dropped.parquet"
+LABELS = "labels.parquet"
+"""Of rows that the judged model had not trained on: the label that it finds likeliest."""
 LISTED = 1500
 """Rows in the report's table, and dropped rows that are stored."""
 STORED_BYTES = 2**25

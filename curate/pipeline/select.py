@@ -16,7 +16,6 @@ from curate.errors import NonFiniteError, NothingKeptError
 from curate.influence import expected_error
 from curate.output.composition import Judged, composition
 from curate.output.directory import (
-    LABELS,
     Selection,
     provenance,
     refuse_other_data,
@@ -24,6 +23,7 @@ from curate.output.directory import (
     write_table,
 )
 from curate.output.page import REPORTED, leave_report
+from curate.output.saved_run import LABELS
 from curate.pipeline.amortize import Amortized, extended
 from curate.pipeline.build import choose_device
 from curate.pipeline.evaluate import evaluate
