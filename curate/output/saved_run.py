@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -277,8 +278,8 @@ def listed(count: int, kept: int, most: int = LISTED) -> list[int]:
 def store_dropped(folder: Path, table: Dataset, scores: SavedScores) -> None:
     """Write the dropped rows that are worth a look as `dropped.parquet`.
 
-    Those whose label is suspected, then those that are listed, worst first, until they take
-    32 MiB: whoever looks at the directory later needs nothing else. The first column is the
+    Those that are listed, worst first, and in turn those whose label is suspected, until they
+    take 32 MiB: whoever looks at the directory later needs nothing else. The first column is the
     position in the source.
 
     Args:
@@ -288,9 +289,9 @@ def store_dropped(folder: Path, table: Dataset, scores: SavedScores) -> None:
 
     labels = read_labels(folder).filter("is_label_issue").sort("label_score")
     worth_a_look = scores.ranked(listed(len(scores), scores.kept))[::-1]
-    every = [*dict.fromkeys([*labels["row"], *worth_a_look])]
+    every = [*dict.fromkeys(chain.from_iterable(zip_longest(worth_a_look, labels["row"])))]
     lines = scores.lines(every)
-    rows = [row for row in every if not lines[row]["kept"]]
+    rows = [row for row in every if row in lines and not lines[row]["kept"]]
     if not rows:
         return
     places, schema = scores.places(rows, among_all=True), table.features.arrow_schema

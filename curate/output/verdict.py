@@ -106,8 +106,10 @@ def labels_line(labels: dict[str, Any]) -> str:
     """How many labels are suspected, and how right that is where noise was planted."""
     text = (
         f"{labels['suspected']:,} of {count(labels['asked'], 'row')} that the judged model did "
-        "not train on; to look at and correct them: curate export"
+        "not train on"
     )
+    if labels["suspected"]:
+        text += "; to look at them and correct them: curate export"
     if "wrong" not in labels:
         return text
     return f"{text}. {labels['wrong']:,} are wrong, and {labels['right']:,} suggestions right"

@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import PIL.Image
@@ -12,8 +13,11 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from curate.errors import OptionError, OutputError
+from curate.output import saved_run
 from curate.output.export import TOOLS, export_run
+from curate.output.inspect import inspect_run
 from curate.output.saved_run import LABELS
+from curate.output.scores import SavedScores
 from curate.recipe import Recipe
 from tests.output.made import HOSTILE, ON_TEXT, made, recipe, texts
 
@@ -93,6 +97,7 @@ def test_the_csv_has_cleanlabs_columns_and_the_label_to_correct(
     assert table["size"].to_list() == [11, 10]
 
 
+@pytest.mark.filterwarnings("ignore")  # of others
 def test_cleanlab_has_these_columns() -> None:
     cleanlab = pytest.importorskip("cleanlab")
     lab = cleanlab.Datalab(data={"y": [0, 1] * 10}, label_name="y", verbosity=0)
@@ -113,6 +118,7 @@ def test_rows_are_those_that_were_asked_for(
         export(on_text, "cleanlab", tmp_path / "out")
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_argilla_reads_records_and_settings(
     on_text: Path, on_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +131,7 @@ def test_argilla_reads_records_and_settings(
     assert records[0]["suggestions"] == {"label": known}
     assert records[0]["metadata"]["row"] == 21
     argilla = pytest.importorskip("argilla")
-    monkeypatch.setattr(argilla.Argilla, "_get_default", classmethod(lambda _: None))
+    monkeypatch.setattr(argilla.Argilla, "_get_default", classmethod(lambda _: MagicMock()))
     for name, kind in (("text", "text"), ("pictures", "image")):
         folder = tmp_path / name
         settings = argilla.Settings.from_json(folder / ".argilla" / "settings.json")
@@ -138,6 +144,7 @@ def test_argilla_reads_records_and_settings(
             assert isinstance(record.metadata["row"], int)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_label_studio_takes_tasks_and_predictions(
     on_text: Path, on_pictures: Path, tmp_path: Path
 ) -> None:
@@ -164,6 +171,7 @@ def test_label_studio_takes_tasks_and_predictions(
                 assert interface.validate_prediction(prediction, return_errors=True) == []
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_fiftyone_reads_pictures_with_both_labels(on_pictures: Path, tmp_path: Path) -> None:
     export(on_pictures, "fiftyone", tmp_path / "out")
     samples = load(tmp_path / "out" / "samples.json")["samples"]
@@ -194,6 +202,25 @@ def test_rows_without_classes_are_kept_or_dropped(tmp_path: Path) -> None:
     assert not (tmp_path / "fiftyone").exists()
     with pytest.raises(OptionError, match="no suspects rows to export: there are none"):
         export(tmp_path / "run", "argilla", tmp_path / "none", "suspects")
+
+
+def test_a_row_is_shown_with_what_its_label_should_be(on_text: Path) -> None:
+    line = next(line for line in inspect_run(on_text, row=21) if line.startswith("  label "))
+    assert f"finds {CLASSES[1]}, which it has, 1% likely" in line
+    assert not any(line.startswith("  label ") for line in inspect_run(on_text, row=12)[:6])
+
+
+def test_suspected_rows_are_stored_in_turn_with_the_worst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, table = suspecting(tmp_path / "run", labelled(), ON_LABELS), labelled()
+    lines = pl.read_parquet(run / LABELS).with_columns(row=pl.Series([18, 17, 16]))
+    lines.write_parquet(run / LABELS)
+    monkeypatch.setattr(saved_run, "AT_A_TIME", 1)
+    monkeypatch.setattr(saved_run, "STORED_BYTES", 100)
+    saved_run.store_dropped(run, table, SavedScores(run / "scores.parquet"))
+    stored = pl.read_parquet(run / "dropped.parquet")["row"].to_list()
+    assert {16, 21} <= {*stored} <= {16, 17, 20, 21}
 
 
 def test_the_command_has_every_tool() -> None:
