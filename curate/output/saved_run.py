@@ -289,7 +289,8 @@ def store_dropped(folder: Path, table: Dataset, scores: SavedScores) -> None:
 
     labels = read_labels(folder).filter("is_label_issue").sort("label_score")
     worth_a_look = scores.ranked(listed(len(scores), scores.kept))[::-1]
-    every = [*dict.fromkeys(chain.from_iterable(zip_longest(worth_a_look, labels["row"])))]
+    in_turn = chain.from_iterable(zip_longest(worth_a_look, labels["row"]))
+    every = [row for row in dict.fromkeys(in_turn) if row is not None]
     lines = scores.lines(every)
     rows = [row for row in every if row in lines and not lines[row]["kept"]]
     if not rows:

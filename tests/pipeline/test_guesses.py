@@ -2,12 +2,19 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
-from curate.models import Classification, FunctionObjective, class_losses
+from curate.models import (
+    Classification,
+    FunctionObjective,
+    SequenceClassification,
+    class_losses,
+)
 from curate.pipeline import guesses
 from curate.pipeline.build import choose_device
 from curate.pipeline.guesses import Guesses, guess, lowest
@@ -63,6 +70,23 @@ def test_an_objective_of_ones_own_is_asked_class_by_class() -> None:
     torch.testing.assert_close(fast, slow)
     given = fast.gather(1, batch["label"][:, None])[:, 0]
     torch.testing.assert_close(given, known.losses(module, batch))
+
+
+def test_a_model_of_transformers_is_asked_once_for_all_classes() -> None:
+    calls, logits = list[int](), torch.randn(6, 5)
+
+    def model(rows: torch.Tensor) -> SimpleNamespace:
+        calls.append(len(rows))
+        return SimpleNamespace(logits=logits[rows])
+
+    batch = {"rows": torch.arange(6), "labels": torch.randint(0, 3, (6,))}
+    found = class_losses(SequenceClassification(), model, batch, 3)
+    assert calls == [6]
+    own = FunctionObjective(
+        lambda m, b: cross_entropy(m(b["rows"]).logits[:, :3], b["labels"], reduction="none"),
+        "mine:loss",
+    )
+    torch.testing.assert_close(found, class_losses(own, model, batch, 3))
 
 
 def test_of_many_rows_those_that_score_least_are_asked_about(
