@@ -141,7 +141,6 @@ def select(
     recipe: Path,
     out: Path | None,
     plan: bool,
-    relabelled: Path | None,
     track: tuple[str, ...],
     shared: Shared,
     **options: Any,
@@ -152,6 +151,7 @@ def select(
 
     `torchrun --nproc-per-node N -m curate select RECIPE` shares the work among N processes.
     """
+    relabelled = options.pop("relabelled")
     changes = [] if relabelled is None else [f"data.relabelled={json.dumps(str(relabelled))}"]
     checked = shared.recipe(recipe, *changes)
     from curate.cli.summary import describe_plan
