@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curate.cli.arguments import PATH, RECIPE, print_versions
+from curate.cli.export import export
+from curate.cli.init import init
 from curate.cli.process import (
     FAILURES,
     run,
@@ -147,34 +149,17 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command()
-@click.argument("data")
-@click.option("--validation", metavar="FILE", help="Rows that were checked, as DATA is given.")
-@click.option("--label", metavar="COLUMN", help="What is to be predicted, if the guess is wrong.")
-@click.option("--split", help="Which split of DATA, where it has several.")
-@click.option("--name", help="The configuration of a Hub dataset that has several.")
-@click.option(
-    "--out", type=PATH, default="recipe.yaml", show_default=True, help="The recipe to write."
-)
-@click.option("--overwrite", is_flag=True, help="Replace it.")
-def init(data: str, out: Path, overwrite: bool, **known: str | None) -> None:
-    """Look at DATA, say what is there, and write a recipe for it.
-
-    DATA is a CSV, JSON Lines or Parquet file, a pattern of such files, a folder of pictures with a
-    folder for each class, a directory of save_to_disk, or a name on the Hub.
-    """
-    silence_libraries()
-    from curate.cli.summary import describe_look
-    from curate.pipeline.init import Asked, run_init
-
-    click.echo(describe_look(run_init(Asked(data, **known), out, overwrite=overwrite)))
-
-
-@cli.command()
 @click.argument("recipe", type=RECIPE)
 @click.option("--out", type=PATH, help="Directory to write; out/NAME for NAME.yaml if not given.")
 @click.option("--overwrite", is_flag=True, help="Replace DIR, or start again.")
 @click.option("--resume", is_flag=True, help="Resume a run that did not finish.")
 @click.option("--plan", is_flag=True, help="Say what it will take, and stop.")
+@click.option(
+    "--relabelled",
+    type=PATH,
+    metavar="FILE",
+    help="Corrected labels by row, and see what they are worth: the recipe's data.relabelled.",
+)
 @TRACK
 @on_recipe
 @click.pass_obj
@@ -195,7 +180,9 @@ def select(
 
     `torchrun --nproc-per-node N -m curate select RECIPE` shares the work among N processes.
     """
-    checked = shared.recipe(recipe)
+    relabelled = options.pop("relabelled")
+    changes = [] if relabelled is None else [f"data.relabelled={json.dumps(str(relabelled))}"]
+    checked = shared.recipe(recipe, *changes)
     from curate.cli.summary import describe_plan
     from curate.output.closing import closing_lines
     from curate.pipeline.forecast import plan_select
@@ -420,6 +407,10 @@ def inspect(
             )
         lines = inspect_mixture(directory, by, weights=weights, as_json=as_json)
     click.echo("\n".join(lines))
+
+
+cli.add_command(init)
+cli.add_command(export)
 
 
 def _nothing(_: str) -> None:

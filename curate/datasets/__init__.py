@@ -9,6 +9,7 @@ from curate.datasets.batches import (
     take,
 )
 from curate.datasets.columns import match_features, read_features, require_columns
+from curate.datasets.corrections import ROW, correct_labels, read_corrections
 from curate.datasets.csv_files import Use
 from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples, drawn
 from curate.datasets.files import plain_table
@@ -42,6 +43,7 @@ __all__ = [
     "HUB_NAME",
     "IGNORED",
     "PREFIX",
+    "ROW",
     "BatchExamples",
     "Classes",
     "Column",
@@ -58,6 +60,7 @@ __all__ = [
     "batch_length",
     "cache_file",
     "contradicting",
+    "correct_labels",
     "counted",
     "drawn",
     "encode_completions",
@@ -79,6 +82,7 @@ __all__ = [
     "plant_label_noise",
     "read",
     "read_classes",
+    "read_corrections",
     "read_features",
     "read_numbers",
     "refuse_outside",

@@ -1,7 +1,7 @@
 """Label columns: classes as 0..C-1, numbers as floats, and planted noise."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -283,20 +283,41 @@ def plant_label_noise(
         shift = torch.from_numpy(rng.integers(1, classes.count, size=len(ids[part])))
         ids[part] = torch.where(noisy[part], (ids[part] + shift) % classes.count, ids[part])
 
-    def planted() -> Iterator[tuple[str, pa.Table]]:
+    def planted(part: slice, table: pa.Table) -> dict[str, Any]:
+        before = table.column(name)
+        values = pa.array(cells(data.features[name], classes, ids[part].numpy()), before.type)
+        marks = pa.array(noisy[part].numpy())
+        return {name: values, f"{name}_clean": before, f"{name}_noisy": marks}
+
+    return PlantedNoise(with_label_columns(data, planted, added), noisy, ids)
+
+
+def with_label_columns(
+    data: Dataset,
+    of: Callable[[slice, pa.Table], Mapping[str, Any]],
+    added: Mapping[str, Any],
+) -> Dataset:
+    """Data with columns replaced or added at the end, batch by batch.
+
+    of: the columns of some rows, given which they are. added: the features of those added.
+    """
+
+    def tables() -> Iterator[tuple[str, pa.Table]]:
         for part, table in batches(data):
-            position, before = table.column_names.index(name), table.column(name)
-            values = pa.array(_cells(data.features[name], classes, ids[part].numpy()), before.type)
-            table = table.set_column(position, name, values)
-            table = table.append_column(f"{name}_clean", before)
-            yield source, table.append_column(f"{name}_noisy", pa.array(noisy[part].numpy()))
+            there = {name: place for place, name in enumerate(table.column_names)}
+            for name, values in of(part, table).items():
+                if name in there:
+                    table = table.set_column(there[name], name, values)
+                else:
+                    table = table.append_column(name, values)
+            yield "", table
 
-    ((_, table),) = gathered(planted())
+    ((_, table),) = gathered(tables())
     info = datasets.DatasetInfo(features=datasets.Features({**data.features, **added}))
-    return PlantedNoise(Dataset(table, info=info, fingerprint=digest(table)), noisy, ids)
+    return Dataset(table, info=info, fingerprint=digest(table))
 
 
-def _cells(feature: Any, classes: Classes, ids: Array) -> Any:
+def cells(feature: Any, classes: Classes, ids: Array) -> Any:
     """What the training column holds for class ids; the inverse of `read_classes`."""
     if classes.names is None:
         return ids

@@ -6,7 +6,7 @@ from curate.models.flat import FlatModel
 from curate.models.from_path import FOREIGN, build_model, foreign_code, load_attribute, one_line
 from curate.models.hf import describe_files, quiet
 from curate.models.norms import freeze_norms
-from curate.models.objectives.base import Batch, Objective
+from curate.models.objectives.base import Batch, Objective, class_losses
 from curate.models.objectives.classification import Classification
 from curate.models.objectives.function import FunctionObjective, as_objective, load_objective
 from curate.models.objectives.goal import load_goal
@@ -45,6 +45,7 @@ __all__ = [
     "as_objective",
     "build_model",
     "build_pretrained",
+    "class_losses",
     "describe_files",
     "find_shift",
     "foreign_code",

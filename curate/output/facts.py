@@ -11,7 +11,9 @@ from pydantic import BaseModel
 
 from curate.output.saved_run import SavedRun
 from curate.output.verdict import (
+    corrections_line,
     error_line,
+    labels_line,
     prediction_line,
     protocol_line,
     ratio_line,
@@ -101,6 +103,10 @@ def came_out(made: Mapping[str, Any], kept: int, candidates: int) -> Facts:
             f"{noise['kept']:,} of {count(noise['planted'], 'wrong label')} kept; "
             f"AUROC of the score {noise['auroc']:.3f}"
         )
+    if relabelled := made.get("relabelled"):
+        facts["corrections"] = corrections_line(relabelled, made.get("worth"))
+    if labels := made.get("labels"):
+        facts["suspected labels"] = labels_line(labels)
     for name, key, limit in (
         ("texts cut", "truncated", "after data.max_length"),
         ("texts left out", "left_out", "shorter than data.min_length"),

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from curate.errors import OptionError, OutputError
 from curate.output.facts import every_fact
 from curate.output.mixture import mixture
 from curate.output.rows import Shown, in_python
-from curate.output.saved_run import SavedRun, read_run
+from curate.output.saved_run import SavedRun, read_labels, read_run
 from curate.output.shards import batches
 from curate.output.words import (
     Scale,
@@ -170,6 +171,13 @@ def _marks(run: SavedRun, line: dict[str, Any]) -> dict[str, str]:
         facts[visible(name)] = f"{text}: {sense}"
     lowest = signed(run.scores.lowest_kept) if run.kept else "–"
     facts["score"] = f"{signed(line['score'])}; the lowest kept is {lowest}"
+    known = read_labels(run.folder).filter(pl.col("row") == line["row"]).to_dicts()
+    for label in known:
+        given, other = (visible(label[f"{which}_label"]) for which in ("given", "predicted"))
+        facts["label"] = (
+            f"a model that lacked the row finds {given}, which it has, {label['label_score']:.0%} "
+            f"likely, and most of all {other}, {label['probability']:.0%}"
+        )
     facts["seen"] = f"in {count(line['seen'], 'step')}"
     return facts | ({"tokens": f"{line['tokens']:,}"} if "tokens" in line else {})
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,8 @@ from curate.runtime.tables import read_mapped
 from curate.runtime.tables import take as rows_at
 
 PROVENANCE, DROPPED = "provenance.json", "dropped.parquet"
+LABELS = "labels.parquet"
+"""Of rows that the judged model had not trained on: the label that it finds likeliest."""
 LISTED = 1500
 """Rows in the report's table, and dropped rows that are stored."""
 STORED_BYTES = 2**25
@@ -105,6 +108,8 @@ class Provenance(TypedDict, total=False):
     worth: Worth
     cost: float
     evaluation: list[Retrained]
+    labels: Annotated[Record, _having("asked", "suspected", "classes")]
+    relabelled: Annotated[Record, _having("file", "rows", "changed")]
     composition: dict[str, list[Part]]
     missing: dict[str, str]
     failed: dict[str, str]
@@ -273,17 +278,21 @@ def listed(count: int, kept: int, most: int = LISTED) -> list[int]:
 def store_dropped(folder: Path, table: Dataset, scores: SavedScores) -> None:
     """Write the dropped rows that are worth a look as `dropped.parquet`.
 
-    Those that are listed, worst first, until they take 32 MiB: whoever looks at the
-    directory later needs nothing else. The first column is the position in the source.
+    Those that are listed, worst first, and in turn those whose label is suspected, until they
+    take 32 MiB: whoever looks at the directory later needs nothing else. The first column is the
+    position in the source.
 
     Args:
         table: all candidates, in the order of the source. scores: a line each.
     """
     from curate.runtime.files import write_whole  # loads torch, which looking at a run does not
 
-    every = scores.ranked(listed(len(scores), scores.kept))[::-1]
+    labels = read_labels(folder).filter("is_label_issue").sort("label_score")
+    worth_a_look = scores.ranked(listed(len(scores), scores.kept))[::-1]
+    in_turn = chain.from_iterable(zip_longest(worth_a_look, labels["row"]))
+    every = [row for row in dict.fromkeys(in_turn) if row is not None]
     lines = scores.lines(every)
-    rows = [row for row in every if not lines[row]["kept"]]
+    rows = [row for row in every if row in lines and not lines[row]["kept"]]
     if not rows:
         return
     places, schema = scores.places(rows, among_all=True), table.features.arrow_schema
@@ -335,6 +344,14 @@ def _read_table(path: Path, columns: dict[str, Any]) -> pl.DataFrame:
         table = pl.DataFrame(pl.from_arrow(pq.read_table(path)))
         table = table.rename(FORMERLY, strict=False)
         return table.with_columns(pl.col(name).cast(kind) for name, kind in columns.items())
+
+
+def read_labels(folder: Path) -> pl.DataFrame:
+    """What the judged model finds likeliest, see `pipeline.guesses`; no lines without any."""
+    path = folder / LABELS
+    kinds = {"row": pl.Int64, "is_label_issue": pl.Boolean, "label_score": pl.Float64}
+    kinds |= {"given_label": pl.String, "predicted_label": pl.String, "probability": pl.Float64}
+    return _read_table(path, kinds) if path.exists() else pl.DataFrame(schema=kinds)
 
 
 def _kept_rows(folder: Path) -> Dataset:

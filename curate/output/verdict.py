@@ -23,6 +23,8 @@ FEWEST = 10
 """Examples left out below which an interval is too uncertain itself for a verdict."""
 ADDS_UP, FAILS = 0.7, 0.3
 """Realized over predicted change of a window, from which influences add up, or below do not."""
+AS_READ = "labels as they were read"
+"""The way to train that is everything without corrections of labels."""
 ANSWERS = {
     "pays": "choosing pays",
     "does not pay": "choosing does not pay",
@@ -78,6 +80,39 @@ def worth_line(worth: dict[str, Any]) -> str:
         best = f"{chosen['rows']:,} rows, the best of {len(worth['tried'])} budgets tried"
         return f"{answer}; all rows are kept. With {best}, loss is {size} ({interval})"
     return f"{answer}: loss is {size} than on everything ({interval})"
+
+
+def corrections_line(relabelled: dict[str, Any], worth: dict[str, Any] | None) -> str:
+    """What corrected labels were worth, from what is noted of them and `Worth.row`."""
+    text = (
+        f"{relabelled['changed']:,} of {count(relabelled['rows'], 'label')} in "
+        f"{relabelled['file']} differ from what was read"
+    )
+    against = [] if worth is None else worth["against"]
+    read = next((way for way in against if way["name"] == AS_READ), None)
+    if read is None:
+        return f"{text}; what they are worth was not measured"
+    answer = (
+        "they pay" if read["high"] < 0 else "they do harm" if read["low"] > 0 else "cannot tell"
+    )
+    size = f"{abs(read['gain']):.3g} {'lower' if read['gain'] <= 0 else 'higher'}"
+    return (
+        f"{text}. On everything, {answer}: loss is {size} than with labels as they were read "
+        f"(95 % interval of the gain {-read['high']:.3g} to {-read['low']:.3g})"
+    )
+
+
+def labels_line(labels: dict[str, Any]) -> str:
+    """How many labels are suspected, and how right that is where noise was planted."""
+    text = (
+        f"{labels['suspected']:,} of {count(labels['asked'], 'row')} that the judged model did "
+        "not train on"
+    )
+    if labels["suspected"]:
+        text += "; to look at them and correct them: curate export"
+    if "wrong" not in labels:
+        return text
+    return f"{text}. {labels['wrong']:,} are wrong, and {labels['right']:,} suggestions right"
 
 
 def protocol_line(worth: dict[str, Any], candidates: int) -> str:

@@ -15,17 +15,15 @@ from curate.datasets import (
     SourceExamples,
     TensorExamples,
     TokenExamples,
-    Use,
     fingerprint_of,
     pick_rows,
-    plant_label_noise,
-    read,
     require_columns,
 )
 from curate.errors import DataError
 from curate.influence import Groups, Target
 from curate.models import Objective, describe_files
-from curate.pipeline.reading import Known, column_uses, find_reader
+from curate.pipeline.labelling import labelled
+from curate.pipeline.reading import Known, column_uses, find_reader, read_source
 from curate.recipe import Pretrained, Recipe, Source, Split
 from curate.recipe.target import TargetSection
 from curate.runtime.large import large, released
@@ -53,6 +51,8 @@ class Candidates:
     known: what they were read by.
     goal: what is to be low on the targets; the loss of training if None. groupings: target -> the
     values of the column that it is balanced by, of every row of its source; worst: see `Groups`.
+    formerly: the labels of the candidates before corrections, shape (N,), and relabelled: whose
+    and how many; None without corrections.
     """
 
     table: Dataset
@@ -69,6 +69,8 @@ class Candidates:
     goal: Objective | None = None
     groupings: dict[str, Array] = field(default_factory=dict)
     worst: float = 0.0
+    formerly: Tensor | None = None
+    relabelled: dict[str, Any] | None = None
 
     @classmethod
     def unlabeled(cls, examples: SourceExamples, outputs: int, known: Known) -> "Candidates":
@@ -96,6 +98,7 @@ class Candidates:
             examples=self.examples.take(some),
             noisy=None if self.noisy is None else self.noisy[some],
             classes=None if self.classes is None else self.classes[positions],
+            formerly=None if self.formerly is None else self.formerly[some],
         )
 
     @property
@@ -218,28 +221,21 @@ def read_candidates(recipe: Recipe) -> Candidates:
     """
     section = recipe.data
     uses = column_uses(recipe)
-    source = _read(section.train, uses)
+    source = read_source(section.train, uses)
     reader = find_reader(recipe, source)
     name = str(section.train)
     everything = reader.examples(source, name)
     parts = _split(recipe, len(everything))
     everywhere = len(parts["train"]) == len(everything)
     examples = everything if everywhere else everything.take(parts["train"])
-    table, noisy = pick_rows(source, examples.rows), None
-    if section.label_noise is not None:
-        assert reader.label is not None
-        assert reader.classes is not None
-        noise = section.label_noise.model_dump()
-        planted = plant_label_noise(table, reader.label, name, reader.classes, **noise)
-        table, noisy = planted.data, planted.noisy
-        examples = examples.with_labels(planted.ids)
+    own = labelled(recipe, reader, pick_rows(source, examples.rows), examples)
+    examples = own.examples
     scale = _scaling(examples) if section.standardize else lambda part: part
-
-    sources, used = {name: fingerprint_of(source)}, {name: len(everything)}
+    sources, used = {name: fingerprint_of(source), **own.sources}, {name: len(everything)}
     tables = dict[str, Dataset]()
 
     def other(part: str, where: Source) -> SourceExamples:
-        data = _read(where, uses)
+        data = read_source(where, uses)
         held = reader.examples(data, str(where))
         sources[str(where)], used[str(where)] = fingerprint_of(data), len(held)
         tables[str(where)] = data
@@ -260,11 +256,11 @@ def read_candidates(recipe: Recipe) -> Candidates:
         groupings[target] = group_values(rows, str(goal.balance), "target.balance")
     left_out = {where: sources[where]["rows"] - count for where, count in used.items()}
     return Candidates(
-        table=table,
+        table=own.table,
         examples=scale(examples),
         validation=validation,
         test=test,
-        noisy=noisy,
+        noisy=own.noisy,
         classes=labels.numpy() if labels is not None and reader.classes else None,
         outputs=reader.classes.count if reader.classes else _width(labels),
         target_weights=_target_weights(recipe, validation),
@@ -273,6 +269,8 @@ def read_candidates(recipe: Recipe) -> Candidates:
         known=reader.known,
         groupings=groupings,
         worst=goal.worst or 0.0,
+        formerly=own.formerly,
+        relabelled=own.relabelled,
     )
 
 
@@ -351,16 +349,6 @@ def _refuse_other_shape(
     shape, expected = (tuple(part.features.shape[1:]) for part in (held, candidates))
     if shape != expected:
         raise DataError(f"{where}: one row has shape {shape}, but in {source} it is {expected}.")
-
-
-def _read(source: Source, uses: Mapping[str, Use]) -> Dataset:
-    return read(
-        source.path,
-        split=source.split,
-        name=source.name,
-        uses=uses,
-        outside_files=source.outside_files,
-    )
 
 
 def _width(labels: Tensor | None) -> int:

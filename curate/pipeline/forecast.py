@@ -229,7 +229,8 @@ def forecast(job: Job) -> Forecast:
         run = replace(run, kinked=bool(Point(task, state.theta, steps[0]).kinked))
     judged, total = 0.0, job.total_steps()
     if selection.judge and job.data.validation:
-        judged = trainings(bool(selection.keep.auto), judge.target_rows) * total
+        auto, corrected = bool(selection.keep.auto), job.data.formerly is not None
+        judged = trainings(auto, judge.target_rows, corrected=corrected) * total
     elif selector.halves is not None and selection.rounds == 1:
         judged = total
     return Forecast(

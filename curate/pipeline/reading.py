@@ -24,6 +24,7 @@ from curate.datasets import (
     find_classes,
     holds_names,
     match_features,
+    read,
     read_classes,
     read_features,
     read_numbers,
@@ -31,7 +32,7 @@ from curate.datasets import (
     truncate,
 )
 from curate.errors import DataError, ModelError, RecipeError
-from curate.recipe import Pretrained, Recipe
+from curate.recipe import Pretrained, Recipe, Source
 from curate.recipe.names import find_objective
 from curate.runtime.large import pieces
 
@@ -45,6 +46,13 @@ class Known(NamedTuple):
 
     features: list[str]
     classes: Classes | None
+
+    @property
+    def words(self) -> list[str]:
+        """The classes in words, by their ids; none if there are no classes."""
+        if self.classes is None:
+            return []
+        return [*(self.classes.names or map(str, range(self.classes.count)))]
 
 
 class Reader(Protocol):
@@ -76,6 +84,17 @@ def column_uses(recipe: Recipe) -> dict[str, Use]:
     texts = (columns.text, columns.prompt, columns.completion)
     uses |= {name: "text" for name in texts if name is not None}
     return uses | {p: "number" for p in columns.features or [] if p not in uses}
+
+
+def read_source(source: Source, uses: Mapping[str, Use]) -> Dataset:
+    """The rows of a source, by what its columns are for."""
+    return read(
+        source.path,
+        split=source.split,
+        name=source.name,
+        uses=uses,
+        outside_files=source.outside_files,
+    )
 
 
 def find_reader(recipe: Recipe, train: Dataset, known: Known | None = None) -> Reader:

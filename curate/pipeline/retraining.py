@@ -17,6 +17,7 @@ from curate.datasets import SourceExamples
 from curate.errors import NonFiniteError
 from curate.influence import row_metrics
 from curate.pipeline.candidates import Candidates
+from curate.pipeline.guesses import Guesses, guess
 from curate.pipeline.job import Job
 from curate.runtime.journal import Journal
 from curate.runtime.large import large, pieces, touched
@@ -38,7 +39,8 @@ class Measured:
 
     losses: of every row, per term, shape (m,). shares: of every row in the mean over the
     targets, shape (m,), sum 1. metrics: the objective's own, means. last: the loss where the run
-    ended. steps: that it took, for all that it was measured on.
+    ended. steps: that it took, for all that it was measured on. guesses: at the labels of rows that
+    it was asked about.
     """
 
     losses: Array
@@ -46,6 +48,7 @@ class Measured:
     metrics: dict[str, float]
     last: float = 0.0
     steps: int = 0
+    guesses: Guesses | None = None
 
     @property
     def loss(self) -> float:
@@ -55,13 +58,15 @@ class Measured:
     def saved(self) -> dict[str, Any]:
         """Plain values, which `restored` reads."""
         arrays = {"losses": self.losses.tolist(), "shares": self.shares.tolist()}
-        return asdict(self) | arrays
+        guesses = self.guesses and self.guesses.saved()
+        return asdict(self) | arrays | {"guesses": guesses}
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> "Measured":
         """The object that was `saved`."""
         arrays = {name: np.array(plain[name]) for name in ("losses", "shares")}
-        return cls(**{**plain, **arrays})
+        guesses = plain.get("guesses") and Guesses.restored(plain["guesses"])
+        return cls(**{**plain, **arrays, "guesses": guesses})
 
 
 @dataclass(frozen=True)
@@ -126,19 +131,30 @@ class Retraining:
         self.parts = self.parts or self.job.data.halves
         self.juries = self.juries or juries(self.job)
 
-    def on(self, examples: SourceExamples, rows: Array, juries: Sequence[int]) -> list[Measured]:
+    def on(
+        self,
+        examples: SourceExamples,
+        rows: Array | None,
+        juries: Sequence[int],
+        ask: Array | None = None,
+    ) -> list[Measured]:
         """Train on some rows of some examples, measured for each of the juries.
+
+        Args:
+            rows: of the examples. If None all of them and to the end, which is done once.
+            ask: candidates, ascending, whose labels the first jury's best model is to guess.
 
         Raises:
             NonFiniteError: it ends in a loss that is not finite.
         """
-        name = hashlib.blake2b(np.ascontiguousarray(rows, np.int64).data, digest_size=16)
+        every = b"all" if rows is None else np.ascontiguousarray(rows, np.int64).data
+        name = hashlib.blake2b(every, digest_size=16)
         name.update(f"{len(examples)} {[*juries]}".encode())
         plain = once(
             self.job.ranks,
             self.journal,
             ("worth", name.hexdigest()),
-            lambda: [measured.saved() for measured in self._run(examples, rows, juries)],
+            lambda: [jury.saved() for jury in self._run(examples, rows, juries, ask=ask)],
         )
         measured = [Measured.restored(values) for values in plain]
         self.steps += measured[0].steps
@@ -167,14 +183,15 @@ class Retraining:
         rows: Array | None,
         juries: Sequence[int],
         watch: "_Watch | None" = None,
+        ask: Array | None = None,
     ) -> list[Measured]:
-        """Train once, on all rows if None; with a `watch`, which sees every step, to the end."""
+        """Train once, on all rows if None, and then to the end; a `watch` sees every step."""
         job, seed = self.job, self.job.recipe.training.seed
         task, rule, state = job.start(seed)
         task = Task(task.model, task.objective, examples, task.ranks)
         steps = job.steps(seed, None if rows is None else torch.from_numpy(rows))
         count, total = len(examples) if rows is None else len(rows), len(steps)
-        best: dict[int, Measured] = {}
+        best, theta = dict[int, Measured](), state.theta
         stale, looks = dict.fromkeys(juries, 0), min(LOOKS, total)
         ends = {(k + 1) * (total // looks) + min(k + 1, total % looks) for k in range(looks)}
         for t, step in enumerate(steps):
@@ -189,11 +206,16 @@ class Retraining:
             for jury, measured in now.items():
                 better = jury not in best or measured.loss < best[jury].loss
                 best[jury] = measured if better else best[jury]
+                if ask is not None and better and jury == juries[0]:
+                    theta = state.theta
                 stale[jury] = 0 if better else stale[jury] + 1
-            if watch is None and min(stale.values()) >= PATIENCE:
+            if rows is not None and min(stale.values()) >= PATIENCE:
                 for _ in range(total - done):  # a bar is not to wait for them
                     self.tick()
                 break
+        if ask is not None:
+            guesses = guess(task, theta, ask, self.parts[juries[0]])
+            best[juries[0]] = replace(best[juries[0]], guesses=guesses)
         return [replace(best[jury], last=now[jury].loss, steps=done) for jury in juries]
 
     def _measure(self, task: Task, part: int, theta: torch.Tensor, rows: int) -> Measured:

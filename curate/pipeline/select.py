@@ -9,22 +9,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from curate.datasets import read_classes
 from curate.errors import NonFiniteError, NothingKeptError
 from curate.influence import expected_error
 from curate.output.composition import Judged, composition
-from curate.output.directory import Selection, provenance, refuse_other_data, write_selection
+from curate.output.directory import (
+    Selection,
+    provenance,
+    refuse_other_data,
+    write_selection,
+    write_table,
+)
 from curate.output.page import REPORTED, leave_report
+from curate.output.saved_run import LABELS
 from curate.pipeline.amortize import Amortized, extended
 from curate.pipeline.build import choose_device
 from curate.pipeline.evaluate import evaluate
 from curate.pipeline.forecast import announce
+from curate.pipeline.guesses import Guesses
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.score import Chosen, choose, chosen_table, cut, require_kept
 from curate.pipeline.scorer import FOLDER, write_predictor
 from curate.pipeline.worth import Appraiser, Worth, trainings
 from curate.recipe import Recipe, fingerprint
-from curate.runtime.files import write_whole_text
+from curate.runtime.files import write_whole, write_whole_text
 from curate.runtime.parts import FAILED, MISSING, Parts
 from curate.runtime.progress import Phases
 from curate.runtime.ranks import ALONE, Ranks, everywhere
@@ -43,7 +54,7 @@ ORIGIN = (
 )
 """What provenance.json has beside the summary."""
 EVERY_ROW, WORTH, EVALUATION = "choice", "worth", "evaluation"
-TRAINED = (WORTH, EVALUATION)
+TRAINED = (WORTH, EVALUATION, LABELS)
 """Parts of a result, by what they are called where they fail; those that need what was chosen."""
 
 
@@ -210,7 +221,7 @@ class Result:
             self.parts.note(
                 EVERY_ROW, f"{error} Every score is in {self.unfinished.out}", again=True
             )
-        to_come = [WORTH, EVALUATION, *REPORTED] if nothing is None else []
+        to_come = [*TRAINED, *REPORTED] if nothing is None else []
         with self.phases.phase("write"):
             selection = Selection(
                 job.data.table,
@@ -245,12 +256,36 @@ class Result:
         if worth is not None:
             cost = (kept.passes + worth.steps) / job.on_whole().total_steps()
             self.written |= {"worth": worth.row(), "cost": cost}
+            if (guesses := worth.guesses) is not None and len(guesses.rows):
+                parts.attempt(LABELS, lambda: self._write_labels(guesses))
         if job.recipe.compared() is not None:
             rows = parts.attempt(
                 EVALUATION, lambda: evaluate(job.on_whole(), kept, phases, unfinished, parts)
             )
             self.written |= {} if rows is None else {"evaluation": [row.summary() for row in rows]}
         self._note([*REPORTED])
+
+    def _write_labels(self, guesses: Guesses) -> None:
+        """Write labels that are likelier than those given, and note how many they are."""
+        data, path = self.job.data, self.unfinished.out / LABELS
+        table = guesses.table(data)
+        issues = table["is_label_issue"].to_numpy()
+        noted: dict[str, Any] = {
+            "asked": len(table),
+            "suspected": int(issues.sum()),
+            "sure": guesses.sure,
+        }
+        noted["classes"] = data.known.words
+        if data.noisy is not None:
+            before = data.table.select(guesses.rows)
+            name, classes = f"{self.job.recipe.data.columns.label}_clean", data.known.classes
+            assert classes is not None
+            right = guesses.labels == read_classes(before, name, "data.train", classes).numpy()
+            wrong = data.noisy[torch.from_numpy(guesses.rows)].numpy()
+            noted |= {"wrong": int((issues & wrong).sum()), "right": int((issues & right).sum())}
+        if self.job.ranks.rank == 0:
+            write_whole(path, lambda part: write_table(part, table))
+        self.written |= {"labels": noted}
 
     def _report(self) -> None:
         """Store dropped rows, write the report and the card, and note what could not be made."""
@@ -312,6 +347,8 @@ def _summary(job: Job, chosen: Chosen) -> dict[str, Any]:
         summary["repeats"] = chosen.repeats.row()
     if chosen.scores.windows:
         summary["error"] = expected_error(chosen.scores.windows)
+    if job.data.relabelled is not None:
+        summary["relabelled"] = job.data.relabelled
     if job.data.noisy is not None:
         noisy = job.data.noisy.numpy()
         summary["noise"] = {
@@ -330,7 +367,8 @@ def _weigh(job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished) -> 
 
     assert chosen.by_half is not None
     auto, rows = bool(job.recipe.selection.keep.auto), job.data.target_rows
-    total = round(trainings(auto, rows) * job.total_steps())
+    corrected = job.data.formerly is not None
+    total = round(trainings(auto, rows, corrected=corrected) * job.total_steps())
     with phases.phase("judge", total) as tick:
         retraining = Retraining(job, tick, unfinished.journal())
         plain = chosen.plain or retraining.plain(unfinished.savepoints("everything"))

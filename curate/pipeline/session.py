@@ -157,6 +157,8 @@ class _Session:
             data["validation"] = {n: self._source(part, n) for n, part in validation.items()}
         else:
             data["validation"] = self._source(validation, "validation")
+        if "relabelled" in data:
+            data["relabelled"] = self._source(data["relabelled"], "relabelled")
         if "test" in settings:
             data["test"] = self._source(settings["test"], "test")
         recipe = {name: value for name, value in settings.items() if name != "test"}

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from curate.output.verdict import AS_READ
 from curate.pipeline.candidates import Candidates
+from curate.pipeline.guesses import Guesses, lowest
 from curate.pipeline.retraining import SMALL, Measured, Retraining
 from curate.selection import Array
 from curate.selection.budget import Budget
@@ -69,7 +71,8 @@ class Worth:
     the user said how much. chosen: the budget that the answer is about: what is kept, or, where
     that is everything, the best of those tried. tried: all of them. against: other ways to
     train, everything first. judging: rows that judged, of `target_rows`. steps: that all
-    trainings took, that on everything included; limit: that one takes at most.
+    trainings took, that on everything included; limit: that one takes at most. guesses: of the
+    model that was trained under the chosen budget, at the labels of rows that it lacks.
     """
 
     answer: Answer
@@ -81,6 +84,7 @@ class Worth:
     target_rows: int
     steps: int
     limit: int
+    guesses: Guesses | None = None
 
     def row(self) -> dict[str, Any]:
         """Plain values, for provenance and `--json`."""
@@ -109,6 +113,7 @@ class Appraiser:
     def __post_init__(self) -> None:
         self.job = self.retraining.job
         self.juries = self.retraining.juries
+        self.guesses: dict[float | None, Guesses | None] = {}
 
     def weigh(self, unlike: float = 0.0) -> Worth:
         """Find a budget where the recipe leaves it open, and say what it is worth.
@@ -123,6 +128,10 @@ class Appraiser:
         share, chosen = self._one_standard_error(tried) if auto else (None, tried[0])
         rows = len(self.job.data.examples)
         against = [self._compare("everything", rows, self.everything)]
+        if (formerly := self.job.data.formerly) is not None:
+            read = self.job.data.examples.with_labels(formerly)
+            measured = self.retraining.on(read, None, self.juries)
+            against.append(self._compare(AS_READ, rows, measured))
         if share != 1:
             against += self._others(None if share is None else Budget(fraction=share))
         return Worth(
@@ -135,6 +144,7 @@ class Appraiser:
             target_rows=self.job.data.target_rows,
             steps=self.retraining.steps + self.everything[0].steps,
             limit=self.job.total_steps(),
+            guesses=self.guesses[chosen.share],
         )
 
     def kept(self, share: float | None) -> Compared:
@@ -145,12 +155,17 @@ class Appraiser:
         budget = None if share is None else Budget(fraction=share)
         measured, rows = list[Measured](), list[int]()
         for jury in self.juries:
-            kept = self.choose(self.by_half[1 - jury], budget)
+            scores = self.by_half[1 - jury]
+            kept = self.choose(scores, budget)
             rows.append(int(kept.sum()))
-            measured += self.retraining.on(self.job.data.examples, np.flatnonzero(kept), [jury])
+            first = self.job.data.classes is not None and not measured
+            ask = lowest(scores, kept) if first else None
+            train = self.retraining.on
+            measured += train(self.job.data.examples, np.flatnonzero(kept), [jury], ask)
             compared = self._compare("kept", round(float(np.mean(rows))), measured, share)
             if abs(compared.gain) > SURE * compared.error:
                 break
+        self.guesses[share] = measured[0].guesses
         return compared
 
     def _search(self, unlike: float) -> list[Compared]:
@@ -231,10 +246,10 @@ class Appraiser:
         )
 
 
-def trainings(auto: bool, target_rows: int) -> float:
+def trainings(auto: bool, target_rows: int, *, corrected: bool = False) -> float:
     """About how many retrainings a verdict takes, if choosing pays."""
     turns = 1.5 if target_rows < SMALL else 1
-    return 4 + turns * (1.5 if auto else 1)
+    return 4 + corrected + turns * (1.5 if auto else 1)
 
 
 def _answer(chosen: Compared, against: Sequence[Compared], *, kept: bool) -> Answer:

@@ -155,6 +155,9 @@ class Data(Section):
     source."""
     label_noise: LabelNoise | None = None
     """Wrong labels planted among the candidates, to see whether a policy finds them."""
+    relabelled: Source | None = None
+    """Corrected labels of candidates, which replace those read: `row`, as scores.parquet numbers
+    them, and the column of labels. What they were worth is measured with what choosing is."""
     max_length: Annotated[int, Field(ge=2, le=10**9)] | None = None
     """Tokens after which a text is cut; 1024 if not given, or fewer where the model takes fewer."""
     min_length: Count | None = None

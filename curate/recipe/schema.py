@@ -199,11 +199,12 @@ class Recipe(Section):
                     f"selection.policy: {name} needs class labels and fixed features, so "
                     f"objective {' or '.join(on_features)}, but got {self.objective}"
                 )
-        if self.data.label_noise is not None and self.objective not in CLASSIFIERS:
-            yield (
-                f"data.label_noise: needs class labels, so objective {' or '.join(CLASSIFIERS)}, "
-                f"but got {self.objective}"
-            )
+        for key in ("label_noise", "relabelled"):
+            if getattr(self.data, key) is not None and self.objective not in CLASSIFIERS:
+                yield (
+                    f"data.{key}: needs class labels, so objective {' or '.join(CLASSIFIERS)}, "
+                    f"but got {self.objective}"
+                )
 
     def _token_problems(self) -> Iterator[str]:
         """Tokens are counted only where a loss is a sum over them."""

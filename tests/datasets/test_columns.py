@@ -139,9 +139,7 @@ def test_numbers_are_the_pixels_that_bytes_would_be(form: str, shape: list[int])
         columns = {"x": (raw if form == "list" else raw.reshape(4, *shape)).tolist()}
     found = features(columns, [*columns], image_shape=shape)
     torch.testing.assert_close(found, expected.to(found.dtype))
-    with pytest.raises(
-        DataError, match=r"row has 6 numbers, but .*image_shape \[5, 5\] needs 25"
-    ):
+    with pytest.raises(DataError, match=r"row has 6 numbers, but .*image_shape \[5, 5\] needs 25"):
         features(columns, [*columns], image_shape=[5, 5])
 
 

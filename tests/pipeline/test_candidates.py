@@ -26,16 +26,6 @@ def test_every_row_is_in_one_part_and_the_same_one_again(here: Path) -> None:
     assert not torch.equal(read("data.seed=1").examples.rows, found.examples.rows)
 
 
-def test_noise_is_in_the_labels_of_candidates_and_nowhere_else(here: Path) -> None:
-    noisy, clean = read(), read("data.label_noise=null")
-    assert noisy.noisy is not None
-    assert int(noisy.noisy.sum()) == round(0.2 * 72)
-    assert torch.equal(noisy.examples.labels != clean.examples.labels, noisy.noisy)
-    target, other = noisy.validation["validation"], clean.validation["validation"]
-    assert torch.equal(target.labels, other.labels)
-    assert clean.noisy is None
-
-
 def test_all_parts_are_standardized_by_the_candidates(here: Path) -> None:
     plain, scaled = read(), read("data.standardize=true")
     features = plain.examples.all_features()

@@ -35,6 +35,20 @@ TRAIN, CHECKED = frame(96, 0, wrong=0.3), frame(48, 1)
 COLUMNS = {"features": ["x*"], "label": "label"}
 
 
+def test_corrected_labels_are_handed_over_as_rows_are() -> None:
+    rows = np.flatnonzero(TRAIN["label"].to_numpy() != TRAIN["x0"].to_numpy().round().clip(0, 1))
+    fixed = pl.DataFrame({"row": rows[:7], "label": 1 - TRAIN["label"].to_numpy()[rows[:7]]})
+    found = curate.select(
+        TRAIN,
+        validation=CHECKED,
+        columns=COLUMNS,
+        data={"relabelled": fixed},
+        **QUICK,
+    )
+    assert found.summary["relabelled"]["changed"] == 7
+    assert "corrections: 7 of 7 labels in " in str(found)
+
+
 def test_it_is_the_same_as_the_command(tmp_path: Path) -> None:
     TRAIN.write_parquet(tmp_path / "train.parquet")
     CHECKED.write_parquet(tmp_path / "checked.parquet")

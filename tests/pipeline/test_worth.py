@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 
 from curate.output.closing import closing_lines
-from curate.output.verdict import repeats_line, worth_line
+from curate.output.verdict import AS_READ, repeats_line, worth_line
 from curate.pipeline.job import prepare
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.select import run_select
@@ -74,6 +74,34 @@ def test_where_labels_are_wrong_choosing_pays_and_a_budget_is_found(
     assert closing_lines(summary).startswith("choosing pays: loss is ")
     assert json.loads((out / "provenance.json").read_text())["worth"] == worth
     assert "Choosing pays" in (out / "report.html").read_text()
+
+
+def test_other_labels_are_suggested_and_are_worth_what_they_gain(noisy: tuple[dict, Path]) -> None:
+    summary, out = noisy
+    labels = pl.read_parquet(out / "labels.parquet")
+    assert summary["labels"]["asked"] == len(labels) == round(480 * (1 - summary["worth"]["share"]))
+    suspected = labels.filter("is_label_issue")
+    assert 40 < len(suspected) == summary["labels"]["suspected"]
+    features = load_dataset("parquet", data_files=str(out.parent / "train.parquet"))["train"]
+    x = np.array(features["x"])[suspected["row"].to_numpy()]
+    right = (x[:, 0] + x[:, 1] > 0).astype(int).astype(str)
+    assert (suspected["predicted_label"].to_numpy() == right).mean() > 0.95
+    fixed = out.parent / "fixed.parquet"
+    suspected.select("row", label=pl.col("predicted_label").cast(int)).write_parquet(fixed)
+    made = check_recipe(recipe(out.parent, 0.3), [f"data.relabelled={fixed}"])
+    again = run_select(made, out.parent / "corrected")
+    assert again["relabelled"] == {"file": str(fixed)} | dict.fromkeys(
+        ("rows", "changed"), len(suspected)
+    )
+    (read,) = (way for way in again["worth"]["against"] if way["name"] == AS_READ)
+    (before,) = (way for way in summary["worth"]["against"] if way["name"] == "everything")
+    assert read["loss"] == pytest.approx(before["loss"], rel=1e-6)  # the same training
+    assert read["high"] < 0
+    assert "On everything, they pay: loss is " in closing_lines(again)
+    assert (
+        fixed.name
+        in json.loads((out.parent / "corrected/provenance.json").read_text())["relabelled"]["file"]
+    )
 
 
 def test_where_nothing_is_wrong_everything_is_kept_and_that_is_said(

@@ -34,6 +34,20 @@ class Objective(Protocol):
         return {}
 
 
+def class_losses(objective: Objective, model: Model, batch: Batch, classes: int) -> Tensor:
+    """The losses that examples would have with each of so many classes, shape (n, classes).
+
+    Cost: as many forward passes, or one where the objective has a method of this name.
+    """
+    own = getattr(objective, "class_losses", None)
+    if own is not None:
+        found: Tensor = own(model, batch, classes)
+        return found
+    key = "labels" if "labels" in batch else "label"
+    others = ({**batch, key: torch.full_like(batch[key], k)} for k in range(classes))
+    return torch.stack([objective.losses(model, other) for other in others], dim=1)
+
+
 def describe(output: object) -> str:
     """What a function returned, for messages."""
     if isinstance(output, Tensor):

@@ -21,6 +21,9 @@ class Classification(Objective):
         guess = _logits(model, batch).argmax(dim=1)
         return {"accuracy": (guess == batch["label"]).double()}
 
+    def class_losses(self, model: Model, batch: Batch, classes: int) -> Tensor:
+        return -_logits(model, batch)[:, :classes].log_softmax(dim=1)
+
 
 def _logits(model: Model, batch: Batch) -> Tensor:
     logits, count = model(batch["features"]), len(batch["label"])

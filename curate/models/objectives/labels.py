@@ -104,6 +104,9 @@ class SequenceClassification(LabelsObjective):
     def __init__(self) -> None:
         super().__init__(shifts=False)
 
+    def class_losses(self, model: Model, batch: Batch, classes: int) -> Tensor:
+        return -self._logits(model, batch)[:, :classes].float().log_softmax(dim=1)
+
 
 @torch.no_grad()
 def find_shift(model: Model, batch: Batch, unknown_to_model: Collection[str] = ()) -> bool:
