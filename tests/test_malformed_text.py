@@ -24,7 +24,7 @@ BAD_RECIPES: list[tuple[list[str], str]] = [
     (["model.lora={rank: 0}"], "model.lora.rank: must be greater than or equal to 1 but got 0"),
     (
         ["model.lora={target_modules: [nope]}"],
-        "model.lora.target_modules: no layer of the model is named nope; it has wte",
+        "model.lora.target_modules: no layer of the model is named nope; it",
     ),
     (["objective=classification"], "objective: a pretrained model has causal_lm or sequence_class"),
     (["data.columns={text: messages}"], "column messages holds List("),
