@@ -8,6 +8,7 @@ from curate.datasets.batches import (
     mapped_tensors,
     take,
 )
+from curate.datasets.collated import ByExample, Pairs, Sequences, is_flattened
 from curate.datasets.columns import match_features, read_features, require_columns
 from curate.datasets.csv_files import Use
 from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples, drawn
@@ -42,10 +43,13 @@ __all__ = [
     "IGNORED",
     "PREFIX",
     "BatchExamples",
+    "ByExample",
     "Classes",
     "Encoded",
     "Examples",
+    "Pairs",
     "Scaling",
+    "Sequences",
     "SourceExamples",
     "Stream",
     "TensorExamples",
@@ -65,6 +69,7 @@ __all__ = [
     "fingerprint_of",
     "handing",
     "holds_names",
+    "is_flattened",
     "leaves",
     "map_leaves",
     "mapped_tensors",

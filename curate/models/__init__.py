@@ -14,6 +14,7 @@ from curate.models.objectives.labels import (
     SequenceClassification,
     find_shift,
 )
+from curate.models.objectives.preference import REFERENCE, Preference, log_probabilities
 from curate.models.objectives.regression import Regression
 from curate.models.pretrained import (
     DEFAULT_LENGTH,
@@ -31,6 +32,7 @@ __all__ = [
     "BUILTIN_MODELS",
     "DEFAULT_LENGTH",
     "FOREIGN",
+    "REFERENCE",
     "Batch",
     "CausalLM",
     "Classification",
@@ -38,6 +40,7 @@ __all__ = [
     "FunctionObjective",
     "LabelsObjective",
     "Objective",
+    "Preference",
     "Regression",
     "SequenceClassification",
     "as_objective",
@@ -50,6 +53,7 @@ __all__ = [
     "load_config",
     "load_objective",
     "load_tokenizer",
+    "log_probabilities",
     "most_tokens",
     "one_line",
     "pad_id",
