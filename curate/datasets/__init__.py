@@ -8,7 +8,7 @@ from curate.datasets.batches import (
     mapped_tensors,
     take,
 )
-from curate.datasets.collated import ByExample, Pairs, Sequences, is_flattened
+from curate.datasets.collated import ByExample, Pairs, Sequences, is_flattened, owners_of
 from curate.datasets.columns import match_features, read_features, require_columns
 from curate.datasets.csv_files import Use
 from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples, drawn
@@ -75,6 +75,7 @@ __all__ = [
     "mapped_tensors",
     "match_features",
     "names_of",
+    "owners_of",
     "pick_rows",
     "plain_table",
     "plant_label_noise",

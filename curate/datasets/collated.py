@@ -5,12 +5,15 @@ the preferred text of every example, then the other text of every example.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from curate.datasets.batches import BatchExamples
+from curate.datasets.examples import Examples
 from curate.datasets.tokens import IGNORED
 
 ENDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
@@ -48,11 +51,9 @@ class Sequences(ByExample):
         """The sequences of a flattened batch."""
         places = batch["position_ids"][0]
         starts = (places == 0).nonzero().flatten().tolist()
-        lengths = [end - start for start, end in zip(starts, [*starts[1:], len(places)])]
+        lengths = [end - start for start, end in pairwise([*starts, len(places)])]
         moved = {
-            key: pad_sequence(
-                part[0].split(lengths), True, IGNORED if key == "labels" else 0
-            )
+            key: pad_sequence(part[0].split(lengths), True, IGNORED if key == "labels" else 0)
             for key, part in batch.items()
             if key not in ENDS and isinstance(part, Tensor) and part.shape[:2] == (1, len(places))
         }
@@ -64,8 +65,15 @@ class Sequences(ByExample):
     @property
     def inside(self) -> Tensor:
         """Where there are tokens, shape (n, longest)."""
-        lengths = self[LENGTHS]
-        return torch.arange(self["position_ids"].shape[1], device=lengths.device) < lengths[:, None]
+        lengths: Tensor = self[LENGTHS]
+        places = torch.arange(self["position_ids"].shape[1], device=lengths.device)
+        return places < lengths[:, None]
+
+    @property
+    def owners(self) -> Tensor:
+        """The sequence that every token is of, shape (T,)."""
+        lengths: Tensor = self[LENGTHS]
+        return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
 
     def sums(self, of: Tensor) -> Tensor:
         """The sums by sequence of a value per token, shape (T,) -> (n,)."""
@@ -77,9 +85,9 @@ class Sequences(ByExample):
         made = {k: part[inside][None] if k in self.moved else part for k, part in self.items()}
         del made[LENGTHS]
         ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int()
-        longest = int(lengths.max())
-        places = torch.arange(len(lengths), dtype=torch.int32, device=lengths.device)
-        known = dict(zip(ENDS, (ends, ends, longest, longest, places.repeat_interleave(lengths)[None])))
+        known = {"cu_seq_lens": ends, "max_length": int(lengths.max())}
+        known = {f"{name}_{side}": value for name, value in known.items() for side in "qk"}
+        known["seq_idx"] = self.owners[None].int()
         return made | {key: known[key] for key in self.ends}
 
 
@@ -119,3 +127,9 @@ def is_flattened(batch: Any) -> bool:
         return False
     places = batch.get("position_ids")
     return isinstance(places, Tensor) and places.ndim == 2 and len(places) == 1
+
+
+def owners_of(examples: Examples, rows: Tensor, device: torch.device) -> Tensor | None:
+    """The place among `rows` of every token's example, shape (T,), in a flattened batch of them."""
+    batch = examples.batch(rows, device) if isinstance(examples, BatchExamples) else None
+    return batch.owners if isinstance(batch, Sequences) else None

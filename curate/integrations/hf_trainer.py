@@ -2,19 +2,19 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from curate.datasets import IGNORED, ByExample, Pairs, Sequences, is_flattened
 from curate.datasets.batches import to_device
 from curate.errors import OptionError
 from curate.influence import Target
+from curate.integrations.columns import WithColumns
 from curate.integrations.loader import as_targets
 from curate.integrations.loop import LiveLoop, one_mean
 from curate.integrations.options import WEIGHTS, Options
@@ -28,6 +28,7 @@ from curate.models import (
     as_objective,
     find_shift,
 )
+from curate.models.randomness import undisturbed, usual_sources
 from curate.rules import unwrap
 from curate.runtime.files import write_whole
 
@@ -115,7 +116,7 @@ class LookAheadMixin:
             _require_place_for_weights(self)
             self.loss_is_scaled_for_ga = True
         if self._options.keys:
-            self.data_collator = _WithColumns(self.data_collator, self._options.keys)
+            self.data_collator = WithColumns(self.data_collator, self._options.keys)
         self._chooser: LiveLoop | None = None
         self._source: Iterator[Any] | None = None
         self._cut: Iterator[Any] = iter(())
@@ -128,7 +129,8 @@ class LookAheadMixin:
         names = [*inspect.signature(init).parameters]
         given = dict(zip(names, args, strict=False)) | kwargs
         own = given.get("eval_dataset")
-        parts = {"": own} if own is not None and not isinstance(own, Mapping) else dict(own or {})
+        one = own is not None and not isinstance(own, Mapping)
+        parts = {"eval": own} if one else dict(own or {})
         named = targets if isinstance(targets, Mapping) else {"target": targets}
         wanted = {} if targets is None else {TARGETS.format(name): x for name, x in named.items()}
         at = names.index("eval_dataset") if "eval_dataset" in names else len(args)
@@ -142,11 +144,11 @@ class LookAheadMixin:
             done = self.eval_dataset
             self._target_data = {name: done[TARGETS.format(name)] for name in named}
             rest = {name: done[name] for name in parts}
-            self.eval_dataset = rest if isinstance(own, Mapping) else rest.get("")
+            self.eval_dataset = rest["eval"] if one else rest or None
         if self.eval_dataset is None and self.args.eval_strategy != "no":
             raise OptionError(
-                f"eval_strategy is {str(self.args.eval_strategy)!r}, but there is no eval_dataset, "
-                "and targets are not evaluated on; give one, or set eval_strategy to 'no'."
+                f"eval_strategy is {self.args.eval_strategy.value!r}, but there is no "
+                "eval_dataset, and targets are not evaluated on; give one, or set eval_strategy to 'no'."
             )
 
     @property
@@ -181,7 +183,8 @@ class LookAheadMixin:
         samples = super().get_batch_samples(self._cut, *args)  # type: ignore[misc]
         if self._chosen is not None:
             weighed = ((batch[WEIGHED], self._chosen.sizes(batch)) for batch in samples[0])
-            self._terms = sum((weights * sizes.to(weights)).sum() for weights, sizes in weighed)
+            terms = sum((weights * sizes.to(weights)).sum() for weights, sizes in weighed)
+            self._terms = terms or 1.0
         return samples
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -192,8 +195,9 @@ class LookAheadMixin:
         if WEIGHED not in inputs:
             return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
         assert self._chosen is not None
+        weights = inputs.pop(WEIGHED)
         losses = self._chosen.losses(model, inputs)
-        return (inputs[WEIGHED].to(losses) * losses).sum() / self._terms
+        return (weights.to(losses) * losses).sum() / self._terms
 
     def _by_example(self, batch: Any) -> Any:
         """A batch that can be cut by examples, whatever the Trainer's collator makes of them."""
@@ -207,8 +211,10 @@ class LookAheadMixin:
         if _is_paired(self, batch):
             reference = {}
             if REFERENCE[0] not in batch:
-                model = self.ref_model or self.model
-                known = self.compute_ref_log_probs(model, super()._prepare_inputs(batch))
+                device = self.args.device
+                with undisturbed(usual_sources(device)):  # a dropout that was left on
+                    model = self.ref_model or self.model
+                    known = self.compute_ref_log_probs(model, to_device(batch, device))
                 reference = dict(zip(REFERENCE, known, strict=True))
             return Pairs.split(batch, reference)
         return batch
@@ -372,22 +378,3 @@ def _require_place_for_weights(trainer: Any) -> None:
 def _is_paired(trainer: Any, batch: Any) -> bool:
     """Whether a batch is of TRL's DPOTrainer: preferred texts, then the others."""
     return hasattr(trainer, "compute_ref_log_probs") and "completion_mask" in batch
-
-
-class _WithColumns:
-    """A collator whose batches have some columns of their rows, though it leaves them out."""
-
-    def __init__(self, collate: Any, columns: Sequence[str]) -> None:
-        self._collate, self._columns = collate, columns
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # not set yet: being copied or unpickled
-            raise AttributeError(name)
-        return getattr(self._collate, name)
-
-    def __call__(self, rows: Sequence[Any]) -> Any:
-        batch = self._collate(rows)
-        for name in self._columns:
-            if name not in batch and all(name in row for row in rows):
-                batch[name] = default_collate([row[name] for row in rows])
-        return batch
