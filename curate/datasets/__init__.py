@@ -22,6 +22,7 @@ from curate.datasets.labels import (
     read_classes,
     read_numbers,
 )
+from curate.datasets.pairs import REFERENCE, PairExamples
 from curate.datasets.references import refuse_outside
 from curate.datasets.rows import pick_rows
 from curate.datasets.session import PREFIX, as_dataset, handing
@@ -42,11 +43,13 @@ __all__ = [
     "HUB_NAME",
     "IGNORED",
     "PREFIX",
+    "REFERENCE",
     "BatchExamples",
     "ByExample",
     "Classes",
     "Encoded",
     "Examples",
+    "PairExamples",
     "Pairs",
     "Scaling",
     "Sequences",

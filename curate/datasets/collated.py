@@ -94,7 +94,7 @@ class Sequences(ByExample):
 class Pairs(ByExample):
     """A paired batch by example: texts (n, 2, ...), the preferred one first.
 
-    With `ref_chosen_logps` and `ref_rejected_logps`, the log-probabilities of the completions under
+    With `REFERENCE`, the log-probabilities of the completions under
     the reference, shape (n,); these go with the batch if it had them.
     """
 

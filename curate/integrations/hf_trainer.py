@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curate.datasets import IGNORED, ByExample, Pairs, Sequences, is_flattened
+from curate.datasets import IGNORED, REFERENCE, ByExample, Pairs, Sequences, is_flattened
 from curate.datasets.batches import to_device
 from curate.errors import OptionError
 from curate.influence import Target
@@ -21,7 +21,6 @@ from curate.integrations.options import WEIGHTS, Options
 from curate.integrations.training import LiveTraining
 from curate.integrations.window import WindowReport
 from curate.models import (
-    REFERENCE,
     LabelsObjective,
     Objective,
     Preference,
@@ -148,7 +147,8 @@ class LookAheadMixin:
         if self.eval_dataset is None and self.args.eval_strategy != "no":
             raise OptionError(
                 f"eval_strategy is {self.args.eval_strategy.value!r}, but there is no "
-                "eval_dataset, and targets are not evaluated on; give one, or set eval_strategy to 'no'."
+                "eval_dataset, and targets are not evaluated on; give one, or set "
+                "eval_strategy='no'."
             )
 
     @property

@@ -14,7 +14,7 @@ from curate.models.objectives.labels import (
     SequenceClassification,
     find_shift,
 )
-from curate.models.objectives.preference import REFERENCE, Preference, log_probabilities
+from curate.models.objectives.preference import Preference, log_probabilities
 from curate.models.objectives.regression import Regression
 from curate.models.pretrained import (
     DEFAULT_LENGTH,
@@ -32,7 +32,6 @@ __all__ = [
     "BUILTIN_MODELS",
     "DEFAULT_LENGTH",
     "FOREIGN",
-    "REFERENCE",
     "Batch",
     "CausalLM",
     "Classification",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from curate import models, rules
-from curate.datasets import TokenExamples
+from curate.datasets import PairExamples, TokenExamples
 from curate.errors import ModelError, OptimizerError, RecipeError
 from curate.models import FlatModel
 from curate.pipeline.candidates import Candidates
@@ -22,7 +22,7 @@ def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
     if isinstance(section, Factory):
         return models.build_model(section.factory, section.arguments)
     if isinstance(section, Pretrained):
-        assert isinstance(data.examples, TokenExamples)
+        assert isinstance(data.examples, TokenExamples | PairExamples)
         return models.build_pretrained(
             section.pretrained,
             recipe.objective,

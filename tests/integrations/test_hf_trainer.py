@@ -156,6 +156,23 @@ def test_what_is_simulated_is_what_happens(
     assert all(report.kept * 2 == report.candidates for report in made.look_ahead_reports)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_weights_are_those_of_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """The loss is the objective's then, whatever the model or the Trainer would divide it by."""
+    errors = foretell(monkeypatch)
+    model, data, arguments = CASES[case]
+    options = {"horizon": 2, "keep": "weights"}
+    made = trainer(
+        tmp_path, model().double(), data(56), options, **arguments | {"max_grad_norm": 0.0}
+    )
+    made.train()
+    assert len(errors) == len(made.look_ahead_reports) >= 2
+    assert max(errors) < (1e-5 if data is texts else 1e-6)
+    assert all(report.kept == report.candidates for report in made.look_ahead_reports)
+
+
 def test_keeping_everything_trains_bit_for_bit_as_the_trainer_does(tmp_path: Path) -> None:
     ends = []
     for kind in (Trainer, LookAheadTrainer):

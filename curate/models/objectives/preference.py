@@ -4,11 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from curate.datasets import IGNORED
+from curate.datasets import IGNORED, REFERENCE
 from curate.errors import ModelError
 from curate.models.objectives.base import Batch, Model, Objective, describe
 
-REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 BETA = 0.1
 
 
