@@ -111,6 +111,12 @@ class LookAheadMixin:
             raise OptionError("give targets, a dataset to be good at, or an eval_dataset.")
         if self.args.n_gpu > 1:
             raise OptionError("look-ahead runs on one device; set CUDA_VISIBLE_DEVICES to one.")
+        if self.args.world_size > 1 and self._options.keep != 1 and _pairs(self):
+            raise OptionError(
+                "TRL's DPOTrainer gathers a metric of every pair in each step, for which all "
+                "processes need as many pairs, and what is kept differs; train in one process, or "
+                "choose beforehand, by a recipe with objective preference."
+            )
         if self._options.keep == WEIGHTS:
             _require_place_for_weights(self)
             self.loss_is_scaled_for_ga = True
@@ -208,7 +214,7 @@ class LookAheadMixin:
                     "examples; leave it out."
                 )
             return Sequences.split(batch)
-        if _is_paired(self, batch):
+        if _pairs(self) and "completion_mask" in batch:
             reference = {}
             if REFERENCE[0] not in batch:
                 device = self.args.device
@@ -375,6 +381,6 @@ def _require_place_for_weights(trainer: Any) -> None:
         raise OptionError('keep="weights" needs transformers 5.19 or newer; or give keep a share.')
 
 
-def _is_paired(trainer: Any, batch: Any) -> bool:
-    """Whether a batch is of TRL's DPOTrainer: preferred texts, then the others."""
-    return hasattr(trainer, "compute_ref_log_probs") and "completion_mask" in batch
+def _pairs(trainer: Any) -> bool:
+    """Whether batches are those of TRL's DPOTrainer: preferred texts, then the others."""
+    return hasattr(trainer, "compute_ref_log_probs")

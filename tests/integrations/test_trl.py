@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import TrainingArguments
 
 from curate import read_log
 from curate.errors import DataError, OptionError
@@ -32,7 +33,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "packed, accumulated": ("completion", PACKED | TWICE | {"per_device_train_batch_size": 2}),
     "packed, LoRA, checkpointed": ("text", PACKED | AGAIN | {"lora": True}),
     "packed across texts": ("text", PACKED | {"packing_strategy": "wrapped"}),
+    "packed, in bfloat16": ("text", PACKED | {"bf16": True}),
     "preferences": ("preference", {}),
+    "preferences, LoRA, in bfloat16": ("preference", {"lora": True, "bf16": True}),
     "preferences, accumulated": ("preference", TWICE),
     "preferences, LoRA, checkpointed": ("preference", AGAIN | {"lora": True}),
     "preferences, log-probabilities at hand": ("preference", BEFORE),
@@ -186,6 +189,18 @@ def test_losses_that_are_not_simulated_are_told(
 ) -> None:
     with pytest.raises(OptionError, match=message):
         trainer(tmp_path, kind, texts(kind, 16), {}, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "keep", "message"),
+    [("preference", 0.5, "metric of every pair"), ("text", "weights", "runs in one process")],
+)
+def test_what_several_processes_cannot_do_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, keep: Any, message: str
+) -> None:
+    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda _: 2))
+    with pytest.raises(OptionError, match=message):
+        trainer(tmp_path, kind, texts(kind, 16), {"keep": keep})
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def trainer(
         "max_grad_norm": 0.0,  # a clipped gradient does not say how large it was
         "gradient_checkpointing": False,
         "save_strategy": "no",
+        "bf16": False,
     }
     given: dict[str, Any] = {"eval_dataset": eval_dataset}
     if ahead:
@@ -126,7 +127,6 @@ def trainer(
         args=config(
             output_dir=str(folder),
             use_cpu=True,
-            bf16=False,
             report_to="none",
             disable_tqdm=True,
             logging_strategy="no",
