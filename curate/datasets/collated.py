@@ -126,7 +126,9 @@ def is_flattened(batch: Any) -> bool:
     if not isinstance(batch, Mapping) or isinstance(batch, ByExample) or "attention_mask" in batch:
         return False
     places = batch.get("position_ids")
-    return isinstance(places, Tensor) and places.ndim == 2 and len(places) == 1
+    if not isinstance(places, Tensor) or places.ndim != 2 or len(places) != 1:
+        return False
+    return places.shape[1] > 0 and not places[0, 0]
 
 
 def owners_of(examples: Examples, rows: Tensor, device: torch.device) -> Tensor | None:

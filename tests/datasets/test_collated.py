@@ -78,6 +78,7 @@ def test_a_padded_batch_is_not_flattened() -> None:
     padded = DataCollatorForLanguageModeling(0, return_position_ids=True)(ROWS[:1])
     assert not is_flattened(padded)
     assert not is_flattened(torch.ones(1, 3))
+    assert not is_flattened({"position_ids": torch.tensor([[2, 3]])})
 
 
 @pytest.mark.parametrize("has_reference", [False, True])

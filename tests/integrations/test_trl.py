@@ -13,7 +13,7 @@ from curate import read_log
 from curate.errors import DataError, OptionError
 from curate.integrations import witness
 from tests.integrations.prophecy import foretell
-from tests.integrations.trl_tiny import texts, trainer
+from tests.integrations.trl_tiny import flattening, texts, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL uses what goes away
 PACKED = {"packing": True, "max_length": 24, "per_device_train_batch_size": 3}
@@ -87,6 +87,16 @@ def test_weights_are_those_of_the_loss(tmp_path: Path, watched: list[float], cas
     assert len(watched) >= 2
     assert max(watched) < 5e-3  # where a gradient is next to 0, Adam makes rounding large
     assert all(report.kept == report.candidates for report in made.look_ahead_reports)
+
+
+def test_texts_that_transformers_lays_end_to_end_are_chosen_one_by_one(
+    tmp_path: Path, watched: list[float]
+) -> None:
+    """Without TRL: a plain Trainer with the collator that flattens."""
+    made = flattening(tmp_path, {"horizon": 2, "rounds": 1})
+    made.train()
+    assert max(watched) < 5e-3
+    assert [(r.kept, r.candidates) for r in made.look_ahead_reports] == [(8, 16)] * 2
 
 
 @pytest.mark.parametrize("case", ["completions", "padding-free", "packed", "preferences"])

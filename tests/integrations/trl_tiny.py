@@ -10,7 +10,14 @@ from peft import LoraConfig
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    DataCollatorWithFlattening,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from curate import LookAheadMixin
@@ -136,4 +143,36 @@ def trainer(
         train_dataset=data,
         processing_class=tokenizer(),
         **given,
+    )
+
+
+class LookAheadTrainer(LookAheadMixin, Trainer):  # type: ignore[misc]
+    pass
+
+
+def flattening(folder: Path, look_ahead: dict[str, Any]) -> Any:
+    """A plain Trainer whose collator lays texts end to end."""
+    words = tokenizer()
+
+    def encoded(count: int, bad: float, seed: int) -> Dataset:
+        data = texts("text", count, bad, seed)
+        return Dataset.from_dict({"input_ids": words(data["text"][:])["input_ids"]})
+
+    return LookAheadTrainer(
+        llama(),
+        TrainingArguments(
+            output_dir=str(folder),
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            save_strategy="no",
+            dataloader_pin_memory=False,
+            num_train_epochs=1,
+            max_grad_norm=0.0,
+        ),
+        data_collator=DataCollatorWithFlattening(),
+        train_dataset=encoded(32, 0.5, 0),
+        targets=encoded(12, 0.0, 5),
+        look_ahead=look_ahead,
     )
