@@ -31,7 +31,8 @@ BAD_RECIPES: list[tuple[list[str], str]] = [
     (["data.columns={text: nope}"], "texts.parquet: there is no column nope; it has text, "),
     (
         ["data.columns={text: text, features: [x]}"],
-        "data.columns: give exactly one of features, text, prompt with completion, and messages, "
+        "data.columns: give exactly one of features, text, prompt with completion (or "
+        "chosen and rejected), and messages, "
         "but got features and text",
     ),
     (["data.columns={}"], "and messages, but got none"),

@@ -7,13 +7,16 @@ from typing import Any
 import lightning
 import pytest
 import torch
+import trl
 from datasets import Dataset
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from curate import LightningLookAhead, LookAheadMixin
+from tests.integrations import trl_tiny
 from tests.integrations.loop import data, losses, net, target
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +72,30 @@ def test_trainer(tmp_path: Path) -> None:
     trainer.train()
     assert trainer.state.global_step == 12
     assert trainer.look_ahead_reports
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_trl(tmp_path: Path) -> None:
+    settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none"}
+    names: dict[str, Any] = {
+        "LookAheadMixin": LookAheadMixin,
+        "SFTTrainer": trl.SFTTrainer,
+        "DPOTrainer": trl.DPOTrainer,
+        "SFTConfig": trl.SFTConfig,
+        "DPOConfig": trl.DPOConfig,
+        "settings": settings | {"num_train_epochs": 1},
+        "tokenizer": trl_tiny.tokenizer(),
+        "model": trl_tiny.llama(),
+        "lora": LoraConfig(target_modules=["q_proj", "v_proj"]),
+        "texts": trl_tiny.texts("text", 64, 0.5),
+        "clean_texts": trl_tiny.texts("text", 12),
+        "preferences": trl_tiny.texts("preference", 32, 0.5),
+        "clean_preferences": trl_tiny.texts("preference", 12),
+    }
+    exec(block("LookAheadDPO(", GUIDE), names)
+    for trainer in (names["sft"], names["dpo"]):
+        trainer.train()
+        assert trainer.look_ahead_reports
 
 
 class Module(lightning.LightningModule):

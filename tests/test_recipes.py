@@ -68,6 +68,20 @@ def gsm8k() -> DatasetDict:
     return DatasetDict({"train": part(60), "test": part(20)})
 
 
+def pairs() -> Dataset:
+    """As `Intel/orca_dpo_pairs`: a question, a better answer, a worse one; all in one split."""
+    texts = words.texts(80)
+    answers = texts["completion"][:]
+    return Dataset.from_dict(
+        {
+            "system": [""] * 80,
+            "question": texts["prompt"],
+            "chosen": answers,
+            "rejected": [*answers[1:], answers[0]],
+        }
+    )
+
+
 def at_home(saved: str, **others: str) -> list[str]:
     """Overrides that point a recipe's sources at a directory, with the splits they have."""
     splits = {"train": "train", "test": "test"} | others
@@ -112,13 +126,24 @@ SMALL: dict[str, list[str]] = {
         "training.schedule.warmup_steps=1",
         "selection.horizon=2",
     ],
+    "dpo_lora": [
+        "data.train=pairs",
+        "data.validation.fraction=0.2",
+        "data.test.fraction=0.1",
+        "model.pretrained=llama",
+        "model.tokenizer=gpt2",
+        "model.from_scratch=true",
+        "data.max_length=64",
+        "training.schedule.warmup_steps=1",
+        "selection.horizon=2",
+    ],
 }
 
 
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for make in (mnist, wikitext, gsm8k):
+    for make in (mnist, wikitext, gsm8k, pairs):
         make().save_to_disk(make.__name__)
     words.gpt2(dropout=0.1).config.save_pretrained("gpt2")
     words.llama().config.save_pretrained("llama")
@@ -212,12 +237,24 @@ def questions(scores: pl.DataFrame, made: dict[str, Any]) -> None:
     assert kept["answer"][:] == saved.select(scores.filter("kept")["row"])["answer"][:]
 
 
+def preferences(scores: pl.DataFrame, made: dict[str, Any]) -> None:
+    """Those with an answer that is cut away are left out; what was kept is whole."""
+    left = 80 - made["left_out"]["pairs"]
+    assert 70 < left < 80
+    assert scores.height == left - round(0.2 * left) - round(0.1 * left)
+    kept = load_from_disk("out")["train"]
+    assert kept.column_names == ["system", "question", "chosen", "rejected"]
+    saved = load_from_disk("pairs").select(scores.filter("kept")["row"])
+    assert kept["rejected"][:] == saved["rejected"][:]
+
+
 CANDIDATES: dict[str, Callable[[pl.DataFrame, dict[str, Any]], None]] = {
     "digits": everything_but_validation_and_test,
     "mnist_mlp": images,
     "mnist_cnn": images,
     "gpt2_wikitext": paragraphs,
     "llama_lora": questions,
+    "dpo_lora": preferences,
 }
 
 

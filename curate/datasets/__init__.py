@@ -8,6 +8,7 @@ from curate.datasets.batches import (
     mapped_tensors,
     take,
 )
+from curate.datasets.collated import ByExample, Pairs, Sequences, is_flattened, owners_of
 from curate.datasets.columns import match_features, read_features, require_columns
 from curate.datasets.corrections import ROW, correct_labels, read_corrections
 from curate.datasets.csv_files import Use
@@ -23,6 +24,7 @@ from curate.datasets.labels import (
     read_numbers,
 )
 from curate.datasets.look import Column, contradicting, look, repeated, row_keys, shared
+from curate.datasets.pairs import REFERENCE, PairExamples
 from curate.datasets.references import refuse_outside
 from curate.datasets.rows import pick_rows
 from curate.datasets.session import PREFIX, as_dataset, handing
@@ -43,13 +45,18 @@ __all__ = [
     "HUB_NAME",
     "IGNORED",
     "PREFIX",
+    "REFERENCE",
     "ROW",
     "BatchExamples",
+    "ByExample",
     "Classes",
     "Column",
     "Encoded",
     "Examples",
+    "PairExamples",
+    "Pairs",
     "Scaling",
+    "Sequences",
     "SourceExamples",
     "Stream",
     "TensorExamples",
@@ -71,12 +78,14 @@ __all__ = [
     "fingerprint_of",
     "handing",
     "holds_names",
+    "is_flattened",
     "leaves",
     "look",
     "map_leaves",
     "mapped_tensors",
     "match_features",
     "names_of",
+    "owners_of",
     "pick_rows",
     "plain_table",
     "plant_label_noise",

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from curate.datasets import owners_of
 from curate.influence.point import Point
 from curate.influence.tangents import Parts, Watcher
 from curate.models import FlatModel
@@ -161,7 +162,8 @@ class Slopes:
 
         @contextmanager
         def watch(chunk: slice) -> Iterator[Callable[[Tensor], None]]:
-            watchers.append(Watcher(members, chunk.stop - chunk.start, directions))
+            owners = owners_of(point.task.examples, point.step.rows[chunk], model.device)
+            watchers.append(Watcher(members, chunk.stop - chunk.start, directions, owners))
             with point.staying(chunk) as back, watchers[-1]:
                 yield back
             if thorough and [chunk] == last:

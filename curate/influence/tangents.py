@@ -48,6 +48,7 @@ _DRAWING = frozenset(
     {F.multi_head_attention_forward, torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 )
 """Functions with dropout inside, which has to fall again as it did."""
+FLAT = -2
 _FOREIGN = (RuntimeError, TypeError, ValueError, NotImplementedError)
 
 
@@ -56,16 +57,21 @@ class Watcher(TorchFunctionMode):
 
     Args:
         parameters: the trainable ones by name, as the module has them. rows: examples in the chunk.
+        owners: the example of every token, shape (T,), where all are laid end to end.
         directions: Q of them, parameter by parameter, along which `shares` are taken as the
             backward pass comes by. None: what that needs is kept, for directions that are not
             known yet; its memory is that of layer inputs and output gradients.
     """
 
     def __init__(
-        self, parameters: Parts, rows: int, directions: Sequence[Parts] | None = None
+        self,
+        parameters: Parts,
+        rows: int,
+        directions: Sequence[Parts] | None = None,
+        owners: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self._rows, self._directions = rows, directions
+        self._rows, self._directions, self._owners = rows, directions, owners
         self._tracked: dict[int, tuple[Tensor, Names, Moved]] = {
             id(p): (p, frozenset({name}), itemgetter(name)) for name, p in parameters.items()
         }
@@ -136,13 +142,17 @@ class Watcher(TorchFunctionMode):
 
         Positions do not, even where there happen to be as many of them as examples.
         """
-        return self._layout(output) in (0, -1) and not (
+        return self._layout(output) in (0, -1, FLAT) and not (
             self._rows > 1 and any(_are_positions(x) for x in rest)
         )
 
     def _layout(self, output: Tensor) -> int | None:
-        """The dimension of an output that runs along the examples; -1 for folded into the first."""
+        """The dimension of an output that runs along the examples; -1 for folded into the first,
+        and `FLAT` where it runs along tokens that are laid end to end.
+        """
         shape, n = output.shape, self._rows
+        if self._owners is not None and len(self._owners) in shape[: 2 if shape[:1] == (1,) else 1]:
+            return FLAT
         if n == 1 or (shape and shape[0] == n):
             return 0
         if len(shape) >= 3 and shape[1] == n:
@@ -174,11 +184,20 @@ class Watcher(TorchFunctionMode):
         try:
             with torch.no_grad(), torch._C.DisableTorchFunction():
                 products = (use.effect(parts) for parts in directions)
-                share = torch.stack([_by_row(p, use.layout, self._rows) for p in products])
+                share = torch.stack([self._by_row(p, use.layout) for p in products])
         except _FOREIGN as error:
             self._miss(use.names, f"{_name(use.func)}: {error}")
             return
         self.shares.setdefault(use.names, []).append(share)
+
+    def _by_row(self, product: Tensor, layout: int | None) -> Tensor:
+        """Sums over what belongs to each example, shape (n,)."""
+        if layout == FLAT and self._owners is not None:
+            by_token = product.reshape(len(self._owners), -1).sum(dim=1)
+            return by_token.new_zeros(self._rows).index_add(0, self._owners, by_token)
+        if layout == 1 and self._rows > 1:
+            product = product.transpose(0, 1)
+        return product.reshape(self._rows, -1).sum(dim=1)
 
     def _along(self, call: "Call") -> "dict[int, Moved]":
         """By place among a call's arguments: how those that depend on parameters alone move."""
@@ -407,13 +426,6 @@ def _are_positions(x: Tensor) -> bool:
     if x.ndim != 1 or x.is_floating_point():
         return False
     return torch.equal(x, torch.arange(len(x), device=x.device))
-
-
-def _by_row(product: Tensor, layout: int | None, rows: int) -> Tensor:
-    """Sums over what belongs to each example, shape (n,)."""
-    if layout == 1 and rows > 1:
-        product = product.transpose(0, 1)
-    return product.reshape(rows, -1).sum(dim=1)
 
 
 def tensors_in(value: Any) -> list[Tensor]:

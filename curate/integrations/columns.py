@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from curate.datasets import batch_length
 from curate.errors import DataError
@@ -38,3 +39,22 @@ def read_column(read: Read, batch: Any, name: str) -> Array:
             f"{name} must give one value per example, shape ({count},), but got {array.shape}."
         )
     return array
+
+
+class WithColumns:
+    """A collator whose batches have some columns of their rows, though it leaves them out."""
+
+    def __init__(self, collate: Any, columns: Sequence[str]) -> None:
+        self._collate, self._columns = collate, columns
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # not set yet: being copied or unpickled
+            raise AttributeError(name)
+        return getattr(self._collate, name)
+
+    def __call__(self, rows: Sequence[Any]) -> Any:
+        batch = self._collate(rows)
+        for name in self._columns:
+            if name not in batch and all(name in row for row in rows):
+                batch[name] = default_collate([row[name] for row in rows])
+        return batch

@@ -1,27 +1,51 @@
 """Look-ahead in Hugging Face's Trainer: a mixin."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from curate.datasets import IGNORED
+from curate.datasets import IGNORED, REFERENCE, ByExample, Pairs, Sequences, is_flattened
+from curate.datasets.batches import to_device
 from curate.errors import OptionError
 from curate.influence import Target
+from curate.integrations.columns import WithColumns
 from curate.integrations.loader import as_targets
 from curate.integrations.loop import LiveLoop, one_mean
 from curate.integrations.options import WEIGHTS, Options
 from curate.integrations.training import LiveTraining
 from curate.integrations.window import WindowReport
-from curate.models import LabelsObjective, Objective, as_objective, find_shift
+from curate.models import (
+    LabelsObjective,
+    Objective,
+    Preference,
+    as_objective,
+    find_shift,
+)
+from curate.models.randomness import undisturbed, usual_sources
 from curate.rules import unwrap
 from curate.runtime.files import write_whole
 
 STATE = "look_ahead_{}.pt"
 """The state of look-ahead in a checkpoint of the Trainer's, of each process its own."""
+TARGETS, WEIGHED = "look-ahead target {}", "look_ahead_weights"
+USUAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "label_smoothing_factor": (0,),
+        "loss_type": ("nll", "sigmoid", ["sigmoid"]),
+        "loss_weights": (None, [1.0]),
+        "f_divergence_type": ("reverse_kl",),
+        "ld_alpha": (None,),
+        "use_weighting": (False,),
+        "sync_ref_model": (False,),
+    }
+)
+"""Arguments of Trainers, those of TRL among them, with which losses are as they are taken to be."""
 
 
 class LookAheadMixin:
@@ -40,12 +64,13 @@ class LookAheadMixin:
     each. See `LookAheadLoader` for cost.
 
     Args:
-        targets: the dataset to be good at, or several by name; the eval_dataset if None, which
-            then is no longer a fair judge of the model.
+        targets: the dataset to be good at, or several by name, prepared as the Trainer prepares
+            an eval_dataset; that itself if None, which then is no longer a fair judge of the model.
         objective: (model, batch) -> one loss per example; the model's own loss on `labels` if
-            None, see `LabelsObjective`.
+            None, see `LabelsObjective`, or `Preference` for TRL's DPOTrainer.
         look_ahead: see `Options`. Columns that `label`, `group_by` and `row` name stay in the
-            batches, even with `remove_unused_columns`; the model gets those that it accepts.
+            batches, whatever collates them; the model gets those that it accepts. With
+            `keep="weights"` the loss is the objective's, weighted.
 
     Raises:
         OptionError: an argument that cannot be followed.
@@ -59,6 +84,10 @@ class LookAheadMixin:
     train_dataset: Any
     state: Any
     model_accepts_loss_kwargs: bool
+    loss_is_scaled_for_ga: bool | None
+    data_collator: Any
+    ref_model: Any
+    compute_ref_log_probs: Callable[[Any, Any], Any]
     get_eval_dataloader: Callable[[Any], Any]
     label_names: list[str]
     _signature_columns: list[str]
@@ -72,24 +101,61 @@ class LookAheadMixin:
         **kwargs: Any,
     ) -> None:
         self._options = _options(look_ahead or {})
-        super().__init__(*args, **kwargs)
+        self._chosen: Objective | None = None
+        self._terms: Tensor | float = 1.0
+        self._prepare(super().__init__, args, kwargs, targets)
         self._objective = objective
-        if objective is None and (
-            self.args.label_smoothing_factor or getattr(self, "compute_loss_func", None)
-        ):
-            raise OptionError(
-                "label smoothing and compute_loss_func make a loss of their own; give it as "
-                "objective, (model, batch) -> one loss per example."
-            )
-        self._target_data = self.eval_dataset if targets is None else targets
+        if objective is None:
+            _require_usual_loss(self)
         if self._target_data is None:
             raise OptionError("give targets, a dataset to be good at, or an eval_dataset.")
         if self.args.n_gpu > 1:
             raise OptionError("look-ahead runs on one device; set CUDA_VISIBLE_DEVICES to one.")
+        if self.args.world_size > 1 and self._options.keep != 1 and _pairs(self):
+            raise OptionError(
+                "TRL's DPOTrainer gathers a metric of every pair in each step, for which all "
+                "processes need as many pairs, and what is kept differs; train in one process, or "
+                "choose beforehand, by a recipe with objective preference."
+            )
+        if self._options.keep == WEIGHTS:
+            _require_place_for_weights(self)
+            self.loss_is_scaled_for_ga = True
+        if self._options.keys:
+            self.data_collator = WithColumns(self.data_collator, self._options.keys)
         self._chooser: LiveLoop | None = None
         self._source: Iterator[Any] | None = None
         self._cut: Iterator[Any] = iter(())
         self._state: Any = None
+
+    def _prepare(
+        self, init: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any], targets: Any
+    ) -> None:
+        """Initialize the Trainer, which prepares targets along with its eval_dataset."""
+        names = [*inspect.signature(init).parameters]
+        given = dict(zip(names, args, strict=False)) | kwargs
+        own = given.get("eval_dataset")
+        one = own is not None and not isinstance(own, Mapping)
+        parts = {"eval": own} if one else dict(own or {})
+        named = targets if isinstance(targets, Mapping) else {"target": targets}
+        wanted = {} if targets is None else {TARGETS.format(name): x for name, x in named.items()}
+        at = names.index("eval_dataset") if "eval_dataset" in names else len(args)
+        if wanted and at < len(args):
+            args = (*args[:at], parts | wanted, *args[at + 1 :])
+        elif wanted:
+            kwargs = kwargs | {"eval_dataset": parts | wanted}
+        init(*args, **kwargs)
+        self._target_data = self.eval_dataset
+        if wanted:
+            done = self.eval_dataset
+            self._target_data = {name: done[TARGETS.format(name)] for name in named}
+            rest = {name: done[name] for name in parts}
+            self.eval_dataset = rest["eval"] if one else rest or None
+        if self.eval_dataset is None and self.args.eval_strategy != "no":
+            raise OptionError(
+                f"eval_strategy is {self.args.eval_strategy.value!r}, but there is no "
+                "eval_dataset, and targets are not evaluated on; give one, or set "
+                "eval_strategy='no'."
+            )
 
     @property
     def look_ahead_reports(self) -> list[WindowReport]:
@@ -113,10 +179,60 @@ class LookAheadMixin:
                 self._chooser.dataset = self.train_dataset
                 if self._state is not None:
                     self._chooser.load_state_dict(self._state)
-            self._cut = self._chooser.stream(
-                epoch_iterator, lambda: self.state.max_steps - self.state.global_step
+            cut = self._chooser.stream(
+                epoch_iterator
+                if self._options.keep == 1
+                else map(self._by_example, epoch_iterator),
+                lambda: self.state.max_steps - self.state.global_step,
             )
-        return super().get_batch_samples(self._cut, *args)  # type: ignore[misc]
+            self._cut = map(self._collated, cut)
+        samples = super().get_batch_samples(self._cut, *args)  # type: ignore[misc]
+        if self._chosen is not None:
+            weighed = ((batch[WEIGHED], self._chosen.sizes(batch)) for batch in samples[0])
+            terms = sum((weights * sizes.to(weights)).sum() for weights, sizes in weighed)
+            self._terms = terms or 1.0
+        return samples
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's loss, or that of the objective with the weights that a batch comes with.
+
+        A step's batches add up to sum_i w_i l_i / sum_i w_i n_i, of losses l and sizes n.
+        """
+        if WEIGHED not in inputs:
+            return super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        assert self._chosen is not None
+        weights = inputs.pop(WEIGHED)
+        losses = self._chosen.losses(model, inputs)
+        return (weights.to(losses) * losses).sum() / self._terms
+
+    def _by_example(self, batch: Any) -> Any:
+        """A batch that can be cut by examples, whatever the Trainer's collator makes of them."""
+        if is_flattened(batch):
+            if getattr(self.data_collator, "pad_to_multiple_of", None):
+                raise OptionError(
+                    "flattened batches that are filled up (pad_to_multiple_of) cannot be cut by "
+                    "examples; leave it out."
+                )
+            return Sequences.split(batch)
+        if _pairs(self) and "completion_mask" in batch:
+            reference = {}
+            if REFERENCE[0] not in batch:
+                device = self.args.device
+                with undisturbed(usual_sources(device)):  # a dropout that was left on
+                    model = self.ref_model or self.model
+                    known = self.compute_ref_log_probs(model, to_device(batch, device))
+                reference = dict(zip(REFERENCE, known, strict=True))
+            return Pairs.split(batch, reference)
+        return batch
+
+    def _collated(self, batch: Any) -> Any:
+        """What the Trainer trains on: a batch as its collator makes them, or with weights."""
+        if self._options.keep == WEIGHTS:
+            batch, weights = batch
+            batch = copy.copy(batch)
+            batch[WEIGHED] = weights
+            return batch
+        return batch.collated() if isinstance(batch, ByExample) else batch
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)  # type: ignore[misc]
@@ -152,6 +268,8 @@ class LookAheadMixin:
         self._signature_columns = list(dict.fromkeys(columns))
 
     def _prepare_inputs(self, inputs: Any) -> Any:
+        if WEIGHED in inputs:
+            return to_device(inputs, self.args.device)
         return super()._prepare_inputs(self._for_model(inputs))  # type: ignore[misc]
 
     def _for_model(self, batch: Any) -> Any:
@@ -171,18 +289,22 @@ class LookAheadMixin:
         batch = _labeled(targets[0], training.read()[0].device)
         with training.simulated(self._objective):
             self.model.eval()
-            counted = self.model_accepts_loss_kwargs and self._divides_by_count(batch)
+            may_count = self.model_accepts_loss_kwargs and "labels" in batch
+            counted = may_count and self._divides_by_count(batch)
             objective = self._objective or self._default_objective(batch, counted)
         # if the Trainer believes that the model was given a count, it adds up the means of a
         # step's batches undivided, and those of all processes where the count is theirs
-        added_up = self.model_accepts_loss_kwargs and not counted
+        added_up = may_count and not counted
         everywhere = getattr(self.args, "average_tokens_across_devices", False)
         if counted:
             training.mean_over = "step" if everywhere else "process"
         processes = training.ranks.size if everywhere else 1
+        objective = as_objective(objective, getattr(objective, "__name__", "objective"))
+        if self._options.keep == WEIGHTS:
+            self._chosen, added_up = objective, False
         return LiveLoop(
             training,
-            as_objective(objective, getattr(objective, "__name__", "objective")),
+            objective,
             targets,
             self._options,
             self.args.gradient_accumulation_steps,
@@ -192,9 +314,12 @@ class LookAheadMixin:
     def _targets(self) -> list[Target]:
         named = isinstance(self._target_data, Mapping)
         data = self._target_data if named else {"target": self._target_data}
-        return as_targets({name: self.get_eval_dataloader(part) for name, part in data.items()})
+        loaders = {name: self.get_eval_dataloader(part) for name, part in data.items()}
+        return as_targets(loaders, self._by_example)
 
     def _default_objective(self, batch: Any, counted: bool) -> Objective:
+        if isinstance(batch, Pairs):
+            return Preference(self.args.beta)
         unknown = self._unknown_to_model()
         shifts = find_shift(self.model, batch, unknown)
         trainer_shifts = getattr(self, "_loss_shifts_labels", False)
@@ -207,7 +332,7 @@ class LookAheadMixin:
     @torch.no_grad()
     def _divides_by_count(self, batch: Any) -> bool:
         """Whether the model's loss heeds the count of items that the Trainer hands it."""
-        inputs = self._for_model(batch)
+        inputs = self._for_model(batch.collated() if isinstance(batch, ByExample) else batch)
         mean = getattr(self.model(**inputs), "loss", None)
         if mean is None:
             return False
@@ -231,7 +356,31 @@ def _options(look_ahead: Mapping[str, Any]) -> Options:
     unknown = sorted(look_ahead.keys() - set(names))
     if unknown:
         raise OptionError(f"look_ahead has no {unknown[0]!r}; it knows {', '.join(names)}.")
-    options = Options(**look_ahead)
-    if options.keep == WEIGHTS:
-        raise OptionError("the Trainer has no place for weights; give keep a share, such as 0.5.")
-    return options
+    return Options(**look_ahead)
+
+
+def _require_usual_loss(trainer: Any) -> None:
+    """Raise OptionError if arguments of a Trainer change its loss."""
+    odd = {name: getattr(trainer.args, name, usual[0]) for name, usual in USUAL.items()}
+    odd = {name: value for name, value in odd.items() if value not in USUAL[name]}
+    odd |= {"compute_loss_func": "set"} if getattr(trainer, "compute_loss_func", None) else {}
+    if odd:
+        name, value = next(iter(odd.items()))
+        raise OptionError(
+            f"{name} ({value}) makes a loss of its own; leave it out, or give that loss as "
+            "objective, (model, batch) -> one loss per example."
+        )
+
+
+def _require_place_for_weights(trainer: Any) -> None:
+    if trainer.args.world_size > 1:
+        raise OptionError(
+            'keep="weights" runs in one process in a Trainer; give keep a share, such as 0.5.'
+        )
+    if not hasattr(trainer, "loss_is_scaled_for_ga"):
+        raise OptionError('keep="weights" needs transformers 5.19 or newer; or give keep a share.')
+
+
+def _pairs(trainer: Any) -> bool:
+    """Whether batches are those of TRL's DPOTrainer: preferred texts, then the others."""
+    return hasattr(trainer, "compute_ref_log_probs")

@@ -183,8 +183,8 @@ class LookAheadLoader:
         return self._chooser.choose(window)
 
 
-def as_targets(targets: Any) -> list[Target]:
-    """A batch, a list or loader of batches, or several of these by name."""
+def as_targets(targets: Any, change: Callable[[Any], Any] = lambda batch: batch) -> list[Target]:
+    """A batch, a list or loader of batches, or several of these by name; `change`: each batch."""
     named = isinstance(targets, Mapping) and not _is_batch(targets)
     parts = targets.items() if named else [("target", targets)]
     for name, part in parts:
@@ -199,7 +199,9 @@ def as_targets(targets: Any) -> list[Target]:
         parsed = [
             Target(
                 name,
-                BatchExamples([part] if _is_batch(part) else Drawing().batches(iter(_whole(part)))),
+                BatchExamples(
+                    [part] if _is_batch(part) else Drawing().batches(map(change, _whole(part)))
+                ),
             )
             for name, part in parts
         ]

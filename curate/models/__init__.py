@@ -16,6 +16,7 @@ from curate.models.objectives.labels import (
     SequenceClassification,
     find_shift,
 )
+from curate.models.objectives.preference import Preference, log_probabilities
 from curate.models.objectives.regression import Regression
 from curate.models.pretrained import (
     DEFAULT_LENGTH,
@@ -40,6 +41,7 @@ __all__ = [
     "FunctionObjective",
     "LabelsObjective",
     "Objective",
+    "Preference",
     "Regression",
     "SequenceClassification",
     "as_objective",
@@ -55,6 +57,7 @@ __all__ = [
     "load_goal",
     "load_objective",
     "load_tokenizer",
+    "log_probabilities",
     "most_tokens",
     "one_line",
     "pad_id",

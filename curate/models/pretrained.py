@@ -17,6 +17,7 @@ DEFAULT_LENGTH = 1024
 HEADS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "causal_lm": ("AutoModelForCausalLM", "CAUSAL_LM"),
+        "preference": ("AutoModelForCausalLM", "CAUSAL_LM"),
         "sequence_classification": ("AutoModelForSequenceClassification", "SEQ_CLS"),
     }
 )
@@ -100,7 +101,7 @@ def build_pretrained(
         ModelError: it cannot be loaded, or not as that kind of model.
     """
     kind, task = HEADS[objective]
-    labels = {} if objective == "causal_lm" else {"num_labels": outputs}
+    labels = {"num_labels": outputs} if objective == "sequence_classification" else {}
     attention = {"attn_implementation": "eager"} if vectorized else {}
     if from_scratch:
         auto, config = getattr(transformers(), kind), load_config(path, trust=trust)

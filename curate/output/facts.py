@@ -50,8 +50,7 @@ def asked(run: SavedRun) -> Facts:
     if recipe is None:
         return {"data": run.source, "selection": f"{run.policy}; no recipe made this directory"}
     training, data, columns = recipe.training, recipe.data, recipe.data.columns
-    texts = (columns.text, columns.prompt, columns.completion, columns.messages)
-    reads = ", ".join(columns.features or [name for name in texts if name is not None])
+    reads = ", ".join(columns.features or columns.texts)
     if find_objective(recipe.objective).label and columns.label:
         reads += f" → {columns.label}"
     facts = {"data": f"{run.source} ({reads})", "target": _targets(recipe)}

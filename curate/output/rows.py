@@ -74,7 +74,7 @@ def in_order(features: datasets.Features, recipe: Recipe | None) -> Order:
         return Order(inputs, texts, labels, [])
     columns = recipe.data.columns
     labels = [] if find_objective(recipe.objective).label is None else present(columns.label)
-    inputs = texts = present(columns.text, columns.prompt, columns.completion, columns.messages)
+    inputs = texts = present(*columns.texts)
     if columns.features is not None:
         texts, patterns = [], columns.features
         named = {p for p in patterns if p in features}  # itself, whatever else it would match

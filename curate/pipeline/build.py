@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from curate import models, rules
-from curate.datasets import TokenExamples
+from curate.datasets import PairExamples, TokenExamples
 from curate.errors import ModelError, OptimizerError, RecipeError
 from curate.models import FlatModel
 from curate.pipeline.candidates import Candidates
@@ -23,7 +23,7 @@ def build_module(recipe: Recipe, data: Candidates) -> nn.Module:
         module = models.build_model(section.factory, section.arguments)
         return models.freeze_norms(module) if section.freeze_norms else module
     if isinstance(section, Pretrained):
-        assert isinstance(data.examples, TokenExamples)
+        assert isinstance(data.examples, TokenExamples | PairExamples)
         return models.build_pretrained(
             section.pretrained,
             recipe.objective,

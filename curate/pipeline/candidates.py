@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from curate.datasets import (
+    PairExamples,
     Scaling,
     SourceExamples,
     TensorExamples,
@@ -190,7 +191,7 @@ class Candidates:
         return {
             name: int(part.cut.sum())
             for name, part in parts.items()
-            if isinstance(part, TokenExamples)
+            if isinstance(part, TokenExamples | PairExamples)
         }
 
     def groups(self, column: str) -> Array:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from curate import models, rules
+from curate.datasets import PairExamples
+from curate.datasets.tensors import large_tensor
 from curate.errors import RecipeError
-from curate.models import FlatModel, Objective
+from curate.models import FlatModel, Objective, Preference, log_probabilities
 from curate.models.randomness import seeded, usual_sources
 from curate.output.directory import made_with
 from curate.pipeline.build import assign_groups, build_module, build_rule, param_groups
@@ -34,6 +36,8 @@ MOST_STEPS = 10_000_000
 SAMPLING = 5
 VECTORS = 32
 """Vectors as long as the parameters that a run holds beside states and gradients, at most."""
+TOGETHER = 32
+"""Pairs whose reference is taken at a time, or fewer where they are long."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,9 @@ def prepare(
     objective = models.load_objective(find_objective(recipe.objective).path)
     if recipe.target is not None and recipe.target.loss is not None:
         data = replace(data, goal=models.load_goal(recipe.target.loss, objective))
-    job = _sampled(Job(recipe, device, data, objective, scratch, ranks))
+    if isinstance(objective, Preference) and recipe.training.beta is not None:
+        objective.beta = recipe.training.beta
+    job = _referred(_sampled(Job(recipe, device, data, objective, scratch, ranks)))
     if job.total_steps() > MOST_STEPS:
         raise RecipeError(
             f"training.epochs: {recipe.training.epochs} epochs are {job.total_steps()} steps, "
@@ -195,6 +201,30 @@ def _sampled(job: Job) -> Job:
     random = np.random.default_rng([job.recipe.data.seed, SAMPLING])
     sample = np.sort(random.choice(count, section.sample, replace=False))
     return replace(job, data=job.data.only(sample), whole=job.data, sample=sample)
+
+
+def _referred(job: Job) -> Job:
+    """The job with what the model, as it starts, makes of all pairs, if rows are pairs."""
+    data = job.data
+    if not isinstance(data.examples, PairExamples):
+        return job
+    task, _, state = job.start(job.recipe.training.seed)
+
+    def known(examples: Any) -> Any:
+        reference = large_tensor((len(examples), 2), torch.float32)
+        for rows in examples.chunks(TOGETHER):
+            batch = examples.batch(rows, job.device)
+            with task.model.computing(), torch.no_grad():
+                reference[rows] = log_probabilities(module, batch).float().cpu()
+        return examples.knowing(reference)
+
+    with task.model.at(state.theta, training=False) as module:
+        validation = {name: known(part) for name, part in data.validation.items()}
+        test = None if data.test is None else known(data.test)
+        data = replace(data, examples=known(data.examples), validation=validation, test=test)
+    found = replace(job, data=data)
+    found._built.update(job._built)
+    return found
 
 
 class Room(NamedTuple):

@@ -11,6 +11,7 @@ from curate import models
 from curate.datasets import (
     Classes,
     Encoded,
+    PairExamples,
     SourceExamples,
     TensorExamples,
     TokenExamples,
@@ -33,8 +34,11 @@ from curate.datasets import (
 )
 from curate.errors import DataError, ModelError, RecipeError
 from curate.recipe import Pretrained, Recipe, Source
+from curate.recipe.data import Columns
 from curate.recipe.names import find_objective
 from curate.runtime.large import pieces
+
+Texts = TokenExamples | PairExamples
 
 
 class Known(NamedTuple):
@@ -81,8 +85,7 @@ def column_uses(recipe: Recipe) -> dict[str, Use]:
     uses: dict[str, Use] = {}
     if columns.label is not None and holds is not None:
         uses[columns.label] = "number" if holds == "numbers" else "label"
-    texts = (columns.text, columns.prompt, columns.completion)
-    uses |= {name: "text" for name in texts if name is not None}
+    uses |= dict.fromkeys((n for n in columns.texts if n != columns.messages), "text")
     return uses | {p: "number" for p in columns.features or [] if p not in uses}
 
 
@@ -177,7 +180,7 @@ class TextReader:
         self.max_length = wanted or min(models.DEFAULT_LENGTH, most or models.DEFAULT_LENGTH)
         self.min_length = recipe.data.min_length
 
-    def examples(self, data: Dataset, source: str) -> TokenExamples:
+    def examples(self, data: Dataset, source: str) -> Texts:
         """Read the rows of `data`, cut where they are too long, with classes if there are any.
 
         Rows shorter than `min_length` are left out.
@@ -190,6 +193,17 @@ class TextReader:
         if self.label is not None and self.classes is not None:
             labels = read_classes(data, self.label, source, self.classes)
         columns = self.columns
+        if columns.chosen is None:
+            return self._long_enough(self._read(data, source, columns, labels), source)
+        chosen, rejected = (
+            self._read(data, source, Columns(prompt=columns.prompt, completion=side), None)
+            for side in (columns.chosen, columns.rejected)
+        )
+        return self._long_enough(PairExamples.of(chosen, rejected), source)
+
+    def _read(
+        self, data: Dataset, source: str, columns: Columns, labels: Tensor | None
+    ) -> TokenExamples:
         named = [columns.text, columns.messages, columns.prompt, columns.completion]
         settings = [named, self.label is not None, self.max_length]
         names = [name for name in named if name is not None]
@@ -197,13 +211,13 @@ class TextReader:
         with models.quiet():
             once = self._further  # rows that come as a stream are not kept
             keep = None if once else cache_file(data, names, self.tokenizer, settings)
-            encoded = self._encoded(data, source)
+            encoded = self._encoded(data, source, columns)
             texts = TokenExamples.gather(encoded, labels, self.pad, keep)
         self._refuse_unknown(texts, source)
-        return self._long_enough(texts, source)
+        return texts
 
-    def _encoded(self, data: Dataset, source: str) -> Iterator[Encoded]:
-        columns, tokenizer = self.columns, self.tokenizer
+    def _encoded(self, data: Dataset, source: str, columns: Columns) -> Iterator[Encoded]:
+        tokenizer = self.tokenizer
         if self.label is not None:
             assert columns.text is not None
             return encode_whole(data, columns.text, source, tokenizer, self.max_length)
@@ -219,8 +233,10 @@ class TextReader:
             texts = encode_completions(data, *named, source, tokenizer, most)
         return truncate(texts, self.max_length)
 
-    def _long_enough(self, texts: TokenExamples, source: str) -> TokenExamples:
-        terms = texts.lengths() if self.label is not None else texts.terms()
+    def _long_enough(self, texts: Texts, source: str) -> Texts:
+        terms = texts.terms()
+        if isinstance(texts, TokenExamples) and self.label is not None:
+            terms = texts.lengths()
         if self.min_length is None:
             self._refuse_empty(texts, terms, source)
             return texts
@@ -232,7 +248,7 @@ class TextReader:
             )
         return texts.take(enough)
 
-    def _refuse_empty(self, texts: TokenExamples, terms: Tensor, source: str) -> None:
+    def _refuse_empty(self, texts: Texts, terms: Tensor, source: str) -> None:
         empty = (terms == 0).nonzero().flatten().tolist()
         if empty:
             cut = bool(texts.cut[empty].any())

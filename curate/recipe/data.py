@@ -69,7 +69,7 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class Columns(Section):
-    """Which columns are what: features, or text in one of three forms."""
+    """Which columns are what: features, or text in one of four forms."""
 
     features: Annotated[list[str], Field(min_length=1)] | None = None
     """Columns that make up an example, numbers or images: names or shell patterns (`pixel_*`)."""
@@ -79,6 +79,10 @@ class Columns(Section):
     """The column with the text that `completion` continues; the loss does not count it."""
     completion: Name | None = None
     """The column with the continuation of `prompt`, which the loss is about."""
+    chosen: Name | None = None
+    """The column with the continuation of `prompt` that is preferred to `rejected`."""
+    rejected: Name | None = None
+    """The column with the other continuation of `prompt`."""
     messages: Name | None = None
     """The column with a conversation, a list of {role, content}."""
     label: str | None = "label"
@@ -98,24 +102,40 @@ class Columns(Section):
         return [value] if isinstance(value, str) else value
 
     @property
-    def form(self) -> Literal["features", "text", "prompt", "messages"]:
+    def form(self) -> Literal["features", "text", "chosen", "prompt", "messages"]:
         """What examples are made of."""
         if self.text is not None:
             return "text"
         if self.prompt is not None:
-            return "prompt"
+            return "prompt" if self.chosen is None else "chosen"
         return "features" if self.messages is None else "messages"
+
+    @property
+    def texts(self) -> list[str]:
+        """All columns of text."""
+        kinds = ("text", "prompt", "completion", "chosen", "rejected", "messages")
+        return [getattr(self, kind) for kind in kinds if getattr(self, kind) is not None]
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        if (self.prompt is None) != (self.completion is None):
+        if self.chosen is not None or self.rejected is not None:
+            pair = ("prompt", "chosen", "rejected")
+            lacking = [name for name in pair if getattr(self, name) is None]
+            if lacking:
+                raise ValueError(
+                    f"prompt, chosen and rejected belong together, but there is no {lacking[0]}"
+                )
+            if self.completion is not None:
+                raise ValueError("give completion, or chosen and rejected, but not both")
+        elif (self.prompt is None) != (self.completion is None):
             missing = "prompt" if self.prompt is None else "completion"
             raise ValueError(f"prompt and completion belong together, but there is no {missing}")
         forms = ("features", "text", "prompt", "messages")
         used = [form for form in forms if getattr(self, form) is not None]
         if len(used) != 1:
             raise ValueError(
-                "give exactly one of features, text, prompt with completion, and messages, but "
+                "give exactly one of features, text, prompt with completion (or chosen and "
+                "rejected), and messages, but "
                 f"got {' and '.join(used) or 'none'}"
             )
         for name in ("image_shape", "image_size"):

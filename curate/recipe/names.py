@@ -29,13 +29,15 @@ class Objective:
 
     path: what computes it. reads: what its examples are made of. label: what the label column
     holds, None if it is not read, "any" if only the data can tell. tokens: whether losses are sums
-    over tokens, which are then counted; a row counts once otherwise.
+    over tokens, which are then counted; a row counts once otherwise. pairs: whether an example
+    is two completions of a prompt.
     """
 
     path: str
     reads: Literal["features", "text"] = "features"
     label: Literal["classes", "numbers", "any"] | None = "any"
     tokens: bool = False
+    pairs: bool = False
 
 
 POLICIES = {
@@ -51,6 +53,7 @@ OBJECTIVES = {
     "sequence_classification": Objective(
         "curate.models:SequenceClassification", reads="text", label="classes"
     ),
+    "preference": Objective("curate.models:Preference", reads="text", label=None, pairs=True),
 }
 
 

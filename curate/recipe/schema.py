@@ -50,6 +50,8 @@ class TrainingSection(Section):
     bf16 is bfloat16 autocast, except for the way back, which is then in TF32."""
     checkpointing: bool = False
     """Whether layers of a pretrained model are computed again on the way back instead of kept."""
+    beta: Annotated[float, Field(gt=0)] | None = None
+    """How much is lost where `preference` moves away from the reference; 0.1 if not given."""
 
 
 Memory = Annotated[str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]+)?\s?(KiB|MiB|GiB)$")]
@@ -96,8 +98,9 @@ class Recipe(Section):
     model: Model = Field(default_factory=Mlp)
     """What is trained."""
     objective: Annotated[str, Field(min_length=1)] = "classification"
-    """The loss: `classification`, `regression`, `causal_lm`, `sequence_classification`, or a
-    function of your own, `package.module:name`."""
+    """The loss: `classification`, `regression`, `causal_lm`, `sequence_classification`,
+    `preference` (DPO: the model as it starts is the reference), or a function of your own,
+    `package.module:name`."""
     training: TrainingSection = Field(default_factory=TrainingSection)
     """The run that candidates are scored along."""
     trajectory: Trajectory = Trajectory()
@@ -177,6 +180,8 @@ class Recipe(Section):
                 "training.checkpointing: selection.jump exact goes example by example, where "
                 "layers cannot be computed again; use jump linear, or leave checkpointing out"
             )
+        if training.beta is not None and not find_objective(self.objective).pairs:
+            yield f"training.beta: is for objective preference but got {self.objective}"
 
     def _missing_data(self) -> Iterator[str]:
         if self.data.validation is None:
@@ -251,6 +256,11 @@ class Recipe(Section):
                 f"score.sample: is for influences; {policy} values all rows at little cost, so "
                 "leave score out"
             )
+        if self.score is not None and find_objective(self.objective).pairs:
+            yield (
+                "score.sample: predicts from a row alone, and preferences are about a reference, "
+                "too; leave score out"
+            )
 
     def _target_problems(self) -> Iterator[str]:
         """A target of one's own is for influences, and `tune` compares by the loss of training."""
@@ -277,12 +287,13 @@ class Recipe(Section):
                     f"model: objective {self.objective} needs `pretrained: PATH`, a model and "
                     "tokenizer of transformers"
                 )
-            if form == "features":
-                yield f"data.columns.text: is required by objective {self.objective}"
-            if objective.label is not None and form != "text":
-                whole = [name for name in ON_TEXT if OBJECTIVES[name].label is None]
+            paired = form == "chosen"
+            if form == "features" or (objective.pairs and not paired):
+                needed = "chosen" if objective.pairs else "text"
+                yield f"data.columns.{needed}: is required by objective {self.objective}"
+            elif paired != objective.pairs or (objective.label is not None and form != "text"):
                 yield (
-                    f"data.columns.{form}: is for objective {' or '.join(whole)}; "
+                    f"data.columns.{form}: is for objective {' or '.join(_of_form(form))}; "
                     f"{self.objective} needs text"
                 )
             return
@@ -293,5 +304,15 @@ class Recipe(Section):
         if form != "features":
             yield (
                 f"data.columns.features: is required by objective {self.objective}; {form} is for "
-                f"{' and '.join(ON_TEXT)}"
+                f"{' and '.join(_of_form(form))}"
             )
+
+
+def _of_form(form: str) -> list[str]:
+    """The objectives for columns of text of a form."""
+    named = {name: OBJECTIVES[name] for name in ON_TEXT}
+    return [
+        name
+        for name, facts in named.items()
+        if facts.pairs == (form == "chosen") and (form == "text" or facts.label is None)
+    ]

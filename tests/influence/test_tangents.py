@@ -108,6 +108,21 @@ def test_shares_of_a_layer_add_up_to_its_rows_slopes() -> None:
     assert not watcher.missed
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (1, 6, 4)])
+def test_tokens_that_are_laid_end_to_end_belong_to_their_rows(shape: tuple[int, ...]) -> None:
+    model, x = nn.Linear(4, 3).double(), random(*shape)
+    owners = torch.tensor([0, 0, 0, 1, 2, 2])
+    parameters = dict(model.named_parameters())
+    ones = {name: torch.ones_like(p) for name, p in parameters.items()}
+    with Watcher(parameters, 3, [ones], owners) as watcher:
+        go_back(model(x).square().sum())
+    (share,) = next(iter(watcher.shares.values()))
+    by_token = (2 * model(x) * (x.sum(-1, keepdim=True) + 1)).sum(-1).flatten().detach()
+    expected = torch.stack([by_token[owners == row].sum() for row in range(3)])
+    torch.testing.assert_close(share, expected[None])
+    assert not watcher.missed
+
+
 def test_an_operation_without_a_formula_is_missed_by_name() -> None:
     class Overwriting(nn.Module):
         def __init__(self) -> None:

@@ -1,5 +1,6 @@
 """A value per example, by a key of the batch or a function of it, or an error that says why not."""
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from curate.errors import DataError
-from curate.integrations.columns import read_column, read_columns
+from curate.integrations.columns import WithColumns, read_column, read_columns
 
 BATCH = {"x": torch.zeros(3, 2), "kind": torch.tensor([1, 0, 1]), "name": ["a", "b", "a"]}
 
@@ -53,3 +54,21 @@ def test_what_does_not_fit_is_refused_by_name(batch: Any, read: Any, message: st
 def test_values_may_lie_anywhere() -> None:
     batch = {"x": torch.zeros(2), "kind": SimpleNamespace(values=np.array([3, 4]))}
     assert read_column(lambda b: b["kind"].values, batch, "row").tolist() == [3, 4]
+
+
+def test_a_collator_that_leaves_columns_out_is_given_them_back() -> None:
+    class Collate:
+        pad = 7
+
+        def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+            return {"x": torch.tensor([row["x"] for row in rows])}
+
+    rows = [{"x": 1, "row": 5, "kind": "a"}, {"x": 2, "row": 6, "kind": "b"}]
+    collate = copy.deepcopy(WithColumns(Collate(), ["row", "kind", "x", "absent"]))
+    batch = collate(rows)
+    assert {key: list(part) for key, part in batch.items()} == {
+        "x": [1, 2],
+        "row": [5, 6],
+        "kind": ["a", "b"],
+    }
+    assert collate.pad == 7

@@ -156,6 +156,23 @@ def test_what_is_simulated_is_what_happens(
     assert all(report.kept * 2 == report.candidates for report in made.look_ahead_reports)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_weights_are_those_of_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """The loss is the objective's then, whatever the model or the Trainer would divide it by."""
+    errors = foretell(monkeypatch)
+    model, data, arguments = CASES[case]
+    options = {"horizon": 2, "keep": "weights"}
+    made = trainer(
+        tmp_path, model().double(), data(56), options, **arguments | {"max_grad_norm": 0.0}
+    )
+    made.train()
+    assert len(errors) == len(made.look_ahead_reports) >= 2
+    assert max(errors) < (1e-5 if data is texts else 1e-6)
+    assert all(report.kept == report.candidates for report in made.look_ahead_reports)
+
+
 def test_keeping_everything_trains_bit_for_bit_as_the_trainer_does(tmp_path: Path) -> None:
     ends = []
     for kind in (Trainer, LookAheadTrainer):
@@ -256,7 +273,9 @@ def test_an_objective_of_ones_own(tmp_path: Path) -> None:
         )
 
     arguments = {"label_smoothing_factor": 0.1}
-    with pytest.raises(OptionError, match="make a loss of their own"):
+    with pytest.raises(
+        OptionError, match=r"label_smoothing_factor \(0.1\) makes a loss of its own"
+    ):
         trainer(tmp_path, bert(), sentences(24), {}, **arguments)
     made = trainer(tmp_path, bert(), sentences(24), {"rounds": 1}, objective=smoothed, **arguments)
     made.train()
@@ -389,7 +408,6 @@ def test_no_window_goes_beyond_the_last_step(tmp_path: Path) -> None:
     ("look_ahead", "message"),
     [
         ({"depth": 3}, "look_ahead has no 'depth'; it knows effort, group_by"),
-        ({"keep": "weights"}, "no place for weights"),
         ({"horizon": 0}, "horizon must be a number of steps, at least 1"),
     ],
 )

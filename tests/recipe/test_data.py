@@ -17,6 +17,11 @@ from tests.recipe.base import BASE, refused
         ("data.columns.features=[]", "data.columns.features: must have at least 1 item"),
         ("data.label_noise.fraction=2", "data.label_noise.fraction: must be less than 1"),
         ("data.columns={prompt: p}", "belong together, but there is no completion"),
+        ("data.columns={prompt: p, chosen: c}", "belong together, but there is no rejected"),
+        (
+            "data.columns={prompt: p, completion: q, chosen: c, rejected: r}",
+            "give completion, or chosen and rejected, but not both",
+        ),
         ("data.columns={text: t, features: [x]}", "data.columns: give exactly one of features"),
         ("data.columns={}", "messages, but got none"),
         ("data.columns={text: t, image_shape: [2, 2]}", "image_shape is for features; remove it"),

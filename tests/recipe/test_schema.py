@@ -35,6 +35,7 @@ TEXT: dict[str, Any] = {
     "model": {"pretrained": "m"},
     "objective": "causal_lm",
 }
+PAIRS = "data.columns={prompt: p, chosen: c, rejected: r}"
 TWO = "data.validation={one: a, other: b}"
 
 
@@ -83,12 +84,12 @@ def test_label_noise_and_knn_shapley_need_classes() -> None:
         ),
         (
             ["model={pretrained: m}"],
-            "objective: a pretrained model has causal_lm or sequence_classification but got class",
+            "objective: a pretrained model has causal_lm or sequence_classification or preference",
         ),
         (
             ["data.columns={messages: m}"],
             "data.columns.features: is required by objective classification; messages is for "
-            "causal_lm and sequence_classification.",
+            "causal_lm.",
         ),
     ],
 )
@@ -109,6 +110,13 @@ def test_what_does_not_go_together_is_told(overrides: list[str], message: str) -
             ["training.checkpointing=true", "selection.jump=exact"],
             "training.checkpointing: selection.jump exact goes example by example, where layers",
         ),
+        (["objective=preference"], "data.columns.chosen: is required by objective preference."),
+        ([PAIRS], "data.columns.chosen: is for objective preference; causal_lm needs text."),
+        (
+            [PAIRS, "objective=preference", "score={sample: 100}"],
+            "score.sample: predicts from a row alone, and preferences are about a reference",
+        ),
+        (["training.beta=0.2"], "training.beta: is for objective preference but got causal_lm."),
         (
             ["objective=sequence_classification", "data.columns.label=null"],
             "data.columns.label: is required by objective sequence_classification.",
@@ -130,11 +138,12 @@ def test_a_policy_goes_with_the_objectives_that_its_facts_allow(
 ) -> None:
     facts = OBJECTIVES[objective]
     raw = (TEXT if facts.reads == "text" else BASE) | {"objective": objective}
+    pairs = [PAIRS] if facts.pairs else []
     if POLICIES[policy].labels and (facts.reads, facts.label) != ("features", "classes"):
         with pytest.raises(RecipeError, match=f"{policy} needs class labels and fixed features"):
-            check_recipe(raw, [f"selection.policy={policy}"])
+            check_recipe(raw, [*pairs, f"selection.policy={policy}"])
     else:
-        assert check_recipe(raw, [f"selection.policy={policy}"]).selection.policy == policy
+        assert check_recipe(raw, [*pairs, f"selection.policy={policy}"]).selection.policy == policy
 
 
 def test_only_cheap_policies_are_compared_with() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curate.datasets import IGNORED
+from curate.datasets import IGNORED, ByExample, Sequences
 from curate.errors import ModelError
 from curate.models.objectives.base import Batch, Model, Objective
 
@@ -18,7 +18,7 @@ class LabelsObjective(Objective):
     It compares `model(**inputs).logits` with the labels: cross-entropy for a class per
     example, labels of shape (n,); squared error for a number per example; cross-entropy summed
     over tokens for labels of shape (n, tokens). Labels of -100 are left out, and an example
-    counts for as many terms as it has labels.
+    counts for as many terms as it has labels. The model gets `Sequences` as one flattened row.
 
     shifts: whether token t is predicted at position t - 1, as causal language models do.
     counts_first: whether a first token, which then has no prediction, counts all the
@@ -38,6 +38,9 @@ class LabelsObjective(Objective):
             return (logits.reshape(labels.shape) - labels).square()
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
+        if isinstance(batch, Sequences):
+            per_token = F.cross_entropy(logits[0], labels[batch.inside], reduction="none")
+            return batch.sums(per_token)
         if labels.ndim == 1:
             return F.cross_entropy(logits, labels, reduction="none")
         per_token = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
@@ -77,7 +80,8 @@ class LabelsObjective(Objective):
         return labels
 
     def _logits(self, model: Model, batch: Batch) -> Tensor:
-        inputs = {key: value for key, value in batch.items() if key not in self._left_out}
+        given = batch.collated() if isinstance(batch, ByExample) else batch
+        inputs = {key: value for key, value in given.items() if key not in self._left_out}
         shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
         if shifted is not None and not {"decoder_input_ids", "decoder_inputs_embeds"} & {*inputs}:
             inputs["decoder_input_ids"] = shifted(labels=batch["labels"])
@@ -117,7 +121,8 @@ def find_shift(model: Model, batch: Batch, unknown_to_model: Collection[str] = (
     Raises:
         ModelError: it computes none, or neither that of shifted labels nor of those as they are.
     """
-    inputs = {key: value for key, value in batch.items() if key not in unknown_to_model}
+    given = batch.collated() if isinstance(batch, ByExample) else batch
+    inputs = {key: value for key, value in given.items() if key not in unknown_to_model}
     for shake in (False, True):
         with _shaken(model) if shake else nullcontext():
             loss = getattr(model(**inputs), "loss", None)

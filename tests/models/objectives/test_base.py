@@ -25,6 +25,14 @@ def batch_for(name: str) -> tuple[Any, dict[str, Tensor]]:
         return layer, {"features": features, "label": classes}
     labels, table = classes, nn.Embedding(9, 5)
     ids = torch.randint(0, 9, (COUNT, 7), generator=generator)
+    if name == "preference":
+        pairs = {"input_ids": ids.view(COUNT, 1, 7).repeat(1, 2, 1) % 9}
+        pairs["input_ids"][:, 1] = (pairs["input_ids"][:, 1] + 1) % 5
+        pairs["input_ids"] %= 5
+        ones = torch.ones_like(pairs["input_ids"])
+        known = dict.fromkeys(("ref_chosen_logps", "ref_rejected_logps"), torch.zeros(COUNT))
+        pairs |= {"attention_mask": ones, "completion_mask": ones, **known}
+        return (lambda input_ids, **_: SimpleNamespace(logits=table(input_ids))), pairs
     if name == "causal_lm":
         labels = (ids % 5).masked_fill(ids > 6, -100)
         return (lambda ids: SimpleNamespace(logits=table(ids))), {"ids": ids, "labels": labels}
