@@ -26,7 +26,7 @@ from curate.datasets.references import refuse_outside
 from curate.datasets.session import PREFIX, handed
 from curate.errors import DataError, MissingExtraError, RunError
 from curate.runtime.large import released
-from curate.runtime.tables import read_mapped
+from curate.runtime.tables import EMBEDDED, brings_files, embedded, read_mapped
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -120,8 +120,10 @@ def fingerprint_of(data: Dataset) -> dict[str, Any]:
     Costs one pass over it, at about a gigabyte a second.
     """
     digest = hashlib.blake2b(repr(data.features).encode(), digest_size=8)
-    for part in data.with_format("arrow").iter(FINGERPRINT_ROWS):
-        for batch in part.combine_chunks().to_batches():
+    files = brings_files(data.features)  # what is in them counts, not what they are called
+    for part in data.with_format("arrow").iter(EMBEDDED if files else FINGERPRINT_ROWS):
+        whole = embedded(part) if files else part
+        for batch in whole.combine_chunks().to_batches():
             digest.update(batch.serialize())
         released()
     return {"rows": len(data), "columns": data.column_names, "fingerprint": digest.hexdigest()}

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
-from datasets.table import embed_table_storage, table_cast
+from datasets.table import table_cast
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
 
@@ -25,11 +25,10 @@ from curate.errors import OutputError
 from curate.output.audit_log import FORMERLY
 from curate.output.rows import RowViewer, Shown, in_python
 from curate.output.scores import SavedScores
-from curate.output.shards import LOCAL
 from curate.output.words import visible
 from curate.recipe import Recipe, load_recipe
 from curate.runtime.large import released
-from curate.runtime.tables import read_mapped
+from curate.runtime.tables import embedded, read_mapped
 from curate.runtime.tables import take as rows_at
 
 PROVENANCE, DROPPED = "provenance.json", "dropped.parquet"
@@ -299,7 +298,7 @@ def store_dropped(folder: Path, table: Dataset, scores: SavedScores) -> None:
     parts, size = list[pa.Table](), 0
     for first in range(0, len(rows), AT_A_TIME):
         some = rows_at(table, np.array([places[row] for row in rows[first : first + AT_A_TIME]]))
-        parts.append(embed_table_storage(table_cast(some, schema), **LOCAL))
+        parts.append(embedded(table_cast(some, schema)))
         size += parts[-1].nbytes
         if first and size > STORED_BYTES:
             parts.pop()

@@ -3,28 +3,22 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
-from datasets.features.features import require_storage_embed
-from datasets.table import embed_table_storage, table_cast
+from datasets.table import table_cast
 from numpy.typing import NDArray
 
 from curate.runtime.large import released
-from curate.runtime.tables import take
+from curate.runtime.tables import EMBEDDED, brings_files, embedded, take
 
 MOST_ROWS, MOST_BYTES = 2**15, 2**22
 """Of a batch, about; rows that bring outside files with them come `EMBEDDED` at a time."""
-EMBEDDED = 64
-_EMBED = signature(embed_table_storage)
 SHARD_BYTES = 500 * 10**6
 """Of a file of rows, at most but for its last batch."""
-LOCAL = {"remote_files": False} if "remote_files" in _EMBED.parameters else {}
-"""Files that rows name are put in, addresses on a network stay what they are."""
 
 
 def batches(table: Dataset, places: NDArray[Any] | None = None) -> Iterator[pa.Table]:
@@ -70,7 +64,7 @@ def _write(folder: Path, table: Dataset, kept: NDArray[Any], schema: pa.Schema) 
     try:
         for rows in batches(table, kept):
             rows = table_cast(rows, schema)  # Arrow's forgets lengths, breaks nulls in lists
-            rows = embed_table_storage(rows, **LOCAL)
+            rows = embedded(rows)
             if writer is None or size + rows.nbytes > SHARD_BYTES:
                 if writer is not None:
                     writer.close()
@@ -86,7 +80,7 @@ def _write(folder: Path, table: Dataset, kept: NDArray[Any], schema: pa.Schema) 
 
 
 def _rows_at_a_time(table: Dataset) -> int:
-    if any(require_storage_embed(feature) for feature in table.features.values()):
+    if brings_files(table.features):
         return EMBEDDED
     data = table.data
     return int(np.clip(MOST_BYTES * len(data) // max(1, data.nbytes), 1, MOST_ROWS))

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
-from datasets.table import embed_table_storage, table_cast
+from datasets.table import table_cast
 
 from curate.datasets import Stream, fingerprint_of, refuse_outside, stream
 from curate.errors import UnfinishedError, UserError
 from curate.output.directory import made_with
-from curate.output.shards import LOCAL, write_shards
+from curate.output.shards import write_shards
 from curate.pipeline.reading import column_uses
 from curate.pipeline.scorer import ADDED, Scorer
 from curate.recipe import Pretrained
@@ -31,7 +31,7 @@ from curate.runtime.files import digest_of, write_whole, write_whole_text
 from curate.runtime.large import released
 from curate.runtime.progress import Phases
 from curate.runtime.resume import MARK, Unfinished
-from curate.runtime.tables import read_mapped
+from curate.runtime.tables import embedded, read_mapped
 
 ROWS, TEXTS = 2**15, 2**12
 """Rows of a part: what is lost at most when a run dies."""
@@ -169,7 +169,7 @@ class Pieces:
         refuse_outside(_dataset(table), self.path)  # in columns that are passed on, too
         scores = self.scorer.scores(table, where, self.path)
         rows = table.filter(pa.array(scores["kept"]))
-        rows = embed_table_storage(table_cast(rows, self.source.features.arrow_schema), **LOCAL)
+        rows = embedded(table_cast(rows, self.source.features.arrow_schema))
         places = pa.array(np.arange(first, first + len(table)))
         columns = {
             name: pa.array(scores[name], kind, from_pandas=True) for name, kind in ADDED.items()

@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 import torch
 
-from curate.datasets import read, read_features
+from curate.datasets import fingerprint_of, read, read_features
 from curate.errors import DataError
 
 
@@ -35,6 +35,13 @@ def test_rows_are_pictures_in_the_order_of_their_names(photos: Path) -> None:
     features = read_features(data, ["image"], "photos", dtype=torch.float32)
     assert features.shape == (4, 3, 5, 6)
     assert features[:, 0, 0, 0].tolist() == [20, 10, 30, 0]
+
+
+def test_a_picture_that_is_another_is_other_data(photos: Path) -> None:
+    prints = [fingerprint_of(read(str(photos)))["fingerprint"] for _ in range(2)]
+    picture(photos / "dog" / "a.png", shade=200)
+    prints.append(fingerprint_of(read(str(photos)))["fingerprint"])
+    assert prints[0] == prints[1] != prints[2]
 
 
 def test_a_folder_without_pictures_is_no_class(photos: Path) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_from_disk
 
-from curate import apply, check_recipe, select
+from curate import apply, check_recipe, run_select
 from curate.datasets import streaming
 from curate.errors import DataError, OutputError, UnfinishedError, UserError
 from curate.pipeline import apply as room
@@ -54,7 +54,7 @@ def selection(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "selection": {"keep": {"fraction": 0.8}, "judge": False},
         "score": {"sample": 200},
     }
-    select(check_recipe(recipe), folder / "kept")
+    run_select(check_recipe(recipe), folder / "kept")
     return folder / "kept"
 
 
