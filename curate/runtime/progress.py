@@ -84,10 +84,11 @@ class Phases:
             file=sys.stderr,
             bar_format=FORM,
         ) as bar:
-            pace = _Pace(start, total)
+            pace = Pace(start, total)
 
             def tick(count: int = 1) -> None:
-                if not hidden and (now := pace.tick(count)) is not None:
+                now = pace.tick(count)
+                if now is not None and not hidden:
                     self._show(bar, name, pace, now, unit)
 
             try:
@@ -97,7 +98,7 @@ class Phases:
                 self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
                 self._outlook.finish(name, elapsed)
 
-    def _show(self, bar: Any, name: str, pace: "_Pace", now: float, unit: str) -> None:
+    def _show(self, bar: Any, name: str, pace: "Pace", now: float, unit: str) -> None:
         gone = sum(self.seconds.values()) + now - pace.start
         left = self._outlook.left(name, pace.share, now - pace.start, pace.whole(now))
         self._far = max(self._far, gone / (gone + left))  # a bar does not go back
@@ -106,7 +107,7 @@ class Phases:
         bar.set_description_str(f"{done}; {duration(gone)} gone, {duration(left)} left")
 
 
-class _Pace:
+class Pace:
     """How fast a phase is, by its later half: what a run before has done comes at once."""
 
     def __init__(self, start: float, total: int) -> None:

@@ -208,14 +208,14 @@ def test_stopped_anywhere_it_goes_on_and_comes_to_the_same_bits(
     monkeypatch.setattr(savepoints, "SHARE", float("inf"))
     left = iter(range(ticks))
 
-    class Counted(progress.tqdm):  # type: ignore[misc]
-        def update(self, *count: Any) -> None:
+    class Counted(progress.Pace):
+        def tick(self, count: int) -> float | None:
             if next(left, None) is None:
                 raise KeyboardInterrupt
-            super().update(*count)
+            return super().tick(count)
 
     with monkeypatch.context() as patch:
-        patch.setattr(progress, "tqdm", Counted)
+        patch.setattr(progress, "Pace", Counted)
         with pytest.raises(KeyboardInterrupt):
             run_select(made, there / "out")
     run_select(made, there / "out", resume=True)

@@ -9,7 +9,7 @@ from curate.errors import RecipeError
 from curate.recipe import built_in, load_recipe
 from tests.house import PROJECT
 
-SHIPPED = {"digits", "gpt2_wikitext", "llama_lora", "mnist_cnn", "mnist_mlp"}
+SHIPPED = {"digits", "dpo_lora", "gpt2_wikitext", "llama_lora", "mnist_cnn", "mnist_mlp"}
 CUT = "data: {train: mine.csv, columns: {features: [x], label: y}, validation: {fraction: 0.5}}"
 
 
@@ -25,7 +25,7 @@ def test_what_lies_in_the_working_directory_wins(here: Path) -> None:
 
 
 def test_an_unknown_name_lists_those_that_there_are(here: Path) -> None:
-    listed = r"digit: cannot read the recipe: No such file.*; built-in ones are digits, gpt2_wik"
+    listed = r"digit: cannot read the recipe: No such file.*; built-in ones are digits, dpo_lora"
     with pytest.raises(RecipeError, match=listed):
         load_recipe("digit")
     with pytest.raises(RecipeError, match=r"digits.yaml: cannot read the recipe: .* directory\.$"):

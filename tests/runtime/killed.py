@@ -37,13 +37,13 @@ def die() -> None:
 def in_a_step(comes: Callable[[], bool]) -> None:
     """As the progress bar counts them: of scoring, then of retraining."""
 
-    class Counted(progress.tqdm):
-        def update(self, *count: Any) -> None:
+    class Counted(progress.Pace):
+        def tick(self, count: int) -> float | None:
             if comes():
                 die()
-            super().update(*count)
+            return super().tick(count)
 
-    progress.tqdm = Counted
+    progress.Pace = Counted
 
 
 def within_a_savepoint(comes: Callable[[], bool]) -> None:

@@ -52,14 +52,14 @@ def stop(out: str, ticks: int, error: BaseException, *options: str) -> int:
     """Run until an error after so many steps, as the progress bar counts them."""
     left = iter(range(1, ticks))
 
-    class Counted(progress.tqdm):  # type: ignore[misc]
-        def update(self, *count: Any) -> None:
+    class Counted(progress.Pace):
+        def tick(self, count: int) -> float | None:
             if next(left, None) is None:
                 raise error
-            super().update(*count)
+            return super().tick(count)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(progress, "tqdm", Counted)
+        patch.setattr(progress, "Pace", Counted)
         patch.setattr(savepoints, "SHARE", float("inf"))  # one after every round
         return curate("recipe.yaml", "--out", out, "--quiet", *options)
 
