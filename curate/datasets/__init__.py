@@ -9,7 +9,12 @@ from curate.datasets.batches import (
     take,
 )
 from curate.datasets.collated import ByExample, Pairs, Sequences, is_flattened, owners_of
-from curate.datasets.columns import match_features, read_features, require_columns
+from curate.datasets.columns import (
+    match_features,
+    read_features,
+    refuse_nulls,
+    require_columns,
+)
 from curate.datasets.corrections import ROW, correct_labels, read_corrections
 from curate.datasets.csv_files import Use
 from curate.datasets.examples import Examples, Scaling, SourceExamples, TensorExamples, drawn
@@ -94,6 +99,7 @@ __all__ = [
     "read_corrections",
     "read_features",
     "read_numbers",
+    "refuse_nulls",
     "refuse_outside",
     "repeated",
     "require_columns",

@@ -42,8 +42,8 @@ def read_corrections(
     require_columns(data, [ROW, name], source)
     refuse_nulls(data, ROW, source)
     rows = data.select_columns([ROW]).with_format("numpy")[:][ROW]
-    whole = rows.dtype.kind in "iuf" and bool((rows == np.floor(rows)).all())
-    if not whole:
+    numbers = rows.ndim == 1 and rows.dtype.kind in "iuf"
+    if not numbers or not ((rows >= 0) & (rows < 2**53) & (rows == np.floor(rows))).all():
         raise DataError(
             f"{source}: column {ROW} holds {data.features[ROW]}; it must have the numbers of rows, "
             "as in scores.parquet."

@@ -196,6 +196,9 @@ def _joined(parts: list[Part]) -> tuple[pa.Table, Features]:
             own = table.schema.remove_metadata()
             schema = pa.unify_schemas([schema, own], promote_options="permissive")
     for path, table in parts:
+        if table.schema.equals(schema):
+            tables.append(table.replace_schema_metadata(None))
+            continue
         tables.append(pa.table([_column(path, table, field) for field in schema], schema=schema))
     features = Features.from_arrow_schema(schema)
     for name, feature in declared.items():
@@ -206,9 +209,10 @@ def _joined(parts: list[Part]) -> tuple[pa.Table, Features]:
 
 def _column(path: str, table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
     """A column of a table in a type that holds its values, null where the table has none."""
-    if field.name not in table.column_names:
+    place = table.schema.get_field_index(field.name)
+    if place < 0:
         return pa.nulls(len(table), field.type)
-    own = table.select([field.name]).replace_schema_metadata(None)
+    own = pa.table({field.name: table.column(place)})
     with _naming(path, f"the values of column {field.name}"):
         both = [pa.schema([field]).empty_table(), own]
         return pa.concat_tables(both, promote_options="permissive").column(0)

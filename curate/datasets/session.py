@@ -15,6 +15,11 @@ from curate.datasets.files import plain_table
 from curate.errors import DataError
 
 PREFIX = "session:"
+FAILURES = (
+    *(pa.ArrowException, pl.exceptions.PolarsError, ValueError, TypeError),
+    *(AttributeError, RuntimeError, IndexError, KeyError),
+)
+"""What libraries raise at data that they cannot take."""
 _HANDED: dict[str, Any] = {}
 
 
@@ -55,7 +60,20 @@ def as_dataset(data: Any, name: str) -> Dataset:
     Raises:
         DataError: it is something else, or its items are not alike.
     """
+    try:
+        return _converted(data, name)
+    except FAILURES as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataError(f"{name}: cannot be read as rows: {reason}.") from error
+
+
+def _converted(data: Any, name: str) -> Dataset:
     if isinstance(data, Dataset):
+        if data.format["type"] == "custom":
+            raise DataError(
+                f"{name}: has a transform of its own, which rows that are kept would lose; map it "
+                "(Dataset.map) first."
+            )
         return data
     if isinstance(data, Mapping) and all(isinstance(part, Dataset) for part in data.values()):
         raise DataError(f"{name}: has splits {', '.join(data)}; hand over one of them.")

@@ -109,7 +109,7 @@ def _require_outputs(trial: _Trial, classes: int) -> None:
     trial.model.set_mode(training=False)
     with torch.no_grad():
         output = trial.model.module(trial.batch(2)["features"])
-    if output.ndim == 2 and output.shape[1] < classes:
+    if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] < classes:
         raise ModelError(
             f"the model puts out {output.shape[1]} numbers for each example, but there are "
             f"{classes} classes; it needs one for each."

@@ -174,7 +174,10 @@ def _cleanlab(export: Export, stage: Path) -> str:
         }
         facts, answer = item.facts, item.given or item.predicted
         first = {**found, export.question: answer, **facts}
-        content = {column.name: column.text for column in export.content(item)}
+        content = {
+            column.name: column.text if column.number is None else repr(column.number)
+            for column in export.content(item)
+        }
         lines.append(first | {name: content[name] for name in content if name not in first})
     pl.DataFrame(lines, infer_schema_length=None).write_csv(stage / "label_issues.csv")
     if export.question == VERDICT:

@@ -50,14 +50,15 @@ class Shown:
     """One column of a row, as it can be looked at.
 
     text: what it says, or what a picture is of; spelled out where characters would do something.
-    turns: of a conversation, (role, text). picture: of an image, or a drawing of numbers (heat),
-    dark where they are high, a pixel each.
+    turns: of a conversation, (role, text). number: with all its digits. picture: of an image, or a
+    drawing of numbers (heat), dark where they are high, a pixel each.
     """
 
     name: str
     kind: Kind
     text: str
     turns: tuple[tuple[str, str], ...] = ()
+    number: float | None = None
     picture: PIL.Image.Image | None = None
 
 
@@ -155,7 +156,8 @@ class RowViewer:
             return Shown(name, "turns", "\n".join(f"{role}: {text}" for role, text in turns), turns)
         if isinstance(value, list):
             return _list(name, value)
-        return Shown(name, "value", visible(in_words(value, feature)))
+        number = value if type(value) is float else None
+        return Shown(name, "value", visible(in_words(value, feature)), number=number)
 
 
 def _is_text(feature: Any) -> bool:

@@ -71,6 +71,10 @@ def error_line(error: dict[str, Any], ratio: float | None = None) -> str:
     )
 
 
+WITH_TARGET = ("target alone", "everything and target")
+"""Ways to train that have the rows of the target among their rows."""
+
+
 def worth_line(worth: dict[str, Any]) -> str:
     """What choosing is worth, in one sentence, from `Worth.row`."""
     chosen, answer = worth["chosen"], ANSWERS[worth["answer"]]
@@ -79,7 +83,12 @@ def worth_line(worth: dict[str, Any]) -> str:
     if worth["share"] == 1:
         best = f"{chosen['rows']:,} rows, the best of {len(worth['tried'])} budgets tried"
         return f"{answer}; all rows are kept. With {best}, loss is {size} ({interval})"
-    return f"{answer}: loss is {size} than on everything ({interval})"
+    text = f"{answer}: loss is {size} than on everything ({interval})"
+    others = [way for way in worth["against"] if way["name"] in WITH_TARGET]
+    best = max(others, key=lambda way: way["gain"], default=chosen)
+    if best["gain"] <= chosen["gain"]:
+        return text
+    return f"{text}; {best['name']} does better still ({best['gain']:.3g} lower)"
 
 
 def corrections_line(relabelled: dict[str, Any], worth: dict[str, Any] | None) -> str:

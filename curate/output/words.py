@@ -157,16 +157,17 @@ def columns(rows: list[list[str]]) -> list[str]:
 def worth_cells(worth: dict[str, Any]) -> list[list[str]]:
     """What is kept and what else was trained on, judged by target rows; the first row is the head.
 
-    From `Worth.row`. Gains are over everything, in loss, with their 95 % intervals.
+    From `Worth.row`. Gains are over everything, in loss, with their 95 % intervals; where fewer or
+    more rows judge than judge what is kept, losses are of those.
     """
-    chosen = worth["chosen"]
+    chosen, judging = worth["chosen"], worth["judging"]
     metrics = [*chosen["metrics"]]
     tried = [way for way in worth["tried"] if way["share"] != chosen["share"]]
     ways = sorted([chosen, *worth["against"], *tried], key=lambda way: way["loss"])
     head = ["trained on", "rows", "loss", *metrics, "gain", "interval", "without stopping"]
     body = [
         [
-            way["name"] if way["share"] is None else f"{way['name']}, {way['share']:.0%}",
+            _named(way) + (f", by {way['judging']:,} rows" if way["judging"] != judging else ""),
             f"{way['rows']:,}",
             *(f"{value:.3f}" for value in (way["loss"], *map(way["metrics"].get, metrics))),
             *_gain(way),
@@ -175,6 +176,10 @@ def worth_cells(worth: dict[str, Any]) -> list[list[str]]:
         for way in ways
     ]
     return [head, *body]
+
+
+def _named(way: dict[str, Any]) -> str:
+    return way["name"] if way["share"] is None else f"{way['name']}, {way['share']:.0%}"
 
 
 def _gain(way: dict[str, Any]) -> tuple[str, str]:

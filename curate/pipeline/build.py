@@ -93,6 +93,8 @@ def build_rule(recipe: Recipe, model: FlatModel) -> Rule:
 
 def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     """The device of this rank: `auto` is CUDA where there is one, a different one per rank."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ModelError(f"device: must be auto, cpu or cuda but got {name!r}.")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cuda" and not count:
         raise ModelError("--device cuda: this torch sees no CUDA device; use cpu or auto.")

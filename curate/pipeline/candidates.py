@@ -18,6 +18,7 @@ from curate.datasets import (
     TokenExamples,
     fingerprint_of,
     pick_rows,
+    refuse_nulls,
     require_columns,
 )
 from curate.errors import DataError
@@ -52,6 +53,7 @@ class Candidates:
     known: what they were read by.
     goal: what is to be low on the targets; the loss of training if None. groupings: target -> the
     values of the column that it is balanced by, of every row of its source; worst: see `Groups`.
+    undivided: of a half, the terms of every group in the whole target.
     formerly: the labels of the candidates before corrections, shape (N,), and relabelled: whose
     and how many; None without corrections.
     """
@@ -69,6 +71,7 @@ class Candidates:
     known: Known
     goal: Objective | None = None
     groupings: dict[str, Array] = field(default_factory=dict)
+    undivided: dict[str, Tensor] | None = None
     worst: float = 0.0
     formerly: Tensor | None = None
     relabelled: dict[str, Any] | None = None
@@ -111,16 +114,28 @@ class Candidates:
                 examples,
                 self.target_weights[name],
                 self.goal,
-                self._groups_of(examples, self.groupings.get(name)),
+                self._groups_of(name),
             )
             for name, examples in self.validation.items()
         )
 
-    def _groups_of(self, examples: SourceExamples, values: Array | None) -> Groups | None:
-        if values is None:
+    def _groups_of(self, name: str) -> Groups | None:
+        """The groups of a target; in a half of one a row counts as in the whole.
+
+        The worst group is that of the half, since it is not known which that of the whole is.
+        """
+        if name not in self.groupings:
             return None
+        of, own = self._terms_of(name)
+        if self.worst or self.undivided is None:
+            return Groups(of, own, self.worst)
+        return Groups(of, self.undivided[name] * self._share_of(name))
+
+    def _terms_of(self, name: str) -> tuple[Tensor, Tensor]:
+        """The group of every row of a target, and the terms in the losses of every group."""
+        examples, values = self.validation[name], self.groupings[name]
         names, codes = np.unique(values[examples.rows.numpy()], return_inverse=True)
-        of = torch.from_numpy(codes)
+        of = torch.from_numpy(codes)  # a half has rows of all groups
         if self.goal is None:
             ones = torch.ones(len(examples))
             sizes = examples.terms() if _counts_tokens(examples) else ones
@@ -128,8 +143,12 @@ class Candidates:
             cpu = torch.device("cpu")
             batches = (examples.batch(rows, cpu) for rows in examples.chunks(AT_ONCE))
             sizes = torch.cat([self.goal.sizes(batch) for batch in batches])
-        terms = torch.zeros(len(names), dtype=torch.float64).index_add_(0, of, sizes.double())
-        return Groups(of, terms, self.worst)
+        return of, torch.zeros(len(names), dtype=torch.float64).index_add_(0, of, sizes.double())
+
+    def _share_of(self, name: str) -> float:
+        """What the rows of a half weigh in the mean over the groups of the whole target."""
+        assert self.undivided is not None
+        return float((self._terms_of(name)[1] / self.undivided[name]).mean())
 
     @property
     def target_rows(self) -> int:
@@ -144,12 +163,36 @@ class Candidates:
             DataError: a validation set has fewer than two rows.
         """
         one, other = divide(self.validation, 0.5, HALVING)
-        return replace(self, validation=one), replace(self, validation=other)
+        for name, values in self.groupings.items():
+            examples = self.validation[name]
+            groups = values[examples.rows.numpy()]
+            names, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
+            if counts.min() < 2:
+                raise DataError(
+                    f"target.balance: {names[counts.argmin()]} is one row of {name}, too few to "
+                    "score by one half of the rows and judge by the other; add rows of it."
+                )
+            drawn = np.random.default_rng(HALVING).permutation(len(examples))
+            order = torch.from_numpy(drawn[np.argsort(codes[drawn], kind="stable")])
+            one[name] = examples.take(order[1::2].sort().values)
+            other[name] = examples.take(order[::2].sort().values)
+        whole = {name: self._terms_of(name)[1] for name in self.groupings}
+        return (
+            replace(self, validation=one, undivided=whole),
+            replace(self, validation=other, undivided=whole),
+        )
 
     def half_shares(self) -> Array:
         """The share that each half has of every validation set's terms, shape (2, V), sums 1."""
-        parts = [half.validation.values() for half in self.halves]
-        terms = np.array([[_terms(examples) for examples in part] for part in parts])
+        terms = np.array(
+            [
+                [
+                    half._share_of(name) if name in self.groupings else _terms(examples)
+                    for name, examples in half.validation.items()
+                ]
+                for half in self.halves
+            ]
+        )
         shares: Array = terms / terms.sum(axis=0)
         return shares
 
@@ -254,6 +297,7 @@ def read_candidates(recipe: Recipe) -> Candidates:
     goal, groupings = recipe.target or TargetSection(), dict[str, Array]()
     for target, held in held_by.items() if goal.balance is not None else ():
         rows = tables.get(str(held), source)
+        refuse_nulls(rows, str(goal.balance), "target.balance")
         groupings[target] = group_values(rows, str(goal.balance), "target.balance")
     left_out = {where: sources[where]["rows"] - count for where, count in used.items()}
     return Candidates(

@@ -71,6 +71,9 @@ def run_init(asked: Asked, out: Path, *, overwrite: bool = False) -> dict[str, A
             already, or it cannot be written.
     """
     _refuse_there(out, overwrite)
+    for path in (asked.path, asked.validation):
+        if path is not None and out.exists() and Path(path).exists() and out.samefile(path):
+            raise OutputError(f"{out}: is the data itself; give another --out.")
     looked = _look(asked)
     same = _alike(looked)
     recipe, notes = _recipe(asked, looked, same)

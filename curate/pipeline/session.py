@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import datasets
 import polars as pl
 import torch
 from datasets import Dataset, DatasetDict, load_from_disk
 from torch import nn
 
 from curate.datasets import PREFIX, as_dataset, handing
-from curate.errors import ModelError, OptimizerError
+from curate.errors import ModelError, OptimizerError, RecipeError
 from curate.output.closing import closing_html, closing_lines
 from curate.output.verdict import worth_line
 from curate.pipeline.select import run_select
@@ -27,11 +28,12 @@ from curate.rules import RULES
 from curate.rules.from_torch import refuse_unmodeled, unwrap
 from curate.runtime.progress import Phases
 
+SECTIONS = ("columns", "data", "target", "training", "selection", "score", "evaluation", "tune")
 OPTIONS = ("device", "overwrite", "resume", "phases", "say", "ranks", "trackers")
 """Settings that are for `run_select`; all others are sections of a recipe."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selected:
     """What `select` kept, and what that is worth.
 
@@ -58,6 +60,10 @@ class Selected:
         """Whether choosing pays, and how much, in one sentence."""
         worth = self.summary.get("worth")
         return "what choosing is worth was not measured" if worth is None else worth_line(worth)
+
+    def __repr__(self) -> str:
+        kept, of = self.summary["kept"], self.summary["candidates"]
+        return f"Selected({kept:,} of {of:,} rows; {self.verdict})"
 
     def __str__(self) -> str:
         return closing_lines(self.summary)
@@ -118,16 +124,29 @@ def select(
     if model is not None:
         recipe["model"] = session.model(model)
     if optimizer is not None:
-        section = optimizer if isinstance(optimizer, Mapping) else read_optimizer(optimizer, model)
-        recipe["training"] = {**recipe.get("training", {}), "optimizer": section}
+        training = recipe.get("training") or {}
+        section = optimizer
+        if not isinstance(optimizer, Mapping):
+            section = read_optimizer(optimizer, model)
+            if "schedule" not in training and _scheduled(optimizer):
+                raise OptimizerError(
+                    "the optimizer has a schedule of its learning rate, which cannot be read; say "
+                    'it: training={"schedule": {"kind": "linear", "warmup_steps": 10}}.'
+                )
+        recipe["training"] = {**training, "optimizer": section}
     folder = Path(tempfile.mkdtemp(prefix="curate-")) if out is None else None
     where = Path(out) if out is not None else Path(str(folder)) / "selected"
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     try:
         with handing(session.objects):
             found = Selected(where, run_select(check_recipe(recipe), where, **options))
     except BaseException:
         _remove(folder)
         raise
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
     weakref.finalize(found, _remove, folder)
     return found
 
@@ -151,10 +170,15 @@ class _Session:
         settings: Mapping[str, Any],
     ) -> dict[str, Any]:
         """The recipe without its model."""
-        data = {"columns": columns or {"features": ["features"]}, **settings.get("data", {})}
+        for name, value in {"columns": columns, **settings}.items():
+            if name in SECTIONS and not (value is None or isinstance(value, Mapping)):
+                raise RecipeError(f"{name}: must be a mapping of keys but got {value!r}.")
+        data = {"columns": columns or {"features": ["features"]}, **(settings.get("data") or {})}
         data["train"] = self._source(train, "train")
         if isinstance(validation, Mapping) and not {*validation} & {"fraction", "path"}:
-            data["validation"] = {n: self._source(part, n) for n, part in validation.items()}
+            data["validation"] = {
+                name: self._source(part, f"validation/{name}") for name, part in validation.items()
+            }
         else:
             data["validation"] = self._source(validation, "validation")
         if "relabelled" in data:
@@ -164,7 +188,7 @@ class _Session:
         recipe = {name: value for name, value in settings.items() if name != "test"}
         if callable(objective := settings.get("objective")):
             recipe["objective"] = self._hand(objective, "objective")
-        if callable((target := settings.get("target", {})).get("loss")):
+        if callable((target := settings.get("target") or {}).get("loss")):
             recipe["target"] = {**target, "loss": self._hand(target["loss"], "goal")}
         return recipe | {"data": data}
 
@@ -193,6 +217,11 @@ class _Session:
         return PREFIX + name
 
 
+def _scheduled(optimizer: Any) -> bool:
+    """Whether a scheduler of torch has set its learning rates."""
+    return any("initial_lr" in group for group in unwrap(optimizer).param_groups)
+
+
 def read_optimizer(optimizer: Any, model: Any) -> dict[str, Any]:
     """The section of a recipe that says what an optimizer of torch does, group by group.
 
@@ -202,8 +231,16 @@ def read_optimizer(optimizer: Any, model: Any) -> dict[str, Any]:
     optimizer = unwrap(optimizer)
     refuse_unmodeled(optimizer)
     kind = next(name for name, rule in RULES.items() if rule.TORCH is type(optimizer))
-    members = model.named_parameters() if isinstance(model, nn.Module) else ()
-    names = {id(p): name for name, p in members}
+    names = dict[int, str]()
+    if isinstance(model, nn.Module):
+        names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if missing := [name for number, name in names.items() if number not in held]:
+            raise OptimizerError(
+                f"the optimizer does not hold {missing[0]}, which the model trains "
+                f"({len(missing)} of {len(names)} parameters); add it, or freeze it "
+                "(requires_grad_(False))."
+            )
     sections = []
     for group in optimizer.param_groups:
         own = "adamw" if group.get("decoupled_weight_decay") else kind

@@ -114,6 +114,7 @@ class Appraiser:
         self.job = self.retraining.job
         self.juries = self.retraining.juries
         self.guesses: dict[float | None, Guesses | None] = {}
+        self.turns: dict[float | None, int] = {}  # how many juries a budget was judged by
 
     def weigh(self, unlike: float = 0.0) -> Worth:
         """Find a budget where the recipe leaves it open, and say what it is worth.
@@ -126,14 +127,15 @@ class Appraiser:
         auto = bool(self.job.recipe.selection.keep.auto)
         tried = self._search(unlike) if auto else [self.kept(None)]
         share, chosen = self._one_standard_error(tried) if auto else (None, tried[0])
-        rows = len(self.job.data.examples)
-        against = [self._compare("everything", rows, self.everything)]
+        rows, turns = len(self.job.data.examples), self.turns[chosen.share]
+        against = [self._compare("everything", rows, self.everything[:turns])]
         if (formerly := self.job.data.formerly) is not None:
             read = self.job.data.examples.with_labels(formerly)
-            measured = self.retraining.on(read, None, self.juries)
+            measured = self.retraining.on(read, None, self.juries[:turns])
             against.append(self._compare(AS_READ, rows, measured))
         if share != 1:
-            against += self._others(None if share is None else Budget(fraction=share))
+            budget = None if share is None else Budget(fraction=share)
+            against += self._others(budget, self.juries[:turns])
         return Worth(
             answer=_answer(chosen, against, kept=share != 1),
             share=share,
@@ -165,7 +167,7 @@ class Appraiser:
             compared = self._compare("kept", round(float(np.mean(rows))), measured, share)
             if abs(compared.gain) > SURE * compared.error:
                 break
-        self.guesses[share] = measured[0].guesses
+        self.guesses[share], self.turns[share] = measured[0].guesses, len(measured)
         return compared
 
     def _search(self, unlike: float) -> list[Compared]:
@@ -199,8 +201,8 @@ class Appraiser:
         assert chosen.share is not None
         return chosen.share, chosen
 
-    def _others(self, budget: Budget | None) -> list[Compared]:
-        """What a skeptic would try instead of what such a budget keeps.
+    def _others(self, budget: Budget | None, juries: Sequence[int]) -> list[Compared]:
+        """What a skeptic would try instead of what such a budget keeps, judged by the same juries.
 
         Where target rows are trained on, they are those of the half that is not the first jury.
         """
@@ -213,7 +215,7 @@ class Appraiser:
         rows, count = np.arange(len(joined)), len(data.examples)
         train = self.retraining.on
         return [
-            self._compare("random", len(alike), train(data.examples, alike, self.juries)),
+            self._compare("random", len(alike), train(data.examples, alike, juries)),
             self._compare("target alone", len(rows) - count, train(joined, rows[count:], [jury])),
             self._compare("everything and target", len(rows), train(joined, rows, [jury])),
         ]

@@ -20,7 +20,7 @@ class TargetSection(Section):
     balance: Annotated[str, Field(min_length=1)] | None = None
     """A column of the validation rows, such as the label: every value of it counts the same in the
     mean, however many rows have it."""
-    worst: Annotated[float, Field(gt=0)] | None = None
+    worst: Annotated[float, Field(gt=0, le=1000)] | None = None
     """With `balance`: how far the group with the highest loss counts more than the others: the log
     mean exp of `worst` times the losses, over `worst`; 0 would be the mean, 100 is the worst alone.
     """

@@ -101,7 +101,7 @@ class Phases:
     def _show(self, bar: Any, name: str, pace: "Pace", now: float, unit: str) -> None:
         gone = sum(self.seconds.values()) + now - pace.start
         left = self._outlook.left(name, pace.share, now - pace.start, pace.whole(now))
-        self._far = max(self._far, gone / (gone + left))  # a bar does not go back
+        self._far = max(self._far, gone / max(gone + left, 1e-9))  # a bar does not go back
         bar.n = self._far
         done = f"{name}: {pace.done:,} of {pace.total:,} {unit}s"
         bar.set_description_str(f"{done}; {duration(gone)} gone, {duration(left)} left")

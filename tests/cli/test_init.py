@@ -24,5 +24,8 @@ def test_it_looks_writes_and_says_what_comes_next(
     assert Path("recipe.yaml").read_text() == before
     assert run(cli, ["init", "rows.csv", "--label", "height", "--overwrite"]) == 0
     assert "label: height" in Path("recipe.yaml").read_text()
+    before = Path("rows.csv").read_text()
+    assert run(cli, ["init", "rows.csv", "--out", "rows.csv", "--overwrite"]) == 2
+    assert Path("rows.csv").read_text() == before
     assert run(cli, ["init", "gone.csv", "--out", "other.yaml"]) == 2
     assert not Path("other.yaml").exists()

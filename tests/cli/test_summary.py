@@ -21,7 +21,11 @@ SELECTED: dict[str, Any] = {"policy": "look_ahead", "candidates": 72, "steps": 1
 
 def way(name: str, gain: float, **others: Any) -> dict[str, Any]:
     ends = {"low": gain - 0.1, "high": gain + 0.1, "loss": 1 - gain, "last": 1 - gain}
-    return {"name": name, "rows": 50, "share": None, "gain": gain, "metrics": {}} | ends | others
+    return (
+        {"name": name, "rows": 50, "share": None, "judging": 12, "gain": gain, "metrics": {}}
+        | ends
+        | others
+    )
 
 
 WORTH: dict[str, Any] = {

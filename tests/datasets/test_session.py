@@ -69,6 +69,13 @@ def test_an_item_is_looked_at_once() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
+        (pd.Series([1, 2], name="x"), "train: is a Series|train: cannot be read as rows"),
+        (pd.DataFrame({"x": [1, "a"]}), "train: cannot be read as rows"),
+        (pl.LazyFrame({"x": [1]}).select("y"), "train: cannot be read as rows"),
+        (
+            Dataset.from_dict(COLUMNS).with_transform(lambda batch: batch),
+            "train: has a transform of its own",
+        ),
         (iter([1]), "train: is a list_iterator; hand over a datasets.Dataset"),
         ([], "train: has no rows"),
         ([(1, 2), (1, 2, 3)], "train: its items must be mappings, or pairs"),

@@ -20,7 +20,11 @@ SELECTED: dict[str, Any] = {
 
 def way(name: str, gain: float, **others: Any) -> dict[str, Any]:
     ends = {"low": gain - 0.1, "high": gain + 0.1, "loss": 1 - gain, "last": 1 - gain}
-    return {"name": name, "rows": 50, "share": None, "gain": gain, "metrics": {}} | ends | others
+    return (
+        {"name": name, "rows": 50, "share": None, "judging": 12, "gain": gain, "metrics": {}}
+        | ends
+        | others
+    )
 
 
 WORTH: dict[str, Any] = {

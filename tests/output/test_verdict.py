@@ -55,13 +55,18 @@ def test_an_error_is_told_with_its_terms() -> None:
 
 def worth(gain: float, share: float | None, answer: str) -> dict[str, Any]:
     chosen = {"rows": 970, "gain": gain, "low": gain - 0.05, "high": gain + 0.05}
-    return {"chosen": chosen, "share": share, "answer": answer, "tried": [chosen, chosen]}
+    return {"chosen": chosen, "share": share, "answer": answer, "tried": [chosen, chosen]} | {
+        "against": [{"name": "everything", "gain": 0.0}, {"name": "target alone", "gain": 0.3}]
+    }
 
 
 def test_the_worth_of_choosing_in_a_sentence() -> None:
-    assert worth_line(worth(0.25, 0.8, "pays")) == (
-        "choosing pays: loss is 0.25 lower than on everything (95 % interval of the gain 0.2 to "
-        "0.3)"
+    assert worth_line(worth(0.25, 0.8, "pays")).endswith(
+        "; target alone does better still (0.3 lower)"
+    )
+    assert worth_line(worth(0.35, 0.8, "pays")) == (
+        "choosing pays: loss is 0.35 lower than on everything (95 % interval of the gain 0.3 to "
+        "0.4)"
     )
     assert worth_line(worth(-0.5, 1, "does not pay")) == (
         "choosing does not pay; all rows are kept. With 970 rows, the best of 2 budgets tried, "

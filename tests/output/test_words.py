@@ -62,15 +62,21 @@ def test_columns_line_up_whatever_is_in_them() -> None:
 
 def way(name: str, gain: float, share: float | None = None) -> dict[str, Any]:
     ends = {"low": gain - 0.1, "high": gain + 0.1, "loss": 1 - gain, "last": 1.25}
-    return {"name": name, "rows": 1200, "share": share, "gain": gain, "metrics": {"f1": 0.5}} | ends
+    ends |= {"judging": 30, "metrics": {"f1": 0.5}}
+    return {"name": name, "rows": 1200, "share": share, "gain": gain} | ends
 
 
 def test_ways_to_train_are_sorted_by_loss_and_budgets_have_their_share() -> None:
     tried = [way("kept", 0.25, 0.7), way("kept", 0.5, 0.4)]
     against = [way("everything", 0.0), way("random", -0.5)]
-    head, *rows = worth_cells({"chosen": tried[0], "tried": tried, "against": against})
+    against[1]["judging"] = 60
+    worth = {"chosen": tried[0], "tried": tried, "against": against, "judging": 30}
+    head, *rows = worth_cells(worth)
     assert head == ["trained on", "rows", "loss", "f1", "gain", "interval", "without stopping"]
-    assert [row[0] for row in rows] == ["kept, 40%", "kept, 70%", "everything", "random"]
+    assert [row[0] for row in rows] == [
+        *("kept, 40%", "kept, 70%", "everything"),
+        "random, by 60 rows",
+    ]
     assert rows[0][1:] == ["1,200", "0.500", "0.500", "+0.500", "+0.400 to +0.600", "1.250"]
     assert rows[2][4:6] == ["", ""]  # against itself
 

@@ -79,6 +79,7 @@ def test_it_is_the_same_as_the_command(tmp_path: Path) -> None:
     assert found.verdict in str(found)
     assert str(found).endswith(f"wrote {tmp_path}/ours; to look at: {tmp_path}/ours/report.html")
     assert "<table>" in found._repr_html_()
+    assert repr(found) == f"Selected({len(kept)} of 96 rows; {found.verdict})"
 
 
 def test_a_module_is_started_from_as_it_is_and_left_so() -> None:
@@ -146,6 +147,25 @@ def test_several_targets_and_a_share_of_train() -> None:
     assert len(share.scores) == 72
 
 
+def test_targets_may_be_called_as_other_things_are() -> None:
+    found = [
+        curate.select(TRAIN, validation={name: CHECKED}, columns=COLUMNS, **QUICK)
+        for name in ("train", "model", "one")
+    ]
+    assert [len(own.scores) for own in found] == [96, 96, 96]
+    assert found[0].scores["influence"].equals(found[2].scores["influence"])
+
+
+def test_a_schedule_is_not_dropped() -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.1)
+    with pytest.raises(OptimizerError, match="has a schedule of its learning rate"):
+        curate.select(
+            TRAIN, validation=CHECKED, columns=COLUMNS, model=model, optimizer=optimizer, **QUICK
+        )
+
+
 def test_an_optimizer_is_read_group_by_group() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
     groups = [
@@ -174,14 +194,28 @@ def test_an_optimizer_is_read_group_by_group() -> None:
             }
         )
         assert checked.training.optimizer.lr == 1e-3
+    more = torch.optim.SGD([*groups, {"params": [nn.Parameter(torch.ones(2))]}], lr=1e-2)
     with pytest.raises(OptimizerError, match="several groups, and parameters that are none"):
-        read_optimizer(optimizer, nn.Linear(2, 2))
+        read_optimizer(more, model)
+
+
+def test_an_optimizer_of_other_parameters_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    some = torch.optim.AdamW(model[0].parameters())
+    with pytest.raises(OptimizerError, match=r"does not hold 1.weight, .*\(2 of 4 parameters\)"):
+        read_optimizer(some, model)
+    model[1].requires_grad_(False)
+    assert read_optimizer(some, model)["kind"] == "adamw"
+    with pytest.raises(OptimizerError, match=r"does not hold 0.weight"):
+        read_optimizer(torch.optim.AdamW(nn.Linear(4, 8).parameters()), model)
 
 
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
         ({"model": 3}, ModelError, "model: is a int; hand over a module"),
+        ({"training": "x"}, RecipeError, "training: must be a mapping of keys but got 'x'"),
+        ({"device": "tpu"}, ModelError, "device: must be auto, cpu or cuda but got 'tpu'"),
         ({"trainings": {}}, RecipeError, "trainings: unknown key; did you mean training"),
         ({"columns": {"features": ["z"]}}, DataError, "session:train: no column matches z"),
         ({"optimizer": torch.optim.LBFGS([torch.ones(1)])}, OptimizerError, "LBFGS is not modeled"),

@@ -84,6 +84,32 @@ def test_balanced_groups_count_alike_whatever_their_size(here: Path) -> None:
         assert float(shares[own].sum()) == pytest.approx(1 / 3)
     halves = data.half_targets
     assert [len(half.groups.terms) for half in halves if half.groups] == [3, 3]
+    losses = torch.rand(60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    places = dict(zip(target.examples.rows.tolist(), range(60), strict=True))
+    total = sum(half.weight for half in halves)
+    parts = 0.0
+    for half in halves:  # the mean over halves is that over the whole, odd groups or not
+        own = losses[[places[row] for row in half.examples.rows.tolist()]]
+        sums = torch.zeros(3, dtype=torch.float64).index_add_(0, half.groups.of, own)
+        parts += half.weight / total * half.groups.value(sums)
+        assert float(half.shares(own, torch.ones_like(own)).sum()) == pytest.approx(1.0)
+    sums = torch.zeros(3, dtype=torch.float64).index_add_(0, target.groups.of, losses)
+    assert parts == pytest.approx(target.groups.value(sums), rel=1e-12)
+
+
+def test_a_group_that_cannot_be_halved_is_refused(here: Path) -> None:
+    checked = pl.read_parquet("checked.parquet").with_columns(
+        side=pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("alone")).otherwise("side")
+    )
+    checked.write_parquet("checked.parquet")
+    data = prepare(recipe({"balance": "side"}), torch.device("cpu")).data
+    with pytest.raises(curate.CurateError, match=r"target.balance: alone is one row of validation"):
+        _ = data.halves
+    checked.with_columns(side=pl.when(pl.col("side") != "alone").then("side")).write_parquet(
+        "checked.parquet"
+    )
+    with pytest.raises(curate.CurateError, match=r"target.balance: column side is null at row 7"):
+        prepare(recipe({"balance": "side"}), torch.device("cpu"))
 
 
 def test_several_targets_are_shown_one_by_one(here: Path) -> None:

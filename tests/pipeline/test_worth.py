@@ -95,7 +95,8 @@ def test_other_labels_are_suggested_and_are_worth_what_they_gain(noisy: tuple[di
     )
     (read,) = (way for way in again["worth"]["against"] if way["name"] == AS_READ)
     (before,) = (way for way in summary["worth"]["against"] if way["name"] == "everything")
-    assert read["loss"] == pytest.approx(before["loss"], rel=1e-6)  # the same training
+    assert read["judging"] == again["worth"]["judging"]
+    assert read["loss"] == pytest.approx(before["loss"], abs=0.05)  # the same training, by others
     assert read["high"] < 0
     assert "On everything, they pay: loss is " in closing_lines(again)
     assert (
