@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import datasets
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from curate.datasets.files import digest, gathered
 from curate.datasets.rows import MOST
@@ -34,7 +34,7 @@ def _mostly(folder: "os.DirEntry[str]") -> bool:
 
 
 def read_folder(path: str) -> Dataset:
-    """The columns `image`, a file, and `label`, the name of its folder, in the order of both.
+    """The columns `image`, `label`, the name of its folder, and `file`, where it lies in `path`.
 
     Raises:
         DataError: a picture has no class, a folder of a class has folders, or what is no picture.
@@ -43,7 +43,8 @@ def read_folder(path: str) -> Dataset:
     if loose is not None:
         raise DataError(f"{loose.path}: lies in no folder, and so has no class; put it in one.")
     classes = [folder for folder in _folders(path) if _pictures(folder, path)]
-    features = Features({"image": Image(), "label": ClassLabel(names=[c.name for c in classes])})
+    label = ClassLabel(names=[folder.name for folder in classes])
+    features = Features({"image": Image(), "label": label, "file": Value("string")})
 
     def tables() -> Iterator[tuple[str, pa.Table]]:
         for number, folder in enumerate(classes):
@@ -51,7 +52,8 @@ def read_folder(path: str) -> Dataset:
             for first in range(0, len(files), MOST):
                 some = files[first : first + MOST]
                 cells = [{"bytes": None, "path": name} for name in some]
-                columns = {"image": cells, "label": [number] * len(some)}
+                files_of = [os.path.relpath(name, path) for name in some]
+                columns = {"image": cells, "label": [number] * len(some), "file": files_of}
                 yield folder.path, pa.table(columns, schema=features.arrow_schema)
 
     ((_, table),) = gathered(tables())

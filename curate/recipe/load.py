@@ -20,6 +20,8 @@ from curate.recipe.schema import Recipe
 
 WIDTH = 96
 """Columns of a line with a comment."""
+DATA = (".csv", ".tsv", ".jsonl", ".parquet", ".arrow")
+"""Endings of files that are no recipes."""
 TAG = "tag:yaml.org,2002:"
 SCALARS = (
     ("null", r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -51,6 +53,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file cannot be read, or a key is wrong; the message
             has the path of the key.
     """
+    if Path(path).suffix.lower() in DATA and Path(path).exists():
+        raise RecipeError(f"{path}: is data, not a recipe; curate init {path} writes one for it.")
     try:
         text = find_recipe(Path(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

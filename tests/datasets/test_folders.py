@@ -32,6 +32,7 @@ def test_rows_are_pictures_in_the_order_of_their_names(photos: Path) -> None:
     label = data.features["label"]
     names = [label.int2str(k) for k in data["label"]]
     assert names == ["cat: [x]", "cat: [x]", "dog", "dog"]
+    assert data["file"][:] == ["cat: [x]/10.PNG", "cat: [x]/2.png", "dog/a.png", "dog/b.png"]
     features = read_features(data, ["image"], "photos", dtype=torch.float32)
     assert features.shape == (4, 3, 5, 6)
     assert features[:, 0, 0, 0].tolist() == [20, 10, 30, 0]

@@ -170,3 +170,13 @@ def test_a_short_note_stands_beside_its_key() -> None:
         *("", "training:", "  epochs: 3  # passes", f"  # {'up ' * 29}up"),
         "  schedule: {kind: linear, warmup_steps: 2}",
     ]
+
+
+def test_data_is_not_a_recipe(tmp_path: Path) -> None:
+    for name in ("rows.csv", "rows.PARQUET"):
+        path = tmp_path / name
+        path.write_bytes(b"\xffPAR1")
+        with pytest.raises(
+            RecipeError, match=rf"{name}: is data, not a recipe; curate init .*{name}"
+        ):
+            load_recipe(path)
