@@ -143,7 +143,7 @@ def _logged() -> str:
         whole = parts[-1]
         for part in parts[:-1]:
             beside = whole[: len(part)].drop(
-                "realized", "predicted", "target_loss", "horizon", "steps"
+                "realized", "predicted", "target_loss", "horizon", "steps", "effort"
             )
             if not part.select(beside.columns).equals(beside):
                 return f"{folder}: what a killed run logged is not what happened"
