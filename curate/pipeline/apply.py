@@ -81,7 +81,7 @@ def run_apply(
             source = stream(data, split=split, uses=column_uses(scorer.recipe))
         if (finished := unfinished.finished) is not None:
             parts = source.tables(_rows_of(scorer))
-            if finished["fingerprint"] != digest_of([*map(_digest, parts)]):
+            if finished["fingerprint"] != digest_of([_digest(part, data) for part in parts]):
                 raise UserError(f"{out}: {data} has changed since; apply to it again.")
             return _told(finished, out)
         unfinished.lasting = True  # a row that cannot be read may be mended
@@ -134,7 +134,7 @@ class Pieces:
         counts: dict[str, Any] = {"kept": 0, "unscored": 0, "digests": []}
         first = 0
         for table in self.source.tables(_rows_of(self.scorer)):
-            digest = _digest(table)
+            digest = _digest(table, self.path)
             note = self._note(self.count)
             if note is not None and note["rows"] != digest:
                 raise UnfinishedError(
@@ -166,7 +166,6 @@ class Pieces:
 
     def _score(self, table: pa.Table, first: int, digest: str) -> dict[str, Any]:
         where = f"{self.path}, from row {first:,}"
-        refuse_outside(_dataset(table), self.path)  # in columns that are passed on, too
         scores = self.scorer.scores(table, where, self.path)
         rows = table.filter(pa.array(scores["kept"]))
         rows = embedded(table_cast(rows, self.source.features.arrow_schema))
@@ -221,12 +220,14 @@ def _told(summary: dict[str, Any], out: Path) -> dict[str, Any]:
     return {key: value for key, value in summary.items() if key not in ORIGIN} | {"out": str(out)}
 
 
-def _digest(table: pa.Table) -> str:
-    return str(fingerprint_of(_dataset(table))["fingerprint"])
+def _digest(table: pa.Table, path: str) -> str:
+    """Of rows, and of the files that they name; DataError, and none is read, if one lies outside.
 
-
-def _dataset(table: pa.Table) -> Dataset:
-    return Dataset(table, fingerprint="")  # which it would pickle the rows to find
+    path: where the rows came from.
+    """
+    rows = Dataset(table, fingerprint="")  # which it would pickle the rows to find
+    refuse_outside(rows, path)
+    return str(fingerprint_of(rows)["fingerprint"])
 
 
 def _write_arrow(rows: pa.Table, path: Path) -> None:

@@ -272,6 +272,9 @@ def test_a_row_makes_us_read_no_file(selection: Path, tmp_path: Path) -> None:
     pq.write_table(plain.select(schema.names).cast(schema), folder / "more.parquet")
     with pytest.raises(DataError, match="which is not below"):
         apply(selection, str(folder / "more.parquet"), tmp_path / "out")
+    secret.unlink()  # nobody looks whether it is there, either
+    with pytest.raises(DataError, match="which is not below"):
+        apply(selection, str(folder / "more.parquet"), tmp_path / "other")
 
 
 def test_what_cannot_be_applied_is_refused(selection: Path, more: Path, tmp_path: Path) -> None:
