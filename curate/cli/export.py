@@ -4,20 +4,19 @@ from pathlib import Path
 
 import click
 
+from curate.cli.arguments import PATH
 from curate.cli.process import silence_libraries
 
 
 @click.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option(
     "--to",
     required=True,
     type=click.Choice(["argilla", "label-studio", "fiftyone", "cleanlab"]),
     help="The tool that is to import them.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Directory to write; DIR.TOOL if not given."
-)
+@click.option("--out", type=PATH, help="Directory to write; DIR.TOOL if not given.")
 @click.option(
     "--only",
     type=click.Choice(["suspects", "dropped", "kept"]),

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -92,13 +91,10 @@ def shown(text: str) -> str:
     """
     if not sys.stdout.isatty():
         return text
-    width = shutil.get_terminal_size().columns
-    lines = [
-        line
-        if "  " in line
-        else "\n  ".join(textwrap.wrap(line, width - 2, break_on_hyphens=False))
-        for line in text.split("\n")
-    ]
+    from curate.output.words import wrap
+
+    width = shutil.get_terminal_size().columns - 2
+    lines = [line if "  " in line else "\n  ".join(wrap(line, width)) for line in text.split("\n")]
     plain = "NO_COLOR" in os.environ
     return "\n".join([lines[0] if plain else click.style(lines[0], bold=True), *lines[1:]])
 

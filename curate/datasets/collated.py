@@ -133,5 +133,9 @@ def is_flattened(batch: Any) -> bool:
 
 def owners_of(examples: Examples, rows: Tensor, device: torch.device) -> Tensor | None:
     """The place among `rows` of every token's example, shape (T,), in a flattened batch of them."""
-    batch = examples.batch(rows, device) if isinstance(examples, BatchExamples) else None
+    if not isinstance(examples, BatchExamples):
+        return None
+    if not any(isinstance(batch, Sequences) for batch in examples.batches):
+        return None  # as almost always: nothing is gathered for this
+    batch = examples.batch(rows, device)
     return batch.owners if isinstance(batch, Sequences) else None

@@ -91,16 +91,16 @@ def read_features(
             parts.append(decode_images(data, name, source, image_shape, image_size))
         else:
             parts.append(_numeric(column, f"{source}: column {name}", dtype))
-    if len(parts) == 1 and parts[0].dtype == torch.uint8:
+    pixels = [part.dtype == torch.uint8 for part in parts]
+    if pixels == [True]:
         return parts[0]
-    if any(part.dtype == torch.uint8 for part in parts):
+    if any(pixels):
         raise DataError(
             f"{source}: an image column cannot be mixed with others; "
             f"data.columns.features chose {', '.join(names)}."
         )
-    if len(parts) == 1:
-        return _as_pixels(parts[0], image_shape, source)
-    numbers = torch.cat([part.flatten(1) for part in parts], dim=1)
+    one = len(parts) == 1
+    numbers = parts[0] if one else torch.cat([part.flatten(1) for part in parts], dim=1)
     return _as_pixels(numbers, image_shape, source)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from datasets import Dataset
 from torch import Tensor
 
-from curate.datasets.files import plain_table
+from curate.datasets.files import plain_table, reason_of
 from curate.errors import DataError
 
 PREFIX = "session:"
@@ -63,7 +63,7 @@ def as_dataset(data: Any, name: str) -> Dataset:
     try:
         return _converted(data, name)
     except FAILURES as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = reason_of(error).rstrip(".")
         raise DataError(f"{name}: cannot be read as rows: {reason}.") from error
 
 

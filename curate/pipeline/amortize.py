@@ -249,10 +249,9 @@ def _direction(job: Job, task: Task, theta: Tensor, layer: str | None) -> Tensor
     """The mean over the targets of their gradient by the last layer, shape (F,)."""
     means, weights = list[Tensor](), list[float]()
     for target in job.data.targets:
-        total, terms = None, 0.0
+        total, terms, about = None, 0.0, target.about(task.objective)
         for rows in target.examples.chunks(AT_ONCE):
             batch = target.examples.batch(rows, task.model.device)
-            about = target.about(task.objective)
             seen = last_features(task.model, about, batch, theta, layer)
             if seen.gradient is None:
                 return None

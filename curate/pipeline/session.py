@@ -25,7 +25,7 @@ from curate.pipeline.select import run_select
 from curate.recipe import check_recipe
 from curate.recipe.optimizers import KINDS
 from curate.rules import RULES
-from curate.rules.from_torch import refuse_unmodeled, unwrap
+from curate.rules.from_torch import refuse_unmodeled, rule_of, unwrap
 from curate.runtime.progress import Phases
 
 SECTIONS = ("columns", "data", "target", "training", "selection", "score", "evaluation", "tune")
@@ -230,7 +230,7 @@ def read_optimizer(optimizer: Any, model: Any) -> dict[str, Any]:
     """
     optimizer = unwrap(optimizer)
     refuse_unmodeled(optimizer)
-    kind = next(name for name, rule in RULES.items() if rule.TORCH is type(optimizer))
+    kinds = {rule: name for name, rule in RULES.items()}
     names = dict[int, str]()
     if isinstance(model, nn.Module):
         names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
@@ -243,7 +243,7 @@ def read_optimizer(optimizer: Any, model: Any) -> dict[str, Any]:
             )
     sections = []
     for group in optimizer.param_groups:
-        own = "adamw" if group.get("decoupled_weight_decay") else kind
+        own = kinds[rule_of(optimizer, group)]
         keys = KINDS[own].model_fields.keys() - {"kind", "groups"}
         rate = group.get("initial_lr", group["lr"])
         values = {key: _plain(group[key]) for key in keys if key in group} | {"lr": float(rate)}

@@ -198,12 +198,8 @@ def parse(text: str) -> Any:
         raise RecipeError(f"not valid YAML: {' '.join(str(error).split())}.") from error
 
 
-def dump(value: Any) -> str:
-    """YAML that `parse` reads back to the same value."""
-    return _yaml(value)
-
-
-def _yaml(value: Any, **style: Any) -> str:
+def dump(value: Any, **style: Any) -> str:
+    """YAML that `parse` reads back to the same value; `style`: as PyYAML's own has it."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style)
     return text
 
@@ -211,7 +207,7 @@ def _yaml(value: Any, **style: Any) -> str:
 def _lines(key: str, value: Any) -> list[str]:
     """A key as YAML; what holds nothing nested is in one line, if it is short."""
     nested = isinstance(value, dict | list)
-    text = _yaml({key: value}, default_flow_style=None if nested else False, width=WIDTH)
+    text = dump({key: value}, default_flow_style=None if nested else False, width=WIDTH)
     return text.split("\n")[:-1]
 
 

@@ -76,7 +76,7 @@ def from_torch(
     slots: dict[str, list[Tensor]] = {}
     for position, members in trained.items():
         group = optimizer.param_groups[position]
-        kind = AdamW if group.get("decoupled_weight_decay") else READABLE[type(optimizer)]
+        kind = rule_of(optimizer, group)
         for p in members:
             alone = make_rule(kind, group, (tuple(p.shape),), p.dtype)
             for name, fresh in alone.init(_flat([p])).items():
@@ -96,6 +96,11 @@ def from_torch(
         ),
         lrs=tuple(float(optimizer.param_groups[k]["lr"]) for k in trained),
     )
+
+
+def rule_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> type[Rule]:
+    """The rule by which an optimizer of a class in `READABLE` moves a group's parameters."""
+    return AdamW if group.get("decoupled_weight_decay") else READABLE[type(optimizer)]
 
 
 def unwrap(optimizer: Any) -> torch.optim.Optimizer:

@@ -5,7 +5,8 @@ import torch
 
 from curate.errors import ModelError
 from curate.models import Classification, Regression, SequenceClassification, load_goal
-from curate.models.objectives.goal import focal, margin
+from curate.models.objectives.goal import BUILT_IN, focal, margin
+from curate.recipe.target import GOALS
 
 LOGITS = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 2, 1, 1, 0])
@@ -22,6 +23,10 @@ def test_margin_is_the_others_less_the_own() -> None:
 def test_focal_is_cross_entropy_times_how_wrong_squared() -> None:
     p = LOGITS.softmax(dim=1)[torch.arange(5), LABELS]
     torch.testing.assert_close(focal(LOGITS, LABELS), -((1 - p) ** 2) * p.log())
+
+
+def test_recipes_know_the_names_of_all() -> None:
+    assert {*GOALS} == BUILT_IN.keys()
 
 
 def test_both_can_be_differentiated_where_a_row_is_surely_right() -> None:
