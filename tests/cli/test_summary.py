@@ -15,30 +15,7 @@ from curate.cli.summary import (
     describe_verification,
 )
 from curate.output.words import cells
-
-SELECTED: dict[str, Any] = {"policy": "look_ahead", "candidates": 72, "steps": 10, "device": "cpu"}
-
-
-def way(name: str, gain: float, **others: Any) -> dict[str, Any]:
-    ends = {"low": gain - 0.1, "high": gain + 0.1, "loss": 1 - gain, "last": 1 - gain}
-    return (
-        {"name": name, "rows": 50, "share": None, "judging": 12, "gain": gain, "metrics": {}}
-        | ends
-        | others
-    )
-
-
-WORTH: dict[str, Any] = {
-    "answer": "pays",
-    "share": None,
-    "chosen": way("kept", 0.25),
-    "tried": [way("kept", 0.25)],
-    "against": [way("everything", 0.0), way("random", -0.1)],
-    "judging": 12,
-    "target_rows": 24,
-    "steps": 32,
-    "limit": 10,
-}
+from tests.output.made import SELECTED, WORTH
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -6,6 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+QUIET: dict[str, Any] = {
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "logging_strategy": "no",
+    "dataloader_pin_memory": False,
+}
+"""Arguments of a Trainer of transformers that says nothing and needs no GPU."""
+
 
 def net(dropout: float = 0.2) -> nn.Module:
     torch.manual_seed(5)

@@ -23,6 +23,7 @@ from curate import LookAheadMixin, read_log
 from curate.errors import DataError, ModelError, OptionError, SimulationError
 from curate.integrations import LiveLoop, witness
 from curate.models import LabelsObjective, find_shift
+from tests.integrations.loop import QUIET
 from tests.integrations.prophecy import foretell
 
 VOCABULARY, LENGTH = 30, 8
@@ -114,12 +115,7 @@ def trainer(
         model,
         TrainingArguments(
             output_dir=str(folder),
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-            logging_strategy="no",
-            dataloader_pin_memory=False,
-            **settings | arguments,
+            **QUIET | settings | arguments,
         ),
         train_dataset=data,
         eval_dataset=eval_dataset,

@@ -21,6 +21,7 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from curate import LookAheadMixin
+from tests.integrations.loop import QUIET
 
 WORDS, SPECIAL = 20, ("<pad>", "<eos>", "<unk>", "user", "assistant")
 TEMPLATE = (
@@ -133,12 +134,7 @@ def trainer(
         model=llama(),
         args=config(
             output_dir=str(folder),
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-            logging_strategy="no",
-            dataloader_pin_memory=False,
-            **settings | arguments,
+            **QUIET | settings | arguments,
         ),
         train_dataset=data,
         processing_class=tokenizer(),
@@ -162,12 +158,8 @@ def flattening(folder: Path, look_ahead: dict[str, Any]) -> Any:
         llama(),
         TrainingArguments(
             output_dir=str(folder),
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-            logging_strategy="no",
+            **QUIET,
             save_strategy="no",
-            dataloader_pin_memory=False,
             num_train_epochs=1,
             max_grad_norm=0.0,
         ),

@@ -141,3 +141,38 @@ def listing(text: str) -> list[dict[str, Any]]:
     assert match is not None
     entries: list[dict[str, Any]] = json.loads(match[1])
     return entries
+
+
+SELECTED: dict[str, Any] = {
+    "policy": "look_ahead",
+    "candidates": 72,
+    "kept": 36,
+    "steps": 10,
+    "device": "cpu",
+    "processes": 1,
+    "out": "out",
+    "seconds": {"read": 0.1, "write": 1.26},
+}
+
+
+def way(name: str, gain: float, **others: Any) -> dict[str, Any]:
+    """A way to train, as `Worth.row` has it."""
+    ends = {"low": gain - 0.1, "high": gain + 0.1, "loss": 1 - gain, "last": 1 - gain}
+    return (
+        {"name": name, "rows": 50, "share": None, "judging": 12, "gain": gain, "metrics": {}}
+        | ends
+        | others
+    )
+
+
+WORTH: dict[str, Any] = {
+    "answer": "pays",
+    "share": None,
+    "chosen": way("kept", 0.25),
+    "tried": [way("kept", 0.25)],
+    "against": [way("everything", 0.0), way("random", -0.1)],
+    "judging": 12,
+    "target_rows": 24,
+    "steps": 32,
+    "limit": 10,
+}
