@@ -8,7 +8,13 @@ from curate.datasets.batches import (
     mapped_tensors,
     take,
 )
-from curate.datasets.collated import ByExample, Pairs, Sequences, is_flattened, owners_of
+from curate.datasets.collated import (
+    Pairs,
+    Sequences,
+    as_collated,
+    is_flattened,
+    owners_of,
+)
 from curate.datasets.columns import (
     match_features,
     read_features,
@@ -53,7 +59,6 @@ __all__ = [
     "REFERENCE",
     "ROW",
     "BatchExamples",
-    "ByExample",
     "Classes",
     "Column",
     "Encoded",
@@ -68,6 +73,7 @@ __all__ = [
     "TokenExamples",
     "Use",
     "as_arrow",
+    "as_collated",
     "as_dataset",
     "batch_length",
     "cache_file",

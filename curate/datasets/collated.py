@@ -121,6 +121,11 @@ class Pairs(ByExample):
         }
 
 
+def as_collated(batch: Any) -> Any:
+    """A batch as it was laid out, before it was split by example if it was."""
+    return batch.collated() if isinstance(batch, ByExample) else batch
+
+
 def is_flattened(batch: Any) -> bool:
     """Whether a batch holds sequences end to end: one row of positions that begin anew."""
     if not isinstance(batch, Mapping) or isinstance(batch, ByExample) or "attention_mask" in batch:

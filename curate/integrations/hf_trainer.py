@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curate.datasets import IGNORED, REFERENCE, ByExample, Pairs, Sequences, is_flattened
+from curate.datasets import IGNORED, REFERENCE, Pairs, Sequences, as_collated, is_flattened
 from curate.datasets.batches import to_device
 from curate.errors import OptionError
 from curate.influence import Target
@@ -232,7 +232,7 @@ class LookAheadMixin:
             batch = copy.copy(batch)
             batch[WEIGHED] = weights
             return batch
-        return batch.collated() if isinstance(batch, ByExample) else batch
+        return as_collated(batch)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)  # type: ignore[misc]
@@ -332,7 +332,7 @@ class LookAheadMixin:
     @torch.no_grad()
     def _divides_by_count(self, batch: Any) -> bool:
         """Whether the model's loss heeds the count of items that the Trainer hands it."""
-        inputs = self._for_model(batch.collated() if isinstance(batch, ByExample) else batch)
+        inputs = self._for_model(as_collated(batch))
         mean = getattr(self.model(**inputs), "loss", None)
         if mean is None:
             return False

@@ -25,6 +25,8 @@ ADDS_UP, FAILS = 0.7, 0.3
 """Realized over predicted change of a window, from which influences add up, or below do not."""
 AS_READ = "labels as they were read"
 """The way to train that is everything without corrections of labels."""
+WITH_TARGET = ("target alone", "everything and target")
+"""Ways to train that have the rows of the target among their rows."""
 ANSWERS = {
     "pays": "choosing pays",
     "does not pay": "choosing does not pay",
@@ -71,14 +73,10 @@ def error_line(error: dict[str, Any], ratio: float | None = None) -> str:
     )
 
 
-WITH_TARGET = ("target alone", "everything and target")
-"""Ways to train that have the rows of the target among their rows."""
-
-
 def worth_line(worth: dict[str, Any]) -> str:
     """What choosing is worth, in one sentence, from `Worth.row`."""
     chosen, answer = worth["chosen"], ANSWERS[worth["answer"]]
-    size = f"{abs(chosen['gain']):.3g} {'lower' if chosen['gain'] >= 0 else 'higher'}"
+    size = _by_how_much(chosen["gain"])
     interval = f"95 % interval of the gain {chosen['low']:.3g} to {chosen['high']:.3g}"
     if worth["share"] == 1:
         best = f"{chosen['rows']:,} rows, the best of {len(worth['tried'])} budgets tried"
@@ -89,6 +87,10 @@ def worth_line(worth: dict[str, Any]) -> str:
     if best["gain"] <= chosen["gain"]:
         return text
     return f"{text}; {best['name']} does better still ({best['gain']:.3g} lower)"
+
+
+def _by_how_much(gain: float) -> str:
+    return f"{abs(gain):.3g} {'lower' if gain >= 0 else 'higher'}"
 
 
 def corrections_line(relabelled: dict[str, Any], worth: dict[str, Any] | None) -> str:
@@ -104,7 +106,7 @@ def corrections_line(relabelled: dict[str, Any], worth: dict[str, Any] | None) -
     answer = (
         "they pay" if read["high"] < 0 else "they do harm" if read["low"] > 0 else "cannot tell"
     )
-    size = f"{abs(read['gain']):.3g} {'lower' if read['gain'] <= 0 else 'higher'}"
+    size = _by_how_much(-read["gain"])
     return (
         f"{text}. On everything, {answer}: loss is {size} than with labels as they were read "
         f"(95 % interval of the gain {-read['high']:.3g} to {-read['low']:.3g})"

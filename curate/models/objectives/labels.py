@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curate.datasets import IGNORED, ByExample, Sequences
+from curate.datasets import IGNORED, Sequences, as_collated
 from curate.errors import ModelError
 from curate.models.objectives.base import Batch, Model, Objective
 
@@ -80,7 +80,7 @@ class LabelsObjective(Objective):
         return labels
 
     def _logits(self, model: Model, batch: Batch) -> Tensor:
-        given = batch.collated() if isinstance(batch, ByExample) else batch
+        given = as_collated(batch)
         inputs = {key: value for key, value in given.items() if key not in self._left_out}
         shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
         if shifted is not None and not {"decoder_input_ids", "decoder_inputs_embeds"} & {*inputs}:
@@ -121,7 +121,7 @@ def find_shift(model: Model, batch: Batch, unknown_to_model: Collection[str] = (
     Raises:
         ModelError: it computes none, or neither that of shifted labels nor of those as they are.
     """
-    given = batch.collated() if isinstance(batch, ByExample) else batch
+    given = as_collated(batch)
     inputs = {key: value for key, value in given.items() if key not in unknown_to_model}
     for shake in (False, True):
         with _shaken(model) if shake else nullcontext():
