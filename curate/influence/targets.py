@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from curate.datasets import Examples
-from curate.models import Batch, FlatModel, Objective
+from curate.models import Batch, FlatModel, Objective, losses_and_metrics
 from curate.runtime.ranks import ALONE, Ranks, own_share
 from curate.trajectory import counting
 
@@ -170,11 +170,8 @@ def row_metrics(
     with model.at(theta, training=False) as module, torch.no_grad():
         for rows in examples.chunks(chunk):
             batch = examples.batch(rows, model.device)
-            parts = {
-                "loss": objective.losses(module, batch),
-                "size": objective.sizes(batch),
-                **objective.metrics(module, batch),
-            }
+            losses, more = losses_and_metrics(objective, module, batch)
+            parts = {"loss": losses, "size": objective.sizes(batch), **more}
             for name, values in parts.items():
                 whole = metrics.setdefault(name, torch.zeros(len(examples), dtype=torch.float64))
                 whole[rows] = values.double().cpu()

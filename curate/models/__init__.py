@@ -6,7 +6,12 @@ from curate.models.flat import FlatModel
 from curate.models.from_path import FOREIGN, build_model, foreign_code, load_attribute, one_line
 from curate.models.hf import describe_files, quiet
 from curate.models.norms import freeze_norms
-from curate.models.objectives.base import Batch, Objective, class_losses
+from curate.models.objectives.base import (
+    Batch,
+    Objective,
+    class_losses,
+    losses_and_metrics,
+)
 from curate.models.objectives.classification import Classification
 from curate.models.objectives.function import FunctionObjective, as_objective, load_objective
 from curate.models.objectives.goal import load_goal
@@ -58,6 +63,7 @@ __all__ = [
     "load_objective",
     "load_tokenizer",
     "log_probabilities",
+    "losses_and_metrics",
     "most_tokens",
     "one_line",
     "pad_id",

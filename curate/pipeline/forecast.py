@@ -15,6 +15,7 @@ from curate.pipeline.amortize import passes_to_predict
 from curate.pipeline.build import choose_device
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.remarks import horizon_remark, remarks
+from curate.pipeline.retraining import juries, training_steps
 from curate.pipeline.score import selector_for
 from curate.pipeline.worth import trainings
 from curate.recipe import Recipe
@@ -88,10 +89,11 @@ class Forecast:
     """What a selection run will take; `summary` has it in plain values.
 
     run: the scored run; baselines: runs of other policies that it is compared with.
-    judged: about how many steps training on everything takes, and retraining to see what choosing
-    is worth. predicted: what it takes to predict scores, in steps. retrained: steps of training
-    from scratch after that. graph, target_graph: bytes of the graph of a step, and of the part of
-    the targets that is differentiated at a time. process: what it takes before the first step.
+    everything: steps of training on everything, measuring it included; judged: about how many that
+    and retraining take, to see what choosing is worth. predicted: what it takes to predict scores,
+    in steps. retrained: steps of training from scratch after that. graph, target_graph: bytes of
+    the graph of a step, and of the part of the targets that is differentiated at a time. process:
+    what it takes before the first step.
     """
 
     job: Job
@@ -100,7 +102,8 @@ class Forecast:
     steps: Sequence[Step]
     run: RunShape
     baselines: Sequence[RunShape]
-    judged: int
+    everything: float
+    judged: float
     predicted: float
     retrained: int
     graph: int
@@ -111,7 +114,7 @@ class Forecast:
         """Gradients of one batch, part by part and in total."""
         parts = asdict(passes(self.run)) | {
             "baselines": sum(passes(run).total for run in self.baselines),
-            "judge": float(self.judged),
+            "judge": self.judged,
             "predict": self.predicted,
             "retrain": float(self.retrained),
         }
@@ -147,7 +150,7 @@ class Forecast:
     def by_phase(self, prices: Prices) -> dict[str, float]:
         """Seconds by the phases of `run_select`, in their order."""
         seconds, forward = self.seconds(prices), prices.forward
-        everything, predicted = min(self.job.total_steps(), self.judged), self.predicted
+        everything, predicted = self.everything, self.predicted
         learned = min(self.job.total_steps(), predicted)
         return {
             f"score ({self.job.recipe.selection.policy})": seconds["score"] - predicted * forward,
@@ -227,12 +230,14 @@ def forecast(job: Job) -> Forecast:
     run = selector.shape(steps)
     if run.goes_back and run.longest > 1:
         run = replace(run, kinked=bool(Point(task, state.theta, steps[0]).kinked))
-    judged, total = 0.0, job.total_steps()
-    if selection.judge and job.data.validation:
+    everything = judged = 0.0
+    judges = bool(selection.judge and job.data.validation)
+    if judges or (selector.halves is not None and selection.rounds == 1):
+        everything = judged = training_steps(job, len(juries(job)))
+    if judges:
         auto, corrected = bool(selection.keep.auto), job.data.formerly is not None
-        judged = trainings(auto, judge.target_rows, corrected=corrected) * total
-    elif selector.halves is not None and selection.rounds == 1:
-        judged = total
+        more = trainings(auto, judge.target_rows, corrected=corrected) - 1
+        judged += more * training_steps(job)
     return Forecast(
         job,
         selector,
@@ -240,7 +245,8 @@ def forecast(job: Job) -> Forecast:
         steps,
         run,
         baselines,
-        round(judged),
+        everything,
+        judged,
         0.0 if job.recipe.score is None else passes_to_predict(job),
         ways * whole.total_steps(),
         graph,

@@ -16,6 +16,7 @@ import torch
 from curate.datasets import SourceExamples
 from curate.errors import NonFiniteError
 from curate.influence import row_metrics
+from curate.influence.cost import FORWARD
 from curate.pipeline.candidates import Candidates
 from curate.pipeline.guesses import Guesses, guess
 from curate.pipeline.job import Job
@@ -27,8 +28,10 @@ from curate.selection import Array
 from curate.selection.policies import normal_scores
 from curate.trajectory import Step, Task, forward_step
 
-LOOKS, PATIENCE = 20, 5
-"""How often a run is measured; after so many times without a better one it ends."""
+MOST, LEAST, SHARE = 20, 5, 0.5
+"""How often a run is measured at most, and at least where that takes more than this share of it."""
+PATIENCE, WAIT = 0.25, 2
+"""After this share of the measurements, and so many, without a better one it ends."""
 SMALL = 1000
 """Target rows below which both halves may judge, in turn."""
 
@@ -39,15 +42,15 @@ class Measured:
 
     losses: of every row, per term, shape (m,). shares: of every row in the mean over the
     targets, shape (m,), sum 1. metrics: the objective's own, means. last: the loss where the run
-    ended. steps: that it took, for all that it was measured on. guesses: at the labels of rows that
-    it was asked about.
+    ended. steps: that it took, for all that it was measured on, and what measuring took, in steps.
+    guesses: at the labels of rows that it was asked about.
     """
 
     losses: Array
     shares: Array
     metrics: dict[str, float]
     last: float = 0.0
-    steps: int = 0
+    steps: float = 0.0
     guesses: Guesses | None = None
 
     @property
@@ -117,7 +120,8 @@ class Retraining:
     """Trains from scratch; what is in its journal is not done again.
 
     tick: called after every step. parts: two of the target, its halves by default. juries: those
-    of them that judge. steps: taken so far by `on`, including those of earlier processes.
+    of them that judge. steps: taken so far by `on`, including those of earlier processes, and what
+    measuring took.
     """
 
     job: Job
@@ -125,7 +129,7 @@ class Retraining:
     journal: Journal | None = None
     parts: Sequence[Candidates] = ()
     juries: Sequence[int] = ()
-    steps: int = 0
+    steps: float = 0.0
 
     def __post_init__(self) -> None:
         self.parts = self.parts or self.job.data.halves
@@ -192,7 +196,9 @@ class Retraining:
         steps = job.steps(seed, None if rows is None else torch.from_numpy(rows))
         count, total = len(examples) if rows is None else len(rows), len(steps)
         best, theta = dict[int, Measured](), state.theta
-        stale, looks = dict.fromkeys(juries, 0), min(LOOKS, total)
+        stale, looks = dict.fromkeys(juries, 0), min(total, looks_of(job))
+        look = sum(look_passes(job, self.parts[jury].target_rows) for jury in juries)
+        patience = max(WAIT, PATIENCE * looks)
         ends = {(k + 1) * (total // looks) + min(k + 1, total % looks) for k in range(looks)}
         for t, step in enumerate(steps):
             before, done = state.theta, t + 1
@@ -209,14 +215,15 @@ class Retraining:
                 if ask is not None and better and jury == juries[0]:
                     theta = state.theta
                 stale[jury] = 0 if better else stale[jury] + 1
-            if rows is not None and min(stale.values()) >= PATIENCE:
+            if rows is not None and min(stale.values()) >= patience:
                 for _ in range(total - done):  # a bar is not to wait for them
                     self.tick()
                 break
         if ask is not None:
             guesses = guess(task, theta, ask, self.parts[juries[0]])
             best[juries[0]] = replace(best[juries[0]], guesses=guesses)
-        return [replace(best[jury], last=now[jury].loss, steps=done) for jury in juries]
+        took = done + look * sum(end <= done for end in ends)
+        return [replace(best[jury], last=now[jury].loss, steps=took) for jury in juries]
 
     def _measure(self, task: Task, part: int, theta: torch.Tensor, rows: int) -> Measured:
         """Measure a model at theta, trained on so many rows, on a part of the target."""
@@ -310,6 +317,26 @@ class _Watch:
                     losses = task.objective.losses(module, batch) / task.objective.sizes(batch)
                     self._target_sums[places] += losses.double().cpu().numpy()
                     self._target_seen[places] += 1
+
+
+def look_passes(job: Job, rows: int) -> float:
+    """What measuring a model on so many rows takes, in steps of the recipe's batches."""
+    return FORWARD * rows / min(job.recipe.training.batch_size, len(job.data.examples))
+
+
+def looks_of(job: Job) -> int:
+    """How often trainings of a job are measured.
+
+    All alike, so that none of them has more places to stop at.
+    """
+    within = SHARE * job.total_steps() / look_passes(job, job.data.target_rows)
+    return min(MOST, max(LEAST, int(within)))
+
+
+def training_steps(job: Job, halves: int = 1) -> float:
+    """Steps of one training to its end, and what measuring it on halves of the target takes."""
+    looks = min(job.total_steps(), looks_of(job))
+    return job.total_steps() + looks * look_passes(job, job.data.target_rows) * halves / 2
 
 
 def juries(job: Job) -> list[int]:

@@ -71,8 +71,9 @@ class Worth:
     the user said how much. chosen: the budget that the answer is about: what is kept, or, where
     that is everything, the best of those tried. tried: all of them. against: other ways to
     train, everything first. judging: rows that judged, of `target_rows`. steps: that all
-    trainings took, that on everything included; limit: that one takes at most. guesses: of the
-    model that was trained under the chosen budget, at the labels of rows that it lacks.
+    trainings took, that on everything included, and what measuring them took; limit: that one takes
+    at most. guesses: of the model that was trained under the chosen budget, at the labels of rows
+    that it lacks.
     """
 
     answer: Answer
@@ -82,7 +83,7 @@ class Worth:
     against: list[Compared]
     judging: int
     target_rows: int
-    steps: int
+    steps: float
     limit: int
     guesses: Guesses | None = None
 

@@ -13,7 +13,7 @@ from curate.pipeline.candidates import Candidates, divide
 from curate.pipeline.evaluate import retrain
 from curate.pipeline.forecast import GLANCE, LONG, UNSURE, forecast, measure, seconds_of
 from curate.pipeline.job import Job
-from curate.pipeline.retraining import SMALL, Retraining
+from curate.pipeline.retraining import SMALL, Retraining, training_steps
 from curate.pipeline.score import Chosen, choose, cut, require_kept, selector_for
 from curate.pipeline.worth import FIRST, MORE, Appraiser, Worth, trainings
 from curate.recipe import Keep, Recipe, Tune
@@ -49,7 +49,7 @@ class Trials:
         """About how long it all takes at most; without a closer look where that is not long."""
         plan = forecast(self.job)
         task, rule, total = plan.selector.judge.task, plan.selector.judge.rule, self.grid.at_most()
-        total += trainings(False, SMALL) * self.grid.steps
+        total += trainings(False, SMALL) * training_steps(self.job)
         one = seconds_of(lambda: forward_step(task, rule, plan.state, plan.steps[0]), task, GLANCE)
         if one * total < LONG / UNSURE:
             return one * total

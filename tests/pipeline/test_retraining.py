@@ -1,15 +1,16 @@
 """Training again, stopped where the target is best: against plain torch."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from curate.models import BUILTIN_MODELS
+from curate.models import BUILTIN_MODELS, Classification
 from curate.pipeline.job import Job, prepare
-from curate.pipeline.retraining import Retraining, juries
+from curate.pipeline.retraining import Retraining, juries, training_steps
 from curate.recipe import check_recipe
 from curate.runtime.journal import Journal
 from tests.pipeline.test_worth import CPU, recipe
@@ -75,3 +76,24 @@ def test_a_retraining_is_not_done_again(tmp_path: Path) -> None:
         (found,) = retraining.on(job.data.examples, rows, [1])
         assert (len(ticks) > before) is expected
         assert retraining.steps == found.steps > 0
+
+
+@pytest.mark.parametrize(("epochs", "looks"), [(12, 20), (4, 12), (1, 5)])
+def test_steps_count_what_measuring_takes_half_of_training_unless_that_is_too_few(
+    tmp_path: Path, epochs: int, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(check_recipe(recipe(tmp_path, 0.3, trained=epochs)), CPU)
+    rows = {True: 0, False: 0}
+    call = Classification.outputs
+
+    def counted(self: Classification, model: Any, batch: Any) -> Any:
+        rows[torch.is_grad_enabled()] += len(batch["label"])
+        return call(self, model, batch)
+
+    monkeypatch.setattr(Classification, "outputs", counted)
+    found, *_ = Retraining(job, lambda: None).plain().measured
+    offered = 240 * ((job.total_steps() + 1) // 2) // 15  # target rows, in the run's first half
+    assert rows[False] - offered == looks * 240
+    assert rows[True] == epochs * 480
+    assert found.steps == pytest.approx((rows[True] + looks * 240 / 3) / 32)
+    assert training_steps(job, len(juries(job))) == found.steps

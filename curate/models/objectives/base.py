@@ -34,6 +34,22 @@ class Objective(Protocol):
         return {}
 
 
+def losses_and_metrics(
+    objective: Objective, model: Model, batch: Batch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Both of an objective for a batch.
+
+    Cost: a forward pass for each, or one where the objective's class has a method of this name,
+    unless a subclass has `losses` or `metrics` of its own.
+    """
+    methods = ("losses_and_metrics", "losses", "metrics")
+    own = [name for base in type(objective).__mro__ for name in methods if name in vars(base)]
+    if own[0] == methods[0]:
+        both: tuple[Tensor, dict[str, Tensor]] = getattr(objective, methods[0])(model, batch)
+        return both
+    return objective.losses(model, batch), objective.metrics(model, batch)
+
+
 def class_losses(objective: Objective, model: Model, batch: Batch, classes: int) -> Tensor:
     """The losses that examples would have with each of so many classes, shape (n, classes).
 

@@ -33,7 +33,14 @@ class LabelsObjective(Objective):
         self._left_out = {"labels", *unknown_to_model}
 
     def losses(self, model: Model, batch: Batch) -> Tensor:
-        logits, labels = self._logits(model, batch), self._labels(batch)
+        return self._losses(*self.outputs(model, batch), batch)
+
+    def losses_and_metrics(self, model: Model, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Both, from one forward pass."""
+        logits, labels = self.outputs(model, batch)
+        return self._losses(logits, labels, batch), self._metrics(logits, labels)
+
+    def _losses(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         if labels.is_floating_point():
             return (logits.reshape(labels.shape) - labels).square()
         if logits.dtype in (torch.float16, torch.bfloat16):
@@ -58,10 +65,12 @@ class LabelsObjective(Objective):
         return terms
 
     def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
-        labels = self._labels(batch)
+        return self._metrics(*self.outputs(model, batch))
+
+    def _metrics(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if labels.is_floating_point():
             return {}
-        right = self._logits(model, batch).argmax(dim=-1) == labels
+        right = logits.argmax(dim=-1) == labels
         if labels.ndim == 1:
             return {"accuracy": right.double()}
         counted = labels != IGNORED

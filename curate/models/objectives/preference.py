@@ -25,10 +25,22 @@ class Preference(Objective):
         self.beta = beta
 
     def losses(self, model: Model, batch: Batch) -> Tensor:
-        return -F.logsigmoid(self.beta * _margins(model, batch))
+        return self._losses(_margins(model, batch))
 
     def metrics(self, model: Model, batch: Batch) -> dict[str, Tensor]:
-        return {"preferred": (_margins(model, batch) > 0).double()}
+        return _metrics(_margins(model, batch))
+
+    def losses_and_metrics(self, model: Model, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Both, from one forward pass."""
+        margins = _margins(model, batch)
+        return self._losses(margins), _metrics(margins)
+
+    def _losses(self, margins: Tensor) -> Tensor:
+        return -F.logsigmoid(self.beta * margins)
+
+
+def _metrics(margins: Tensor) -> dict[str, Tensor]:
+    return {"preferred": (margins > 0).double()}
 
 
 def log_probabilities(model: Model, batch: Batch) -> Tensor:

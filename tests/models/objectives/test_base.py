@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from curate.models import load_objective
+from curate.models import load_objective, losses_and_metrics
 from curate.models.pretrained import HEADS
 from curate.recipe.names import OBJECTIVES
 
@@ -53,6 +53,39 @@ def test_each_example_has_its_own_loss_and_size(name: str) -> None:
     some = {key: value[order] for key, value in batch.items()}
     torch.testing.assert_close(objective.losses(model, some), losses[order])
     assert torch.equal(objective.sizes(some), sizes[order])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_losses_and_metrics_come_of_one_pass_and_are_those_of_a_subclass(name: str) -> None:
+    model, batch = batch_for(name)
+    objective, passes = load_objective(OBJECTIVES[name].path), 0
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return model(*args, **kwargs)
+
+    losses, metrics = losses_and_metrics(objective, counting, batch)
+    assert passes == 1
+    assert torch.equal(losses, objective.losses(model, batch))
+    expected = objective.metrics(model, batch)
+    assert metrics.keys() == expected.keys()
+    assert all(torch.equal(metrics[key], expected[key]) for key in metrics)
+
+    class Twice(type(objective)):  # type: ignore[misc]
+        def losses(self, model: Any, batch: Any) -> Tensor:
+            return 2 * super().losses(model, batch)
+
+    class Unmeasured(type(objective)):  # type: ignore[misc]
+        def metrics(self, *_: Any) -> dict[str, Tensor]:
+            return {}
+
+    for kind, factor, names in ((Twice, 2, expected.keys()), (Unmeasured, 1, set())):
+        own = kind.__new__(kind)
+        vars(own).update(vars(objective))
+        found, metrics = losses_and_metrics(own, model, batch)
+        torch.testing.assert_close(found, factor * losses)
+        assert metrics.keys() == names
 
 
 def test_objectives_on_text_have_a_head() -> None:
