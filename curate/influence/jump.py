@@ -20,12 +20,16 @@ from torch import Tensor
 from torch.func import vmap
 
 from curate.influence.adjoint import Linearization
-from curate.rules import Adjoint
+from curate.rules import Adjoint, State, updated
 from curate.trajectory import Task, example_gradients, nonzero
 
 
-def jump_of(at: Linearization) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], Adjoint]:
+def jump_of(
+    at: Linearization, update: Callable[..., State] = updated
+) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], Adjoint]:
     """Where a step's gradient leads to, and how the target depends on that.
+
+    update: `Rule.update` where that is to be vectorized.
 
     Returns:
         a function from the gradient, shape (P,), to tensors of any sizes; and for each
@@ -37,10 +41,10 @@ def jump_of(at: Linearization) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], 
     before = at.state.with_tensors(tuple(t.double() for t in at.state.tensors()))
 
     def outcome(gradient: Tensor) -> tuple[Tensor, ...]:
-        after = rule.update(gradient, before, lrs)
+        after = update(rule, gradient, before, lrs)
         if following is None:
             return after.tensors()
-        again = rule.update(following.mean.double(), after, following.lrs)
+        again = update(rule, following.mean.double(), after, following.lrs)
         return (after.theta, *again.tensors())
 
     cotangents = at.adjoint if following is None else (following.curvature, *following.adjoint)
@@ -82,7 +86,7 @@ def exact_jump(task: Task, at: Linearization, removal: str, memory: int) -> Tens
     step, sizes = at.step, at.grad.sizes.double()
     g, w = at.grad.mean.double(), step.weights.to(at.grad.mean.device).double()
     total = nonzero((w * sizes).sum())
-    outcome, cotangents = jump_of(at)
+    outcome, cotangents = jump_of(at, lambda rule, *given: rule.update(*given))
     with torch.no_grad():
         as_it_was = outcome(g)
         row_bytes = 8 * sum(t.numel() for t in as_it_was) * 4  # gradient, updates, temporaries

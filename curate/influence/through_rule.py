@@ -9,11 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from curate.rules import Adjoint, Clipped, Grouped, HasVjp, Rule, State
-
-CPU_BLOCK = 1 << 17
-"""Parameters per block and thread: a dozen float32 vectors of it fit in a core's cache."""
-GPU_BLOCK = 1 << 24
+from curate.rules import Adjoint, Clipped, Grouped, HasVjp, Rule, State, blocks_of
 
 
 def through_rule(
@@ -78,14 +74,12 @@ def _in_blocks(
     rule: Rule, grad: Tensor, state: State, lrs: tuple[float, ...], adjoint: Adjoint
 ) -> tuple[Tensor, Adjoint]:
     """Through an elementwise rule, a part of the parameters at a time."""
-    on_cpu = grad.device.type == "cpu"
-    block = CPU_BLOCK * torch.get_num_threads() if on_cpu else GPU_BLOCK
-    if len(grad) <= block:
+    parts = [*blocks_of(grad)]
+    if len(parts) < 2:
         return _through_one(rule, grad, state, lrs, adjoint)
     shape = (len(adjoint[0]), len(grad))
     to_gradient, direct = grad.new_empty(shape), tuple(grad.new_empty(shape) for _ in adjoint)
-    for start in range(0, len(grad), block):
-        part = slice(start, start + block)
+    for part in parts:
         before = state.with_tensors(tuple(t[part] for t in state.tensors()))
         to_gradient[:, part], passed = _through_one(
             rule, grad[part], before, lrs, tuple(a[:, part] for a in adjoint)

@@ -4,6 +4,7 @@ from curate.rules.adafactor import Adafactor
 from curate.rules.adagrad import Adagrad
 from curate.rules.adam import Adam, AdamW
 from curate.rules.base import Adjoint, HasVjp, Rule, Shapes, State, initial_state
+from curate.rules.blocks import blocks_of, updated
 from curate.rules.from_torch import LiveOptimizer, from_torch, unwrap, whole
 from curate.rules.muon import Muon
 from curate.rules.registry import RULES, make_rule
@@ -31,9 +32,11 @@ __all__ = [
     "Shapes",
     "State",
     "as_sgd",
+    "blocks_of",
     "from_torch",
     "initial_state",
     "make_rule",
     "unwrap",
+    "updated",
     "whole",
 ]

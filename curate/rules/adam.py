@@ -74,11 +74,12 @@ class Adam(Rule):
         to_theta, to_m, to_v = adjoint
         grad, _ = self.decay(grad, state.theta, lr)
         m = torch.lerp(state.slots["m"], grad, 1 - beta1)
-        root = torch.addcmul(beta2 * state.slots["v"], grad, grad, value=1 - beta2).sqrt_()
+        v = torch.addcmul(beta2 * state.slots["v"], grad, grad, value=1 - beta2)
+        root = safe_sqrt(v)
         denominator = (root / correction).add_(self.eps)
         down = (to_theta / denominator).mul_(-lr / (1 - beta1**step))
         to_m = to_m + down
-        bend = m.div_(denominator.mul_(root)).masked_fill_(root == 0, 0)
+        bend = m.div_(denominator.mul_(root)).masked_fill_(v == 0, 0)
         to_v = torch.addcmul(to_v, down, bend, value=-0.5 / correction)
         to_grad = torch.addcmul(to_m * (1 - beta1), to_v, grad, value=2 * (1 - beta2))
         to_theta = self.undecay(to_grad, to_theta, lr)

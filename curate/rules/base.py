@@ -119,12 +119,14 @@ def flatten(parts: Sequence[Tensor], *, like: Tensor) -> Tensor:
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
-    """Square root whose derivative at 0 is 0 instead of infinite; the value is unchanged.
+    """Square root whose derivative at 0 is 0 instead of infinite.
 
     Second moments are exactly 0 for dead units; an infinite derivative there
-    would turn every score into NaN.
+    would turn every score into NaN. Without a graph it is that of x plus the smallest normal
+    number, 1.2e-38 in float32, which changes nothing above 1e-30: of zeros, as an embedding has
+    them for what does not occur, MKL's takes 25 times as long.
     """
     if not x.requires_grad:
-        return x.sqrt()
+        return (x + torch.finfo(x.dtype).tiny).sqrt_()
     nonzero = x != 0  # not x > 0, which would turn a NaN into 0
     return torch.where(nonzero, torch.where(nonzero, x, 1).sqrt(), 0)

@@ -68,14 +68,19 @@ class Grouped(Rule):
             }
             yield rule, group_grad, State(theta, slots, state.step), (lr,)
 
+    def joined(self, groups: Sequence[State]) -> State:
+        """The state that is made of those of all groups."""
+        slots = {
+            f"{k}/{name}": slot
+            for k, group in enumerate(groups)
+            for name, slot in group.slots.items()
+        }
+        return State(torch.cat([group.theta for group in groups]), slots, groups[0].step)
+
     def update(self, grad: Tensor, state: State, lrs: tuple[float, ...]) -> State:
-        thetas: list[Tensor] = []
-        slots: Slots = {}
-        for k, (rule, gradient, before, rates) in enumerate(self.split(grad, state, lrs)):
-            after = rule.update(gradient, before, rates)
-            thetas.append(after.theta)
-            slots |= {f"{k}/{name}": slot for name, slot in after.slots.items()}
-        return State(torch.cat(thetas), slots, state.step + 1)
+        return self.joined(
+            [rule.update(g, s, lr) for rule, g, s, lr in self.split(grad, state, lrs)]
+        )
 
 
 def as_sgd(rule: Rule) -> Rule:

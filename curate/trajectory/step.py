@@ -19,7 +19,7 @@ from curate.datasets import Examples
 from curate.models import FlatModel, Objective
 from curate.models.hidden import Hidden
 from curate.models.randomness import NUMPY, PYTHON, Source, seeded, torch_sources
-from curate.rules import Rule, State
+from curate.rules import Rule, State, updated
 from curate.runtime.ranks import ALONE, Ranks, shares
 
 Watch = Callable[[slice], AbstractContextManager[Callable[[Tensor], None]]]
@@ -228,8 +228,7 @@ def forward_step(
     `grad` is the step's gradient at `state`, for callers that have it already.
     """
     grad = grad or gradient(task, state.theta, step)
-    with torch.no_grad():
-        return rule.update(grad.mean, state, step.lrs), grad.losses
+    return updated(rule, grad.mean, state, step.lrs), grad.losses
 
 
 def nonzero(denominator: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def test_is_autograd_of_the_update(rule: Rule, monkeypatch: pytest.MonkeyPatch) 
         for q in range(2)
     ]
     for block in (8, 1 << 17):
-        monkeypatch.setattr("curate.influence.through_rule.CPU_BLOCK", block)
+        monkeypatch.setattr("curate.rules.blocks.CPU_BLOCK", block)
         to_gradient, direct = through_rule(rule, grad, state, lrs, adjoint)
         for k, part in enumerate((to_gradient, *direct)):
             expected = torch.stack([one[k] for one in truth])

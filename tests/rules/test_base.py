@@ -47,7 +47,17 @@ def test_safe_sqrt_has_derivative_zero_at_zero_and_passes_nan_on() -> None:
     root[:2].sum().backward()
     assert x.grad is not None
     assert x.grad[:2].tolist() == [0, 0.25]
-    assert torch.equal(safe_sqrt(x.detach()[:2]), root.detach()[:2])
+    without = safe_sqrt(x.detach())
+    assert float(without[0]) < 1e-18
+    assert without[1] == 2
+    assert without[2].isnan()
+
+
+def test_the_square_root_without_a_graph_changes_nothing_that_matters() -> None:
+    x = 10 ** torch.linspace(-30, 30, 1001)
+    assert torch.equal(safe_sqrt(x), x.sqrt())
+    for eps in (1e-8, 1e-10):
+        assert torch.equal(safe_sqrt(torch.zeros(1)) + eps, torch.tensor([eps]))
 
 
 @pytest.mark.parametrize("eps", [0.0, -1.0, math.nan])
