@@ -173,7 +173,7 @@ def _recipe(
         "objective": found.objective,
         "training": chosen.training,
         "selection": chosen.selection,
-        **chosen.score,
+        **chosen.more,
     }, notes
 
 

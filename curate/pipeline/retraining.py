@@ -2,7 +2,7 @@
 
 Every run starts as the recipe's does and takes at most as many steps. It is measured on the
 judging rows now and then, and ends when they have not got better for a while, as a user would
-stop it.
+stop it. All of them are stopped by the same rule.
 """
 
 import hashlib
@@ -31,7 +31,8 @@ from curate.trajectory import Step, Task, forward_step
 MOST, LEAST, SHARE = 20, 5, 0.5
 """How often a run is measured at most, and at least where that takes more than this share of it."""
 PATIENCE, WAIT = 0.25, 2
-"""After this share of the measurements, and so many, without a better one it ends."""
+"""After this share of the measurements, and so many, without a better one it ends, if half of it is
+over: what begins slowly, as by a warm-up, is not stopped by the noise of its first steps."""
 SMALL = 1000
 """Target rows below which both halves may judge, in turn."""
 
@@ -198,7 +199,7 @@ class Retraining:
         best, theta = dict[int, Measured](), state.theta
         stale, looks = dict.fromkeys(juries, 0), min(total, looks_of(job))
         look = sum(look_passes(job, self.parts[jury].target_rows) for jury in juries)
-        patience = max(WAIT, PATIENCE * looks)
+        patience, ended = max(WAIT, PATIENCE * looks), set[int]()
         ends = {(k + 1) * (total // looks) + min(k + 1, total % looks) for k in range(looks)}
         for t, step in enumerate(steps):
             before, done = state.theta, t + 1
@@ -211,11 +212,14 @@ class Retraining:
             now = {jury: self._measure(task, jury, state.theta, count) for jury in juries}
             for jury, measured in now.items():
                 better = jury not in best or measured.loss < best[jury].loss
+                better &= jury not in ended
                 best[jury] = measured if better else best[jury]
                 if ask is not None and better and jury == juries[0]:
                     theta = state.theta
                 stale[jury] = 0 if better else stale[jury] + 1
-            if rows is not None and min(stale.values()) >= patience:
+                if stale[jury] >= patience and 2 * done >= total:
+                    ended.add(jury)  # alike for training on everything, which goes on all the same
+            if rows is not None and len(ended) == len(juries):
                 for _ in range(total - done):  # a bar is not to wait for them
                     self.tick()
                 break

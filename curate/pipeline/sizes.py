@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curate.pipeline.guess import Guess
+from curate.runtime.allocator import available
+from curate.runtime.units import memory_bytes
 
 ENCODER, CAUSAL = "distilbert/distilbert-base-uncased", "HuggingFaceTB/SmolLM2-135M"
 SMALL_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -15,6 +17,8 @@ LENGTHS = (32, 64, 128, 256, 512)
 """Tokens after which texts are cut; two halvings of the last cost more than what they hold."""
 BYTES = 3
 """Of a token, at least, in most texts."""
+STATES, SPARE = "3GiB", 4
+"""Memory for a window of `SMALL_ENCODER`, where so many times that is free."""
 FAR = 10.0
 """Size of numbers to predict that a last layer takes long to get to by itself."""
 
@@ -41,7 +45,7 @@ SCALES = {
     "numbers": Scale(1000, 50_000, 32, 500, (2, 10), 8, 3e-3),
     "pictures": Scale(400, 10_000, 32, 400, (2, 8), 8, 1e-3),
     "encoder": Scale(200, 4_000, 16, 200, (1, 3), 8, 5e-5),
-    "small encoder": Scale(100, 2_000, 16, 120, (1, 3), 8, 2e-4),
+    "small encoder": Scale(100, 2_000, 32, 60, (1, 3), 8, 3e-4),
     "causal": Scale(100, 2_000, 8, 200, (1, 3), 8, 2e-4),
 }
 
@@ -50,8 +54,8 @@ SCALES = {
 class Sized:
     """The parts of a recipe that follow from its columns and rows, and notes on them.
 
-    target: a share of the rows, `data.validation` where none is given. columns, data, score: what
-    comes to these sections.
+    target: a share of the rows, `data.validation` where none is given. columns, data: what comes to
+    these sections. more: other sections.
     """
 
     model: dict[str, Any]
@@ -60,7 +64,7 @@ class Sized:
     target: dict[str, Any]
     columns: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
-    score: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
 
@@ -99,7 +103,7 @@ def sized(found: Guess, rows: int, *, has_target: bool, on_gpu: bool) -> Sized:
         },
     )
     if scored < candidates:
-        made.score["score"] = {"sample": scored}
+        made.more["score"] = {"sample": scored}
         made.notes["score"] = (
             f"so many of the {candidates:,} candidates are scored by training on them, the scores "
             "of the others are predicted; more are surer, and slower"
@@ -171,6 +175,12 @@ def _small_encoder(made: Sized, found: Guess) -> None:
     made.notes["model"] = (
         f"for a machine without a GPU; with one, {ENCODER}; " + made.notes["model"]
     )
+    if available() >= SPARE * memory_bytes(STATES):
+        made.more["trajectory"] = {"snapshots": STATES}
+        made.notes["trajectory"] = (
+            f"memory for the states of {made.selection['horizon']} steps of that model; with less "
+            "(the default is 1GiB), steps are done again"
+        )
 
 
 def _causal(made: Sized, found: Guess) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from curate.models import BUILTIN_MODELS, Classification
 from curate.pipeline.job import Job, prepare
-from curate.pipeline.retraining import Retraining, juries, training_steps
+from curate.pipeline.retraining import Measured, Retraining, juries, training_steps
 from curate.recipe import check_recipe
 from curate.runtime.journal import Journal
 from tests.pipeline.test_worth import CPU, recipe
@@ -97,3 +97,20 @@ def test_steps_count_what_measuring_takes_half_of_training_unless_that_is_too_fe
     assert rows[True] == epochs * 480
     assert found.steps == pytest.approx((rows[True] + looks * 240 / 3) / 32)
     assert training_steps(job, len(juries(job))) == found.steps
+
+
+def test_all_are_stopped_by_one_rule_and_none_in_its_first_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(check_recipe(recipe(tmp_path, 0.3)), CPU)
+    curve = [5, 6, 6, 6, 6, 6, 6, 4, 3, 4, 4, 4, 4, 4, 1, 1, 1, 1, 1, 2]
+    for rows in (None, np.arange(400)):
+        losses = iter(curve)
+
+        def measure(*_: Any, losses: Any = losses) -> Measured:
+            return Measured(np.array([float(next(losses))]), np.ones(1), {})
+
+        monkeypatch.setattr(Retraining, "_measure", measure)
+        (found,) = Retraining(job, lambda: None)._run(job.data.examples, rows, [0])
+        assert found.loss == 3
+        assert len([*losses]) == (0 if rows is None else 6)

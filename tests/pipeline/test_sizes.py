@@ -34,7 +34,7 @@ def test_work_does_not_grow_with_rows(found: Guess, rows: int) -> None:
     chosen = made(found, rows)
     training, share = chosen.training, chosen.target["fraction"]
     candidates = rows - round(share * rows)
-    scored = chosen.score["score"]["sample"] if chosen.score else candidates
+    scored = chosen.more.get("score", {"sample": candidates})["sample"]
     steps = training["epochs"] * -(-scored // training["batch_size"])
     assert steps <= 1000
     assert training["schedule"]["warmup_steps"] == pytest.approx(steps / 10, abs=1)
@@ -44,8 +44,17 @@ def test_work_does_not_grow_with_rows(found: Guess, rows: int) -> None:
 
 def test_a_given_target_leaves_all_rows_to_be_scored() -> None:
     there = {"has_target": True, "on_gpu": True}
-    assert made(TEXTS, 4000, **there).score == {}
-    assert made(TEXTS, 4500, **there).score == {"score": {"sample": 4000}}
+    assert made(TEXTS, 4000, **there).more == {}
+    assert made(TEXTS, 4500, **there).more == {"score": {"sample": 4000}}
+
+
+@pytest.mark.parametrize(("free", "more"), [(2**33, {}), (2**34, {"snapshots": "3GiB"})])
+def test_states_are_kept_where_memory_is_free(
+    free: int, more: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curate.pipeline.sizes.available", lambda: free)
+    assert made(TEXTS).more.get("trajectory", {}) == more
+    assert made(NUMBERS).more == {}
 
 
 def test_the_encoder_suits_the_machine() -> None:
