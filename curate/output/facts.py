@@ -14,6 +14,7 @@ from curate.output.verdict import (
     corrections_line,
     error_line,
     labels_line,
+    learned_line,
     prediction_line,
     protocol_line,
     ratio_line,
@@ -102,6 +103,8 @@ def came_out(made: Mapping[str, Any], kept: int, candidates: int) -> Facts:
             f"{noise['kept']:,} of {count(noise['planted'], 'wrong label')} kept; "
             f"AUROC of the score {noise['auroc']:.3f}"
         )
+    if (judged := made.get("worth")) and (line := learned_line(judged)):
+        facts["training"] = line
     if relabelled := made.get("relabelled"):
         facts["corrections"] = corrections_line(relabelled, made.get("worth"))
     if labels := made.get("labels"):

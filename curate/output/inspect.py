@@ -171,6 +171,8 @@ def _marks(run: SavedRun, line: dict[str, Any]) -> dict[str, str]:
         facts[visible(name)] = f"{text}: {sense}"
     lowest = signed(run.scores.lowest_kept) if run.kept else "–"
     facts["score"] = f"{signed(line['score'])}; the lowest kept is {lowest}"
+    if not line["kept"] and (line.get("influence") or 0) > 0:
+        facts["score"] += ": others help more"
     known = read_labels(run.folder).filter(pl.col("row") == line["row"]).to_dicts()
     for label in known:
         given, other = (visible(label[f"{which}_label"]) for which in ("given", "predicted"))

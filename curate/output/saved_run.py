@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import datasets
 import numpy as np
@@ -82,6 +82,7 @@ class Worth(TypedDict):
     judging: int
     target_rows: int
     limit: int
+    untrained: NotRequired[Way | None]
 
 
 class Provenance(TypedDict, total=False):

@@ -23,6 +23,8 @@ FEWEST = 10
 """Examples left out below which an interval is too uncertain itself for a verdict."""
 ADDS_UP, FAILS = 0.7, 0.3
 """Realized over predicted change of a window, from which influences add up, or below do not."""
+LEARNED = 0.001
+"""Share of its loss that a model has to lose in training, to have learned anything."""
 AS_READ = "labels as they were read"
 """The way to train that is everything without corrections of labels."""
 WITH_TARGET = ("target alone", "everything and target")
@@ -87,6 +89,21 @@ def worth_line(worth: dict[str, Any]) -> str:
     if best["gain"] <= chosen["gain"]:
         return text
     return f"{text}; {best['name']} does better still ({best['gain']:.3g} lower)"
+
+
+def learned_line(worth: dict[str, Any]) -> str | None:
+    """That training on everything teaches the model nothing that can be told, if that is so."""
+    untrained = worth.get("untrained")
+    if untrained is None:
+        return None
+    least = LEARNED * abs(untrained["loss"])
+    if untrained["high"] < 0 and -untrained["gain"] > least:
+        return None
+    return (
+        "on everything does not get the loss on the judging rows below that of the model it starts "
+        f"with, {untrained['loss']:.3g}, by more than chance and a thousandth: see that it learns "
+        "(learning rate, epochs, labels) before you choose"
+    )
 
 
 def _by_how_much(gain: float) -> str:

@@ -40,9 +40,9 @@ ORIGIN = ("versions", "platform", "git_commit", "recipe_fingerprint", "run", "fi
 
 
 def run_apply(
-    selection: Path,
+    selection: Path | str,
     data: str,
-    out: Path,
+    out: Path | str,
     *,
     split: str | None = None,
     device: str = "auto",
@@ -69,6 +69,7 @@ def run_apply(
     Raises:
         UserError: nothing was written; what to change is in the message.
     """
+    out = Path(out)
     scorer, phases = Scorer(selection, device=device, run_code=run_code), phases or Phases()
     made_of = {
         "selection": scorer.fingerprint,

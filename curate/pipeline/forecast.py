@@ -296,8 +296,19 @@ def measure(plan: Forecast) -> Prices:
         so_far.enter(decided)
         decided.outcome()
 
-    scored = max(0.0, seconds_of(score, task) - targets) / len(few)
+    tried = replace(selector.shape(few), kinked=run.kinked)
+    seconds = max(0.0, seconds_of(score, task) - targets)
+    scored = seconds * _scoring_passes(run) / _scoring_passes(tried)
     return Prices(forward, cut, scored, targets, _file_seconds(judge, state))
+
+
+def _scoring_passes(run: RunShape) -> float:
+    """Passes of a step that is recorded and scored, its part of what is done once a run included.
+
+    Without those that are done again for want of memory.
+    """
+    done, parts = work(run), passes(run)
+    return (parts.record + parts.score - (done.scored - done.kept)) / done.scored
 
 
 def announce(job: Job, say: Callable[[str], None], phases: Phases) -> None:
@@ -360,7 +371,7 @@ def _file_seconds(judge: Judge, state: State) -> float:
 
 
 def plan_select(
-    recipe: Recipe, out: Path, *, device: str = "auto", ranks: Ranks = ALONE
+    recipe: Recipe, out: Path | str, *, device: str = "auto", ranks: Ranks = ALONE
 ) -> dict[str, Any]:
     """Forecast what `run_select` takes, from its recipe and a few of its steps; writes nothing.
 
@@ -372,7 +383,7 @@ def plan_select(
         UserError: the recipe cannot be run; what to change is in the message.
     """
     begin = time.perf_counter()
-    job = prepare(recipe, choose_device(device, ranks), existing_parent(out), ranks)
+    job = prepare(recipe, choose_device(device, ranks), existing_parent(Path(out)), ranks)
     read = time.perf_counter() - begin
     with suitable_threads(job.step_flops()):
         plan = forecast(job)

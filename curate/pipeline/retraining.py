@@ -73,17 +73,21 @@ class Measured:
         return cls(**{**plain, **arrays, "guesses": guesses})
 
 
+HALVES = ("measured", "before")
+
+
 @dataclass(frozen=True)
 class Plain:
     """Training on everything, to the end.
 
-    measured: on each of the judging halves. losses: of every candidate in the steps that have it,
-    before their update, mean, per term, shape (N,). early: those of the run's first half.
-    target: losses of the target's rows in that half, offered as candidates are but not trained on,
-    means, shape (M,) or shorter.
+    measured: on each of the judging halves; before: of the model that it starts with. losses: of
+    every candidate in the steps that have it, before their update, mean, per term, shape (N,).
+    early: those of the run's first half. target: losses of the target's rows in that half, offered
+    as candidates are but not trained on, means, shape (M,) or shorter.
     """
 
     measured: list[Measured]
+    before: list[Measured]
     losses: Array
     early: Array
     target: Array
@@ -172,14 +176,16 @@ class Retraining:
             NonFiniteError: it ends in a loss that is not finite.
         """
         if savepoints is not None and (saved := savepoints.newest()) is not None:
-            restored = [Measured.restored(values) for values in saved.pop("measured")]
-            return Plain(restored, **saved)
-        examples, watch = self.job.data.examples, _Watch(self.job)
-        measured = self._run(examples, None, self.juries, watch)
-        plain = Plain(measured, *watch.means())
+            one, other = ([*map(Measured.restored, saved.pop(name))] for name in HALVES)
+            return Plain(one, other, **saved)
+        job, watch = self.job, _Watch(self.job)
+        task, _, state = job.start(job.recipe.training.seed)
+        before = [self._measure(task, jury, state.theta, 0) for jury in self.juries]
+        measured = self._run(job.data.examples, None, self.juries, watch)
+        plain = Plain(measured, before, *watch.means())
         if savepoints is not None:
-            values = [jury.saved() for jury in measured]
-            savepoints.offer(lambda: {**vars(plain), "measured": values}, due=True)
+            values = {name: [half.saved() for half in getattr(plain, name)] for name in HALVES}
+            savepoints.offer(lambda: {**vars(plain), **values}, due=True)
         return plain
 
     def _run(

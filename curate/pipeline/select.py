@@ -60,7 +60,7 @@ TRAINED = (WORTH, EVALUATION, LABELS)
 
 def run_select(
     recipe: Recipe,
-    out: Path,
+    out: Path | str,
     *,
     device: str = "auto",
     overwrite: bool = False,
@@ -95,7 +95,7 @@ def run_select(
             unless it would fail again; likewise if it is interrupted.
     """
     with Unfinished(
-        out, fingerprint(recipe), resume=resume, overwrite=overwrite, ranks=ranks
+        Path(out), fingerprint(recipe), resume=resume, overwrite=overwrite, ranks=ranks
     ) as unfinished:
         return _select(recipe, device, unfinished, phases or Phases(), say, careful(trackers))
 
@@ -372,7 +372,8 @@ def _weigh(job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished) -> 
     with phases.phase("judge", total) as tick:
         retraining = Retraining(job, tick, unfinished.journal())
         plain = chosen.plain or retraining.plain(unfinished.savepoints("everything"))
-        return Appraiser(retraining, chosen.by_half, keep, plain.measured).weigh(plain.unlike())
+        appraiser = Appraiser(retraining, chosen.by_half, keep, plain.measured, plain.before)
+        return appraiser.weigh(plain.unlike())
 
 
 def _window_logger(trackers: Sequence[Tracker]) -> Callable[[Outcome, float | None], None]:

@@ -269,10 +269,10 @@ def reproduces(table: pl.DataFrame, scores: Scores) -> bool:
 
 def run_verify(
     recipe: Recipe,
-    out: Path,
+    out: Path | str,
     plan: RemovalPlan = RemovalPlan(),
     *,
-    run: Path | None = None,
+    run: Path | str | None = None,
     device: str = "auto",
     phases: Phases | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -292,7 +292,7 @@ def run_verify(
     Raises:
         UserError: nothing can be verified; why is in the message.
     """
-    phases = phases or Phases()
+    phases, out = phases or Phases(), Path(out)
     if plan.examples < FEWEST:
         say(
             f"note: {plan.examples} examples are too few for a verdict; leave out {FEWEST} or more "
@@ -309,8 +309,8 @@ def run_verify(
     if plan.examples > count:
         raise UserError(f"--examples: is {plan.examples}, but there are only {count} candidates.")
     if run is not None:
-        refuse_other_data(run, job.data.sources)
-        saved = saved_influences(run)
+        refuse_other_data(Path(run), job.data.sources)
+        saved = saved_influences(Path(run))
     taken = f"{out}: another process is verifying there; wait for it, or choose another --out."
     with alone(out / LOCK, taken):
         with suitable_threads(job.step_flops()):

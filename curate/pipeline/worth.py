@@ -73,7 +73,7 @@ class Worth:
     train, everything first. judging: rows that judged, of `target_rows`. steps: that all
     trainings took, that on everything included, and what measuring them took; limit: that one takes
     at most. guesses: of the model that was trained under the chosen budget, at the labels of rows
-    that it lacks.
+    that it lacks. untrained: the model that all trainings start with, where it was measured.
     """
 
     answer: Answer
@@ -86,6 +86,7 @@ class Worth:
     steps: float
     limit: int
     guesses: Guesses | None = None
+    untrained: Compared | None = None
 
     def row(self) -> dict[str, Any]:
         """Plain values, for provenance and `--json`."""
@@ -94,6 +95,7 @@ class Worth:
             "chosen": self.chosen.row(),
             "tried": [way.row() for way in self.tried],
             "against": [way.row() for way in self.against],
+            "untrained": None if self.untrained is None else self.untrained.row(),
         }
 
 
@@ -103,13 +105,14 @@ class Appraiser:
 
     by_half: scores by one half of the target alone and by the other, shape (2, N). choose: the
     rows kept by such scores under a budget, the recipe's if None. everything: training on
-    everything, as measured by each jury.
+    everything, as measured by each jury; before: the model that it starts with.
     """
 
     retraining: Retraining
     by_half: Array
     choose: Choose
     everything: list[Measured]
+    before: Sequence[Measured] = ()
 
     def __post_init__(self) -> None:
         self.job = self.retraining.job
@@ -148,6 +151,7 @@ class Appraiser:
             steps=self.retraining.steps + self.everything[0].steps,
             limit=self.job.total_steps(),
             guesses=self.guesses[chosen.share],
+            untrained=self._compare("untrained", 0, self.before) if self.before else None,
         )
 
     def kept(self, share: float | None) -> Compared:

@@ -9,6 +9,7 @@ import pytest
 from curate.output.verdict import (
     agreement_verdict,
     error_line,
+    learned_line,
     protocol_line,
     ratio_line,
     repeats_line,
@@ -58,6 +59,18 @@ def worth(gain: float, share: float | None, answer: str) -> dict[str, Any]:
     return {"chosen": chosen, "share": share, "answer": answer, "tried": [chosen, chosen]} | {
         "against": [{"name": "everything", "gain": 0.0}, {"name": "target alone", "gain": 0.3}]
     }
+
+
+def test_it_is_said_where_training_teaches_nothing() -> None:
+    assert learned_line({}) is None
+    assert learned_line({"untrained": None}) is None
+    assert (
+        learned_line({"untrained": {"loss": 1.0, "gain": -0.4, "low": -0.5, "high": -0.3}}) is None
+    )
+    assert learned_line({"untrained": {"loss": 1.0, "gain": -1e-4, "low": -2e-4, "high": -1e-5}})
+    line = learned_line({"untrained": {"loss": 0.693, "gain": -0.4, "low": -0.9, "high": 0.1}})
+    assert line is not None
+    assert "0.693, by more than chance" in line
 
 
 def test_the_worth_of_choosing_in_a_sentence() -> None:

@@ -132,6 +132,21 @@ def test_without_judging_that_is_said(tmp_path: Path) -> None:
     assert closing_lines(summary).startswith("what choosing is worth was not measured")
 
 
+@pytest.mark.parametrize(("lr", "learns"), [(1e-2, True), (1e-9, False)])
+def test_a_model_that_learns_nothing_is_told(tmp_path: Path, lr: float, learns: bool) -> None:
+    made = recipe(tmp_path, 0.3, trained=4)
+    made["training"]["optimizer"]["lr"] = lr
+    summary = run_select(check_recipe(made), str(tmp_path / "out"))
+    untrained = summary["worth"]["untrained"]
+    assert untrained["loss"] == pytest.approx(0.7, abs=0.2)
+    assert untrained["loss"] + untrained["gain"] == pytest.approx(
+        summary["worth"]["against"][0]["loss"], abs=0.05
+    )
+    assert ("training: on everything does not" not in closing_lines(summary)) is learns
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert ("on everything does not get the loss" not in page) is learns
+
+
 def test_several_rounds_and_other_policies_are_judged_too(tmp_path: Path) -> None:
     for number, selection in enumerate(
         [{"rounds": 2, "epochs": 1}, {"policy": "loss"}, {"policy": "knn_shapley"}]
