@@ -127,6 +127,6 @@ def safe_sqrt(x: Tensor) -> Tensor:
     them for what does not occur, MKL's takes 25 times as long.
     """
     if not x.requires_grad:
-        return (x + torch.finfo(x.dtype).tiny).sqrt_()
+        return (x + min(torch.finfo(x.dtype).tiny, 2**-126)).sqrt_()
     nonzero = x != 0  # not x > 0, which would turn a NaN into 0
     return torch.where(nonzero, torch.where(nonzero, x, 1).sqrt(), 0)

@@ -56,6 +56,9 @@ def test_safe_sqrt_has_derivative_zero_at_zero_and_passes_nan_on() -> None:
 def test_the_square_root_without_a_graph_changes_nothing_that_matters() -> None:
     x = 10 ** torch.linspace(-30, 30, 1001)
     assert torch.equal(safe_sqrt(x), x.sqrt())
+    for dtype, low in ((torch.float64, -280), (torch.bfloat16, -30), (torch.float16, -7)):
+        x = (10 ** torch.linspace(low, 4, 1001, dtype=torch.float64)).to(dtype)
+        assert torch.equal(safe_sqrt(x), x.sqrt())
     for eps in (1e-8, 1e-10):
         assert torch.equal(safe_sqrt(torch.zeros(1)) + eps, torch.tensor([eps]))
 
