@@ -68,7 +68,8 @@ def arrows() -> set[tuple[str, str]]:
 
 def floors() -> dict[str, int]:
     """How many rooms lie below each, one upon the other; -1 for a room in a circle."""
-    below = {room: {b for a, b in arrows() if a == room} for room in {room_of(p) for p in files()}}
+    found, rooms = arrows(), {room_of(path) for path in files()}
+    below = {room: {b for a, b in found if a == room} for room in rooms}
     levels: dict[str, int] = {}
     while ready := [r for r in below if r not in levels and below[r] <= levels.keys()]:
         levels |= {room: 1 + max((levels[b] for b in below[room]), default=0) for room in ready}

@@ -34,8 +34,8 @@ def factors(
 
         sum of the sizes that the loop divides by / sum of those kept;      0 if none of it is kept
 
-    which makes the loop's gradient the mean over all that is kept. One process has no others to
-    take a mean with.
+    which makes the loop's gradient the mean over all that is kept. What one process keeps whole is
+    trained on as it is.
 
     weighed: whether the loop is given weights and takes the mean over rows, whatever their size;
     then these are factors of the weights.
@@ -45,10 +45,10 @@ def factors(
     for k, weights in enumerate(decided.weights):
         pieces = spread.pieces(k)
         mine = np.array([piece.rank == spread.rank for piece in pieces])
-        if training.ranks.size == 1:
-            made.append(np.ones(len(pieces)))
-            continue
         kept = (weights > 0) | weighed
+        if training.ranks.size == 1 and kept.all() and not weighed:
+            made.append(np.ones(len(pieces)))  # plain training, as it is
+            continue
         sizes = np.ones(len(kept)) if weighed else decided.judged.scores.sizes[k].double().numpy()
         given = [sizes[piece.rows][handed(kept[piece.rows])].sum() for piece in pieces]
         by_rank = np.array(given).reshape(training.ranks.size, -1)

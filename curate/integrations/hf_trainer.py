@@ -302,6 +302,7 @@ class LookAheadMixin:
         objective = as_objective(objective, getattr(objective, "__name__", "objective"))
         if self._options.keep == WEIGHTS:
             self._chosen, added_up = objective, False
+            training.mean_over = "step"  # see `compute_loss`
         return LiveLoop(
             training,
             objective,

@@ -70,7 +70,9 @@ class LookAheadLoader:
         clip_norm: the norm that the loop clips gradients to.
         autocast: what the loop's passes are autocast to, such as torch.bfloat16. If None, it is
             read off the loop's first call of the model; a window before that is in float32.
-        accumulate: batches whose gradients the loop adds up for one optimizer step.
+        accumulate: batches whose gradients the loop adds up for one optimizer step, each the mean
+            of its batch; where they differ in size, they are multiplied so that all rows kept
+            count alike.
         scale: n -> the loop's gradient for a step of n batches, in units of the mean over all
             candidates; 1 by default. A loop that divides by `accumulate` even at the shorter end
             of an epoch has `lambda n: n / accumulate`.

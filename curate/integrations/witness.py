@@ -167,7 +167,7 @@ class Witness:
         own = Hidden(training.model, self._objective).sources
         sources = [*usual_sources(training.device), *own]
         watched = _Watched(decided, k, left, sources)
-        if not watched.all_take_part():
+        if not (watched.all_take_part() and self._takes_one_mean(decided, k)):
             return
         self._watched = watched
         self._handles = [
@@ -175,6 +175,19 @@ class Witness:
             training.optimizer.register_step_pre_hook(self._note_start),
             training.optimizer.register_step_post_hook(self._note_step),
         ]
+
+    def _takes_one_mean(self, decided: Decided, k: int) -> bool:
+        """Whether the loop's mean of the means of its batches is to be that over all rows.
+
+        It is not where one process drops nothing, which then trains as it would by itself
+        (`evening.factors`), and its batches differ in size, as the last of an epoch does.
+        """
+        training, scores = self._training, decided.judged.scores
+        plain = training.ranks.size == 1 and training.mean_over == "batch"
+        if not plain or scores is None or not decided.weights[k].all():
+            return True
+        batches = scores.sizes[k].tensor_split(decided.judged.steps[k].cuts)
+        return len({round(float(sizes.sum()), 6) for sizes in batches}) < 2
 
     def hand(self) -> None:
         """The loop is given another batch."""

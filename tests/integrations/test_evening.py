@@ -64,14 +64,26 @@ def test_weights_are_for_means_over_rows() -> None:
     assert made.tolist() == [2 * 3 / 4]
 
 
-def test_one_process_has_nothing_to_even_out() -> None:
-    training: Any = SimpleNamespace(ranks=ALONE, mean_over="batch")
+@pytest.mark.parametrize(
+    ("mean_over", "weights", "expected"),
+    [
+        ("batch", WEIGHTS, [8 * 2 / 14, 6 * 2 / 14]),  # of the sizes 1, 3, 4 and 6
+        ("batch", np.ones(8), [1, 1]),  # as plain training has it
+        ("batch", np.array([1.0, 0, 1, 1, 0, 0, 0, 0]), [2, 0]),
+        ("step", WEIGHTS, [1, 1]),
+        ("process", WEIGHTS, [1, 1]),
+    ],
+)
+def test_one_process_evens_out_its_batches_of_a_step(
+    mean_over: str, weights: Any, expected: list[float]
+) -> None:
+    training: Any = SimpleNamespace(ranks=ALONE, mean_over=mean_over)
     decided: Any = SimpleNamespace(
         judged=SimpleNamespace(scores=SimpleNamespace(sizes=[torch.from_numpy(SIZES)])),
-        weights=[WEIGHTS],
+        weights=[weights],
     )
     (made,) = factors(training, Spread([[5, 3]], 2, 0), decided, weighed=False)
-    assert made.tolist() == [1, 1]
+    assert made.tolist() == pytest.approx(expected)
 
 
 def test_each_pass_of_the_loop_has_a_factor_and_others_have_none() -> None:

@@ -134,16 +134,25 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(
-    ("case", "horizon"), [*((case, 3) for case in CASES), ("classifier, gradients accumulated", 1)]
+    ("case", "horizon", "rows"),
+    [
+        *((case, 3, 56) for case in CASES),
+        ("classifier, gradients accumulated", 1, 56),
+        ("classifier, gradients accumulated", 3, 60),
+    ],
 )
 def test_what_is_simulated_is_what_happens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, horizon: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, horizon: int, rows: int
 ) -> None:
-    """Param groups, warm-up, clipping, accumulation and the count of tokens: as in the Trainer."""
+    """Param groups, warm-up, clipping, accumulation and the count of tokens: as in the Trainer.
+
+    With 60 rows an epoch's last step is one of two batches that differ in size.
+    """
+    monkeypatch.setattr("curate.integrations.witness.AT_ONCE", 100)
     errors = foretell(monkeypatch)
     model, data, arguments = CASES[case]
     options = {"horizon": horizon, "rounds": 2, "keep": 0.5}
-    made = trainer(tmp_path, model().double(), data(56), options, **arguments)
+    made = trainer(tmp_path, model().double(), data(rows), options, **arguments)
     made.train()
     assert len(errors) == len(made.look_ahead_reports) >= 2
     # transformers takes the logits of language models to float32
@@ -152,21 +161,48 @@ def test_what_is_simulated_is_what_happens(
     assert all(report.kept * 2 == report.candidates for report in made.look_ahead_reports)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "rows"),
+    [*((case, 56) for case in CASES), ("classifier, gradients accumulated", 60)],
+)
 def test_weights_are_those_of_the_loss(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, rows: int
 ) -> None:
     """The loss is the objective's then, whatever the model or the Trainer would divide it by."""
+    monkeypatch.setattr("curate.integrations.witness.AT_ONCE", 100)
     errors = foretell(monkeypatch)
     model, data, arguments = CASES[case]
     options = {"horizon": 2, "keep": "weights"}
     made = trainer(
-        tmp_path, model().double(), data(56), options, **arguments | {"max_grad_norm": 0.0}
+        tmp_path, model().double(), data(rows), options, **arguments | {"max_grad_norm": 0.0}
     )
     made.train()
     assert len(errors) == len(made.look_ahead_reports) >= 2
     assert max(errors) < (1e-5 if data is texts else 1e-6)
     assert all(report.kept == report.candidates for report in made.look_ahead_reports)
+
+
+def test_uneven_batches_that_go_through_whole_train_as_the_trainer_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scored and watched, with nothing dropped: the mean of means that it is by itself."""
+    monkeypatch.setattr("curate.integrations.witness.AT_ONCE", 100)
+    monkeypatch.setattr("curate.integrations.paying.SURE", 1e9)
+    ends = []
+    for kind in (Trainer, LookAheadTrainer):
+        model = bert(dropout=0.1)
+        made = trainer(
+            tmp_path,
+            model,
+            sentences(60),
+            {"keep": "auto", "horizon": 2},
+            kind=kind,
+            gradient_accumulation_steps=2,
+        )
+        made.train()
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert made.look_ahead_reports
+    assert torch.equal(*ends)
 
 
 def test_keeping_everything_trains_bit_for_bit_as_the_trainer_does(tmp_path: Path) -> None:

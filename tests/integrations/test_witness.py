@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from curate import LookAheadLoader
 from curate.errors import SimulationError
 from curate.integrations import witness
-from tests.integrations.loop import loader, losses, net, target
+from tests.integrations.loop import data, loader, losses, net, target, train
 
 Train = Callable[[Any, nn.Module, torch.optim.Optimizer], None]
 
@@ -206,6 +206,30 @@ def watched_steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(witness.Witness, "_compare_gradient", noted)
     return steps
+
+
+@pytest.mark.parametrize("options", [{"keep": 0.5}, {"keep": "weights"}], ids=str)
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_batches_of_a_step_that_differ_in_size_are_one_mean(
+    options: dict[str, Any], horizon: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row that is kept counts the same, though the loop takes a mean of means."""
+    monkeypatch.setattr(witness, "AT_ONCE", 100)
+    model, examples = net(), data(54).tensors
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    batches = [[x[a:b] for x in examples] for a, b in ((0, 16), (16, 22), (22, 36), (36, 54))]
+    chosen = LookAheadLoader(
+        batches * 2,
+        model,
+        optimizer,
+        losses,
+        target(),
+        accumulate=2,
+        clip_norm=1.0,
+        horizon=horizon,
+        **options,
+    )
+    train(chosen, model, optimizer, accumulate=2)
 
 
 def test_what_begins_later_is_seen_later(monkeypatch: pytest.MonkeyPatch) -> None:
