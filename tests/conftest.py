@@ -24,6 +24,32 @@ RENDER = Figure.savefig
 BLANK = {"svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>', "png": b"\x89PNG\r\n\x1a\n"}
 
 
+LONG = [
+    "runtime/ranks/test_group.py",
+    "integrations/test_ranks.py",
+    "integrations/test_trl.py",
+    "test_examples.py",
+    "integrations/test_hf_trainer.py",
+    "integrations/test_place.py",
+    "tuning/test_tune.py",
+    "pipeline/test_select.py",
+    "test_language_models.py",
+    "pipeline/test_verify.py",
+]
+"""The files that take longest, half a minute and more; several processes begin with these, since
+otherwise one goes on by itself in the end."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # by how many tests a file has
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
     """Every test starts from the same RNG, on one thread: the tensors here are tiny."""

@@ -1,6 +1,6 @@
 """Plant faults in runs of curate, and see what is lost and what is silently wrong.
 
-    python examples/benchmarks/faults.py [--kills 20] [--only WORD] [--out DIR]
+    python examples/benchmarks/faults.py [--kills 20] [--only WORDS ...] [--out DIR]
 
 Kills (SIGKILL) at random moments and at chosen ones, disks that are full, bad rows, hostile files,
 parts of a result that fail, loops with overridden methods (`faulty_loops.py`). Every fault has a
@@ -137,14 +137,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=20, help="random kills, of each of three runs")
-    parser.add_argument("--only", default="", help="faults with this word in section or name")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="faults with one of these in section or name"
+    )
     parser.add_argument("--out", type=Path, help="where faults.json goes")
     arguments = parser.parse_args()
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         for section, name, data, fault in faults(bench, arguments.kills):
-            if arguments.only not in f"{section} {name}":
+            if not any(words in f"{section} {name}" for words in arguments.only):
                 continue
             at = bench.fresh(data)
             begin = time.monotonic()
