@@ -7,6 +7,7 @@ stop it. All of them are stopped by the same rule.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -80,10 +81,11 @@ HALVES = ("measured", "before")
 class Plain:
     """Training on everything, to the end.
 
-    measured: on each of the judging halves; before: of the model that it starts with. losses: of
-    every candidate in the steps that have it, before their update, mean, per term, shape (N,).
-    early: those of the run's first half. target: losses of the target's rows in that half, offered
-    as candidates are but not trained on, means, shape (M,) or shorter.
+    measured: on each of the judging halves; before: of the model that it starts with, none where
+    that has no finite loss. losses: of every candidate in the steps that have it, before their
+    update, mean, per term, shape (N,). early: those of the run's first half. target: losses of the
+    target's rows in that half, offered as candidates are but not trained on, means, shape (M,) or
+    shorter.
     """
 
     measured: list[Measured]
@@ -180,8 +182,12 @@ class Retraining:
             return Plain(one, other, **saved)
         job, watch = self.job, _Watch(self.job)
         task, _, state = job.start(job.recipe.training.seed)
-        before = [self._measure(task, jury, state.theta, 0) for jury in self.juries]
+        before = list[Measured]()
+        with suppress(NonFiniteError):  # then nothing is to be compared with
+            before += [self._measure(task, jury, state.theta, 0) for jury in self.juries]
         measured = self._run(job.data.examples, None, self.juries, watch)
+        look = look_passes(job, sum(self.parts[jury].target_rows for jury in self.juries))
+        measured = [replace(half, steps=half.steps + look) for half in measured]
         plain = Plain(measured, before, *watch.means())
         if savepoints is not None:
             values = {name: [half.saved() for half in getattr(plain, name)] for name in HALVES}
@@ -345,8 +351,8 @@ def looks_of(job: Job) -> int:
 
 def training_steps(job: Job, halves: int = 1) -> float:
     """Steps of one training to its end, and what measuring it on halves of the target takes."""
-    looks = min(job.total_steps(), looks_of(job))
-    return job.total_steps() + looks * look_passes(job, job.data.target_rows) * halves / 2
+    look = look_passes(job, job.data.target_rows) * halves / 2
+    return job.total_steps() + min(job.total_steps(), looks_of(job)) * look
 
 
 def juries(job: Job) -> list[int]:

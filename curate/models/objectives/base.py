@@ -44,7 +44,7 @@ def losses_and_metrics(
     """
     methods = ("losses_and_metrics", "losses", "metrics")
     own = [name for base in type(objective).__mro__ for name in methods if name in vars(base)]
-    if own[0] == methods[0]:
+    if own[:1] == [methods[0]]:
         both: tuple[Tensor, dict[str, Tensor]] = getattr(objective, methods[0])(model, batch)
         return both
     return objective.losses(model, batch), objective.metrics(model, batch)
