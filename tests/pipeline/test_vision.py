@@ -117,7 +117,9 @@ def test_networks_of_torchvision_from_python(here: Path) -> None:
     found = curate.select(
         images[:16],
         validation=images[16:],
-        model=curate.freeze_norms(nn.Sequential(torchvision.models.resnet18(num_classes=10))),
+        model=curate.freeze_norms(
+            nn.Sequential(torchvision.models.shufflenet_v2_x0_5(num_classes=10))
+        ),
         training={"batch_size": 8},
         selection={"horizon": 1, "judge": False, "keep": {"fraction": 0.5}},
     )
