@@ -153,7 +153,7 @@ def passes(run: RunShape) -> Passes:
         score=run.rounds * sum(_back(run, length) for length in windows)
         + done.scored
         - done.kept
-        + _checks(run),
+        + checks(run),
         redo=done.redone,
         commit=commit,
         targets=(done.target_passes + done.target_looks * FORWARD) * run.target_share,
@@ -194,7 +194,7 @@ def _back(run: RunShape, length: int) -> float:
     return (length - 1) * each + first + SLOPES * run.targets + jumps
 
 
-def _checks(run: RunShape) -> float:
+def checks(run: RunShape) -> float:
     """What makes sure of slopes and differences, in a whole run."""
     products = run.rounds * (len(run.kept) - len(run.windows))
     if not products:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from curate.influence import Differences, Point, target_gradients, target_graph
-from curate.influence.cost import RunShape, passes, work
+from curate.influence.cost import RunShape, checks, passes, work
 from curate.pipeline.amortize import passes_to_predict
 from curate.pipeline.build import choose_device
 from curate.pipeline.job import Job, prepare
@@ -290,9 +290,11 @@ def measure(plan: Forecast) -> Prices:
         so_far.enter(decided)
         decided.outcome()
 
+    score()  # which finds out how far to step, as is done once a run
+    seconds = max(0.0, seconds_of(score, task) - targets) / len(few)
     tried = replace(selector.shape(few), kinked=run.kinked)
-    seconds = max(0.0, seconds_of(score, task) - targets)
-    scored = seconds * _scoring_passes(run) / _scoring_passes(tried)
+    again = _scoring_passes(tried) - checks(tried) / len(few)
+    scored = seconds * _scoring_passes(run) / again
     return Prices(forward, cut, scored, targets, _file_seconds(judge, state))
 
 

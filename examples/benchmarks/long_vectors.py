@@ -4,7 +4,7 @@ AdamW after clipping, on gradients of which half is 0, as those of an embedding 
 occur: by torch.optim, by the rule in one go, and block by block as `curate` has it. Prints
 milliseconds, the median of several, in one process.
 
-    python examples/benchmarks/long_vectors.py [--threads 2]
+    python examples/benchmarks/long_vectors.py [--threads 2] [--keep]
 
 About half a minute.
 """
@@ -57,9 +57,12 @@ def ways(size: int) -> dict[str, Callable[[], object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--threads", type=int, default=2)
-    torch.set_num_threads(parser.parse_args().threads)
-    keep_freed_memory()
-    keep_large_blocks(20 * 4 * max(SIZES))
+    parser.add_argument("--keep", action="store_true", help="freed memory, as the commands do")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    if asked.keep:
+        keep_freed_memory()
+        keep_large_blocks(20 * 4 * max(SIZES))
     print("| parameters | torch.optim | rule, whole | in blocks |")
     print("|---|---|---|---|")
     for size in SIZES:
