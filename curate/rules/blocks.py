@@ -1,8 +1,8 @@
 """Updates of long vectors part by part, so that what is in between is as long as a part.
 
-Where freed memory goes back to the system, as by default, each vector that comes and goes is paid for
+Where freed memory goes back to the system, as by default, a vector that comes and goes is paid for
 by the page: an update takes two thirds of the time so. Where it is kept (`runtime.allocator`) it
-takes a tenth more, and less memory (`examples/benchmarks/long_vectors.py`).
+takes a tenth more (`examples/benchmarks/long_vectors.py`).
 """
 
 from collections.abc import Iterator
