@@ -27,6 +27,11 @@ def handed(kept: Array) -> Array:
     return np.flatnonzero(kept) if kept.any() else np.arange(1)
 
 
+def left_as_it_is(training: LiveTraining, kept: Array) -> bool:
+    """Whether a step is plain training: of one process, which drops nothing."""
+    return training.ranks.size == 1 and bool(kept.all())
+
+
 def factors(
     training: LiveTraining, spread: Spread, decided: Decided, *, weighed: bool
 ) -> list[Array]:
@@ -46,8 +51,8 @@ def factors(
         pieces = spread.pieces(k)
         mine = np.array([piece.rank == spread.rank for piece in pieces])
         kept = (weights > 0) | weighed
-        if training.ranks.size == 1 and kept.all() and not weighed:
-            made.append(np.ones(len(pieces)))  # plain training, as it is
+        if not weighed and left_as_it_is(training, kept):
+            made.append(np.ones(len(pieces)))
             continue
         sizes = np.ones(len(kept)) if weighed else decided.judged.scores.sizes[k].double().numpy()
         given = [sizes[piece.rows][handed(kept[piece.rows])].sum() for piece in pieces]

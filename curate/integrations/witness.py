@@ -20,6 +20,7 @@ from curate.integrations.compared import (
     require_update,
     surely_within,
 )
+from curate.integrations.evening import left_as_it_is
 from curate.integrations.sharded import HOOKS
 from curate.integrations.training import LiveTraining
 from curate.models import Batch, FlatModel, Objective
@@ -179,12 +180,11 @@ class Witness:
     def _takes_one_mean(self, decided: Decided, k: int) -> bool:
         """Whether the loop's mean of the means of its batches is to be that over all rows.
 
-        It is not where one process drops nothing, which then trains as it would by itself
-        (`evening.factors`), and its batches differ in size, as the last of an epoch does.
+        It is not where nothing makes it so, and batches differ in size, as the last of an epoch.
         """
         training, scores = self._training, decided.judged.scores
-        plain = training.ranks.size == 1 and training.mean_over == "batch"
-        if not plain or scores is None or not decided.weights[k].all():
+        plain = left_as_it_is(training, decided.weights[k] > 0)
+        if not plain or training.mean_over != "batch" or scores is None:
             return True
         batches = scores.sizes[k].tensor_split(decided.judged.steps[k].cuts)
         return len({round(float(sizes.sum()), 6) for sizes in batches}) < 2

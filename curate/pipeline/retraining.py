@@ -186,7 +186,7 @@ class Retraining:
         with suppress(NonFiniteError):  # then nothing is to be compared with
             before += [self._measure(task, jury, state.theta, 0) for jury in self.juries]
         measured = self._run(job.data.examples, None, self.juries, watch)
-        look = look_passes(job, sum(self.parts[jury].target_rows for jury in self.juries))
+        look = self._look(self.juries)
         measured = [replace(half, steps=half.steps + look) for half in measured]
         plain = Plain(measured, before, *watch.means())
         if savepoints is not None:
@@ -209,8 +209,7 @@ class Retraining:
         steps = job.steps(seed, None if rows is None else torch.from_numpy(rows))
         count, total = len(examples) if rows is None else len(rows), len(steps)
         best, theta = dict[int, Measured](), state.theta
-        stale, looks = dict.fromkeys(juries, 0), min(total, looks_of(job))
-        look = sum(look_passes(job, self.parts[jury].target_rows) for jury in juries)
+        stale, looks = dict.fromkeys(juries, 0), looks_of(job)
         patience, ended = max(WAIT, PATIENCE * looks), set[int]()
         ends = {(k + 1) * (total // looks) + min(k + 1, total % looks) for k in range(looks)}
         for t, step in enumerate(steps):
@@ -238,8 +237,12 @@ class Retraining:
         if ask is not None:
             guesses = guess(task, theta, ask, self.parts[juries[0]])
             best[juries[0]] = replace(best[juries[0]], guesses=guesses)
-        took = done + look * sum(end <= done for end in ends)
+        took = done + self._look(juries) * sum(end <= done for end in ends)
         return [replace(best[jury], last=now[jury].loss, steps=took) for jury in juries]
+
+    def _look(self, juries: Sequence[int]) -> float:
+        """What measuring a model for these juries takes, in steps."""
+        return look_passes(self.job, sum(self.parts[jury].target_rows for jury in juries))
 
     def _measure(self, task: Task, part: int, theta: torch.Tensor, rows: int) -> Measured:
         """Measure a model at theta, trained on so many rows, on a part of the target."""
@@ -345,14 +348,15 @@ def looks_of(job: Job) -> int:
 
     All alike, so that none of them has more places to stop at.
     """
-    within = SHARE * job.total_steps() / look_passes(job, job.data.target_rows)
-    return min(MOST, max(LEAST, int(within)))
+    total = job.total_steps()
+    within = SHARE * total / look_passes(job, job.data.target_rows)
+    return min(total, MOST, max(LEAST, int(within)))
 
 
 def training_steps(job: Job, halves: int = 1) -> float:
     """Steps of one training to its end, and what measuring it on halves of the target takes."""
     look = look_passes(job, job.data.target_rows) * halves / 2
-    return job.total_steps() + min(job.total_steps(), looks_of(job)) * look
+    return job.total_steps() + looks_of(job) * look
 
 
 def juries(job: Job) -> list[int]:

@@ -3,29 +3,12 @@
 import pytest
 import torch
 
-from curate.rules import (
-    SGD,
-    Adagrad,
-    Adam,
-    AdamW,
-    Clipped,
-    Grouped,
-    Muon,
-    RMSprop,
-    Rule,
-    blocks_of,
-    initial_state,
-    updated,
-)
+from curate.rules import SGD, Adam, AdamW, Clipped, Grouped, Rule, blocks_of, initial_state, updated
+from tests.tiny import RULES, shaped
 
 SIZE = 1000
 RULES_TO_TRY: list[Rule] = [
-    SGD(momentum=0.9, nesterov=True),
-    Adam(weight_decay=0.1),
-    AdamW(),
-    RMSprop(momentum=0.5),
-    Adagrad(),
-    Muon(shapes=((20, 30), (20, 20))),
+    *(shaped(rule, ((20, 30), (20, 20))) for rule in RULES.values()),
     Clipped(AdamW(), 0.5),
     Grouped([Clipped(Adam(weight_decay=0.1), 0.5), SGD(momentum=0.9), AdamW()], [5, 900, 95]),
 ]
