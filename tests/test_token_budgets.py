@@ -166,7 +166,7 @@ def test_per_token_divides_influence_and_loss_by_tokens_and_leaves_the_column(th
 
 
 def policy_scores(*overrides: str) -> tuple[Scores, Any]:
-    """What the policy itself makes of a run, before it is shrunk to what repeats; and tokens."""
+    """What the policy itself makes of a run, before losses have their say; and tokens."""
     raw = parse(Path("text.yaml").read_text())
     job = prepare(check_recipe(raw, overrides), torch.device("cpu"))
     selector, state, steps = selector_for(job, job.recipe.selection.policy)

@@ -160,11 +160,12 @@ def protocol_line(worth: dict[str, Any], candidates: int) -> str:
 
 def repeats_line(repeats: dict[str, Any]) -> str:
     """Whether scores say anything about unseen target rows, from `Repeatability.row`."""
+    weight = repeats.get("evidence")
+    with_losses = f", with losses in training, which count {weight:g} to 1," if weight else ""
     text = (
-        f"scores on one half of the target and on the other correlate "
-        f"{repeats['correlation']:.2f} ({repeats['low']:.2f} to {repeats['high']:.2f}); shrunk to "
-        f"what repeats, and with losses in training, they foretell the other half's with "
-        f"{repeats['foretold']:.2f}"
+        f"influences on one half of the target and on the other correlate "
+        f"{repeats['correlation']:.2f} ({repeats['low']:.2f} to {repeats['high']:.2f}); scores by "
+        f"one half{with_losses} foretell influences on the other with {repeats['foretold']:.2f}"
     )
     if repeats["low"] <= 0:
         return f"{text}. By themselves they do not repeat: more target rows are needed"

@@ -41,7 +41,7 @@ from curate.trajectory import (
     shard_bytes,
 )
 
-ARRAYS = (3, 1, 1, 1, 2, 2, 2, 1, 1, 2, 1, 1)
+ARRAYS = (3, 1, 1, 1, 4, 2, 2, 2, 1, 1, 2, 1, 1)
 """Numbers of a row beside the sums of its scores, array by array: errors, means, losses, ranks."""
 OUTPUT = 96 * 2**20
 """Bytes that writing and the report take, whatever the number of rows: what draws its figures, and
@@ -198,7 +198,7 @@ class Forecast:
         if self.job.device.type != "cpu":
             return parts
         count, targets = len(self.job.data.examples), len(self.selector.judge.targets)
-        rows = held(8 * count * width for width in (4 + targets, *ARRAYS))
+        rows = held(8 * count * width for width in (7 + targets, *ARRAYS))
         first = memory(replace(self.run, kept=self.run.kept[:FEW]), sizes)
         process = self.process - parts["parameters"]
         parts["buffers"] = max(0, warm - process - sum(first.values()))

@@ -26,7 +26,6 @@ from curate.runtime.large import large, pieces, touched
 from curate.runtime.ranks import Ranks, everywhere
 from curate.runtime.savepoints import Savepoints
 from curate.selection import Array
-from curate.selection.policies import normal_scores
 from curate.trajectory import Step, Task, forward_step
 
 MOST, LEAST, SHARE = 20, 5, 0.5
@@ -95,13 +94,10 @@ class Plain:
     target: Array
 
     def evidence(self) -> Array:
-        """Losses and their ranks, shape (2, N), higher for better: they foretell influences."""
-        evidence = large((2, len(self.losses)), np.float64)
-        for part in pieces(len(self.losses)):
-            evidence[0, part] = -self.losses[part]
-        ranked = normal_scores(evidence[0])
-        for part in pieces(len(ranked)):
-            evidence[1, part] = ranked[part]
+        """Of every candidate, shape (N,), higher for better: its loss, which is to be low."""
+        evidence = large(len(self.losses), np.float64)
+        for part in pieces(len(evidence)):
+            evidence[part] = -self.losses[part]
         return evidence
 
     def unlike(self) -> float:

@@ -30,7 +30,7 @@ from curate.selection.policies import (
     Offer,
     Policy,
     Repeatability,
-    shrink,
+    combine,
 )
 from curate.selection.policies.base import Setting
 from curate.trajectory import Step
@@ -135,8 +135,7 @@ def choose(
     """Value all candidates of a job by the named policy and apply the recipe's budget.
 
     Influences are taken on two halves of the target. Where one round is scored, a row's score is
-    what these, and its losses in training on everything, say of its influence on target rows not
-    seen (`shrink`).
+    made of these and of its losses in training on everything (`combine`).
 
     Args:
         unfinished: has savepoints to resume from, and takes new ones.
@@ -152,21 +151,22 @@ def choose(
             state, steps, tick, savepoints=savepoints(policy), on_outcome=on_outcome
         )
     spent = passes(selector.shape(steps)).total
-    if scores.halves is None:
+    if scores.halves is None or scores.visits is None:
         by_half = _by_half(job, policy, scores.score)
         return Chosen(scores, cut(job, scores.score), spent, by_half)
     if selector.judge.policy.rounds > 1:
         with phases.phase("choose"):
-            shrunk = shrink(scores.halves, np.zeros((0, len(scores.score))), job.data.target_rows)
+            combined = combine(scores.halves, scores.visits, job.data.target_rows)
             choice = cut(job, scores.score)
-        return Chosen(scores, choice, spent, scores.halves, shrunk.repeats)
+        return Chosen(scores, choice, spent, scores.halves, combined.repeats)
     with phases.phase("train on everything", job.total_steps()) as tick:
         plain = Retraining(job, tick).plain(savepoints("everything"))
     with phases.phase("choose"):
-        shrunk = shrink(scores.halves, plain.evidence(), job.data.target_rows)
-        choice = cut(job, shrunk.values)
-    scores = replace(scores, score=shrunk.values)
-    return Chosen(scores, choice, spent, shrunk.by_half, shrunk.repeats, plain)
+        given = (plain.evidence(), plain.unlike())
+        combined = combine(scores.halves, scores.visits, job.data.target_rows, *given)
+        choice = cut(job, combined.values)
+    scores = replace(scores, score=combined.values)
+    return Chosen(scores, choice, spent, combined.by_half, combined.repeats, plain)
 
 
 def selector_for(

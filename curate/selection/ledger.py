@@ -70,7 +70,8 @@ class Scores:
     influence: mean over occurrences, on the mean loss of the targets, loss units, (N,);
     influences: on each target, (Q, N); None if the policy does not look at influences.
     halves: influences on one half of the target and on the other, standardized step by step as
-    the score is, (2, N); None if the target was not halved.
+    the score is, (2, N); None if the target was not halved. visits: the same of a row's odd visits
+    and of its even ones, half by visits, (2, 2, N), NaN where it had none.
     errors: expected absolute error of the mean influence, (N,), and windows: how far each
     window's influences are off; both only where errors were estimated. outcomes: what became of
     each window, where there are influences.
@@ -81,6 +82,7 @@ class Scores:
     influence: Array | None = None
     influences: Array | None = None
     halves: Array | None = None
+    visits: Array | None = None
     errors: Array | None = None
     windows: Sequence[WindowError] = ()
     outcomes: Sequence[Outcome] = ()
@@ -105,7 +107,7 @@ def _table(records: Sequence[Any], kind: type) -> pl.DataFrame:
 class Ledger:
     """Adds up values and influences, step by step.
 
-    8 (2 + Q) bytes a candidate, 16 more with halves: in memory where that is little, in a file
+    8 (2 + Q) bytes a candidate, 40 more with halves: in memory where that is little, in a file
     without a name otherwise.
     """
 
@@ -122,10 +124,9 @@ class Ledger:
         halves, the share of each in its whole target, shape (2, Q / 2).
         """
         self._weights, self._strata, self._half_shares = target_weights, strata, half_shares
-        width = 2 + len(target_weights) + (0 if half_shares is None else 2)
-        self._sums = large(
-            (candidates, width), np.float64
-        )  # of a row: score, seen, influences, halves
+        width = 2 + len(target_weights) + (0 if half_shares is None else 5)
+        # of a row: score, seen, influences; odd visits, and of each half in odd and in even ones
+        self._sums = large((candidates, width), np.float64)
 
     def add(
         self, rows: Array, scores: Array, influences: Array | None = None, per: Array | int = 1
@@ -137,12 +138,21 @@ class Ledger:
         columns = [scores, np.ones(len(rows))]
         if influences is not None:
             columns += [*influences]
-            strata = None if self._strata is None else self._strata[rows]
-            for k in () if self._half_shares is None else (0, 1):
-                half = slice(k * len(influences) // 2, (k + 1) * len(influences) // 2)
-                mean = np.average(influences[half], axis=0, weights=self._weights[half])
-                columns.append(standardize(mean / per, strata))
+            if self._half_shares is not None:
+                columns += self._by_visit(rows, influences / per)
         add_to_rows(self._sums, rows, columns)
+
+    def _by_visit(self, rows: Array, influences: Array) -> list[Array]:
+        """Columns of one step: whether it is a row's odd visit; each half in odd, even visits."""
+        strata = None if self._strata is None else self._strata[rows]
+        odd = self._sums[rows, 1] % 2 == 0
+        columns = [odd.astype(np.float64)]
+        for k in (0, 1):
+            half = slice(k * len(influences) // 2, (k + 1) * len(influences) // 2)
+            mean = np.average(influences[half], axis=0, weights=self._weights[half])
+            values = standardize(mean, strata)
+            columns += [values * odd, values * ~odd]
+        return columns
 
     def saved(self) -> Array:
         """The sums so far, valid until the next step is entered."""
@@ -164,6 +174,7 @@ class Ledger:
                 influence=large(count, np.float64),
                 influences=large((targets, count), np.float64),
                 halves=large((2, count), np.float64) if halved else None,
+                visits=large((2, 2, count), np.float64) if halved else None,
             )
         for part in pieces(count):
             self._enter_means(scores, part)
@@ -179,7 +190,12 @@ class Ledger:
         influences = np.stack(others[:targets]) / times
         scores.influence[part] = np.average(influences, axis=0, weights=self._weights)
         if self._half_shares is not None and scores.halves is not None:
-            scores.halves[:, part] = np.stack(others[targets:]) / times
+            assert scores.visits is not None
+            odd, *visits = others[targets:]
+            sums = np.stack(visits).reshape(2, 2, -1)
+            scores.halves[:, part] = sums.sum(axis=1) / times
+            counts = np.stack([odd, seen - odd])
+            scores.visits[..., part] = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
             by_half = influences.reshape(2, len(influences) // 2, -1)
             influences = (self._half_shares[..., None] * by_half).sum(axis=0)
         scores.influences[:, part] = influences

@@ -38,7 +38,9 @@ def test_a_selection_with_all_that_can_be_known() -> None:
     assert lines[8:10] == ["retrained on  rows  test loss", "look_ahead      36      0.500"]
     assert "label noise: 1 of 14 wrong labels kept; AUROC of the score 0.500" in lines
     assert lines[-3].startswith("influences: to be trusted: size and order are right")
-    assert lines[-2].startswith("scores on one half of the target and on the other correlate 0.50")
+    assert lines[-2].startswith(
+        "influences on one half of the target and on the other correlate 0.50"
+    )
 
 
 class Cells(HTMLParser):

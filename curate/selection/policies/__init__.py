@@ -1,13 +1,14 @@
 """How much each candidate is worth: one file for each policy."""
 
 from curate.selection.policies.base import Evidence, Offer, Policy
+from curate.selection.policies.combine import Combined, Repeatability, combine, normal_scores
 from curate.selection.policies.knn_shapley import KNNShapley, shapley_values
 from curate.selection.policies.look_ahead import LookAhead
 from curate.selection.policies.loss import SmallLoss
 from curate.selection.policies.random import Random
-from curate.selection.policies.shrinkage import Repeatability, Shrunk, normal_scores, shrink
 
 __all__ = [
+    "Combined",
     "Evidence",
     "KNNShapley",
     "LookAhead",
@@ -15,9 +16,8 @@ __all__ = [
     "Policy",
     "Random",
     "Repeatability",
-    "Shrunk",
     "SmallLoss",
+    "combine",
     "normal_scores",
     "shapley_values",
-    "shrink",
 ]

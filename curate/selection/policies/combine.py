@@ -1,0 +1,171 @@
+"""Do scores repeat on other target rows, and what should other evidence say beside them?
+
+An influence on a target is a mean over the target's rows, and those are a sample. Choosing top
+rows by it fits that sample. So candidates are scored against two disjoint halves of the target.
+What the two share is not sampling noise (DESIGN 3.11). But influences of one step share more than
+the row: they look back along the same updates, whose direction is partly chance. So the halves
+are told apart by visits, too: influences on one half in a row's odd visits foretell those on the
+other half in its even ones only by what is the row's own.
+
+Beside influences there is other evidence of a row, such as its losses in training on everything.
+How much weight it should have differs: losses say nearly all of wrong labels, and nothing of
+domains. So it is tried out. A score is
+
+    normal score of the influence + w x normal score of the evidence,
+
+and w is how much it takes for the rows that would go first to have the lowest influence on what
+did not score them, the other half in other visits. More weight has to be better by more than
+chance.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from itertools import product
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from curate.runtime.large import large, pieces
+from curate.selection import Array
+from curate.selection.ranking import SURE, average_ranks, fisher_interval
+
+QUANTILES = np.vectorize(NormalDist().inv_cdf, otypes=[float])
+ENOUGH = 0.8
+"""Reliability of scores that `rows_needed` is about."""
+WEIGHTS, FIRST = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 0.2
+"""Of the evidence, as tried; the least share of rows that are taken to be those that go first."""
+SAMPLE = 2**17
+"""Rows that a weight is found by, about, where there are more."""
+
+
+@dataclass(frozen=True)
+class Repeatability:
+    """How far scores on one half of the target repeat on the other.
+
+    correlation: of the candidates' influences on the two halves, with its 95 % interval, `low`
+        to `high`. reliability: of influences on the whole target, by Spearman and Brown.
+    foretold: correlation of final scores made from one half with influences on the other, mean
+        of both directions. evidence: the weight of other evidence in these.
+    target_rows: rows of the target. rows_needed: about how many would make scores reliable to
+        0.8; None where nothing repeats, so that no number can be given.
+    """
+
+    correlation: float
+    low: float
+    high: float
+    reliability: float
+    foretold: float
+    target_rows: int
+    rows_needed: int | None
+    evidence: float
+
+    def row(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """Scores of influence and evidence, with mean 0, higher for better.
+
+    values: shape (N,). by_half: made from the influences on one half alone, shape (2, N), so
+    that the other half is free to judge by.
+    """
+
+    values: Array
+    by_half: Array
+    repeats: Repeatability
+
+
+def combine(
+    halves: Array,
+    visits: Array,
+    target_rows: int,
+    evidence: Array | None = None,
+    unlike: float = 0.0,
+) -> Combined:
+    """Score every row by its influence and by what other evidence is worth beside it.
+
+    Args:
+        halves: mean influences on the two halves of the target, shape (2, N).
+        visits: the same of a row's odd visits and of its even ones, shape (2, 2, N), half by
+            visits; NaN where there was none.
+        target_rows: of both halves together.
+        evidence: about each row, shape (N,), finite, higher for better.
+        unlike: a guess at the share of rows that should go.
+    """
+    count = halves.shape[1]
+    alone = large(count, np.float64) if evidence is None else normal_scores(evidence)
+    weight = 0.0 if evidence is None else _weight(visits, alone, max(FIRST, unlike))
+    by_half, values = large((2, count), np.float64), large(count, np.float64)
+    for k in (0, 1):
+        ranked = normal_scores(halves[k])
+        for part in pieces(count):
+            by_half[k, part] = ranked[part] + weight * alone[part]
+            values[part] += by_half[k, part] / 2
+    correlation = _correlation(halves[0], halves[1])
+    low, high = fisher_interval(correlation, count)
+    repeats = Repeatability(
+        correlation=correlation,
+        low=low,
+        high=high,
+        reliability=max(0.0, 2 * correlation / (1 + correlation)),
+        foretold=sum(_correlation(by_half[k], halves[1 - k]) for k in (0, 1)) / 2,
+        target_rows=target_rows,
+        rows_needed=_rows_needed(correlation, target_rows) if low > 0 else None,
+        evidence=weight,
+    )
+    return Combined(values, by_half, repeats)
+
+
+def normal_scores(values: Array) -> Array:
+    """Quantiles of the normal distribution in the order of the values, shape (n,), mean 0."""
+    scores = average_ranks(values)
+    for part in pieces(len(values)):
+        scores[part] = QUANTILES((scores[part] + 0.5) / len(values))
+    return scores
+
+
+def _weight(visits: Array, alone: Array, share: float) -> float:
+    """The weight of the evidence: the least that is no worse than the best, but by chance.
+
+    Where most rows were seen once, influences of the same steps have to do.
+
+    share: of the rows, that would go first.
+    """
+    every = slice(None, None, max(1, len(alone) // SAMPLE))
+    cells, evidence = visits[:, :, every], alone[every]
+    again: Array = ~np.isnan(cells).any(axis=(0, 1))
+    if apart := 2 * int(again.sum()) >= len(again):
+        cells, evidence = cells[:, :, again], evidence[again]
+    first = max(1, round(share * len(evidence)))
+    gains = np.zeros((len(WEIGHTS), len(evidence)))  # what every row adds to that of dropping
+    for half, visit in product((0, 1), (0, 1) if apart else (0,)):
+        other = cells[1 - half, 1 - visit if apart else visit]
+        ranked = normal_scores(cells[half, visit])
+        for k, weight in enumerate(WEIGHTS):
+            dropped = np.argsort(ranked + weight * evidence, kind="stable")[:first]
+            gains[k, dropped] += (other.mean() - other[dropped]) / first
+    best = gains[int(gains.sum(axis=1).argmax())]
+    missed = best - gains
+    chance = SURE * np.sqrt(np.square(missed).sum(axis=1))
+    return WEIGHTS[int(np.argmax(missed.sum(axis=1) <= chance))]
+
+
+def _rows_needed(correlation: float, target_rows: int) -> int:
+    """The length at which a target's scores are reliable enough, by Spearman and Brown."""
+    halves = ENOUGH / (1 - ENOUGH) * (1 - correlation) / correlation
+    return math.ceil(halves * target_rows / 2)
+
+
+def _correlation(one: Array, other: Array) -> float:
+    """Pearson's of any number of values, 0 where one of them never varies."""
+    count, means, sums = len(one), np.zeros((2, 1)), np.zeros((2, 2))
+    for part in pieces(count):
+        means += np.stack([one[part], other[part]]).sum(axis=1, keepdims=True) / count
+    for part in pieces(count):
+        both = np.stack([one[part], other[part]]) - means
+        sums += both @ both.T
+    size = math.sqrt(sums[0, 0] * sums[1, 1])
+    return float(sums[0, 1]) / size if size > 0 else 0.0
