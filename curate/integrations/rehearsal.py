@@ -16,7 +16,7 @@ from curate.models import FlatModel, Objective
 from curate.models.hidden import Hidden
 from curate.trajectory import Gradient, Step, Task, gradient
 
-STEPS = 4
+STEPS = 3
 
 
 class Rehearsal:
@@ -90,7 +90,7 @@ def rehearse(training: LiveTraining, gradients: Mapping[str, Tensor | None]) -> 
     """Have the optimizer step by these gradients, hooks and all, and compare with its rule.
 
     gradients: of one step, before clipping, by the name of the parameter; None where it has none.
-    Cost: four steps of the optimizer, and room for a copy of weights and state meanwhile.
+    Cost: three steps of the optimizer, and room for a copy of weights and state meanwhile.
 
     Raises:
         SimulationError: a parameter moves elsewhere than the rule takes it.

@@ -290,7 +290,8 @@ class Witness:
         step = replace(decided.kept(watched.k), micro_batch=0)
         for skip in range(len(watched.passes) + 1):  # the loop may have had other passes before
             replayed = _Replayed(self._objective, watched, skip)
-            task = Task(model, replayed, decided.judge.task.examples, training.ranks)
+            examples = decided.judge.task.examples
+            task = Task(model, replayed, examples, training.ranks, watched.sources)
             handle = training.model.register_forward_pre_hook(replayed.before_pass)
             try:
                 simulated = gradient(task, state.theta, step)

@@ -87,12 +87,15 @@ class Task:
     """What is being trained: a model, its objective, the candidates; and by which processes.
 
     Each rank computes its share of the rows of a step, and all get the result of the whole.
+
+    sources: what passes draw random numbers from; found out by the first pass if none are given.
     """
 
     model: FlatModel
     objective: Objective
     examples: Examples
     ranks: Ranks = ALONE
+    sources: Sequence[Source] = ()
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
@@ -101,9 +104,8 @@ class Task:
         It draws from torch, from generators that the model or the objective keeps, and from Python
         and NumPy if the first pass does. All go on after it as if it had not been.
         """
-        known: list[Source] | None = vars(self).get("_sources")
-        if known is not None:
-            with seeded(seed, known):
+        if self.sources:
+            with seeded(seed, self.sources):
                 yield
             return
         own = Hidden(self.model.module, self.objective).sources
@@ -112,7 +114,7 @@ class Task:
             fresh = [(source, source.state()) for source in (PYTHON, NUMPY)]
             yield
             known += [source for source, state in fresh if source.moved_from(state)]
-        vars(self)["_sources"] = known
+        object.__setattr__(self, "sources", known)
 
     def chunks(self, step: Step) -> list[slice]:
         """The slices of a step's rows that go through this rank's model together, if any.

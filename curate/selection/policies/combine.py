@@ -136,7 +136,7 @@ def _weight(visits: Array, alone: Array, share: float) -> float:
     """
     every = slice(None, None, max(1, len(alone) // SAMPLE))
     cells, evidence = visits[:, :, every], alone[every]
-    again: Array = ~np.isnan(cells).any(axis=(0, 1))
+    again = np.asarray(~np.isnan(cells).any(axis=(0, 1)))
     if apart := 2 * int(again.sum()) >= len(again):
         cells, evidence = cells[:, :, again], evidence[again]
     first = max(1, round(share * len(evidence)))
