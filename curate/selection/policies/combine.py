@@ -21,16 +21,15 @@ chance.
 import math
 from dataclasses import asdict, dataclass
 from itertools import product
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import torch
 
 from curate.runtime.large import large, pieces
 from curate.selection import Array
 from curate.selection.ranking import SURE, average_ranks, fisher_interval
 
-QUANTILES = np.vectorize(NormalDist().inv_cdf, otypes=[float])
 ENOUGH = 0.8
 """Reliability of scores that `rows_needed` is about."""
 WEIGHTS, FIRST = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 0.2
@@ -123,7 +122,8 @@ def normal_scores(values: Array) -> Array:
     """Quantiles of the normal distribution in the order of the values, shape (n,), mean 0."""
     scores = average_ranks(values)
     for part in pieces(len(values)):
-        scores[part] = QUANTILES((scores[part] + 0.5) / len(values))
+        chances = torch.from_numpy((scores[part] + 0.5) / len(values))
+        scores[part] = torch.special.ndtri(chances).numpy()
     return scores
 
 
