@@ -26,6 +26,7 @@ from curate.runtime.large import large, pieces, touched
 from curate.runtime.ranks import Ranks, everywhere
 from curate.runtime.savepoints import Savepoints
 from curate.selection import Array
+from curate.selection.ranking import SURE
 from curate.trajectory import Step, Task, forward_step
 
 MOST, LEAST, SHARE = 20, 5, 0.5
@@ -106,16 +107,16 @@ class Plain:
         If a share p has higher losses than the target's rows have and the others are like
         those, F_candidates(t) >= (1 - p) F_target(t) at every loss t, with F the distribution
         functions: so p is at least 1 - F_candidates / F_target, here at the best of a few
-        quantiles, less a standard error. Candidates are trained on and the target is not, which
-        makes it less. 0 where candidates differ in other ways than by loss.
+        quantiles. Candidates are trained on and the target is not, which makes it less. 0 where
+        candidates differ in other ways than by loss, and where chance may make the difference.
         """
         quantiles = np.linspace(0.4, 0.9, 11)
         at, below = np.quantile(self.target, quantiles)[:, None], np.zeros(len(quantiles))
         for part in pieces(len(self.early)):
             below += (self.early[part] <= at).sum(axis=1)
-        shares = below / len(self.early)
-        noise = np.sqrt((1 - quantiles) / quantiles / len(self.target))
-        return float(np.clip(np.max(1 - shares / quantiles - noise), 0.0, 0.5))
+        found = 1 - below / len(self.early) / quantiles
+        chance = SURE * np.sqrt((1 - quantiles) / quantiles / len(self.target))
+        return float(min(found.max(), 0.5)) if np.any(found > chance) else 0.0
 
 
 @dataclass

@@ -33,6 +33,7 @@ from curate.selection.policies import (
     combine,
 )
 from curate.selection.policies.base import Setting
+from curate.selection.ranking import SURE
 from curate.trajectory import Step
 
 MOST_TOKENS = 0.999999
@@ -162,7 +163,8 @@ def choose(
     with phases.phase("train on everything", job.total_steps()) as tick:
         plain = Retraining(job, tick).plain(savepoints("everything"))
     with phases.phase("choose"):
-        given = (plain.evidence(), plain.unlike())
+        caution = 1.0 if job.data.tokens is None else SURE
+        given = (plain.evidence(), plain.unlike(), caution)
         combined = combine(scores.halves, scores.visits, job.data.target_rows, *given)
         choice = cut(job, combined.values)
     scores = replace(scores, score=combined.values)

@@ -15,7 +15,8 @@ domains. So it is tried out. A score is
 
 and w is how much it takes for the rows that would go first to have the lowest influence on what
 did not score them, the other half in other visits. More weight has to be better by more than
-chance.
+chance, and by a lot more where losses are of texts: those of rare ones are high, too, and low ones
+help for the next few steps only.
 """
 
 import math
@@ -28,7 +29,7 @@ import torch
 
 from curate.runtime.large import large, pieces
 from curate.selection import Array
-from curate.selection.ranking import SURE, average_ranks, fisher_interval
+from curate.selection.ranking import average_ranks, fisher_interval
 
 ENOUGH = 0.8
 """Reliability of scores that `rows_needed` is about."""
@@ -83,6 +84,7 @@ def combine(
     target_rows: int,
     evidence: Array | None = None,
     unlike: float = 0.0,
+    caution: float = 1.0,
 ) -> Combined:
     """Score every row by its influence and by what other evidence is worth beside it.
 
@@ -93,10 +95,11 @@ def combine(
         target_rows: of both halves together.
         evidence: about each row, shape (N,), finite, higher for better.
         unlike: a guess at the share of rows that should go.
+        caution: by how many standard errors more weight of the evidence is to be better.
     """
     count = halves.shape[1]
     alone = large(count, np.float64) if evidence is None else normal_scores(evidence)
-    weight = 0.0 if evidence is None else _weight(visits, alone, max(FIRST, unlike))
+    weight = 0.0 if evidence is None else _weight(visits, alone, max(FIRST, unlike), caution)
     by_half, values = large((2, count), np.float64), large(count, np.float64)
     for k in (0, 1):
         ranked = normal_scores(halves[k])
@@ -127,8 +130,8 @@ def normal_scores(values: Array) -> Array:
     return scores
 
 
-def _weight(visits: Array, alone: Array, share: float) -> float:
-    """The weight of the evidence: the least that is no worse than the best, but by chance.
+def _weight(visits: Array, alone: Array, share: float, caution: float) -> float:
+    """The least weight of the evidence that is within so many standard errors of the best.
 
     Where most rows were seen once, influences of the same steps have to do.
 
@@ -149,7 +152,7 @@ def _weight(visits: Array, alone: Array, share: float) -> float:
             gains[k, dropped] += (other.mean() - other[dropped]) / first
     best = gains[int(gains.sum(axis=1).argmax())]
     missed = best - gains
-    chance = SURE * np.sqrt(np.square(missed).sum(axis=1))
+    chance = caution * np.sqrt(np.square(missed).sum(axis=1))
     return WEIGHTS[int(np.argmax(missed.sum(axis=1) <= chance))]
 
 
