@@ -138,10 +138,12 @@ def _weight(visits: Array, alone: Array, share: float, caution: float) -> float:
     share: of the rows, that would go first.
     """
     every = slice(None, None, max(1, len(alone) // SAMPLE))
-    cells, evidence = visits[:, :, every], alone[every]
-    again = np.asarray(~np.isnan(cells).any(axis=(0, 1)))
-    if apart := 2 * int(again.sum()) >= len(again):
-        cells, evidence = cells[:, :, again], evidence[again]
+    once, again = ~np.isnan(visits[0, 0, every]), ~np.isnan(visits[0, 1, every])
+    if not once.any():
+        return 0.0
+    apart = 2 * int(again.sum()) >= int(once.sum())
+    known = again if apart else once
+    cells, evidence = visits[:, :, every][:, :, known], alone[every][known]
     first = max(1, round(share * len(evidence)))
     gains = np.zeros((len(WEIGHTS), len(evidence)))  # what every row adds to that of dropping
     for half, visit in product((0, 1), (0, 1) if apart else (0,)):

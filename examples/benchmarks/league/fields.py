@@ -163,6 +163,44 @@ def polluted(share: float, data: Path, split: int) -> Setting:
     return Setting(tables, recipe, partial(_gpt, tables["train"]["text"].to_list()))
 
 
+def adapters(share: float, data: Path, split: int) -> Setting:
+    """Questions and answers of GSM8K, the words of a share of the answers shuffled, and LoRA.
+
+    The small GPT that is adapted has learnt on other rows, all right, which no split has.
+    """
+    random = np.random.default_rng(split)
+    table = pl.read_parquet(data / "gsm8k.parquet").select("question", "answer")[LEARNT:]
+    order, tables, first = random.permutation(len(table)), {}, 0
+    for part, count in (("train", 800), ("validation", 200), ("test", 400)):
+        own = table[order[first : first + count].tolist()]
+        broken = (random.random(count) < share) & (part == "train")
+        answers = [
+            " ".join(random.permutation(answer.split())) if bad else answer
+            for answer, bad in zip(own["answer"], broken, strict=True)
+        ]
+        tables[part] = own.with_columns(answer=pl.Series(answers))
+        if part == "train":
+            tables[part] = tables[part].with_columns(broken=broken)
+        first += count
+    recipe = {
+        "data": {"columns": {"prompt": "question", "completion": "answer"}, "max_length": 160},
+        "model": {"lora": {"rank": 8, "alpha": 16, "target_modules": ["c_attn", "c_fc"]}},
+        "objective": "causal_lm",
+        "training": {
+            "epochs": 3,
+            "batch_size": 16,
+            "clip_norm": 1.0,
+            "optimizer": {"kind": "adamw", "lr": 5e-3},
+            "schedule": {"kind": "cosine", "warmup_steps": 10},
+        },
+    }
+    return Setting(tables, recipe, partial(_learnt, data))
+
+
+LEARNT = 3000
+"""Rows of GSM8K that the model for adapters has learnt from."""
+
+
 SETTINGS: dict[str, Callable[[Path, int], Setting]] = {
     "digits, 20 % wrong": partial(digits, 0.2),
     "digits, 40 % wrong": partial(digits, 0.4),
@@ -178,6 +216,7 @@ SETTINGS: dict[str, Callable[[Path, int], Setting]] = {
     "Subj, BERT, 20 % wrong": partial(encoder, "subj", "label", 0.2),
     "WikiText, GPT, 30 % shuffled": partial(polluted, 0.3),
     "WikiText, GPT, none shuffled": partial(polluted, 0.0),
+    "GSM8K, LoRA, 30 % shuffled": partial(adapters, 0.3),
 }
 TENFOLD: dict[str, Callable[[Path, int], Setting]] = {
     "MNIST x 10, 20 % wrong": partial(mnist, 0.2, rows=20000),
@@ -268,14 +307,52 @@ def _bert(texts: list[str], classes: int, out: Path) -> None:
     BertForSequenceClassification(config).save_pretrained(out)
 
 
+def _learnt(data: Path, out: Path) -> None:
+    """A small GPT after two epochs of rows of GSM8K; learnt once in a process."""
+    tokenizer, model = _learn(data)
+    tokenizer.save_pretrained(out)
+    model.save_pretrained(out)
+
+
+@cache
+def _learn(data: Path) -> tuple[Any, Any]:
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    table = pl.read_parquet(data / "gsm8k.parquet")[:LEARNT]
+    texts = [
+        f"{question} {answer}" for question, answer in table.select("question", "answer").rows()
+    ]
+    tokenizer = _tokenizer(texts, 1024)
+    tokenizer.pad_token = "<pad>"
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(_small_gpt(96, 256))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for rows in torch.randperm(2 * len(texts)).remainder(len(texts)).split(16):
+        some = [texts[row] for row in rows.tolist()]
+        batch = tokenizer(some, padding=True, truncation=True, max_length=256, return_tensors="pt")
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        model(**batch, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return tokenizer, model
+
+
 def _gpt(texts: list[str], out: Path) -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel
 
     _tokenizer(texts, 1024).save_pretrained(out)
-    config = GPT2Config(
+    GPT2LMHeadModel(_small_gpt(64, 128)).save_pretrained(out)
+
+
+def _small_gpt(width: int, positions: int) -> Any:
+    """Two layers."""
+    from transformers import GPT2Config
+
+    return GPT2Config(
         vocab_size=1024,
-        n_positions=128,
-        n_embd=64,
+        n_positions=positions,
+        n_embd=width,
         n_layer=2,
         n_head=4,
         resid_pdrop=0.0,
@@ -284,7 +361,6 @@ def _gpt(texts: list[str], out: Path) -> None:
         bos_token_id=0,
         eos_token_id=0,
     )
-    GPT2LMHeadModel(config).save_pretrained(out)
 
 
 def _tokenizer(texts: list[str], vocabulary: int) -> Any:

@@ -77,9 +77,14 @@ def test_rows_that_were_seen_once_are_judged_by_their_one_visit() -> None:
     _, visits, evidence = made(2.0, 3.0)
     halves = visits[:, 0].copy()
     visits[:, 1] = np.nan
-    assert combine(halves, visits, 200, evidence).repeats.evidence > 0
-    visits[:, 1, :100] = 1e9  # a few that were seen again say nothing of the others
-    assert combine(halves, visits, 200, evidence).repeats.evidence > 0
+    found = combine(halves, visits, 200, evidence)
+    assert found.repeats.evidence > 0
+    visits[..., :7] = np.nan  # and a few by no step
+    assert combine(halves, visits, 200, evidence).repeats.evidence == found.repeats.evidence
+    visits[:, 1, 100:200] = 1e9  # a few that were seen again say nothing of the others
+    assert combine(halves, visits, 200, evidence).repeats.evidence == found.repeats.evidence
+    unseen = np.full_like(visits, np.nan)
+    assert combine(halves, unseen, 200, evidence).repeats.evidence == 0
 
 
 def test_evidence_against_the_influences_gets_no_say() -> None:
