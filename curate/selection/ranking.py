@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 
 from curate.runtime.large import large, pieces, released
 from curate.selection import Array
@@ -18,6 +19,15 @@ SURE = 1.96
 def average_ranks(values: Array) -> Array:
     """How many values are below each, shape (n,); equal values have the mean of their places."""
     return _ranked(values, _average, np.float64)
+
+
+def normal_scores(values: Array) -> Array:
+    """Quantiles of the normal distribution in the order of the values, shape (n,), mean 0."""
+    scores = average_ranks(values)
+    for part in pieces(len(values)):
+        chances = torch.from_numpy((scores[part] + 0.5) / len(values))
+        scores[part] = torch.special.ndtri(chances).numpy()
+    return scores
 
 
 def descending_ranks(values: Array) -> Array:

@@ -1,13 +1,15 @@
 """Loops that several processes train together, and the same in one process with the whole batch.
 
-`python -m tests.integrations.rank_cases FOLDER NAME...` is one of the processes. Of every case it
-leaves in the folder its weights after training, what it was handed, and the log.
+`python -m tests.integrations.rank_cases PORT SIZE FOLDER NAMES` forks so many processes, since
+loading everything takes longer than any case, as torchrun starts them. Of every case each leaves in
+the folder its weights after training, what it was handed, and the log. NAMES is a list in JSON.
 """
 
 import contextlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -279,14 +281,34 @@ def go_through(cases: Cases, folder: Path, names: list[str]) -> Iterator[None]:
         yield
 
 
-def main(cases: Cases, folder: Path, names: list[str]) -> None:
-    """One of the processes that torchrun starts."""
+def one_of_them(cases: Cases, folder: Path, names: list[str]) -> None:
+    """What one of the processes that train together does."""
     distributed.init_process_group("gloo")
     for _ in go_through(cases, folder, names):
         distributed.barrier()
     distributed.destroy_process_group()
-    os._exit(0)  # whatever threads there are
+
+
+def main(cases: Cases, arguments: list[str]) -> None:
+    """Processes for every PORT SIZE FOLDER NAMES, and whether all came to their end."""
+    children = []
+    while arguments:
+        (port, size, folder, names), arguments = arguments[:4], arguments[4:]
+        shared = {"MASTER_PORT": port, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        for rank in map(str, range(int(size))):
+            if child := os.fork():
+                children.append(child)
+                continue
+            os.environ.update(shared | {"RANK": rank, "LOCAL_RANK": rank})
+            try:
+                one_of_them(cases, Path(folder), json.loads(names))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)  # whatever threads there are
+    ended = [os.waitpid(child, 0)[1] for child in children]
+    sys.exit(any(ended))
 
 
 if __name__ == "__main__":
-    main(CASES, Path(sys.argv[1]), sys.argv[2:])
+    main(CASES, sys.argv[1:])

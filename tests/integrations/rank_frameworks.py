@@ -1,6 +1,6 @@
 """Frameworks that train in several processes, and the same in one with the whole batch.
 
-`python -m tests.integrations.rank_frameworks FOLDER NAME...`, see `rank_cases.py`.
+`python -m tests.integrations.rank_frameworks PORT SIZE FOLDER NAMES`, see `rank_cases.py`.
 """
 
 import sys
@@ -209,4 +209,4 @@ CASES: Cases = {
 
 
 if __name__ == "__main__":
-    main(CASES, Path(sys.argv[1]), sys.argv[2:])
+    main(CASES, sys.argv[1:])

@@ -24,42 +24,35 @@ MODULES: dict[str, Any] = {"loop": rank_cases, "framework": rank_frameworks}
 Found = dict[str, dict[int, Path]]
 
 
-def start(module: ModuleType, folder: Path, size: int, names: list[str]) -> list[Process]:
-    """So many processes that go through cases, as torchrun starts them."""
+def free_port() -> str:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "test",
-        "OMP_NUM_THREADS": "1",
-    }
-    line = [sys.executable, "-m", module.__name__, str(folder), *names]
-    return [
-        subprocess.Popen(
-            line,
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+        return str(found.getsockname()[1])
+
+
+def start(module: ModuleType, groups: dict[int, tuple[Path, list[str]]]) -> Process:
+    """Groups of so many processes that each go through cases and leave something in a folder."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", module.__name__]
+    for size, (folder, names) in groups.items():
+        line += [free_port(), str(size), str(folder), json.dumps(names)]
+    return subprocess.Popen(line, env=os.environ | shared, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    found: Found = {"loop": {}, "framework": {}}
-    processes = []
-    for kind, size, names in (
-        ("loop", 2, [*rank_cases.CASES]),
-        ("loop", 3, [*LOOPS]),
-        ("framework", 2, [*rank_frameworks.CASES]),
-    ):
-        folder = found[kind][size] = tmp_path_factory.mktemp("ranks")
-        processes += start(MODULES[kind], folder, size, names)
+    cases: dict[str, dict[int, list[str]]] = {
+        "loop": {2: [*rank_cases.CASES], 3: [*LOOPS]},
+        "framework": {2: [*rank_frameworks.CASES]},
+    }
+    found: Found = {
+        kind: {size: tmp_path_factory.mktemp("ranks") for size in sizes}
+        for kind, sizes in cases.items()
+    }
+    processes = [
+        start(MODULES[kind], {size: (found[kind][size], sizes[size]) for size in sizes})
+        for kind, sizes in cases.items()
+    ]
     try:
         told = [process.communicate(timeout=300)[1] for process in processes]
     finally:

@@ -11,6 +11,7 @@ from curate.selection.ranking import (
     average_ranks,
     correlation,
     descending_ranks,
+    normal_scores,
     rank_correlation,
 )
 from tests.pipeline.test_agreement import pairs
@@ -67,3 +68,10 @@ def test_ranks_of_more_than_is_sorted_at_once(kind: str, monkeypatch: pytest.Mon
     np.testing.assert_array_equal(descending_ranks(values), expected[1])
     order = sorted(range(999), key=lambda i: (-values[i], i))
     assert [expected[1][i] for i in order] == [*range(1, 1000)]
+
+
+def test_normal_scores_share_ties_and_keep_the_order() -> None:
+    found = normal_scores(np.array([3.0, 1.0, 1.0, 9.0]))
+    assert found[1] == found[2] < found[0] < found[3]
+    assert normal_scores(np.arange(999.0)).mean() == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(normal_scores(np.arange(4.0))[2:], [0.31864, 1.15035], atol=1e-5)

@@ -25,11 +25,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 
 from curate.runtime.large import large, pieces
 from curate.selection import Array
-from curate.selection.ranking import average_ranks, fisher_interval
+from curate.selection.ranking import fisher_interval, normal_scores
 
 ENOUGH = 0.8
 """Reliability of scores that `rows_needed` is about."""
@@ -119,15 +118,6 @@ def combine(
         evidence=weight,
     )
     return Combined(values, by_half, repeats)
-
-
-def normal_scores(values: Array) -> Array:
-    """Quantiles of the normal distribution in the order of the values, shape (n,), mean 0."""
-    scores = average_ranks(values)
-    for part in pieces(len(values)):
-        chances = torch.from_numpy((scores[part] + 0.5) / len(values))
-        scores[part] = torch.special.ndtri(chances).numpy()
-    return scores
 
 
 def _weight(visits: Array, alone: Array, share: float, caution: float) -> float:

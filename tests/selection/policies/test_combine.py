@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from curate.selection.policies import Combined, combine, normal_scores
+from curate.selection.policies import Combined, combine
+from curate.selection.ranking import normal_scores
 
 VISITS = 2
 
@@ -123,9 +124,3 @@ def test_scores_are_finite_whatever_never_varies(halves: np.ndarray) -> None:
     found = combine(halves, np.stack([halves, halves], axis=1), 8, np.zeros(6))
     assert np.isfinite(found.values).all()
     assert np.isfinite([v for v in found.repeats.row().values() if v is not None]).all()
-
-
-def test_normal_scores_share_ties_and_keep_the_order() -> None:
-    found = normal_scores(np.array([3.0, 1.0, 1.0, 9.0]))
-    assert found[1] == found[2] < found[0] < found[3]
-    assert normal_scores(np.arange(999.0)).mean() == pytest.approx(0, abs=1e-12)
