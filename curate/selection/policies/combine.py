@@ -11,7 +11,7 @@ Beside influences there is other evidence of a row, such as its losses in traini
 How much weight it should have differs: losses say nearly all of wrong labels, and nothing of
 domains. So it is tried out. A score is
 
-    normal score of the influence + w x normal score of the evidence,
+    (normal score of the influence + w x normal score of the evidence) / sqrt(1 + w^2),
 
 and w is how much it takes for the rows that would go first to have the lowest influence on what
 did not score them, the other half in other visits. More weight has to be better by more than
@@ -103,7 +103,7 @@ def combine(
     for k in (0, 1):
         ranked = normal_scores(halves[k])
         for part in pieces(count):
-            by_half[k, part] = ranked[part] + weight * alone[part]
+            by_half[k, part] = (ranked[part] + weight * alone[part]) / math.hypot(1, weight)
             values[part] += by_half[k, part] / 2
     correlation = _correlation(halves[0], halves[1])
     low, high = fisher_interval(correlation, count)

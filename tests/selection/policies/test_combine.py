@@ -102,12 +102,14 @@ def test_more_rows_are_judged_by_where_more_should_go() -> None:
     assert many.repeats.evidence > few.repeats.evidence
 
 
-def test_scores_by_one_half_know_no_noise_of_the_other() -> None:
+def test_scores_by_one_half_are_made_of_its_influences_and_the_evidence() -> None:
     _, visits, evidence = made(1.0, 0.5)
     halves = visits.mean(axis=1)
     found = combine(halves, visits, 200, evidence)
+    weight = found.repeats.evidence
+    assert weight > 0
     np.testing.assert_allclose(
-        found.by_half[0] - found.repeats.evidence * normal_scores(evidence),
+        found.by_half[0] * np.hypot(1, weight) - weight * normal_scores(evidence),
         normal_scores(halves[0]),
         atol=1e-12,
     )
