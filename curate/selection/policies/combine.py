@@ -34,7 +34,7 @@ ENOUGH = 0.8
 """Reliability of scores that `rows_needed` is about."""
 WEIGHTS, FIRST = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 0.2
 """Of the evidence, as tried; the least share of rows that are taken to be those that go first."""
-SAMPLE = 2**17
+SAMPLE = 2**16
 """Rows that a weight is found by, about, where there are more."""
 
 
@@ -127,13 +127,18 @@ def _weight(visits: Array, alone: Array, share: float, caution: float) -> float:
 
     share: of the rows, that would go first.
     """
-    every = slice(None, None, max(1, len(alone) // SAMPLE))
-    once, again = ~np.isnan(visits[0, 0, every]), ~np.isnan(visits[0, 1, every])
+    every = max(1, len(alone) // SAMPLE)
+    parts = [
+        (visits[..., part][..., ::every].copy(), alone[part][::every].copy())
+        for part in pieces(len(alone))
+    ]
+    cells, evidence = (np.concatenate(some, axis=-1) for some in zip(*parts, strict=True))
+    once, again = ~np.isnan(cells[0])
     if not once.any():
         return 0.0
     apart = 2 * int(again.sum()) >= int(once.sum())
     known = again if apart else once
-    cells, evidence = visits[:, :, every][:, :, known], alone[every][known]
+    cells, evidence = cells[:, :, known], evidence[known]
     first = max(1, round(share * len(evidence)))
     gains = np.zeros((len(WEIGHTS), len(evidence)))  # what every row adds to that of dropping
     for half, visit in product((0, 1), (0, 1) if apart else (0,)):
