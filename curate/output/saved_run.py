@@ -347,7 +347,7 @@ def _read_table(path: Path, columns: dict[str, Any]) -> pl.DataFrame:
 
 
 def read_labels(folder: Path) -> pl.DataFrame:
-    """What the judged model finds likeliest, see `pipeline.guesses`; no lines without any."""
+    """What the judged model finds likeliest, see `pipeline.label_guesses`; no lines without any."""
     path = folder / LABELS
     kinds = {"row": pl.Int64, "is_label_issue": pl.Boolean, "label_score": pl.Float64}
     kinds |= {"given_label": pl.String, "predicted_label": pl.String, "probability": pl.Float64}

@@ -22,7 +22,7 @@ from curate.datasets import (
 )
 from curate.errors import DataError, OutputError
 from curate.pipeline.build import choose_device
-from curate.pipeline.guess import Guess, guess, uses_of
+from curate.pipeline.column_guess import Guess, guess, uses_of
 from curate.pipeline.sizes import sized
 from curate.recipe import check_recipe
 from curate.recipe.load import commented, parse

@@ -19,8 +19,8 @@ from curate.errors import NonFiniteError
 from curate.influence import row_metrics
 from curate.influence.cost import FORWARD
 from curate.pipeline.candidates import Candidates
-from curate.pipeline.guesses import Guesses, guess
 from curate.pipeline.job import Job
+from curate.pipeline.label_guesses import Guesses, guess
 from curate.runtime.journal import Journal
 from curate.runtime.large import large, pieces, touched
 from curate.runtime.ranks import Ranks, everywhere

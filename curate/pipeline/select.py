@@ -28,8 +28,8 @@ from curate.pipeline.amortize import Amortized, extended
 from curate.pipeline.build import choose_device
 from curate.pipeline.evaluate import evaluate
 from curate.pipeline.forecast import announce
-from curate.pipeline.guesses import Guesses
 from curate.pipeline.job import Job, prepare
+from curate.pipeline.label_guesses import Guesses
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.score import Chosen, choose, chosen_table, cut, require_kept
 from curate.pipeline.scorer import FOLDER, write_predictor

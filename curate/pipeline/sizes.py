@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from curate.pipeline.guess import Guess
+from curate.pipeline.column_guess import Guess
 from curate.runtime.allocator import available
 from curate.runtime.units import memory_bytes
 

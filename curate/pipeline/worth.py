@@ -15,7 +15,7 @@ import numpy as np
 
 from curate.output.verdict import AS_READ
 from curate.pipeline.candidates import Candidates
-from curate.pipeline.guesses import Guesses, lowest
+from curate.pipeline.label_guesses import Guesses, lowest
 from curate.pipeline.retraining import SMALL, Measured, Retraining
 from curate.selection import Array
 from curate.selection.budget import Budget

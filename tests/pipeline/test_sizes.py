@@ -7,7 +7,7 @@ import torch
 
 from curate.datasets import Column
 from curate.models.builtin import cnn, mlp
-from curate.pipeline.guess import Guess
+from curate.pipeline.column_guess import Guess
 from curate.pipeline.sizes import ENCODER, SCALES, SMALL_ENCODER, Sized, sized
 
 LABEL = Column("label", "number", distinct=2, high=1)

@@ -17,8 +17,8 @@ from curate.models import (
 )
 from curate.pipeline import guesses
 from curate.pipeline.build import choose_device
-from curate.pipeline.guesses import Guesses, guess, lowest
 from curate.pipeline.job import Job, prepare
+from curate.pipeline.label_guesses import Guesses, guess, lowest
 from curate.recipe import load_recipe
 from curate.runtime.ranks import ALONE
 from tests import tiny

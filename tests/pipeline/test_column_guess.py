@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from curate.datasets import look
 from curate.errors import DataError
-from curate.pipeline.guess import Guess, guess
+from curate.pipeline.column_guess import Guess, guess
 
 WORDS = [*"abcdefghijklmnopqrstuvwxyz"]
 N = 120
