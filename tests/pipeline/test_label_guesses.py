@@ -15,7 +15,7 @@ from curate.models import (
     SequenceClassification,
     class_losses,
 )
-from curate.pipeline import guesses
+from curate.pipeline import label_guesses
 from curate.pipeline.build import choose_device
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.label_guesses import Guesses, guess, lowest
@@ -32,7 +32,7 @@ def job(here: Path) -> Job:
 def test_they_are_the_classes_that_the_model_finds_likeliest(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guesses, "AT_ONCE", 5)
+    monkeypatch.setattr(label_guesses, "AT_ONCE", 5)
     task, _, state = job.start(0)
     rows = np.array([3, 4, 9, 40, 41, 42, 70])
     found = guess(task, state.theta, rows, job.data)
@@ -95,6 +95,6 @@ def test_of_many_rows_those_that_score_least_are_asked_about(
     scores = np.random.default_rng(0).normal(size=50)
     kept = scores > 0
     assert lowest(scores, kept).tolist() == np.flatnonzero(scores <= 0).tolist()
-    monkeypatch.setattr(guesses, "MOST", 7)
+    monkeypatch.setattr(label_guesses, "MOST", 7)
     assert lowest(scores, kept).tolist() == sorted(np.argsort(scores)[:7].tolist())
     assert len(lowest(scores, np.ones(50, bool))) == 0

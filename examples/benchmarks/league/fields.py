@@ -183,7 +183,7 @@ def adapters(share: float, data: Path, split: int) -> Setting:
             tables[part] = tables[part].with_columns(broken=broken)
         first += count
     recipe = {
-        "data": {"columns": {"prompt": "question", "completion": "answer"}, "max_length": 160},
+        "data": {"columns": {"prompt": "question", "completion": "answer"}, "max_length": 256},
         "model": {"lora": {"rank": 8, "alpha": 16, "target_modules": ["c_attn", "c_fc"]}},
         "objective": "causal_lm",
         "training": {
