@@ -130,7 +130,7 @@ class Appraiser:
         """
         auto = bool(self.job.recipe.selection.keep.auto)
         tried = self._search(unlike) if auto else [self.kept(None)]
-        share, chosen = self._one_standard_error(tried) if auto else (None, tried[0])
+        share, chosen = one_standard_error(tried) if auto else (None, tried[0])
         rows, turns = len(self.job.data.examples), self.turns[chosen.share]
         against = [self._compare("everything", rows, self.everything[:turns])]
         if (formerly := self.job.data.formerly) is not None:
@@ -193,19 +193,6 @@ class Appraiser:
             tried.append(self.kept(1 - drop))
         return tried
 
-    def _one_standard_error(self, tried: Sequence[Compared]) -> tuple[float, Compared]:
-        """The largest share that is no more than a standard error worse than the best.
-
-        Everything is among them, and wins where the best gains less than its standard error.
-        """
-        best = max(tried, key=lambda way: way.gain)
-        if best.gain <= best.error:
-            return 1.0, best
-        close = [way for way in tried if best.gain - way.gain <= best.error]
-        chosen = max(close, key=lambda way: way.share or 0.0)
-        assert chosen.share is not None
-        return chosen.share, chosen
-
     def _others(self, budget: Budget | None, juries: Sequence[int]) -> list[Compared]:
         """What a skeptic would try instead of what such a budget keeps, judged by the same juries.
 
@@ -251,6 +238,21 @@ class Appraiser:
             error=_error(gains),
             judging=len(gains),
         )
+
+
+def one_standard_error(tried: Sequence[Compared]) -> tuple[float, Compared]:
+    """The largest share that is no more than a standard error worse than the best.
+
+    Everything is among them, and wins against each that gains less than its standard error.
+    """
+    best = max(tried, key=lambda way: way.gain)
+    if best.gain <= best.error:
+        return 1.0, best
+    better = [way for way in tried if way.gain > way.error]
+    close = [way for way in better if best.gain - way.gain <= best.error]
+    chosen = max(close, key=lambda way: way.share or 0.0)
+    assert chosen.share is not None
+    return chosen.share, chosen
 
 
 def trainings(auto: bool, target_rows: int, *, corrected: bool = False) -> float:

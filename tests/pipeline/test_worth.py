@@ -14,7 +14,7 @@ from curate.output.verdict import AS_READ, repeats_line, worth_line
 from curate.pipeline.job import prepare
 from curate.pipeline.retraining import Retraining
 from curate.pipeline.select import run_select
-from curate.pipeline.worth import Appraiser, Compared, _answer
+from curate.pipeline.worth import Appraiser, Compared, _answer, one_standard_error
 from curate.recipe import check_recipe
 
 CPU = torch.device("cpu")
@@ -173,8 +173,25 @@ def test_gain_and_its_error_are_those_of_paired_losses(tmp_path: Path) -> None:
         assert found.judging == 240
 
 
-def compared(gain: float, error: float, name: str = "kept") -> Compared:
-    return Compared(name, 10, 0.5, 1.0, 1.0, {}, gain, error, 100)
+def compared(gain: float, error: float, name: str = "kept", share: float = 0.5) -> Compared:
+    return Compared(name, 10, share, 1.0, 1.0, {}, gain, error, 100)
+
+
+@pytest.mark.parametrize(
+    ("tried", "share"),
+    [
+        ([(0.9, 0.05, 0.1)], 1.0),  # less than its error
+        ([(0.9, -0.2, 0.1), (0.8, -0.1, 0.1)], 1.0),
+        ([(0.9, 0.3, 0.1), (0.8, 0.35, 0.1)], 0.9),  # nearly as good
+        ([(0.9, 0.3, 0.1), (0.8, 0.5, 0.1)], 0.8),
+        ([(0.9, 0.05, 0.1), (0.8, 0.14, 0.1)], 0.8),  # as good, but for its own error
+    ],
+)
+def test_the_largest_share_that_is_nearly_as_good_and_better_than_all(
+    tried: list[tuple[float, float, float]], share: float
+) -> None:
+    ways = [compared(gain, error, share=own) for own, gain, error in tried]
+    assert one_standard_error(ways)[0] == share
 
 
 @pytest.mark.parametrize(
