@@ -101,7 +101,7 @@ def scores(of: SavedScores) -> Figure | None:
         title="Scores, and where the cut is",
         alt=f"Histogram of scores from {plain(of.lowest)} to {plain(of.highest)}: "
         f"{count(of.kept, 'row')} kept, {count(dropped, 'row')} dropped. {cut}",
-        caption=f"A score is in standard deviations of a step; the budget ranks it. {cut}",
+        caption=f"The budget ranks scores. {cut}",
         draw=draw,
     )
 
