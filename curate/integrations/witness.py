@@ -288,9 +288,9 @@ class Witness:
             watched.memory()
         model.autocast = training.half
         step = replace(decided.kept(watched.k), micro_batch=0)
+        examples = decided.judge.task.examples
         for skip in range(len(watched.passes) + 1):  # the loop may have had other passes before
             replayed = _Replayed(self._objective, watched, skip)
-            examples = decided.judge.task.examples
             task = Task(model, replayed, examples, training.ranks, watched.sources)
             handle = training.model.register_forward_pre_hook(replayed.before_pass)
             try:

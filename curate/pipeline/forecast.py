@@ -29,6 +29,7 @@ from curate.runtime.threads import suitable_threads
 from curate.runtime.units import duration, memory_bytes
 from curate.selection.driver import Selector, SoFar
 from curate.selection.judge import Judge
+from curate.selection.ledger import ledger_columns
 from curate.selection.policies import LookAhead
 from curate.trajectory import (
     Snapshots,
@@ -198,7 +199,7 @@ class Forecast:
         if self.job.device.type != "cpu":
             return parts
         count, targets = len(self.job.data.examples), len(self.selector.judge.targets)
-        rows = held(8 * count * width for width in (7 + targets, *ARRAYS))
+        rows = held(8 * count * width for width in (ledger_columns(targets, halved=True), *ARRAYS))
         first = memory(replace(self.run, kept=self.run.kept[:FEW]), sizes)
         process = self.process - parts["parameters"]
         parts["buffers"] = max(0, warm - process - sum(first.values()))

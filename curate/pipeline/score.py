@@ -26,7 +26,9 @@ from curate.selection.driver import Selector
 from curate.selection.judge import Judge
 from curate.selection.ledger import Outcome, Scores, score_table
 from curate.selection.policies import (
+    Combined,
     Evidence,
+    Halves,
     Offer,
     Policy,
     Repeatability,
@@ -136,7 +138,7 @@ def choose(
     """Value all candidates of a job by the named policy and apply the recipe's budget.
 
     Influences are taken on two halves of the target. Where one round is scored, a row's score is
-    made of these and of its losses in training on everything (`combine`).
+    made of these and of its losses in training on everything (`combined`).
 
     Args:
         unfinished: has savepoints to resume from, and takes new ones.
@@ -152,23 +154,34 @@ def choose(
             state, steps, tick, savepoints=savepoints(policy), on_outcome=on_outcome
         )
     spent = passes(selector.shape(steps)).total
-    if scores.halves is None or scores.visits is None:
+    if scores.halves is None:
         by_half = _by_half(job, policy, scores.score)
         return Chosen(scores, cut(job, scores.score), spent, by_half)
     if selector.judge.policy.rounds > 1:
         with phases.phase("choose"):
-            combined = combine(scores.halves, scores.visits, job.data.target_rows)
+            repeats = combined(job, scores.halves).repeats
             choice = cut(job, scores.score)
-        return Chosen(scores, choice, spent, scores.halves, combined.repeats)
+        return Chosen(scores, choice, spent, scores.halves.means, repeats)
     with phases.phase("train on everything", job.total_steps()) as tick:
         plain = Retraining(job, tick).plain(savepoints("everything"))
     with phases.phase("choose"):
-        caution = 1.0 if job.data.tokens is None else SURE
-        given = (plain.evidence(), plain.unlike(), caution)
-        combined = combine(scores.halves, scores.visits, job.data.target_rows, *given)
-        choice = cut(job, combined.values)
-    scores = replace(scores, score=combined.values)
-    return Chosen(scores, choice, spent, combined.by_half, combined.repeats, plain)
+        found = combined(job, scores.halves, plain)
+        choice = cut(job, found.values)
+    scores = replace(scores, score=found.values)
+    return Chosen(scores, choice, spent, found.by_half, found.repeats, plain)
+
+
+def combined(job: Job, halves: Halves, plain: Plain | None = None) -> Combined:
+    """Scores by influences on halves of the target, and by losses in training on everything."""
+    if plain is None:
+        return combine(halves, job.data.target_rows)
+    return combine(
+        halves,
+        job.data.target_rows,
+        plain.evidence(),
+        plain.unlike(),
+        caution=1.0 if job.data.tokens is None else SURE,
+    )
 
 
 def selector_for(

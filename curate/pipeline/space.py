@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from curate.influence.cost import RunShape, states_on_disk
 from curate.runtime.savepoints import KEPT
+from curate.selection.ledger import ledger_columns
 from curate.trajectory import HEADER
 
 AT_HAND = 5
@@ -78,7 +79,7 @@ def disk(run: RunShape, sizes: Sizes, candidates: int, rows: Sequence[int]) -> d
         return {"snapshots": snapshots, "savepoints": 0}
     rows_of_windows = [sum(rows[k] for k in window) for window in run.windows]
     targets = run.targets if run.goes_back else 0
-    of_row = 2 + targets + (5 if run.goes_back else 0) + (3 if run.probing else 0)
+    of_row = ledger_columns(targets, halved=run.goes_back) + (3 if run.probing else 0)
     size = sizes.state + NUMBER * candidates * of_row
     if run.rounds > 1:
         size += sizes.state + NUMBER * max(rows_of_windows) * (3 + 2 * targets)

@@ -14,6 +14,7 @@ from curate.runtime.records import Records
 from curate.selection import Array
 from curate.selection.budget import Choice
 from curate.selection.effort import Effort
+from curate.selection.policies import Halves
 from curate.selection.ranking import descending_ranks
 from curate.selection.scale import standardize
 
@@ -69,9 +70,7 @@ class Scores:
     score: what the budget ranks, shape (N,). seen: steps it was offered in, (N,).
     influence: mean over occurrences, on the mean loss of the targets, loss units, (N,);
     influences: on each target, (Q, N); None if the policy does not look at influences.
-    halves: influences on one half of the target and on the other, standardized step by step as
-    the score is, (2, N); None if the target was not halved. visits: the same of a row's odd visits
-    and of its even ones, half by visits, (2, 2, N), NaN where it had none.
+    halves: influences on halves of the target; None if it was not halved.
     errors: expected absolute error of the mean influence, (N,), and windows: how far each
     window's influences are off; both only where errors were estimated. outcomes: what became of
     each window, where there are influences.
@@ -81,8 +80,7 @@ class Scores:
     seen: Array
     influence: Array | None = None
     influences: Array | None = None
-    halves: Array | None = None
-    visits: Array | None = None
+    halves: Halves | None = None
     errors: Array | None = None
     windows: Sequence[WindowError] = ()
     outcomes: Sequence[Outcome] = ()
@@ -104,10 +102,18 @@ def _table(records: Sequence[Any], kind: type) -> pl.DataFrame:
     return pl.DataFrame(held.columns(), {f.name: _KINDS[f.type] for f in fields(kind)})
 
 
+def ledger_columns(targets: int, *, halved: bool) -> int:
+    """Numbers that a ledger has of every candidate.
+
+    Score, visits, an influence per target; odd visits, and each half in odd and in even ones.
+    """
+    return 2 + targets + (5 if halved else 0)
+
+
 class Ledger:
     """Adds up values and influences, step by step.
 
-    8 (2 + Q) bytes a candidate, 40 more with halves: in memory where that is little, in a file
+    8 bytes for each of `ledger_columns` a candidate: in memory where that is little, in a file
     without a name otherwise.
     """
 
@@ -124,8 +130,7 @@ class Ledger:
         halves, the share of each in its whole target, shape (2, Q / 2).
         """
         self._weights, self._strata, self._half_shares = target_weights, strata, half_shares
-        width = 2 + len(target_weights) + (0 if half_shares is None else 5)
-        # of a row: score, seen, influences; odd visits, and of each half in odd and in even ones
+        width = ledger_columns(len(target_weights), halved=half_shares is not None)
         self._sums = large((candidates, width), np.float64)
 
     def add(
@@ -173,8 +178,7 @@ class Ledger:
                 scores,
                 influence=large(count, np.float64),
                 influences=large((targets, count), np.float64),
-                halves=large((2, count), np.float64) if halved else None,
-                visits=large((2, 2, count), np.float64) if halved else None,
+                halves=_halves(count) if halved else None,
             )
         for part in pieces(count):
             self._enter_means(scores, part)
@@ -190,15 +194,19 @@ class Ledger:
         influences = np.stack(others[:targets]) / times
         scores.influence[part] = np.average(influences, axis=0, weights=self._weights)
         if self._half_shares is not None and scores.halves is not None:
-            assert scores.visits is not None
             odd, *visits = others[targets:]
             sums = np.stack(visits).reshape(2, 2, -1)
-            scores.halves[:, part] = sums.sum(axis=1) / times
+            scores.halves.means[:, part] = sums.sum(axis=1) / times
             counts = np.stack([odd, seen - odd])
-            scores.visits[..., part] = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+            by_visit = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+            scores.halves.visits[..., part] = by_visit
             by_half = influences.reshape(2, len(influences) // 2, -1)
             influences = (self._half_shares[..., None] * by_half).sum(axis=0)
         scores.influences[:, part] = influences
+
+
+def _halves(count: int) -> Halves:
+    return Halves(large((2, count), np.float64), large((2, 2, count), np.float64))
 
 
 def score_table(

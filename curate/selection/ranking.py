@@ -112,10 +112,15 @@ class _Buckets:
 
 
 def correlation(one: Array, other: Array) -> float:
-    """Pearson's; NaN where one of them is constant."""
-    a, b = one - one.mean(), other - other.mean()
-    scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale > 0 else float("nan")
+    """Pearson's, of any number of values; NaN where one of them is constant."""
+    means, sums = np.zeros((2, 1)), np.zeros((2, 2))
+    for part in pieces(len(one)):
+        means += np.stack([one[part], other[part]]).sum(axis=1, keepdims=True) / len(one)
+    for part in pieces(len(one)):
+        both = np.stack([one[part], other[part]]) - means
+        sums += both @ both.T
+    scale = math.sqrt(sums[0, 0] * sums[1, 1])
+    return float(sums[0, 1]) / scale if scale > 0 else float("nan")
 
 
 def rank_correlation(one: Array, other: Array) -> float:

@@ -33,10 +33,9 @@ def test_halves_are_told_apart_by_visits() -> None:
     for rows, influences in steps[2:]:
         again.add(rows, np.zeros(2), influences)
     scores = again.scores(with_influences=True)
-    assert scores.visits is not None
     assert scores.halves is not None
     none = np.nan  # row 1 is seen three times, and every step's values are standardized
     odd, even = [[1, 0, -1, none], [1, -1, 1, none]], [[-1, 1, none, none], [1, -1, none, none]]
-    np.testing.assert_allclose(scores.visits[:, 0], odd)
-    np.testing.assert_allclose(scores.visits[:, 1], even)
-    np.testing.assert_allclose(scores.halves, [[0, 1 / 3, -1, 0], [1, -1, 1, 0]])
+    np.testing.assert_allclose(scores.halves.visits[:, 0], odd)
+    np.testing.assert_allclose(scores.halves.visits[:, 1], even)
+    np.testing.assert_allclose(scores.halves.means, [[0, 1 / 3, -1, 0], [1, -1, 1, 0]])

@@ -1,7 +1,7 @@
 """How much each candidate is worth: one file for each policy."""
 
 from curate.selection.policies.base import Evidence, Offer, Policy
-from curate.selection.policies.combine import Combined, Repeatability, combine
+from curate.selection.policies.combine import Combined, Halves, Repeatability, combine
 from curate.selection.policies.knn_shapley import KNNShapley, shapley_values
 from curate.selection.policies.look_ahead import LookAhead
 from curate.selection.policies.loss import SmallLoss
@@ -10,6 +10,7 @@ from curate.selection.policies.random import Random
 __all__ = [
     "Combined",
     "Evidence",
+    "Halves",
     "KNNShapley",
     "LookAhead",
     "Offer",

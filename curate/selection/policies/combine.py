@@ -22,13 +22,13 @@ help for the next few steps only.
 import math
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from curate.runtime.large import large, pieces
 from curate.selection import Array
-from curate.selection.ranking import fisher_interval, normal_scores
+from curate.selection.ranking import correlation, fisher_interval, normal_scores
 
 ENOUGH = 0.8
 """Reliability of scores that `rows_needed` is about."""
@@ -36,6 +36,17 @@ WEIGHTS, FIRST = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 0.2
 """Of the evidence, as tried; the least share of rows that are taken to be those that go first."""
 SAMPLE = 2**16
 """Rows that a weight is found by, about, where there are more."""
+
+
+class Halves(NamedTuple):
+    """Influences on one half of the target and on the other, standardized step by step.
+
+    means: over a row's visits, shape (2, N). visits: over its odd ones and over its even ones, half
+    by visits, shape (2, 2, N), NaN where it had none.
+    """
+
+    means: Array
+    visits: Array
 
 
 @dataclass(frozen=True)
@@ -78,8 +89,7 @@ class Combined:
 
 
 def combine(
-    halves: Array,
-    visits: Array,
+    halves: Halves,
     target_rows: int,
     evidence: Array | None = None,
     unlike: float = 0.0,
@@ -88,33 +98,30 @@ def combine(
     """Score every row by its influence and by what other evidence is worth beside it.
 
     Args:
-        halves: mean influences on the two halves of the target, shape (2, N).
-        visits: the same of a row's odd visits and of its even ones, shape (2, 2, N), half by
-            visits; NaN where there was none.
         target_rows: of both halves together.
         evidence: about each row, shape (N,), finite, higher for better.
         unlike: a guess at the share of rows that should go.
         caution: by how many standard errors more weight of the evidence is to be better.
     """
-    count = halves.shape[1]
+    means, count = halves.means, halves.means.shape[1]
     alone = large(count, np.float64) if evidence is None else normal_scores(evidence)
-    weight = 0.0 if evidence is None else _weight(visits, alone, max(FIRST, unlike), caution)
+    weight = 0.0 if evidence is None else _weight(halves.visits, alone, max(FIRST, unlike), caution)
     by_half, values = large((2, count), np.float64), large(count, np.float64)
     for k in (0, 1):
-        ranked = normal_scores(halves[k])
+        ranked = normal_scores(means[k])
         for part in pieces(count):
             by_half[k, part] = (ranked[part] + weight * alone[part]) / math.hypot(1, weight)
             values[part] += by_half[k, part] / 2
-    correlation = _correlation(halves[0], halves[1])
-    low, high = fisher_interval(correlation, count)
+    repeat = _or_zero(means[0], means[1])
+    low, high = fisher_interval(repeat, count)
     repeats = Repeatability(
-        correlation=correlation,
+        correlation=repeat,
         low=low,
         high=high,
-        reliability=max(0.0, 2 * correlation / (1 + correlation)),
-        foretold=sum(_correlation(by_half[k], halves[1 - k]) for k in (0, 1)) / 2,
+        reliability=max(0.0, 2 * repeat / (1 + repeat)),
+        foretold=sum(_or_zero(by_half[k], means[1 - k]) for k in (0, 1)) / 2,
         target_rows=target_rows,
-        rows_needed=_rows_needed(correlation, target_rows) if low > 0 else None,
+        rows_needed=_rows_needed(repeat, target_rows) if low > 0 else None,
         evidence=weight,
     )
     return Combined(values, by_half, repeats)
@@ -159,13 +166,7 @@ def _rows_needed(correlation: float, target_rows: int) -> int:
     return math.ceil(halves * target_rows / 2)
 
 
-def _correlation(one: Array, other: Array) -> float:
-    """Pearson's of any number of values, 0 where one of them never varies."""
-    count, means, sums = len(one), np.zeros((2, 1)), np.zeros((2, 2))
-    for part in pieces(count):
-        means += np.stack([one[part], other[part]]).sum(axis=1, keepdims=True) / count
-    for part in pieces(count):
-        both = np.stack([one[part], other[part]]) - means
-        sums += both @ both.T
-    size = math.sqrt(sums[0, 0] * sums[1, 1])
-    return float(sums[0, 1]) / size if size > 0 else 0.0
+def _or_zero(one: Array, other: Array) -> float:
+    """The correlation; 0 where one of them never varies."""
+    found = correlation(one, other)
+    return 0.0 if math.isnan(found) else found

@@ -135,30 +135,14 @@ def encoder(name: str, label: str, noise: float, data: Path, split: int) -> Sett
 
 def polluted(share: float, data: Path, split: int) -> Setting:
     """Paragraphs of WikiText-2 and a small GPT, the words of a share of them shuffled."""
-    random = np.random.default_rng(split)
     lines = pl.read_parquet(data / "wikitext2_valid_test.parquet")["text"]
     paragraphs = [words for text in lines if len(words := text.split()) >= 30]
-    order = random.permutation(len(paragraphs))
-    tables, first = {}, 0
-    for part, count in (("train", 800), ("validation", 200), ("test", 400)):
-        own = [paragraphs[k][:45] for k in order[first : first + count]]
-        broken = (random.random(count) < share) & (part == "train")
-        shown = [random.permutation(w) if bad else w for w, bad in zip(own, broken, strict=True)]
-        tables[part] = pl.DataFrame({"text": [" ".join(words) for words in shown]})
-        if part == "train":
-            tables[part] = tables[part].with_columns(broken=broken)
-        first += count
+    table = pl.DataFrame({"text": [" ".join(words[:45]) for words in paragraphs]})
+    tables = _shuffled(table, "text", share, split)
     recipe = {
         "data": {"columns": {"text": "text"}, "max_length": 64},
         "model": {"from_scratch": True},
-        "objective": "causal_lm",
-        "training": {
-            "epochs": 5,
-            "batch_size": 16,
-            "clip_norm": 1.0,
-            "optimizer": {"kind": "adamw", "lr": 2e-3},
-            "schedule": {"kind": "cosine", "warmup_steps": 10},
-        },
+        **_language_model(epochs=5, lr=2e-3),
     }
     return Setting(tables, recipe, partial(_gpt, tables["train"]["text"].to_list()))
 
@@ -168,34 +152,14 @@ def adapters(share: float, data: Path, split: int) -> Setting:
 
     The small GPT that is adapted has learnt on other rows, all right, which no split has.
     """
-    random = np.random.default_rng(split)
     table = pl.read_parquet(data / "gsm8k.parquet").select("question", "answer")[LEARNT:]
     table = table.filter(pl.col("question").str.len_chars() < 300)  # so that answers are not cut
-    order, tables, first = random.permutation(len(table)), {}, 0
-    for part, count in (("train", 800), ("validation", 200), ("test", 400)):
-        own = table[order[first : first + count].tolist()]
-        broken = (random.random(count) < share) & (part == "train")
-        answers = [
-            " ".join(random.permutation(answer.split())) if bad else answer
-            for answer, bad in zip(own["answer"], broken, strict=True)
-        ]
-        tables[part] = own.with_columns(answer=pl.Series(answers))
-        if part == "train":
-            tables[part] = tables[part].with_columns(broken=broken)
-        first += count
     recipe = {
         "data": {"columns": {"prompt": "question", "completion": "answer"}, "max_length": 256},
         "model": {"lora": {"rank": 8, "alpha": 16, "target_modules": ["c_attn", "c_fc"]}},
-        "objective": "causal_lm",
-        "training": {
-            "epochs": 3,
-            "batch_size": 16,
-            "clip_norm": 1.0,
-            "optimizer": {"kind": "adamw", "lr": 5e-3},
-            "schedule": {"kind": "cosine", "warmup_steps": 10},
-        },
+        **_language_model(epochs=3, lr=5e-3),
     }
-    return Setting(tables, recipe, partial(_learnt, data))
+    return Setting(_shuffled(table, "answer", share, split), recipe, partial(_learnt, data))
 
 
 LEARNT = 3000
@@ -270,6 +234,39 @@ def _labeled(
         },
     }
     return Setting(tables, recipe)
+
+
+def _shuffled(
+    table: pl.DataFrame, column: str, share: float, split: int
+) -> dict[str, pl.DataFrame]:
+    """Some rows for each part, the words of a share of the candidates' shuffled in a column."""
+    random = np.random.default_rng(split)
+    order, tables, first = random.permutation(len(table)), {}, 0
+    for part, count in (("train", 800), ("validation", 200), ("test", 400)):
+        own = table[order[first : first + count].tolist()]
+        broken = (random.random(count) < share) & (part == "train")
+        texts = [
+            " ".join(random.permutation(text.split())) if bad else text
+            for text, bad in zip(own[column], broken, strict=True)
+        ]
+        columns = {column: pl.Series(texts)} | ({"broken": broken} if part == "train" else {})
+        tables[part] = own.with_columns(**columns)
+        first += count
+    return tables
+
+
+def _language_model(*, epochs: int, lr: float) -> dict[str, Any]:
+    """How a small language model is trained."""
+    return {
+        "objective": "causal_lm",
+        "training": {
+            "epochs": epochs,
+            "batch_size": 16,
+            "clip_norm": 1.0,
+            "optimizer": {"kind": "adamw", "lr": lr},
+            "schedule": {"kind": "cosine", "warmup_steps": 10},
+        },
+    }
 
 
 @cache

@@ -5,7 +5,7 @@ of them takes for two epochs, so that cheaper ones see more of the run; and ever
 the whole run, whatever that takes. One round, nothing dropped on the way, the target in halves as
 in the product. What is kept, as many rows as are right (nine in ten where none is wrong), is
 retrained on from another start, stopped by the validation loss, at the same learning rate. Scores
-are the look-ahead's alone (`combine` without further evidence), or with the losses of training on
+are the look-ahead's alone (`combined` without further evidence), or with the losses of training on
 everything, as the product has them.
 
     python examples/benchmarks/league/horizons.py --data DIR --out DIR2 [--splits 10] [SETTING ...]
@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 from fields import SETTINGS, Setting
-from league import Array, command, curve, interval, stopped
+from league import command, curve, interval, stopped
 
 from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import Retraining
-from curate.pipeline.score import cut, selector_for
+from curate.pipeline.score import combined, cut, selector_for
 from curate.recipe import check_recipe
 from curate.selection.budget import Budget
-from curate.selection.policies import combine
+from curate.selection.policies import Halves
 from curate.selection.ranking import auroc
 
 HORIZONS = (1, 2, 4, 8, 16, "epoch", "full")
@@ -41,14 +41,13 @@ EPOCHS, TIMED = 2, 24
 """What the slowest horizon scores; steps that a horizon's pace is measured on, at least."""
 
 
-def score(job: Job, steps: int) -> tuple[tuple[Array, Array], float]:
-    """Influences of the first steps on halves of the target, as in `Scores`, and seconds taken."""
+def score(job: Job, steps: int) -> tuple[Halves, float]:
+    """Influences of the first steps on halves of the target, and seconds taken."""
     selector, state, planned = selector_for(job, "look_ahead", halved=True)
     begin = time.process_time()
     found = selector.run(state, planned[:steps])
     assert found.halves is not None
-    assert found.visits is not None
-    return (found.halves, found.visits), time.process_time() - begin
+    return found.halves, time.process_time() - begin
 
 
 def one_rate(setting: Setting, split: int, factor: float) -> list[dict[str, Any]]:
@@ -86,11 +85,8 @@ def one_rate(setting: Setting, split: int, factor: float) -> list[dict[str, Any]
                     lines += [line | {"time": "whole"} for line in lines[-2:]]
                     continue
                 halves, seconds = score(own, steps)
-                for way, given in (
-                    ("alone", ()),
-                    ("with losses", (plain.evidence(), plain.unlike())),
-                ):
-                    values = combine(*halves, job.data.target_rows, *given).values
+                for way, beside in (("alone", None), ("with losses", plain)):
+                    values = combined(job, halves, beside).values
                     kept = np.flatnonzero(cut(job, values, keep).kept)
                     test = stopped(curve(job, task, kept, total))["test"]
                     lines.append(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curate.selection.policies import Combined, combine
+from curate.selection.policies import Combined, Halves, combine
 from curate.selection.ranking import normal_scores
 
 VISITS = 2
@@ -24,7 +24,7 @@ def made(
 
 
 def combined(visits: np.ndarray, evidence: np.ndarray | None = None, rows: int = 200) -> Combined:
-    return combine(visits.mean(axis=1), visits, rows, evidence)
+    return combine(Halves(visits.mean(axis=1), visits), rows, evidence)
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -68,8 +68,8 @@ def test_what_both_halves_share_by_the_steps_they_were_taken_in_is_no_signal() -
     truth, visits, evidence = made(0.5, 1.0, shared=3.0)
     halves = visits.mean(axis=1)
     assert correlation(*halves) > 0.8
-    told = combine(halves, visits, 200, evidence)
-    untold = combine(halves, np.stack([halves, halves], axis=1), 200, evidence)
+    told = combine(Halves(halves, visits), 200, evidence)
+    untold = combine(Halves(halves, np.stack([halves, halves], axis=1)), 200, evidence)
     assert told.repeats.evidence > untold.repeats.evidence
     assert correlation(told.values, truth) > correlation(untold.values, truth) + 0.1
 
@@ -78,14 +78,14 @@ def test_rows_that_were_seen_once_are_judged_by_their_one_visit() -> None:
     _, visits, evidence = made(2.0, 3.0)
     halves = visits[:, 0].copy()
     visits[:, 1] = np.nan
-    found = combine(halves, visits, 200, evidence)
+    found = combine(Halves(halves, visits), 200, evidence)
     assert found.repeats.evidence > 0
     visits[..., :7] = np.nan  # and a few by no step
-    assert combine(halves, visits, 200, evidence).repeats.evidence == found.repeats.evidence
+    assert combine(Halves(halves, visits), 200, evidence).repeats.evidence == found.repeats.evidence
     visits[:, 1, 100:200] = 1e9  # a few that were seen again say nothing of the others
-    assert combine(halves, visits, 200, evidence).repeats.evidence == found.repeats.evidence
+    assert combine(Halves(halves, visits), 200, evidence).repeats.evidence == found.repeats.evidence
     unseen = np.full_like(visits, np.nan)
-    assert combine(halves, unseen, 200, evidence).repeats.evidence == 0
+    assert combine(Halves(halves, unseen), 200, evidence).repeats.evidence == 0
 
 
 def test_evidence_against_the_influences_gets_no_say() -> None:
@@ -97,15 +97,15 @@ def test_more_rows_are_judged_by_where_more_should_go() -> None:
     """Evidence that knows which rows are in the lower half, and no more, helps below that only."""
     truth, visits, _ = made(0.7, 0.0)
     halves, evidence = visits.mean(axis=1), np.where(truth < np.median(truth), -1.0, 1.0)
-    few = combine(halves, visits, 200, evidence)
-    many = combine(halves, visits, 200, evidence, unlike=0.5)
+    few = combine(Halves(halves, visits), 200, evidence)
+    many = combine(Halves(halves, visits), 200, evidence, unlike=0.5)
     assert many.repeats.evidence > few.repeats.evidence
 
 
 def test_scores_by_one_half_are_made_of_its_influences_and_the_evidence() -> None:
     _, visits, evidence = made(1.0, 0.5)
     halves = visits.mean(axis=1)
-    found = combine(halves, visits, 200, evidence)
+    found = combine(Halves(halves, visits), 200, evidence)
     weight = found.repeats.evidence
     assert weight > 0
     np.testing.assert_allclose(
@@ -123,6 +123,6 @@ def test_where_nothing_repeats_that_is_said() -> None:
 
 @pytest.mark.parametrize("halves", [np.zeros((2, 6)), np.stack([np.arange(6.0), np.zeros(6)])])
 def test_scores_are_finite_whatever_never_varies(halves: np.ndarray) -> None:
-    found = combine(halves, np.stack([halves, halves], axis=1), 8, np.zeros(6))
+    found = combine(Halves(halves, np.stack([halves, halves], axis=1)), 8, np.zeros(6))
     assert np.isfinite(found.values).all()
     assert np.isfinite([v for v in found.repeats.row().values() if v is not None]).all()
