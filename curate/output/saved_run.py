@@ -85,6 +85,19 @@ class Worth(TypedDict):
     untrained: NotRequired[Way | None]
 
 
+class Repeats(TypedDict):
+    """How far scores repeat, see `selection.policies.combine`; evidence was a number once."""
+
+    correlation: float
+    low: float
+    high: float
+    reliability: float
+    foretold: float
+    target_rows: int
+    rows_needed: int | None
+    evidence: NotRequired[float | dict[str, float]]
+
+
 class Provenance(TypedDict, total=False):
     """The parts of provenance.json that are shown."""
 
@@ -101,9 +114,7 @@ class Provenance(TypedDict, total=False):
     tokens: Annotated[Numbers, _having("candidates", "kept")]
     noise: Annotated[Numbers, _having("planted", "kept", "auroc")]
     error: Annotated[Numbers, _having("probes", "signal", "error", "jump", "propagation")]
-    repeats: Annotated[
-        Numbers, _having("correlation", "low", "high", "reliability", "foretold", "target_rows")
-    ]
+    repeats: Repeats
     prediction: Annotated[Numbers, _having("sample", "spearman", "low", "high", "alike", "width")]
     worth: Worth
     cost: float

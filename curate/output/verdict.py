@@ -19,6 +19,8 @@ WEAK = 0.3
 """Rank correlation of predicted and exact scores below which predictions are weak."""
 RELIABLE = 0.5
 """Reliability of scores on the whole target below which they are mostly chance."""
+BESIDE = {"losses": "losses in training", "nearness": "nearness to target rows of the label"}
+"""What scores are made of beside influences, in words."""
 FEWEST = 10
 """Examples left out below which an interval is too uncertain itself for a verdict."""
 ADDS_UP, FAILS = 0.7, 0.3
@@ -160,12 +162,17 @@ def protocol_line(worth: dict[str, Any], candidates: int) -> str:
 
 def repeats_line(repeats: dict[str, Any]) -> str:
     """Whether scores say anything about unseen target rows, from `Repeatability.row`."""
-    weight = repeats.get("evidence")
-    with_losses = f", with losses in training, which count {weight:g} to 1," if weight else ""
+    weights = repeats.get("evidence")  # a number once, of losses
+    told = [
+        f"{BESIDE[kind]} ({weight:g} to 1)"
+        for kind, weight in (weights if isinstance(weights, dict) else {}).items()
+        if weight
+    ]
+    beside = f", with {' and '.join(told)}," if told else ""
     text = (
         f"influences on one half of the target and on the other correlate "
         f"{repeats['correlation']:.2f} ({repeats['low']:.2f} to {repeats['high']:.2f}); scores by "
-        f"one half{with_losses} foretell influences on the other with {repeats['foretold']:.2f}"
+        f"one half{beside} foretell influences on the other with {repeats['foretold']:.2f}"
     )
     if repeats["low"] <= 0:
         return f"{text}. By themselves they do not repeat: more target rows are needed"

@@ -14,6 +14,7 @@ from curate.influence.cost import RunShape, checks, passes, work
 from curate.pipeline.amortize import passes_to_predict
 from curate.pipeline.build import choose_device
 from curate.pipeline.job import Job, prepare
+from curate.pipeline.nearness import nearness_passes
 from curate.pipeline.remarks import horizon_remark, remarks
 from curate.pipeline.retraining import juries, training_steps
 from curate.pipeline.score import selector_for
@@ -228,7 +229,7 @@ def forecast(job: Job) -> Forecast:
     everything = judged = 0.0
     judges = bool(selection.judge and job.data.validation)
     if judges or (selector.halves is not None and selection.rounds == 1):
-        everything = judged = training_steps(job, len(juries(job)))
+        everything = judged = training_steps(job, len(juries(job))) + nearness_passes(job)
     if judges:
         auto, corrected = bool(selection.keep.auto), job.data.formerly is not None
         more = trainings(auto, judge.target_rows, corrected=corrected) - 1

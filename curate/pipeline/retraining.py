@@ -21,6 +21,7 @@ from curate.influence.cost import FORWARD
 from curate.pipeline.candidates import Candidates
 from curate.pipeline.job import Job
 from curate.pipeline.label_guesses import Guesses, guess
+from curate.pipeline.nearness import Nearness, nearness, nearness_passes
 from curate.runtime.journal import Journal
 from curate.runtime.large import large, pieces, touched
 from curate.runtime.ranks import Ranks, everywhere
@@ -29,7 +30,7 @@ from curate.selection import Array
 from curate.selection.ranking import SURE
 from curate.trajectory import Step, Task, forward_step
 
-MOST, LEAST, SHARE = 20, 5, 0.5
+MOST, LEAST, SHARE = 12, 5, 0.5
 """How often a run is measured at most, and at least where that takes more than this share of it."""
 PATIENCE, WAIT = 0.25, 2
 """After this share of the measurements, and so many, without a better one it ends, if half of it is
@@ -85,7 +86,7 @@ class Plain:
     that has no finite loss. losses: of every candidate in the steps that have it, before their
     update, mean, per term, shape (N,). early: those of the run's first half. target: losses of the
     target's rows in that half, offered as candidates are but not trained on, means, shape (M,) or
-    shorter.
+    shorter. near: by the model at its end; None where it tells nothing.
     """
 
     measured: list[Measured]
@@ -93,30 +94,46 @@ class Plain:
     losses: Array
     early: Array
     target: Array
+    near: Nearness | None
 
-    def evidence(self) -> Array:
-        """Of every candidate, shape (N,), higher for better: its loss, which is to be low."""
-        evidence = large(len(self.losses), np.float64)
-        for part in pieces(len(evidence)):
-            evidence[part] = -self.losses[part]
-        return evidence
+    def evidence(self) -> dict[str, Array]:
+        """Of every candidate, higher for better, see `combine`."""
+        low = large(len(self.losses), np.float64)
+        for part in pieces(len(low)):
+            low[part] = -self.losses[part]
+        return {"losses": low} | ({} if self.near is None else {"nearness": self.near.candidates})
 
     def unlike(self) -> float:
         """About which share of the candidates is not of the target's kind.
 
-        If a share p has higher losses than the target's rows have and the others are like
-        those, F_candidates(t) >= (1 - p) F_target(t) at every loss t, with F the distribution
-        functions: so p is at least 1 - F_candidates / F_target, here at the best of a few
-        quantiles. Candidates are trained on and the target is not, which makes it less. 0 where
-        candidates differ in other ways than by loss, and where chance may make the difference.
+        By losses; by nearness where these differ by no more than chance.
         """
-        quantiles = np.linspace(0.4, 0.9, 11)
-        at, below = np.quantile(self.target, quantiles)[:, None], np.zeros(len(quantiles))
-        for part in pieces(len(self.early)):
-            below += (self.early[part] <= at).sum(axis=1)
-        found = 1 - below / len(self.early) / quantiles
-        chance = SURE * np.sqrt((1 - quantiles) / quantiles / len(self.target))
-        return float(min(found.max(), 0.5)) if np.any(found > chance) else 0.0
+        found = _unlike(self.early[None], self.target, sign=1)
+        if found or self.near is None:
+            return found
+        return _unlike(self.near.candidates, self.near.target, sign=-1)
+
+
+def _unlike(candidates: Array, target: Array, sign: int) -> float:
+    """Which share of the candidates is unlike the target, by values that are higher for those.
+
+    If a share p has higher values than the target's rows have and the others are like those,
+    F_candidates(t) >= (1 - p) F_target(t) at every value t, with F the distribution functions: so
+    p is at least 1 - F_candidates / F_target, here at the best of a few quantiles. Candidates are
+    trained on and the target is not, which makes it less. 0 where candidates differ in other ways,
+    and where chance may make the difference.
+
+    candidates: the values of each, in K ways, shape (K, N). target: of its rows, shape (M,). sign:
+    -1 where both are lower instead.
+    """
+    quantiles = np.linspace(0.4, 0.9, 11)
+    at, below = np.quantile(sign * target, quantiles)[:, None], np.zeros(len(quantiles))
+    for part in pieces(candidates.shape[1]):
+        for values in candidates:
+            below += (sign * values[part] <= at).sum(axis=1)
+    found = 1 - below / candidates.size / quantiles
+    chance = SURE * np.sqrt((1 - quantiles) / quantiles / len(target))
+    return float(min(found.max(), 0.5)) if np.any(found > chance) else 0.0
 
 
 @dataclass
@@ -176,18 +193,23 @@ class Retraining:
         """
         if savepoints is not None and (saved := savepoints.newest()) is not None:
             one, other = ([*map(Measured.restored, saved.pop(name))] for name in HALVES)
-            return Plain(one, other, **saved)
+            near = saved.pop("near")
+            return Plain(one, other, **saved, near=near and Nearness(**near))
         job, watch = self.job, _Watch(self.job)
         task, _, state = job.start(job.recipe.training.seed)
         before = list[Measured]()
         with suppress(NonFiniteError):  # then nothing is to be compared with
             before += [self._measure(task, jury, state.theta, 0) for jury in self.juries]
         measured = self._run(job.data.examples, None, self.juries, watch)
-        look = self._look(self.juries)
-        measured = [replace(half, steps=half.steps + look) for half in measured]
-        plain = Plain(measured, before, *watch.means())
+        near = nearness(job, task, watch.theta)
+        more = self._look(self.juries) + nearness_passes(job)
+        measured = [replace(half, steps=half.steps + more) for half in measured]
+        plain = Plain(measured, before, *watch.means(), near)
         if savepoints is not None:
-            values = {name: [half.saved() for half in getattr(plain, name)] for name in HALVES}
+            values: dict[str, Any] = {
+                name: [half.saved() for half in getattr(plain, name)] for name in HALVES
+            }
+            values["near"] = near and near._asdict()
             savepoints.offer(lambda: {**vars(plain), **values}, due=True)
         return plain
 
@@ -214,6 +236,7 @@ class Retraining:
             state, losses = forward_step(task, rule, state, step)
             if watch is not None:
                 watch.see(task, before, t, step, losses)
+                watch.theta = state.theta
             self.tick()
             if done not in ends:
                 continue
@@ -272,7 +295,11 @@ class _Watch:
 
     In the run's first half target rows are offered as candidates are, once an epoch in random
     order, so that their losses can be compared: losses fall within an epoch, too.
+
+    theta: where the run has come to.
     """
+
+    theta: torch.Tensor
 
     def __init__(self, job: Job) -> None:
         count = len(job.data.examples)

@@ -138,7 +138,7 @@ def choose(
     """Value all candidates of a job by the named policy and apply the recipe's budget.
 
     Influences are taken on two halves of the target. Where one round is scored, a row's score is
-    made of these and of its losses in training on everything (`combined`).
+    made of these and of what a training on everything says of it (`combined`).
 
     Args:
         unfinished: has savepoints to resume from, and takes new ones.
@@ -172,7 +172,7 @@ def choose(
 
 
 def combined(job: Job, halves: Halves, plain: Plain | None = None) -> Combined:
-    """Scores by influences on halves of the target, and by losses in training on everything."""
+    """Scores by influences on halves of the target, and by a training on everything."""
     if plain is None:
         return combine(halves, job.data.target_rows)
     return combine(

@@ -20,7 +20,7 @@ from curate.runtime.parts import MISSING
 from curate.runtime.ranks import ALONE, Ranks, agreed, everywhere
 from curate.runtime.savepoints import Savepoints
 
-FORMAT = 6
+FORMAT = 7
 LOCK, RUN, EVALUATION = "lock", "run.json", "evaluation.jsonl"
 MARK = "provenance.json"
 """The file by which a directory is known as one that `curate select` wrote."""

@@ -101,7 +101,7 @@ def test_who_judged(judging: int, words: str) -> None:
 @pytest.mark.parametrize(
     ("low", "reliability", "words"),
     [
-        (0.4, 0.9, "which count 2 to 1, foretell influences on the other with 0.50"),
+        (0.4, 0.9, "with losses in training (2 to 1), foretell influences on the other with 0.50"),
         (0.4, 0.2, "mostly chance: about 2,000 target rows would do, instead of 60"),
         (-0.1, 0.2, "do not repeat: more target rows are needed"),
     ],
@@ -109,9 +109,12 @@ def test_who_judged(judging: int, words: str) -> None:
 def test_how_far_scores_repeat(low: float, reliability: float, words: str) -> None:
     repeats = {"correlation": 0.5, "low": low, "high": 0.6, "foretold": 0.5}
     repeats |= {"reliability": reliability, "target_rows": 60, "rows_needed": 2000}
-    assert repeats_line(repeats | {"evidence": 2.0}).endswith(words)
-    assert "losses" not in repeats_line(repeats | {"evidence": 0.0})
-    assert "losses" not in repeats_line(repeats)  # of a run by influences alone, or an old one
+    assert repeats_line(repeats | {"evidence": {"losses": 2.0}}).endswith(words)
+    both = {"losses": 2.0, "nearness": 0.5}
+    told = "with losses in training (2 to 1) and nearness to target rows of the label (0.5 to 1),"
+    assert told in repeats_line(repeats | {"evidence": both})
+    for evidence in ({"losses": 0.0}, {}, 2.0):  # the last is of an old run
+        assert "losses" not in repeats_line(repeats | {"evidence": evidence})
 
 
 def test_promises_are_kept_by_the_median_window() -> None:

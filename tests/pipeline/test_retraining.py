@@ -13,11 +13,12 @@ from curate.pipeline.job import Job, prepare
 from curate.pipeline.retraining import Measured, Retraining, juries, training_steps
 from curate.recipe import check_recipe
 from curate.runtime.journal import Journal
+from curate.runtime.savepoints import Savepoints
 from tests.pipeline.test_worth import CPU, recipe
 
 
 def plain_torch(job: Job) -> tuple[list[float], np.ndarray]:
-    """Validation loss of the second half of the target after each of 20 parts, by torch.optim.
+    """Validation loss of the second half of the target after each of 12 parts, by torch.optim.
 
     And the mean loss of every candidate before its updates.
     """
@@ -31,7 +32,7 @@ def plain_torch(job: Job) -> tuple[list[float], np.ndarray]:
     x, y = examples.all_features(), examples.labels
     curve, sums = [], np.zeros(len(y))
     steps = job.steps(job.recipe.training.seed)
-    for part in np.array_split(np.arange(len(steps)), 20):
+    for part in np.array_split(np.arange(len(steps)), 12):
         for t in part:
             rows = steps[t].rows
             losses = F.cross_entropy(module(x[rows]), y[rows], reduction="none")
@@ -79,7 +80,25 @@ def test_a_retraining_is_not_done_again(tmp_path: Path) -> None:
         assert retraining.steps == found.steps > 0
 
 
-@pytest.mark.parametrize(("epochs", "looks"), [(12, 20), (4, 12), (1, 5)])
+def test_training_on_everything_is_not_done_again(tmp_path: Path) -> None:
+    job = prepare(check_recipe(recipe(tmp_path, 0.3)), CPU)
+    ticks: list[int] = []
+    done = []
+    for _ in range(2):
+        savepoints = Savepoints(tmp_path / "everything", "a run")
+        done.append(Retraining(job, lambda: ticks.append(1)).plain(savepoints))
+    assert len(ticks) == job.total_steps()
+    one, other = done
+    for name in ("losses", "early", "target"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert one.near is not None
+    assert other.near is not None
+    for here, there in zip(one.near, other.near, strict=True):
+        np.testing.assert_array_equal(here, there)
+    assert [half.saved() for half in one.measured] == [half.saved() for half in other.measured]
+
+
+@pytest.mark.parametrize(("epochs", "looks"), [(12, 12), (2, 6), (1, 5)])
 def test_steps_count_what_measuring_takes_half_of_training_unless_that_is_too_few(
     tmp_path: Path, epochs: int, looks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,17 +113,19 @@ def test_steps_count_what_measuring_takes_half_of_training_unless_that_is_too_fe
     monkeypatch.setattr(Classification, "outputs", counted)
     found, *_ = Retraining(job, lambda: None).plain().measured
     offered = 240 * ((job.total_steps() + 1) // 2) // 15  # target rows, in the run's first half
-    assert rows[False] - offered == (1 + looks) * 240  # once before
+    measured, near = (1 + looks) * 240, 480 + 240  # once before; all rows, once
+    assert rows[False] - offered - 4 == measured + near  # and twice two, to find the last layer
     assert rows[True] == epochs * 480
-    assert found.steps == pytest.approx((rows[True] + (1 + looks) * 240 / 3) / 32)
-    assert training_steps(job, len(juries(job))) == pytest.approx(found.steps - 240 / 3 / 32)
+    assert found.steps == pytest.approx((rows[True] + (measured + near) / 3) / 32)
+    training = found.steps - (240 + near) / 3 / 32
+    assert training_steps(job, len(juries(job))) == pytest.approx(training)
 
 
 def test_all_are_stopped_by_one_rule_and_none_in_its_first_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = prepare(check_recipe(recipe(tmp_path, 0.3)), CPU)
-    curve = [5, 6, 6, 6, 6, 6, 6, 4, 3, 4, 4, 4, 4, 4, 1, 1, 1, 1, 1, 2]
+    curve = [5, 6, 6, 6, 4, 3, 4, 4, 4, 1, 1, 2]
     for rows in (None, np.arange(400)):
         losses = iter(curve)
 
@@ -114,4 +135,4 @@ def test_all_are_stopped_by_one_rule_and_none_in_its_first_half(
         monkeypatch.setattr(Retraining, "_measure", measure)
         (found,) = Retraining(job, lambda: None)._run(job.data.examples, rows, [0])
         assert found.loss == 3
-        assert len([*losses]) == (0 if rows is None else 6)
+        assert len([*losses]) == (0 if rows is None else 3)

@@ -368,7 +368,7 @@ def test_another_recipe_is_refused_with_what_changed(
         (lambda f: made_of(f, device="cuda"), 'on another device: "cuda" -> "cpu"'),
         (lambda f: made_of(f, versions={"torch": "1.0"}), "versions are others: python null -> "),
         (lambda f: made_of(f, **{"first losses": "0"}), "now give other losses in the first step"),
-        (lambda f: edit(f, format=1), "run.json: is of format 1 and this curate knows 6"),
+        (lambda f: edit(f, format=1), "run.json: is of format 1 and this curate knows 7"),
         (lambda f: flip(f / "run.json"), "run.json: is damaged"),
         (lambda f: truncate(f / "run.json"), "run.json: is damaged"),
         (lambda f: (f / "run.json").write_text(""), "run.json: is damaged"),

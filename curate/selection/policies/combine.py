@@ -7,19 +7,21 @@ the row: they look back along the same updates, whose direction is partly chance
 are told apart by visits, too: influences on one half in a row's odd visits foretell those on the
 other half in its even ones only by what is the row's own.
 
-Beside influences there is other evidence of a row, such as its losses in training on everything.
-How much weight it should have differs: losses say nearly all of wrong labels, and nothing of
-domains. So it is tried out. A score is
+Beside influences there is other evidence of a row: its losses in training on everything, and how
+near it is to target rows of its label. How much weight each should have differs: losses say nearly
+all of wrong labels, and nothing of domains. So it is tried out. A score is
 
-    (normal score of the influence + w x normal score of the evidence) / sqrt(1 + w^2),
+    (i + w l + v n) / sqrt(1 + w^2 + v^2),
 
-and w is how much it takes for the rows that would go first to have the lowest influence on what
-did not score them, the other half in other visits. More weight has to be better by more than
-chance, and by a lot more where losses are of texts: those of rare ones are high, too, and low ones
-help for the next few steps only.
+with i, l and n the normal scores of the influence, of low losses and of nearness; and w and v are
+how much it takes for the rows that would go first to have the lowest influence on what did not
+score them, the other half in other visits. More weight has to be better by more than chance, and
+by a lot more where losses are of texts: those of rare ones are high, too, and low ones help for
+the next few steps only.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -33,9 +35,9 @@ from curate.selection.ranking import correlation, fisher_interval, normal_scores
 ENOUGH = 0.8
 """Reliability of scores that `rows_needed` is about."""
 WEIGHTS, FIRST = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 0.2
-"""Of the evidence, as tried; the least share of rows that are taken to be those that go first."""
-SAMPLE = 2**16
-"""Rows that a weight is found by, about, where there are more."""
+"""Of each kind of evidence, as tried; the least share of rows that are taken to go first."""
+SAMPLE = 2**15
+"""Rows that weights are found by, about, where there are more."""
 
 
 class Halves(NamedTuple):
@@ -56,7 +58,7 @@ class Repeatability:
     correlation: of the candidates' influences on the two halves, with its 95 % interval, `low`
         to `high`. reliability: of influences on the whole target, by Spearman and Brown.
     foretold: correlation of final scores made from one half with influences on the other, mean
-        of both directions. evidence: the weight of other evidence in these.
+        of both directions. evidence: the weight of each kind of other evidence in these.
     target_rows: rows of the target. rows_needed: about how many would make scores reliable to
         0.8; None where nothing repeats, so that no number can be given.
     """
@@ -68,7 +70,7 @@ class Repeatability:
     foretold: float
     target_rows: int
     rows_needed: int | None
-    evidence: float
+    evidence: dict[str, float]
 
     def row(self) -> dict[str, Any]:
         """Plain values."""
@@ -91,7 +93,7 @@ class Combined:
 def combine(
     halves: Halves,
     target_rows: int,
-    evidence: Array | None = None,
+    evidence: Mapping[str, Array] | None = None,
     unlike: float = 0.0,
     caution: float = 1.0,
 ) -> Combined:
@@ -99,18 +101,22 @@ def combine(
 
     Args:
         target_rows: of both halves together.
-        evidence: about each row, shape (N,), finite, higher for better.
+        evidence: about each row, by kind, finite, higher for better: shape (N,), or (2, N) by what
+            one half of the target says and by what the other does.
         unlike: a guess at the share of rows that should go.
         caution: by how many standard errors more weight of the evidence is to be better.
     """
     means, count = halves.means, halves.means.shape[1]
-    alone = large(count, np.float64) if evidence is None else normal_scores(evidence)
-    weight = 0.0 if evidence is None else _weight(halves.visits, alone, max(FIRST, unlike), caution)
+    beside = {kind: _ranked(values) for kind, values in (evidence or {}).items()}
+    found = _weights(halves.visits, [*beside.values()], max(FIRST, unlike), caution)
     by_half, values = large((2, count), np.float64), large(count, np.float64)
     for k in (0, 1):
-        ranked = normal_scores(means[k])
+        influence = normal_scores(means[k])
         for part in pieces(count):
-            by_half[k, part] = (ranked[part] + weight * alone[part]) / math.hypot(1, weight)
+            by_half[k, part] = _mixed(
+                influence[part], [own[k, part] for own in beside.values()], found
+            )
+            by_half[k, part] /= math.hypot(1, *found)
             values[part] += by_half[k, part] / 2
     repeat = _or_zero(means[0], means[1])
     low, high = fisher_interval(repeat, count)
@@ -122,42 +128,65 @@ def combine(
         foretold=sum(_or_zero(by_half[k], means[1 - k]) for k in (0, 1)) / 2,
         target_rows=target_rows,
         rows_needed=_rows_needed(repeat, target_rows) if low > 0 else None,
-        evidence=weight,
+        evidence=dict(zip(beside, found, strict=True)),
     )
     return Combined(values, by_half, repeats)
 
 
-def _weight(visits: Array, alone: Array, share: float, caution: float) -> float:
-    """The least weight of the evidence that is within so many standard errors of the best.
+def _ranked(values: Array) -> Array:
+    """Normal scores by either half, shape (2, N)."""
+    if values.ndim == 1:
+        return np.broadcast_to(normal_scores(values), (2, len(values)))
+    ranked = large(values.shape, np.float64)
+    for own, out in zip(values, ranked, strict=True):
+        out[:] = normal_scores(own)
+    return ranked
+
+
+def _mixed(influence: Array, beside: Sequence[Array], weights: Sequence[float]) -> Array:
+    """Influences and other evidence, all of shape (n,), added up by weight."""
+    for own, weight in zip(beside, weights, strict=True):
+        influence = influence + weight * own
+    return influence
+
+
+def _weights(
+    visits: Array, beside: Sequence[Array], share: float, caution: float
+) -> tuple[float, ...]:
+    """The least weights of the evidence that are within so many standard errors of the best.
 
     Where most rows were seen once, influences of the same steps have to do.
 
-    share: of the rows, that would go first.
+    beside: each shape (2, N). share: of the rows, that would go first.
     """
-    every = max(1, len(alone) // SAMPLE)
-    parts = [
-        (visits[..., part][..., ::every].copy(), alone[part][::every].copy())
-        for part in pieces(len(alone))
-    ]
-    cells, evidence = (np.concatenate(some, axis=-1) for some in zip(*parts, strict=True))
+    count = visits.shape[-1]
+    every = max(1, count // SAMPLE)
+    cells = _sampled(visits, every)
     once, again = ~np.isnan(cells[0])
-    if not once.any():
-        return 0.0
+    tried = sorted(product(WEIGHTS, repeat=len(beside)), key=lambda own: (sum(own), own[::-1]))
+    if len(tried) == 1 or not once.any():
+        return tried[0]
     apart = 2 * int(again.sum()) >= int(once.sum())
     known = again if apart else once
-    cells, evidence = cells[:, :, known], evidence[known]
-    first = max(1, round(share * len(evidence)))
-    gains = np.zeros((len(WEIGHTS), len(evidence)))  # what every row adds to that of dropping
+    cells, others = cells[:, :, known], [_sampled(own, every)[:, known] for own in beside]
+    first = max(1, round(share * cells.shape[-1]))
+    gains = np.zeros((len(tried), cells.shape[-1]))  # what every row adds to that of dropping
     for half, visit in product((0, 1), (0, 1) if apart else (0,)):
         other = cells[1 - half, 1 - visit if apart else visit]
-        ranked = normal_scores(cells[half, visit])
-        for k, weight in enumerate(WEIGHTS):
-            dropped = np.argsort(ranked + weight * evidence, kind="stable")[:first]
+        influence = normal_scores(cells[half, visit])
+        for k, weights in enumerate(tried):
+            mixed = _mixed(influence, [own[half] for own in others], weights)
+            dropped = np.argsort(mixed, kind="stable")[:first]
             gains[k, dropped] += (other.mean() - other[dropped]) / first
-    best = gains[int(gains.sum(axis=1).argmax())]
-    missed = best - gains
+    missed = gains[int(gains.sum(axis=1).argmax())] - gains
     chance = caution * np.sqrt(np.square(missed).sum(axis=1))
-    return WEIGHTS[int(np.argmax(missed.sum(axis=1) <= chance))]
+    return tried[int(np.argmax(missed.sum(axis=1) <= chance))]
+
+
+def _sampled(values: Array, every: int) -> Array:
+    """Every so manieth row of an array that may lie in a file, shape (..., N)."""
+    parts = [values[..., part][..., ::every].copy() for part in pieces(values.shape[-1])]
+    return np.concatenate(parts, axis=-1)
 
 
 def _rows_needed(correlation: float, target_rows: int) -> int:

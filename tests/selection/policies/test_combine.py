@@ -24,7 +24,12 @@ def made(
 
 
 def combined(visits: np.ndarray, evidence: np.ndarray | None = None, rows: int = 200) -> Combined:
-    return combine(Halves(visits.mean(axis=1), visits), rows, evidence)
+    beside = {} if evidence is None else {"losses": evidence}
+    return combine(Halves(visits.mean(axis=1), visits), rows, beside)
+
+
+def weight(found: Combined) -> float:
+    return found.repeats.evidence["losses"]
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -59,7 +64,7 @@ def test_evidence_helps_where_there_is_some_and_harms_little_where_there_is_none
 
 
 def test_evidence_counts_more_the_more_it_knows() -> None:
-    weights = [combined(*made(2.0, agrees)[1:]).repeats.evidence for agrees in (0.0, 0.5, 3.0)]
+    weights = [weight(combined(*made(2.0, agrees)[1:])) for agrees in (0.0, 0.5, 3.0)]
     assert weights[0] < weights[1] < weights[2]
 
 
@@ -68,9 +73,9 @@ def test_what_both_halves_share_by_the_steps_they_were_taken_in_is_no_signal() -
     truth, visits, evidence = made(0.5, 1.0, shared=3.0)
     halves = visits.mean(axis=1)
     assert correlation(*halves) > 0.8
-    told = combine(Halves(halves, visits), 200, evidence)
-    untold = combine(Halves(halves, np.stack([halves, halves], axis=1)), 200, evidence)
-    assert told.repeats.evidence > untold.repeats.evidence
+    told = combine(Halves(halves, visits), 200, {"losses": evidence})
+    untold = combine(Halves(halves, np.stack([halves, halves], axis=1)), 200, {"losses": evidence})
+    assert weight(told) > weight(untold)
     assert correlation(told.values, truth) > correlation(untold.values, truth) + 0.1
 
 
@@ -78,39 +83,60 @@ def test_rows_that_were_seen_once_are_judged_by_their_one_visit() -> None:
     _, visits, evidence = made(2.0, 3.0)
     halves = visits[:, 0].copy()
     visits[:, 1] = np.nan
-    found = combine(Halves(halves, visits), 200, evidence)
-    assert found.repeats.evidence > 0
+    found = combine(Halves(halves, visits), 200, {"losses": evidence})
+    assert weight(found) > 0
     visits[..., :7] = np.nan  # and a few by no step
-    assert combine(Halves(halves, visits), 200, evidence).repeats.evidence == found.repeats.evidence
+    assert weight(combine(Halves(halves, visits), 200, {"losses": evidence})) == weight(found)
     visits[:, 1, 100:200] = 1e9  # a few that were seen again say nothing of the others
-    assert combine(Halves(halves, visits), 200, evidence).repeats.evidence == found.repeats.evidence
+    assert weight(combine(Halves(halves, visits), 200, {"losses": evidence})) == weight(found)
     unseen = np.full_like(visits, np.nan)
-    assert combine(Halves(halves, unseen), 200, evidence).repeats.evidence == 0
+    assert weight(combine(Halves(halves, unseen), 200, {"losses": evidence})) == 0
 
 
 def test_evidence_against_the_influences_gets_no_say() -> None:
     _, visits, evidence = made(1.0, 1.0)
-    assert combined(visits, -evidence).repeats.evidence == 0
+    assert weight(combined(visits, -evidence)) == 0
 
 
 def test_more_rows_are_judged_by_where_more_should_go() -> None:
     """Evidence that knows which rows are in the lower half, and no more, helps below that only."""
     truth, visits, _ = made(0.7, 0.0)
     halves, evidence = visits.mean(axis=1), np.where(truth < np.median(truth), -1.0, 1.0)
-    few = combine(Halves(halves, visits), 200, evidence)
-    many = combine(Halves(halves, visits), 200, evidence, unlike=0.5)
-    assert many.repeats.evidence > few.repeats.evidence
+    few = combine(Halves(halves, visits), 200, {"losses": evidence})
+    many = combine(Halves(halves, visits), 200, {"losses": evidence}, unlike=0.5)
+    assert weight(many) > weight(few)
 
 
 def test_scores_by_one_half_are_made_of_its_influences_and_the_evidence() -> None:
     _, visits, evidence = made(1.0, 0.5)
     halves = visits.mean(axis=1)
-    found = combine(Halves(halves, visits), 200, evidence)
-    weight = found.repeats.evidence
-    assert weight > 0
+    found = combine(Halves(halves, visits), 200, {"losses": evidence})
+    w = weight(found)
+    assert w > 0
     np.testing.assert_allclose(
-        found.by_half[0] * np.hypot(1, weight) - weight * normal_scores(evidence),
+        found.by_half[0] * np.hypot(1, w) - w * normal_scores(evidence),
         normal_scores(halves[0]),
+        atol=1e-12,
+    )
+
+
+def test_of_two_kinds_of_evidence_each_counts_by_what_it_adds() -> None:
+    """One that knows some of the truth, and one that is told by half: another sample of it each."""
+    truth, visits, losses = made(3.0, 1.0)
+    random = np.random.default_rng(1)
+    near = truth + random.normal(size=(2, len(truth)))
+    noise = random.normal(size=near.shape)
+    halves = Halves(visits.mean(axis=1), visits)
+    one = combine(halves, 200, {"losses": losses})
+    both = combine(halves, 200, {"losses": losses, "nearness": near})
+    vain = combine(halves, 200, {"losses": losses, "nearness": noise})
+    assert both.repeats.evidence["nearness"] > 0 == vain.repeats.evidence["nearness"]
+    assert correlation(both.values, truth) > correlation(one.values, truth) + 0.05
+    np.testing.assert_array_equal(vain.values, one.values)
+    w, v = both.repeats.evidence.values()
+    np.testing.assert_allclose(
+        both.by_half[1] * np.sqrt(1 + w**2 + v**2),
+        normal_scores(halves.means[1]) + w * normal_scores(losses) + v * normal_scores(near[1]),
         atol=1e-12,
     )
 
@@ -123,6 +149,7 @@ def test_where_nothing_repeats_that_is_said() -> None:
 
 @pytest.mark.parametrize("halves", [np.zeros((2, 6)), np.stack([np.arange(6.0), np.zeros(6)])])
 def test_scores_are_finite_whatever_never_varies(halves: np.ndarray) -> None:
-    found = combine(Halves(halves, np.stack([halves, halves], axis=1)), 8, np.zeros(6))
+    found = combine(Halves(halves, np.stack([halves, halves], axis=1)), 8, {"losses": np.zeros(6)})
     assert np.isfinite(found.values).all()
-    assert np.isfinite([v for v in found.repeats.row().values() if v is not None]).all()
+    numbers = [v for v in found.repeats.row().values() if isinstance(v, float)]
+    assert np.isfinite(numbers).all()
