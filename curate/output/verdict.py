@@ -164,7 +164,7 @@ def repeats_line(repeats: dict[str, Any]) -> str:
     """Whether scores say anything about unseen target rows, from `Repeatability.row`."""
     weights = repeats.get("evidence")  # a number once, of losses
     told = [
-        f"{BESIDE[kind]} ({weight:g} to 1)"
+        f"{BESIDE[kind]} ({weight:.2g} to 1)"
         for kind, weight in (weights if isinstance(weights, dict) else {}).items()
         if weight
     ]

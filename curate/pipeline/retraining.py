@@ -106,15 +106,16 @@ class Plain:
     def unlike(self) -> float:
         """About which share of the candidates is not of the target's kind.
 
-        By losses; by nearness where these differ by no more than chance.
+        By losses; by nearness where these differ by no more than chance. A model places rows that
+        it was trained on otherwise than others, a little: by nearness it takes twice as much.
         """
-        found = _unlike(self.early[None], self.target, sign=1)
+        found = _unlike(self.early[None], self.target)
         if found or self.near is None:
             return found
-        return _unlike(self.near.candidates, self.near.target, sign=-1)
+        return _unlike(self.near.candidates, self.near.target, sign=-1, sure=2 * SURE)
 
 
-def _unlike(candidates: Array, target: Array, sign: int) -> float:
+def _unlike(candidates: Array, target: Array, sign: int = 1, sure: float = SURE) -> float:
     """Which share of the candidates is unlike the target, by values that are higher for those.
 
     If a share p has higher values than the target's rows have and the others are like those,
@@ -124,7 +125,7 @@ def _unlike(candidates: Array, target: Array, sign: int) -> float:
     and where chance may make the difference.
 
     candidates: the values of each, in K ways, shape (K, N). target: of its rows, shape (M,). sign:
-    -1 where both are lower instead.
+    -1 where both are lower instead. sure: standard errors that are no chance.
     """
     quantiles = np.linspace(0.4, 0.9, 11)
     at, below = np.quantile(sign * target, quantiles)[:, None], np.zeros(len(quantiles))
@@ -132,7 +133,7 @@ def _unlike(candidates: Array, target: Array, sign: int) -> float:
         for values in candidates:
             below += (sign * values[part] <= at).sum(axis=1)
     found = 1 - below / candidates.size / quantiles
-    chance = SURE * np.sqrt((1 - quantiles) / quantiles / len(target))
+    chance = sure * np.sqrt((1 - quantiles) / quantiles / len(target))
     return float(min(found.max(), 0.5)) if np.any(found > chance) else 0.0
 
 

@@ -35,7 +35,6 @@ from curate.selection.policies import (
     combine,
 )
 from curate.selection.policies.base import Setting
-from curate.selection.ranking import SURE
 from curate.trajectory import Step
 
 MOST_TOKENS = 0.999999
@@ -180,7 +179,7 @@ def combined(job: Job, halves: Halves, plain: Plain | None = None) -> Combined:
         job.data.target_rows,
         plain.evidence(),
         plain.unlike(),
-        caution=1.0 if job.data.tokens is None else SURE,
+        wary=job.data.tokens is not None,
     )
 
 

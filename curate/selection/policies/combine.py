@@ -13,11 +13,11 @@ all of wrong labels, and nothing of domains. So it is tried out. A score is
 
     (i + w l + v n) / sqrt(1 + w^2 + v^2),
 
-with i, l and n the normal scores of the influence, of low losses and of nearness; and w and v are
-how much it takes for the rows that would go first to have the lowest influence on what did not
-score them, the other half in other visits. More weight has to be better by more than chance, and
-by a lot more where losses are of texts: those of rare ones are high, too, and low ones help for
-the next few steps only.
+with i, l and n the normal scores of the influence, of low losses and of nearness. The weights that
+are looked for are those by which the rows that would go first have the lowest influence on what did
+not score them, the other half in other visits. Several do about as well: w and v are those of the
+mean over all that are within a standard error of the best. Losses of texts are high for rare ones,
+too, and low ones help for the next few steps only: there, more weight has to be better by a lot.
 """
 
 import math
@@ -30,7 +30,7 @@ import numpy as np
 
 from curate.runtime.large import large, pieces
 from curate.selection import Array
-from curate.selection.ranking import correlation, fisher_interval, normal_scores
+from curate.selection.ranking import SURE, correlation, fisher_interval, normal_scores
 
 ENOUGH = 0.8
 """Reliability of scores that `rows_needed` is about."""
@@ -95,7 +95,8 @@ def combine(
     target_rows: int,
     evidence: Mapping[str, Array] | None = None,
     unlike: float = 0.0,
-    caution: float = 1.0,
+    *,
+    wary: bool = False,
 ) -> Combined:
     """Score every row by its influence and by what other evidence is worth beside it.
 
@@ -104,11 +105,11 @@ def combine(
         evidence: about each row, by kind, finite, higher for better: shape (N,), or (2, N) by what
             one half of the target says and by what the other does.
         unlike: a guess at the share of rows that should go.
-        caution: by how many standard errors more weight of the evidence is to be better.
+        wary: whether more weight of the evidence has to be better beyond chance.
     """
     means, count = halves.means, halves.means.shape[1]
     beside = {kind: _ranked(values) for kind, values in (evidence or {}).items()}
-    found = _weights(halves.visits, [*beside.values()], max(FIRST, unlike), caution)
+    found = _weights(halves.visits, [*beside.values()], max(FIRST, unlike), wary)
     by_half, values = large((2, count), np.float64), large(count, np.float64)
     for k in (0, 1):
         influence = normal_scores(means[k])
@@ -150,14 +151,13 @@ def _mixed(influence: Array, beside: Sequence[Array], weights: Sequence[float]) 
     return influence
 
 
-def _weights(
-    visits: Array, beside: Sequence[Array], share: float, caution: float
-) -> tuple[float, ...]:
-    """The least weights of the evidence that are within so many standard errors of the best.
+def _weights(visits: Array, beside: Sequence[Array], share: float, wary: bool) -> tuple[float, ...]:
+    """Weights of the evidence: of the mean over those that are within a standard error of the best.
 
     Where most rows were seen once, influences of the same steps have to do.
 
-    beside: each shape (2, N). share: of the rows, that would go first.
+    beside: each shape (2, N). share: of the rows, that would go first. wary: the least within two
+    standard errors instead.
     """
     count = visits.shape[-1]
     every = max(1, count // SAMPLE)
@@ -179,8 +179,12 @@ def _weights(
             dropped = np.argsort(mixed, kind="stable")[:first]
             gains[k, dropped] += (other.mean() - other[dropped]) / first
     missed = gains[int(gains.sum(axis=1).argmax())] - gains
-    chance = caution * np.sqrt(np.square(missed).sum(axis=1))
-    return tried[int(np.argmax(missed.sum(axis=1) <= chance))]
+    chance = (SURE if wary else 1.0) * np.sqrt(np.square(missed).sum(axis=1))
+    close = np.array([(1.0, *own) for own in tried])[missed.sum(axis=1) <= chance]
+    if wary:
+        return tuple(close[0, 1:].tolist())
+    mean = (close / np.linalg.norm(close, axis=1, keepdims=True)).mean(axis=0)
+    return tuple((mean[1:] / mean[0]).tolist())
 
 
 def _sampled(values: Array, every: int) -> Array:
