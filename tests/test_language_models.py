@@ -159,7 +159,8 @@ def test_influences_are_finite_differences(there: Path, micro_batch: int, model:
                 )
             expected.append((ends[0] - ends[1]) / (2 * step_size))
         difference = (found - torch.tensor(expected, dtype=torch.float64)).abs().max()
-        assert difference <= 1e-6 * max(map(abs, expected)), (t, found, expected)
+        rounding = 2e-15 / step_size  # of a loss of six, by two steps
+        assert difference <= 1e-6 * max(map(abs, expected)) + rounding, (t, found, expected)
 
 
 def test_dropout_falls_the_same_way_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,11 @@ WEAK = 0.3
 """Rank correlation of predicted and exact scores below which predictions are weak."""
 RELIABLE = 0.5
 """Reliability of scores on the whole target below which they are mostly chance."""
-BESIDE = {"losses": "losses in training", "nearness": "nearness to target rows of the label"}
+BESIDE = {
+    "losses": "losses in training",
+    "margins": "margins in training",
+    "nearness": "nearness to target rows of the label",
+}
 """What scores are made of beside influences, in words."""
 FEWEST = 10
 """Examples left out below which an interval is too uncertain itself for a verdict."""

@@ -7,7 +7,7 @@ stop it. All of them are stopped by the same rule.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,14 +21,13 @@ from curate.influence.cost import FORWARD
 from curate.pipeline.candidates import Candidates
 from curate.pipeline.job import Job
 from curate.pipeline.label_guesses import Guesses, guess
-from curate.pipeline.nearness import Nearness, nearness, nearness_passes
+from curate.pipeline.nearness import nearness_passes
+from curate.pipeline.watched import Watch, Watched
 from curate.runtime.journal import Journal
-from curate.runtime.large import large, pieces, touched
 from curate.runtime.ranks import Ranks, everywhere
 from curate.runtime.savepoints import Savepoints
 from curate.selection import Array
-from curate.selection.ranking import SURE
-from curate.trajectory import Step, Task, forward_step
+from curate.trajectory import Task, forward_step
 
 MOST, LEAST, SHARE = 12, 5, 0.5
 """How often a run is measured at most, and at least where that takes more than this share of it."""
@@ -75,66 +74,29 @@ class Measured:
         return cls(**{**plain, **arrays, "guesses": guesses})
 
 
-HALVES = ("measured", "before")
-
-
 @dataclass(frozen=True)
 class Plain:
     """Training on everything, to the end.
 
     measured: on each of the judging halves; before: of the model that it starts with, none where
-    that has no finite loss. losses: of every candidate in the steps that have it, before their
-    update, mean, per term, shape (N,). early: those of the run's first half. target: losses of the
-    target's rows in that half, offered as candidates are but not trained on, means, shape (M,) or
-    shorter. near: by the model at its end; None where it tells nothing.
+    that has no finite loss. watched: what it says of every candidate.
     """
 
     measured: list[Measured]
     before: list[Measured]
-    losses: Array
-    early: Array
-    target: Array
-    near: Nearness | None
+    watched: Watched
 
-    def evidence(self) -> dict[str, Array]:
-        """Of every candidate, higher for better, see `combine`."""
-        low = large(len(self.losses), np.float64)
-        for part in pieces(len(low)):
-            low[part] = -self.losses[part]
-        return {"losses": low} | ({} if self.near is None else {"nearness": self.near.candidates})
+    def saved(self) -> dict[str, Any]:
+        """Plain values and arrays, which `restored` reads."""
+        lists = {"measured": self.measured, "before": self.before}
+        plain = {name: [half.saved() for half in halves] for name, halves in lists.items()}
+        return {**plain, "watched": self.watched.saved()}
 
-    def unlike(self) -> float:
-        """About which share of the candidates is not of the target's kind.
-
-        By losses; by nearness where these differ by no more than chance. A model places rows that
-        it was trained on otherwise than others, a little: by nearness it takes twice as much.
-        """
-        found = _unlike(self.early[None], self.target)
-        if found or self.near is None:
-            return found
-        return _unlike(self.near.candidates, self.near.target, sign=-1, sure=2 * SURE)
-
-
-def _unlike(candidates: Array, target: Array, sign: int = 1, sure: float = SURE) -> float:
-    """Which share of the candidates is unlike the target, by values that are higher for those.
-
-    If a share p has higher values than the target's rows have and the others are like those,
-    F_candidates(t) >= (1 - p) F_target(t) at every value t, with F the distribution functions: so
-    p is at least 1 - F_candidates / F_target, here at the best of a few quantiles. Candidates are
-    trained on and the target is not, which makes it less. 0 where candidates differ in other ways,
-    and where chance may make the difference.
-
-    candidates: the values of each, in K ways, shape (K, N). target: of its rows, shape (M,). sign:
-    -1 where both are lower instead. sure: standard errors that are no chance.
-    """
-    quantiles = np.linspace(0.4, 0.9, 11)
-    at, below = np.quantile(sign * target, quantiles)[:, None], np.zeros(len(quantiles))
-    for part in pieces(candidates.shape[1]):
-        for values in candidates:
-            below += (sign * values[part] <= at).sum(axis=1)
-    found = 1 - below / candidates.size / quantiles
-    chance = sure * np.sqrt((1 - quantiles) / quantiles / len(target))
-    return float(min(found.max(), 0.5)) if np.any(found > chance) else 0.0
+    @classmethod
+    def restored(cls, plain: Mapping[str, Any]) -> "Plain":
+        """The object that was `saved`."""
+        one, other = ([*map(Measured.restored, plain[name])] for name in ("measured", "before"))
+        return cls(one, other, Watched.restored(plain["watched"]))
 
 
 @dataclass
@@ -193,25 +155,18 @@ class Retraining:
             NonFiniteError: it ends in a loss that is not finite.
         """
         if savepoints is not None and (saved := savepoints.newest()) is not None:
-            one, other = ([*map(Measured.restored, saved.pop(name))] for name in HALVES)
-            near = saved.pop("near")
-            return Plain(one, other, **saved, near=near and Nearness(**near))
-        job, watch = self.job, _Watch(self.job)
+            return Plain.restored(saved)
+        job = self.job
         task, _, state = job.start(job.recipe.training.seed)
-        before = list[Measured]()
+        watch, before = Watch(job, task), list[Measured]()
         with suppress(NonFiniteError):  # then nothing is to be compared with
             before += [self._measure(task, jury, state.theta, 0) for jury in self.juries]
         measured = self._run(job.data.examples, None, self.juries, watch)
-        near = nearness(job, task, watch.theta)
         more = self._look(self.juries) + nearness_passes(job)
         measured = [replace(half, steps=half.steps + more) for half in measured]
-        plain = Plain(measured, before, *watch.means(), near)
+        plain = Plain(measured, before, watch.watched(task))
         if savepoints is not None:
-            values: dict[str, Any] = {
-                name: [half.saved() for half in getattr(plain, name)] for name in HALVES
-            }
-            values["near"] = near and near._asdict()
-            savepoints.offer(lambda: {**vars(plain), **values}, due=True)
+            savepoints.offer(plain.saved, due=True)
         return plain
 
     def _run(
@@ -219,7 +174,7 @@ class Retraining:
         examples: SourceExamples,
         rows: Array | None,
         juries: Sequence[int],
-        watch: "_Watch | None" = None,
+        watch: Watch | None = None,
         ask: Array | None = None,
     ) -> list[Measured]:
         """Train once, on all rows if None, and then to the end; a `watch` sees every step."""
@@ -234,7 +189,8 @@ class Retraining:
         ends = {(k + 1) * (total // looks) + min(k + 1, total % looks) for k in range(looks)}
         for t, step in enumerate(steps):
             before, done = state.theta, t + 1
-            state, losses = forward_step(task, rule, state, step)
+            with nullcontext() if watch is None else watch.passing():
+                state, losses = forward_step(task, rule, state, step)
             if watch is not None:
                 watch.see(task, before, t, step, losses)
                 watch.theta = state.theta
@@ -289,78 +245,6 @@ class Retraining:
                 "lower the learning rate."
             )
         return measured
-
-
-class _Watch:
-    """Losses of candidates on the way, and those of target rows, which are not trained on.
-
-    In the run's first half target rows are offered as candidates are, once an epoch in random
-    order, so that their losses can be compared: losses fall within an epoch, too.
-
-    theta: where the run has come to.
-    """
-
-    theta: torch.Tensor
-
-    def __init__(self, job: Job) -> None:
-        count = len(job.data.examples)
-        self._half = max(1.0, job.total_steps() / 2)
-        self._sizes = job.data.tokens
-        self._sums, self._seen = large((2, count), np.float64), large((2, count), np.int32)
-        self._sets = [*job.data.validation.values()]
-        self._places = [
-            (k, row) for k, examples in enumerate(self._sets) for row in range(len(examples))
-        ]
-        self._epoch = max(1, job.total_steps() // job.recipe.training.epochs)
-        self._random = np.random.default_rng(job.recipe.data.seed)
-        self._ahead: list[Array] = []
-        self._target_sums, self._target_seen = np.zeros((2, len(self._places)))
-
-    def see(
-        self, task: Task, theta: torch.Tensor, t: int, step: Step, losses: torch.Tensor
-    ) -> None:
-        """Note step t, from theta on: its candidates' losses there, and some target rows'."""
-        rows, values, early = step.rows.numpy(), losses.double().cpu().numpy(), t < self._half
-        for k in (0, 1) if early else (0,):
-            np.add.at(self._sums[k], rows, values)
-            np.add.at(self._seen[k], rows, 1)
-            touched(2 * len(rows))
-        if early:
-            self._offer(task, theta, step)
-
-    def means(self) -> tuple[Array, Array, Array]:
-        """Mean losses: of candidates, shape (N,), over all steps and over the first half;
-        and of the target rows that had their turn.
-        """
-        losses, early = (large(self._sums.shape[1], np.float64) for _ in range(2))
-        for part in pieces(len(losses)):
-            means = self._sums[:, part] / np.maximum(self._seen[:, part], 1)
-            if self._sizes is not None:
-                means /= self._sizes[part]
-            losses[part] = means[0]
-            early[part] = np.where(self._seen[1, part] > 0, means[1], means[0])
-        turned = self._target_seen > 0
-        return losses, early, self._target_sums[turned] / self._target_seen[turned]
-
-    def _offer(self, task: Task, theta: torch.Tensor, step: Step) -> None:
-        """Note the losses of the target rows whose turn it is, at theta, in training mode."""
-        if not self._ahead:
-            order = self._random.permutation(len(self._places))
-            self._ahead = np.array_split(order, self._epoch)
-        turn = np.sort(self._ahead.pop(0))
-        with (
-            task.model.at(theta, training=True) as module,
-            torch.no_grad(),
-            task.seeded(step.seed),
-        ):
-            for k, examples in enumerate(self._sets):
-                places = [place for place in turn if self._places[place][0] == k]
-                if places:
-                    rows = torch.tensor([self._places[place][1] for place in places])
-                    batch = examples.batch(rows, task.model.device)
-                    losses = task.objective.losses(module, batch) / task.objective.sizes(batch)
-                    self._target_sums[places] += losses.double().cpu().numpy()
-                    self._target_seen[places] += 1
 
 
 def look_passes(job: Job, rows: int) -> float:

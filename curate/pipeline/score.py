@@ -177,8 +177,8 @@ def combined(job: Job, halves: Halves, plain: Plain | None = None) -> Combined:
     return combine(
         halves,
         job.data.target_rows,
-        plain.evidence(),
-        plain.unlike(),
+        plain.watched.evidence(),
+        plain.watched.unlike(),
         wary=job.data.tokens is not None,
     )
 

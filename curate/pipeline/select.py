@@ -373,7 +373,7 @@ def _weigh(job: Job, chosen: Chosen, phases: Phases, unfinished: Unfinished) -> 
         retraining = Retraining(job, tick, unfinished.journal())
         plain = chosen.plain or retraining.plain(unfinished.savepoints("everything"))
         appraiser = Appraiser(retraining, chosen.by_half, keep, plain.measured, plain.before)
-        return appraiser.weigh(plain.unlike())
+        return appraiser.weigh(plain.watched.unlike())
 
 
 def _window_logger(trackers: Sequence[Tracker]) -> Callable[[Outcome, float | None], None]:

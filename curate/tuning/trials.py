@@ -99,7 +99,7 @@ class Trials:
         if not job.recipe.selection.keep.auto:
             require_kept(job, chosen.scores.score, chosen.choice)
             return [chosen]
-        drop = max(FIRST, 0.0 if chosen.plain is None else chosen.plain.unlike())
+        drop = max(FIRST, 0.0 if chosen.plain is None else chosen.plain.watched.unlike())
         budgets = [Budget(fraction=1 - drop * MORE**k) for k in range(BUDGETS)]
         score = chosen.scores.score
         return [replace(chosen, choice=cut(job, score, budget)) for budget in budgets]

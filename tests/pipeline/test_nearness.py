@@ -58,7 +58,7 @@ def test_wrong_labels_are_far(tmp_path: Path) -> None:
     right = prepare(check_recipe(recipe(tmp_path, 0.0)), CPU).data.classes
     assert right is not None
     wrong = job.data.classes != right
-    near = Retraining(job, lambda: None).plain().near
+    near = Retraining(job, lambda: None).plain().watched.near
     assert near is not None
     assert auroc(-near.candidates.mean(axis=0), wrong) > 0.85
 
@@ -77,7 +77,7 @@ def shifted(folder: Path, share: float) -> dict[str, Any]:
 def test_rows_of_another_kind_are_far_and_about_as_many_as_they_are(tmp_path: Path) -> None:
     job = prepare(check_recipe(shifted(tmp_path, 0.4)), CPU)
     other = np.array(job.data.table["other"])
-    plain = Retraining(job, lambda: None).plain()
+    plain = Retraining(job, lambda: None).plain().watched
     assert plain.near is not None
     assert auroc(-plain.near.candidates.mean(axis=0), other) > 0.8
     assert plain.unlike() == pytest.approx(0.4, abs=0.1)
@@ -122,4 +122,4 @@ def test_without_classes_there_is_none(tmp_path: Path) -> None:
     task, _, state = job.start(0)
     assert nearness(job, task, state.theta) is None
     assert nearness_passes(job) == 0
-    assert [*Retraining(job, lambda: None).plain().evidence()] == ["losses"]
+    assert [*Retraining(job, lambda: None).plain().watched.evidence()] == ["losses"]

@@ -54,14 +54,14 @@ def test_training_on_everything_is_what_torch_does_stopped_where_it_is_best(
     second = found.measured[juries(job).index(1)]
     assert second.loss == pytest.approx(min(curve), rel=1e-4)
     assert second.last == pytest.approx(curve[-1], rel=1e-4)
-    np.testing.assert_allclose(found.losses, losses, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.watched.losses, losses, rtol=1e-3, atol=1e-4)
 
 
 def test_a_guess_at_the_share_to_drop_goes_with_what_was_made_wrong(tmp_path: Path) -> None:
     guesses = []
     for wrong in (0.0, 0.2, 0.4):
         job = prepare(check_recipe(recipe(tmp_path, wrong, seed=2)), CPU)
-        guesses.append(Retraining(job, lambda: None).plain().unlike())
+        guesses.append(Retraining(job, lambda: None).plain().watched.unlike())
     assert guesses[0] == 0
     assert guesses[1] == pytest.approx(0.2, abs=0.05)
     assert 0.1 < guesses[2] < 0.5  # where nearly half is wrong, most losses look alike
@@ -89,11 +89,11 @@ def test_training_on_everything_is_not_done_again(tmp_path: Path) -> None:
         done.append(Retraining(job, lambda: ticks.append(1)).plain(savepoints))
     assert len(ticks) == job.total_steps()
     one, other = done
-    for name in ("losses", "early", "target"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    assert one.near is not None
-    assert other.near is not None
-    for here, there in zip(one.near, other.near, strict=True):
+    for name in ("losses", "early", "target", "margins"):
+        np.testing.assert_array_equal(getattr(one.watched, name), getattr(other.watched, name))
+    assert one.watched.near is not None
+    assert other.watched.near is not None
+    for here, there in zip(one.watched.near, other.watched.near, strict=True):
         np.testing.assert_array_equal(here, there)
     assert [half.saved() for half in one.measured] == [half.saved() for half in other.measured]
 
@@ -114,7 +114,9 @@ def test_steps_count_what_measuring_takes_half_of_training_unless_that_is_too_fe
     found, *_ = Retraining(job, lambda: None).plain().measured
     offered = 240 * ((job.total_steps() + 1) // 2) // 15  # target rows, in the run's first half
     measured, near = (1 + looks) * 240, 480 + 240  # once before; all rows, once
-    assert rows[False] - offered - 4 == measured + near  # and twice two, to find the last layer
+    assert (
+        rows[False] - offered - 8 == measured + near
+    )  # and four times two, to find the last layer
     assert rows[True] == epochs * 480
     assert found.steps == pytest.approx((rows[True] + (measured + near) / 3) / 32)
     training = found.steps - (240 + near) / 3 / 32
