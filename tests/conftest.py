@@ -62,7 +62,7 @@ def _same_start() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def blank_figures() -> Iterator[None]:
-    """Figures are made but not rendered, which is half of a small run. tests/output renders."""
+    """Figures are not drawn, which is half of a small run. tests/output draws."""
 
     def save(figure: Figure, file: Any, *, format: str = "png", **options: Any) -> None:
         if isinstance(file, str | Path):
@@ -72,6 +72,7 @@ def blank_figures() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", save)
+        patch.setattr("curate.output.figures.Figure.picture", "data:image/svg+xml;base64,")
         yield
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,8 @@ def write_card(run: SavedRun) -> None:
     write_whole_text(run.folder / CARD, card(run))
 
 
-def card(run: SavedRun) -> str:
-    """The card, which depends on nothing but what the directory holds.
-
-    Whatever comes from the data or the recipe is escaped: it is shown, and does nothing.
-    """
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(  # autoescape is HTML's; `finalize` is Markdown's
         loader=jinja2.PackageLoader("curate.output"),
         trim_blocks=True,
@@ -36,10 +34,18 @@ def card(run: SavedRun) -> str:
         finalize=markdown,
         keep_trailing_newline=True,
     )
+    return environment.get_template("card.md.j2")
+
+
+def card(run: SavedRun) -> str:
+    """The card, which depends on nothing but what the directory holds.
+
+    Whatever comes from the data or the recipe is escaped: it is shown, and does nothing.
+    """
     made = run.provenance
     evaluation = evaluation_cells(made["evaluation"]) if made.get("evaluation") else []
     versions = [f"{name} {version}" for name, version in made.get("versions", {}).items()]
-    text = environment.get_template("card.md.j2").render(
+    text = _template().render(
         run=run,
         content=_content(run.folder / "train"),
         size=size_category(run.kept),

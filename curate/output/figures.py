@@ -85,10 +85,10 @@ def scores(of: SavedScores) -> Figure | None:
             counts[int(k)] += np.histogram(part.filter(pl.col("kept") == k)["score"], edges)[0]
 
     def draw(axes: "Axes") -> None:
-        style: dict[str, Any] = {"color": [DROPPED, KEPT], "label": ["dropped", "kept"]}
-        middles = (edges[1:] + edges[:-1]) / 2
-        style |= {"stacked": True, "rwidth": 0.9}
-        axes.hist([middles] * 2, edges.tolist(), weights=[*counts], **style)
+        below = np.zeros(BINS)
+        for own, color, label in zip(counts, (DROPPED, KEPT), ("dropped", "kept"), strict=True):
+            axes.stairs(below + own, edges, baseline=below, fill=True, color=color, label=label)
+            below = below + own
         if one_cut and dropped:
             axes.axvline(lowest, color="black", linestyle="--")
         axes.set(xlabel="score", ylabel="rows")

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,9 @@ def leave_report(folder: Path, table: Dataset, parts: Parts) -> None:
     """
     scores = folder / "scores.parquet"
     parts.attempt(DROPPED, lambda: store_dropped(folder, table, read_scores(scores)))
-    parts.attempt(REPORT, lambda: write_report(folder))
-    parts.attempt(CARD, lambda: write_card(read_run(folder)))
+    read = cache(lambda: read_run(folder))
+    parts.attempt(REPORT, lambda: _write(read()))
+    parts.attempt(CARD, lambda: write_card(read()))
 
 
 def write_report(folder: Path) -> Path:
@@ -67,7 +69,11 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: the directory was not written by curate, is damaged, or cannot be written to.
     """
-    path, text = folder / REPORT, render(read_run(folder))
+    return _write(read_run(folder))
+
+
+def _write(run: SavedRun) -> Path:
+    path, text = run.folder / REPORT, render(run)
     try:
         write_whole_text(path, text)
     except OSError as error:
@@ -75,8 +81,8 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def render(run: SavedRun) -> str:
-    """The page, which depends on nothing but what the directory holds."""
+@cache
+def _page() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("curate.output"),
         autoescape=True,
@@ -89,11 +95,16 @@ def render(run: SavedRun) -> str:
         "truncate": truncate,
         "digest": _digest,
     }
+    return environment.get_template("report.html.j2")
+
+
+def render(run: SavedRun) -> str:
+    """The page, which depends on nothing but what the directory holds."""
     made = run.provenance
     scale = Scale(run.scores.influences)
     rows = run.scores.ranked(listed(len(run.scores), run.kept))
     entries = [_entry(view, scale) for view in run.views(rows)]
-    return environment.get_template("report.html.j2").render(
+    return _page().render(
         run=run,
         style=_template("style.css"),
         script=_template("rows.js"),

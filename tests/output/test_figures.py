@@ -10,7 +10,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Rectangle, StepPatch
 from PIL import Image
 
 from curate.output.figures import (
@@ -102,12 +102,12 @@ def test_bars_of_the_scores_are_all_rows_and_the_cut_is_between() -> None:
     figure = scores(SavedScores(table))
     axes = drawn(figure)
     for color, side in ((KEPT, True), (DROPPED, False)):
-        heights = [
-            bar.get_height()
-            for bar in axes.patches
-            if isinstance(bar, Rectangle) and to_hex(bar.get_facecolor()) == color
+        (steps,) = [
+            patch.get_data()
+            for patch in axes.patches
+            if isinstance(patch, StepPatch) and to_hex(patch.get_facecolor()) == color
         ]
-        assert sum(heights) == (table["kept"] == side).sum()
+        assert (steps.values - steps.baseline).sum() == (table["kept"] == side).sum()
     (cut,) = axes.lines
     assert np.asarray(cut.get_xdata())[0] == min(values[values > 0.3])
     assert figure is not None
