@@ -7,17 +7,19 @@ the row: they look back along the same updates, whose direction is partly chance
 are told apart by visits, too: influences on one half in a row's odd visits foretell those on the
 other half in its even ones only by what is the row's own.
 
-Beside influences there is other evidence of a row: its losses in training on everything, and how
-near it is to target rows of its label. How much weight each should have differs: losses say nearly
-all of wrong labels, and nothing of domains. So it is tried out. A score is
+Beside influences there is other evidence of a row: its losses or margins in training on
+everything, and how near it is to target rows of its label. How much weight each should have
+differs: losses say nearly all of wrong labels, and nothing of domains. So it is tried out. A score
+is
 
     (i + w l + v n) / sqrt(1 + w^2 + v^2),
 
-with i, l and n the normal scores of the influence, of low losses and of nearness. The weights that
-are looked for are those by which the rows that would go first have the lowest influence on what did
-not score them, the other half in other visits. Several do about as well: w and v are those of the
-mean over all that are within a standard error of the best. Losses of texts are high for rare ones,
-too, and low ones help for the next few steps only: there, more weight has to be better by a lot.
+with i, l and n the normal scores of the influence, of low losses or high margins, and of nearness.
+The weights that are looked for are those by which the rows that would go first have the lowest
+influence on what did not score them, the other half in other visits. Several do about as well: w
+and v are those of the mean over all that are within a standard error of the best. Losses of texts
+are high for rare ones, too, and low ones help for the next few steps only: there, more weight has
+to be better by a lot.
 """
 
 import math
