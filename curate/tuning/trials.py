@@ -95,12 +95,16 @@ class Trials:
         return min(runs, key=lambda run: self.sign * mean(run[1]))
 
     def _budgets(self, job: Job, chosen: Chosen) -> list[Chosen]:
-        """The choice under every budget that is tried: the recipe's, if it has one."""
+        """The choice under every budget that is tried: the recipe's, if it has one.
+
+        Else one by a guess at what should go and a smaller one; without a guess, larger ones.
+        """
         if not job.recipe.selection.keep.auto:
             require_kept(job, chosen.scores.score, chosen.choice)
             return [chosen]
-        drop = max(FIRST, 0.0 if chosen.plain is None else chosen.plain.watched.unlike())
-        budgets = [Budget(fraction=1 - drop * MORE**k) for k in range(BUDGETS)]
+        guess = 0.0 if chosen.plain is None else chosen.plain.watched.unlike()
+        first, more = (guess, 1 / MORE) if guess > FIRST else (FIRST, MORE)
+        budgets = [Budget(fraction=1 - first * more**k) for k in range(BUDGETS)]
         score = chosen.scores.score
         return [replace(chosen, choice=cut(job, score, budget)) for budget in budgets]
 
