@@ -75,10 +75,9 @@ def _unlike(candidates: Array, target: Array, sign: int = 1, sure: float = SURE)
 
     If a share p has higher values than the target's rows have and the others are like those,
     F_candidates(t) >= (1 - p) F_target(t) at every value t, with F the distribution functions: so
-    p is at least 1 - F_candidates / F_target, here at that of a few quantiles where it is the
-    furthest beyond chance (the highest would be that of the most chance). Candidates are trained on
-    and the target is not, which makes it less. 0 where candidates differ in other ways, and where
-    chance may make the difference.
+    p is at least 1 - F_candidates / F_target, here at the best of a few quantiles. Candidates are
+    trained on and the target is not, which makes it less. 0 where candidates differ in other ways,
+    and where chance may make the difference.
 
     candidates: the values of each, in K ways, shape (K, N). target: of its rows, shape (M,). sign:
     -1 where both are lower instead. sure: standard errors that are no chance.
@@ -89,8 +88,8 @@ def _unlike(candidates: Array, target: Array, sign: int = 1, sure: float = SURE)
         for values in candidates:
             below += (sign * values[part] <= at).sum(axis=1)
     found = 1 - below / candidates.size / quantiles
-    beyond = found / np.sqrt((1 - quantiles) / quantiles / len(target))  # in standard errors
-    return float(min(found[beyond.argmax()], 0.5)) if beyond.max() > sure else 0.0
+    chance = sure * np.sqrt((1 - quantiles) / quantiles / len(target))
+    return float(min(found.max(), 0.5)) if np.any(found > chance) else 0.0
 
 
 class Watch:
